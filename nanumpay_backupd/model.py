@@ -1,0 +1,273 @@
+"""Frozen records that every room speaks: Run, Backup, Manifest, Copy, Policy. No behaviour beyond reading them.
+
+All times are aware datetimes in UTC; all sizes are bytes; durations are seconds. Records turn into JSON and
+back with `to_json` and `from_json`; unknown keys of a newer format are ignored when reading.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from nanumpay_backupd.errors import BackupdError
+
+__all__ = [
+    "Artifact",
+    "Backup",
+    "BackupState",
+    "CollectionStat",
+    "Consistency",
+    "Copy",
+    "CopyState",
+    "ErrorInfo",
+    "Kind",
+    "Manifest",
+    "Outcome",
+    "Policy",
+    "Run",
+    "SourceInfo",
+    "Stage",
+    "StageRecord",
+    "Trigger",
+    "Verification",
+    "error_info",
+    "from_json",
+    "to_builtins",
+    "to_json",
+]
+
+MANIFEST_FORMAT = 1
+LOCAL = "local"
+"""Name of the copy in the backups folder itself, beside the named destinations."""
+
+
+class Trigger(StrEnum):
+    """Why a run was started."""
+
+    SCHEDULE = "schedule"
+    MANUAL = "manual"
+    CATCH_UP = "catch-up"
+    RETRY = "retry"
+
+
+class Outcome(StrEnum):
+    """How a run ended. ``degraded``: good local copy, some destination failed."""
+
+    SUCCEEDED = "succeeded"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    SKIPPED = "skipped"
+
+
+class Stage(StrEnum):
+    """The pipeline's stages, in the order of what they promise."""
+
+    PREFLIGHT = "preflight"
+    DUMP = "dump"
+    COMPRESS = "compress"
+    PUBLISH = "publish"
+    VERIFY = "verify"
+    UPLOAD = "upload"
+    RETENTION = "retention"
+
+
+class Kind(StrEnum):
+    """What a backup holds (design.md, Words). ``legacy``: made by the old program, no manifest."""
+
+    FULL = "full"
+    LEGACY = "legacy"
+
+
+class BackupState(StrEnum):
+    """What is known of a backup's content. Only ``verified`` was read back and compared."""
+
+    COMMITTED = "committed"
+    VERIFIED = "verified"
+    CORRUPT = "corrupt"
+    LEGACY = "legacy"
+
+
+class CopyState(StrEnum):
+    """What is known of one copy of a backup at one place."""
+
+    PENDING = "pending"
+    UPLOADED = "uploaded"
+    VERIFIED = "verified"
+    MISSING = "missing"
+    CORRUPT = "corrupt"
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """Common shape of all records: immutable, keyword-only."""
+
+
+class ErrorInfo(_Record, frozen=True):
+    """A fault as it is stored and sent: see `errors.BackupdError` for the meaning of each field."""
+
+    code: str
+    message: str
+    hint: str = ""
+    retryable: bool = False
+
+
+class StageRecord(_Record, frozen=True):
+    """One stage of one run; ``outcome`` is None while it is running."""
+
+    stage: Stage
+    started: datetime
+    ended: datetime | None = None
+    outcome: Outcome | None = None
+    detail: str = ""
+
+
+class Run(_Record, frozen=True):
+    """One execution of a job; ``outcome`` is None while it is running."""
+
+    id: str
+    job: str
+    trigger: Trigger
+    started: datetime
+    ended: datetime | None = None
+    outcome: Outcome | None = None
+    backup: str | None = None
+    stages: tuple[StageRecord, ...] = ()
+    error: ErrorInfo | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class CollectionStat(_Record, frozen=True):
+    """One collection in a dump: documents as mongodump itself reported them, bytes of BSON, number of indexes."""
+
+    database: str
+    name: str
+    documents: int
+    bytes: int
+    indexes: int
+    type: str = "collection"
+
+
+class SourceInfo(_Record, frozen=True):
+    """What was read, from where. ``topology`` is ``replica-set``, ``standalone`` or ``sharded``."""
+
+    type: str
+    server_version: str
+    topology: str
+    databases: tuple[str, ...]
+    collections: tuple[CollectionStat, ...]
+
+
+class Consistency(_Record, frozen=True):
+    """``level`` is ``none`` (``reason`` says why) or ``point-in-time``."""
+
+    level: str
+    reason: str = ""
+
+
+class Artifact(_Record, frozen=True):
+    """The file that holds the data. ``size`` is its bytes, ``raw_bytes`` those of the data before compression."""
+
+    name: str
+    size: int
+    sha256: str
+    compression: str
+    level: int
+    raw_bytes: int
+    encryption: str = "none"
+    key_fingerprint: str = ""
+
+
+class Verification(_Record, frozen=True):
+    """One reading-back of an artifact; ``level`` is ``checksum``, ``structure`` or ``restore``."""
+
+    level: str
+    at: datetime
+    ok: bool
+    seconds: float
+    documents: int = 0
+    bytes: int = 0
+    detail: str = ""
+
+
+class Manifest(_Record, frozen=True):
+    """The commit record of a backup: it exists if and only if the artifact is whole (design.md, Formats)."""
+
+    backup: str
+    job: str
+    kind: Kind
+    run: str
+    host: str
+    started: datetime
+    ended: datetime
+    source: SourceInfo
+    consistency: Consistency
+    artifact: Artifact
+    tools: dict[str, str]
+    parent: str | None = None
+    chain: str | None = None
+    verification: tuple[Verification, ...] = ()
+    format: int = MANIFEST_FORMAT
+
+
+class Copy(_Record, frozen=True):
+    """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue."""
+
+    backup: str
+    destination: str
+    state: CopyState
+    key: str
+    size: int
+    updated: datetime
+    attempts: int = 0
+    next_attempt: datetime | None = None
+    error: ErrorInfo | None = None
+
+
+class Backup(_Record, frozen=True):
+    """A backup as the catalog knows it; ``created`` is the moment in its name."""
+
+    id: str
+    job: str
+    kind: Kind
+    created: datetime
+    state: BackupState
+    artifact: str
+    size: int
+    documents: int = 0
+    run: str | None = None
+    copies: tuple[Copy, ...] = ()
+    manifest: Manifest | None = None
+
+
+class Policy(_Record, frozen=True):
+    """How long to keep: the newest ``count``, and of those none older than ``days`` (the application's rule)."""
+
+    count: int = 7
+    days: int = 30
+
+
+T = TypeVar("T")
+
+
+def to_json(record: object) -> bytes:
+    """Encode a record as compact JSON (UTF-8)."""
+    return msgspec.json.encode(record)
+
+
+def from_json(kind: type[T], data: bytes | str) -> T:
+    """Decode a record; raises msgspec.ValidationError or msgspec.DecodeError on anything else."""
+    return msgspec.json.decode(data, type=kind)
+
+
+def to_builtins(record: object) -> Any:
+    """Turn a record into plain dicts, lists and strings, as the control protocol sends it."""
+    return msgspec.to_builtins(record)
+
+
+def error_info(error: BackupdError) -> ErrorInfo:
+    """Describe a fault for storage and for the wire."""
+    return ErrorInfo(code=error.code, message=error.message, hint=error.hint, retryable=error.retryable)

@@ -1,0 +1,113 @@
+"""The contract of a Store, written once; drivers keep it, wrappers add retry. No driver code here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+__all__ = ["ObjectInfo", "Progress", "Properties", "PutResult", "Store"]
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes moved since the last call; raising from it aborts the transfer."""
+
+
+class ObjectInfo(msgspec.Struct, frozen=True):
+    """One object: its key relative to the store's root, and its size in bytes as the server says."""
+
+    key: str
+    size: int
+
+
+class PutResult(msgspec.Struct, frozen=True):
+    """What the server holds after a put. ``proven``: the server confirmed a checksum of the content, not only its size."""
+
+    size: int
+    proven: bool
+
+
+class Properties(msgspec.Struct, frozen=True):
+    """What a store can do, so that callers need not know which it is."""
+
+    ranged_get: bool = True
+    proves_content: bool = False
+    resumes_put: bool = False
+
+
+class Store(ABC):
+    """A flat set of named objects at one place.
+
+    Keys are plain file names: letters, digits, ``. _ -``, no slash; the store puts its own prefix or folder before
+    them. Every method may be called again after an error; `close` may be called twice; a closed store reconnects on
+    its next use. A store is used by one thread at a time. All errors are `errors.StoreError` (never the driver's own),
+    whose ``code`` is one of:
+
+    - ``destination-unreachable`` (retryable): no connection, timed out, cut, name not found;
+    - ``destination-auth``: wrong user, key or password (FTP 530, S3 403 on signature);
+    - ``destination-not-found``: the bucket or folder does not exist and cannot be made;
+    - ``destination-denied``: known to the server, but not allowed to do this;
+    - ``destination-full``: no room, quota (FTP 452/552, ENOSPC);
+    - ``destination-tls``: the certificate or TLS session was not accepted;
+    - ``destination-mismatch`` (retryable): what arrived is not what was sent;
+    - ``object-missing``: the named object does not exist (get only);
+    - ``destination-failed`` (retryable): anything else.
+
+    Messages name the place (host, bucket, folder) and never a secret.
+    """
+
+    name: str
+    """The destination's name in the configuration, for messages."""
+    properties: Properties
+
+    @abstractmethod
+    def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
+        """Store a local file's content under ``key``: all or nothing, visible only when whole, replacing what was there.
+
+        Returns after the server has confirmed; size (and checksum where the server tells one) were compared, else
+        StoreError ``destination-mismatch``. A put that failed leaves an object of that name as it was before.
+        """
+
+    @abstractmethod
+    def put_bytes(self, key: str, data: bytes) -> PutResult:
+        """Like `put`, for a small object (a manifest) that is held in memory."""
+
+    @abstractmethod
+    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+        """Yield an object's content from ``offset`` (bytes) in chunks of at most 1 MiB.
+
+        StoreError ``object-missing`` when there is none (raised on the first ``next`` at the latest).
+        """
+
+    @abstractmethod
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Return the object's size, or None when it does not exist."""
+
+    @abstractmethod
+    def list(self) -> Iterator[ObjectInfo]:
+        """Yield every object directly under this store's root, complete across pages, unfinished uploads left out.
+
+        A root that does not exist yet is empty.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove one object; one that is not there is fine."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop connections; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,63 @@
+"""Advisory locks that die with their owner (flock): one daemon per state folder, one run per backups folder and job."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from nanumpay_backupd.errors import BusyError
+
+__all__ = ["FileLock"]
+
+
+class FileLock:
+    """An exclusive lock on a file. The kernel frees it when the process ends, however it ends, so none is ever stale."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        """``what`` names the thing protected, for the message shown to whoever comes second."""
+        self._path = path
+        self._what = what
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock or raise BusyError at once, saying which process holds it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise BusyError(
+                f"{self._what} is in use by process {holder}",
+                hint=f"wait for it to end, or look at it with: ps -fp {holder}",
+            ) from None
+        except OSError:
+            os.close(fd)
+            raise
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock back; harmless when it is not held."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()

@@ -1,0 +1,166 @@
+"""Child processes: minimal environment, own lifetime tied to ours, output read line by line. No knowledge of tools."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Final
+
+from nanumpay_backupd.errors import ToolError
+from nanumpay_backupd.system.secrets import redact
+
+__all__ = ["Child", "child_environment", "die_with_parent", "find_tool", "run_text", "secret_file"]
+
+_PR_SET_PDEATHSIG: Final = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+_KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent thread ends. For use as a preexec function."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the few variables a tool needs; the application's secrets in ours are not handed on."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return {"PATH": os.defpath, **kept, **(extra or {})}
+
+
+def find_tool(name: str, *, hint: str) -> Path:
+    """Find an executable by path or on PATH; raises ToolError (code ``tool-missing``) with the install hint."""
+    found = shutil.which(name)
+    if found is None:
+        raise ToolError(f"{name} was not found", hint=hint, code="tool-missing")
+    return Path(found)
+
+
+def run_text(argv: Sequence[str], *, timeout: float = 30.0) -> str:
+    """Run a short command and return its output (both streams); raises ToolError when it fails or takes too long."""
+    name = Path(argv[0]).name
+    try:
+        done = subprocess.run(  # noqa: S603 - argv comes from configuration, no shell
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env=child_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{name} did not answer within {timeout:.0f} s", code="tool-timeout", retryable=True) from None
+    except OSError as error:
+        raise ToolError(f"{name} cannot be started: {error.strerror}", code="tool-missing") from None
+    text = (done.stdout + done.stderr).decode("utf-8", "replace")
+    if done.returncode != 0:
+        raise ToolError(f"{name} failed with exit code {done.returncode}: {redact(text.strip())[-500:]}")
+    return text
+
+
+@contextlib.contextmanager
+def secret_file(text: str) -> Iterator[int]:
+    """Yield a descriptor whose content a child can read as ``/dev/fd/N``; it never touches a disk (memfd)."""
+    fd = os.memfd_create("nanumpay-secret", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, text.encode("utf-8"))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class Child:
+    """A long-running child whose standard error is read line by line; it dies when we do.
+
+    ``on_line`` is called from a reader thread. The last lines are kept for the error text.
+    """
+
+    KEPT_LINES: Final = 30
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        on_line: Callable[[str], None] | None = None,
+        pass_fds: Sequence[int] = (),
+        cwd: Path | None = None,
+    ) -> None:
+        self.name = Path(argv[0]).name
+        self._tail: deque[str] = deque(maxlen=self.KEPT_LINES)
+        self._on_line = on_line
+        self._stopped = False
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - argv comes from configuration, no shell
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=tuple(pass_fds),
+                cwd=cwd,
+                env=child_environment(),
+                preexec_fn=die_with_parent,
+            )
+        except OSError as error:
+            raise ToolError(f"{self.name} cannot be started: {error.strerror}", code="tool-missing") from None
+        assert self._process.stderr is not None
+        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Tell whether the child has not ended yet."""
+        return self._process.poll() is None
+
+    @property
+    def tail(self) -> str:
+        """Return the last lines of standard error, without secrets."""
+        return redact("\n".join(self._tail))
+
+    def pause(self) -> None:
+        """Stop the child where it is (SIGSTOP); it goes on with `resume`."""
+        if not self._stopped and self.running:
+            self._process.send_signal(signal.SIGSTOP)
+            self._stopped = True
+
+    def resume(self) -> None:
+        """Let a paused child go on."""
+        if self._stopped:
+            self._process.send_signal(signal.SIGCONT)
+            self._stopped = False
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the end and return the exit code (negative: the signal), or None when ``timeout`` seconds passed."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        self._reader.join(timeout=5)
+        return code
+
+    def kill(self) -> None:
+        """End the child at once; harmless when it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self.wait()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            for raw in stream:
+                line = raw.decode("utf-8", "replace").rstrip()
+                self._tail.append(line)
+                if self._on_line is not None:
+                    self._on_line(line)
+
+
