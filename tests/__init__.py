@@ -1,0 +1,1 @@
+"""Tests, the servers they run against, the demo and the benchmark."""

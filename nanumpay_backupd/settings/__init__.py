@@ -1,1 +1,1 @@
-"""Where settings come from: the application's document, the host file, the last-good cache. Nothing acts on them here."""
+"""Where settings come from: the application's document, the host file, the last-good cache. Nothing acts on them."""

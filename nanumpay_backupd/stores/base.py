@@ -24,7 +24,7 @@ class ObjectInfo(msgspec.Struct, frozen=True):
 
 
 class PutResult(msgspec.Struct, frozen=True):
-    """What the server holds after a put. ``proven``: the server confirmed a checksum of the content, not only its size."""
+    """What the server holds after a put. ``proven``: it confirmed a checksum of the content, not only its size."""
 
     size: int
     proven: bool
@@ -65,7 +65,7 @@ class Store(ABC):
 
     @abstractmethod
     def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
-        """Store a local file's content under ``key``: all or nothing, visible only when whole, replacing what was there.
+        """Store a local file's content under ``key``: all or nothing, visible when whole, replacing what was there.
 
         Returns after the server has confirmed; size (and checksum where the server tells one) were compared, else
         StoreError ``destination-mismatch``. A put that failed leaves an object of that name as it was before.

@@ -7,6 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from nanumpay_backupd.errors import BusyError
 
@@ -14,7 +15,7 @@ __all__ = ["FileLock"]
 
 
 class FileLock:
-    """An exclusive lock on a file. The kernel frees it when the process ends, however it ends, so none is ever stale."""
+    """An exclusive lock on a file. The kernel frees it when the process ends, however it ends: none is ever stale."""
 
     def __init__(self, path: Path, what: str) -> None:
         """``what`` names the thing protected, for the message shown to whoever comes second."""
@@ -50,7 +51,7 @@ class FileLock:
             os.close(self._fd)
             self._fd = None
 
-    def __enter__(self) -> FileLock:
+    def __enter__(self) -> Self:
         self.acquire()
         return self
 

@@ -162,5 +162,3 @@ class Child:
                 self._tail.append(line)
                 if self._on_line is not None:
                     self._on_line(line)
-
-

@@ -1,4 +1,4 @@
-"""Secrets: where they come from (credential, environment, file), how they are carried, how they are kept out of text."""
+"""Secrets: where they come from (credential, environment, file), how they travel, how they are kept out of text."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def read_secret(reference: Mapping[str, str], path: str) -> Secret:
     value = {"credential": _from_credential, "env": _from_environment, "file": _from_file}[source](name, path)
     value = value.rstrip("\r\n")
     if not value:
-        raise ConfigError(f"{path}: the secret from {source} {name!r} is empty", hint=f"put the value into {source} {name!r}")
+        raise ConfigError(
+            f"{path}: the secret from {source} {name!r} is empty", hint=f"put the value into {source} {name!r}"
+        )
     return Secret(value)
 
 

@@ -1,0 +1,1 @@
+"""One suite per base class, run against every implementation of it."""

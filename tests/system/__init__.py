@@ -1,0 +1,1 @@
+"""Tests that need a booted system or the network of one."""
