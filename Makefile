@@ -1,0 +1,60 @@
+# Everything a contributor types. `make` alone lists it. What a target needs is set up first (tests/setup_tools.py).
+
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-quick check lint format types layers bench tools demo-tools lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: demo-tools  ## a real backup, from saved settings to restored data; KEEP=1 leaves it running to play with
+	@$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
+
+test: tools  ## all tests, against real servers; PYTEST_ARGS="-k ftp" for some of them
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-quick: tools  ## only the tests without servers
+	$(BIN)/python -m pytest tests/unit -m "not slow" $(PYTEST_ARGS)
+
+check: lint types layers test  ## what CI runs: lint, types, layers, tests
+
+lint: tools  ## ruff: rules and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: tools  ## let ruff format and fix what it can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+types: tools  ## mypy --strict
+	$(BIN)/mypy
+
+layers: tools  ## who may import whom
+	$(BIN)/lint-imports --no-logo
+
+bench: demo-tools  ## speed and memory against other ways; writes docs/benchmarks.md (some minutes, 12 GB of disk)
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+tools:  ## set up .venv, .tools and system packages, and nothing else
+	@$(PYTHON) tests/setup_tools.py test
+
+demo-tools:
+	@$(PYTHON) tests/setup_tools.py demo
+
+lock:  ## work out requirements.lock and tests/requirements.lock anew; UPGRADE=1 takes newer versions
+	$(PYTHON) -m venv --clear .tools/lock
+	.tools/lock/bin/pip install --quiet --disable-pip-version-check uv
+	.tools/lock/bin/uv pip compile $(LOCK_OPTIONS) -o requirements.lock pyproject.toml
+	.tools/lock/bin/uv pip compile $(LOCK_OPTIONS) --extra test -c requirements.lock -o tests/requirements.lock pyproject.toml
+	! grep -nE '://|file:' requirements.lock tests/requirements.lock
+
+LOCK_OPTIONS = --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+clean:  ## remove everything that was set up or built
+	rm -rf .venv .tools .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
