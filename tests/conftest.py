@@ -1,0 +1,87 @@
+"""What holds for the whole test session: a clean environment, tools on PATH, shared servers, nothing left running."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.mongod import Mongod, start_mongod
+from tests.servers.tools import tools_path
+
+# Set by many machines and by systemd; each would change what is tested.
+_TRAPS = (
+    # A bundle named here overrides the private CA of a TLS test.
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE"),
+    # boto3 reads these before what it is told.
+    *("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    # The daemon itself reads these.
+    *("MONGODB_URI", "BACKUP_PATH", "FORCE_BACKUP"),
+    *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "INVOCATION_ID", "CREDENTIALS_DIRECTORY"),
+    # Local servers are not behind a proxy.
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+)
+_SESSION = "NANUMPAY_TEST_SESSION"
+
+
+def _clean_environment() -> None:
+    for name in _TRAPS:
+        os.environ.pop(name, None)
+    os.environ["PATH"] = tools_path()
+    # No credentials or settings of whoever runs the tests, and no question to a cloud's metadata address.
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.environ["AWS_CONFIG_FILE"] = os.devnull
+    os.environ[_SESSION] = uuid.uuid4().hex
+
+
+# Here and not in a fixture: boto3 and ssl read some of these when they are imported.
+_clean_environment()
+
+
+@pytest.fixture(scope="session")
+def mongod_rs() -> Iterator[Mongod]:
+    """Run a one-node replica set for the whole session; tests use databases of their own and never stop it."""
+    with start_mongod(replica_set=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongod_standalone() -> Iterator[Mongod]:
+    """Run a standalone server for the whole session; tests use databases of their own and never stop it."""
+    with start_mongod() as server:
+        yield server
+
+
+def _left_running() -> list[str]:
+    """Return the command lines of living processes that were started, at whatever distance, by this session."""
+    mark = f"{_SESSION}={os.environ[_SESSION]}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            environment = (folder / "environ").read_bytes()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        except OSError:
+            continue
+        # Python's own helper, which ends with this process.
+        if mark in environment.split(b"\0") and command and "multiprocessing" not in command:
+            found.append(f"{folder.name}: {command[:200]}")
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the session when a process that a test started is still there."""
+    deadline = time.monotonic() + 5
+    while (left := _left_running()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if left:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line("\nleft running by tests:\n  " + "\n  ".join(left), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
