@@ -1,0 +1,126 @@
+"""The control socket as a file: taken over from a dead daemon, never from a living one, never with wrong rights."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+from nanumpay_backupd.errors import BusyError, ConfigError
+
+__all__ = ["Listener"]
+
+_BACKLOG: Final = 128
+_PARENT_MODE: Final = 0o755
+
+
+class Listener:
+    """A listening Unix socket; `close` removes its file if the file is still the one made here."""
+
+    def __init__(self, listening: socket.socket, path: Path | None) -> None:
+        """``path`` is the file to remove at the end, None when it belongs to somebody else (systemd)."""
+        listening.setblocking(False)  # noqa: FBT003 - its one argument
+        self.socket = listening
+        self._path = path
+        self._identity = None if path is None else _identity(path)
+
+    @classmethod
+    def adopt(cls, fd: int) -> Listener:
+        """Take over a socket that systemd listens on for us; raises ConfigError when it is something else."""
+        try:
+            listening = socket.socket(fileno=fd)
+            usable = (
+                listening.family == socket.AF_UNIX
+                and listening.type == socket.SOCK_STREAM
+                and listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            )
+        except OSError:
+            usable = False
+        if not usable:
+            raise ConfigError(
+                f"descriptor {fd}, which systemd passed as the control socket, is no listening Unix stream socket",
+                hint="use ListenStream= with a path in nanumpay-backupd.socket",
+            )
+        return cls(listening, None)
+
+    @classmethod
+    def open(cls, path: Path, *, mode: int, group: str | None) -> Listener:
+        """Listen on ``path``; its folder is created when it is not there.
+
+        Raises BusyError when another daemon answers there, ConfigError when the path or the group cannot be used.
+        """
+        gid = -1 if group is None else _gid(group)
+        _refuse_living(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            path.parent.mkdir(mode=_PARENT_MODE, parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            listening.bind(str(temporary))
+            # Rights first, then listening, then the name that callers know: no moment with wrong rights.
+            os.chown(temporary, -1, gid)
+            temporary.chmod(mode)
+            listening.listen(_BACKLOG)
+            temporary.replace(path)
+            return cls(listening, path)
+        except OSError as error:
+            listening.close()
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise ConfigError(
+                f"the control socket {path} cannot be made: {error.strerror or error}",
+                hint="check the folder's owner and the configured group; a socket's path has 90 characters at most",
+                code="control-socket",
+            ) from None
+
+    def close(self) -> None:
+        """Stop listening and remove the file, unless another daemon has put its own there."""
+        self.socket.close()
+        if self._path is not None and self._identity is not None and _identity(self._path) == self._identity:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _gid(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ConfigError(
+            f"the control socket's group {group} does not exist", hint=f"create it: groupadd --system {group}"
+        ) from None
+
+
+def _refuse_living(path: Path) -> None:
+    """Raise BusyError when somebody listens on ``path``, ConfigError when it is not a socket at all."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return  # not there, or not to be seen: making it will tell
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ConfigError(
+            f"{path} is to be the control socket, but a file of another kind is in its place",
+            hint="move that file away, or configure another path",
+            code="control-socket",
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # noqa: FBT003 - its one argument
+        result = probe.connect_ex(str(path))
+    # EAGAIN: its queue of new connections is full, so there is somebody.
+    if result in (0, errno.EAGAIN):
+        raise BusyError(
+            f"another daemon is running: it answers on {path}",
+            hint="look at it with: systemctl status nanumpay-backupd",
+        )
