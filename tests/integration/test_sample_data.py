@@ -153,7 +153,7 @@ DAMAGES = {
 
 
 def test_comparison_sees_every_kind_of_difference(mongod_rs: Mongod, tmp_path: Path) -> None:
-    """One document, one value, one value's type, an index, its order, an option, a view, a collection: each is named."""
+    """One document, one value, one value's type, an index, its order, an option, a view, a collection: all named."""
     with mongod_rs.client() as client:
         client.drop_database("sample_one")
         sample_data.load(client["sample_one"], scale=0.01)
