@@ -15,19 +15,35 @@ from nanumpay_backupd.model import Policy
 from nanumpay_backupd.system.secrets import Secret
 
 __all__ = [
+    "APPLICATION_DESTINATION",
     "APPLICATION_JOB",
+    "AppFtp",
+    "AppS3",
+    "AppSettings",
+    "ApplicationJob",
+    "ControlOptions",
     "Destination",
     "FtpDestination",
+    "FtpExtras",
+    "HostConfig",
+    "HostJob",
     "JobSpec",
     "LocalDestination",
+    "LogOptions",
+    "MongoConnection",
     "MongoSource",
     "Paths",
     "RetryPolicy",
     "RunSpec",
     "S3Destination",
+    "S3Extras",
     "Schedule",
+    "Tools",
+    "decode_hook",
     "decode_spec",
+    "encode_hook",
     "encode_spec",
+    "to_public",
 ]
 
 APPLICATION_JOB: Final = "nanumpay"
@@ -137,10 +153,142 @@ class JobSpec(_Settings, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
+class AppS3(_Settings, frozen=True):
+    """``storage.s3`` of the application's settings; an empty bucket means none yet."""
+
+    region: str = "ap-northeast-2"
+    bucket: str = ""
+    access_key_id: str = ""
+    secret_access_key: Secret = Secret("")
+    prefix: str = "nanumpay-backup/"
+
+
+class AppFtp(_Settings, frozen=True):
+    """``storage.ftp`` of the application's settings; an empty host means none yet."""
+
+    host: str = ""
+    port: int = 21
+    username: str = ""
+    password: Secret = Secret("")
+    remote_path: str = "/backup/nanumpay"
+    secure: bool = False
+
+
+class AppSettings(_Settings, frozen=True):
+    """The application's backup settings after validation, every default filled in.
+
+    ``time`` is HH:MM in the host's zone, ``day_of_week`` counts from Sunday as 0, ``storage`` is s3, ftp, local or
+    none. ``warnings`` are sentences about what is legal but hardly meant, such as FTP chosen with an empty host.
+    """
+
+    enabled: bool = True
+    frequency: str = "daily"
+    time: str = "02:00"
+    day_of_week: int = 0
+    day_of_month: int = 1
+    retention: Policy = Policy()
+    compress: bool = True
+    storage: str = "ftp"
+    s3: AppS3 = AppS3()
+    ftp: AppFtp = AppFtp()
+    warnings: tuple[str, ...] = ()
+
+
+class MongoConnection(_Settings, frozen=True):
+    """How the application's MongoDB is reached; times in seconds. ``database`` holds the collection ``admins``."""
+
+    uri: Secret = Secret("mongodb://localhost:27017/nanumpay")
+    database: str = "nanumpay"
+    poll_interval: float = 5.0
+    connect_timeout: float = 5.0
+
+
+class Tools(_Settings, frozen=True):
+    """Stock tools by name (looked up on PATH) or absolute path."""
+
+    mongodump: str = "mongodump"
+
+
+class ControlOptions(_Settings, frozen=True):
+    """Who may use the control socket: ``group`` looks and runs, ``admin_group`` also deletes. Empty: nobody more."""
+
+    group: str = ""
+    admin_group: str = ""
+
+
+class LogOptions(_Settings, frozen=True):
+    """How much is logged: debug, info, warning or error."""
+
+    level: str = "info"
+
+
+class S3Extras(_Settings, frozen=True):
+    """What the application's form cannot say about its bucket; fields as in `S3Destination`."""
+
+    endpoint_url: str = ""
+    path_style: bool = False
+    sse: str = ""
+    sse_kms_key_id: str = ""
+    storage_class: str = ""
+    ca_file: str = ""
+
+
+class FtpExtras(_Settings, frozen=True):
+    """What the application's form cannot say about its FTP server; fields as in `FtpDestination`."""
+
+    tls_verify: bool = True
+    ca_file: str = ""
+    tls_fingerprint: str = ""
+    timeout: float = 60.0
+
+
+class ApplicationJob(_Settings, frozen=True):
+    """What the host adds to the job `APPLICATION_JOB`. ``enabled`` off: the application's settings are not watched."""
+
+    enabled: bool = True
+    destinations: tuple[str, ...] = ()
+    catch_up: float = 7 * 86400.0
+    compression_level: int = 2
+    s3: S3Extras = S3Extras()
+    ftp: FtpExtras = FtpExtras()
+
+
+class HostJob(_Settings, frozen=True):
+    """A further job of the host file. No ``schedule``: it runs only when asked. ``database`` empty: all databases."""
+
+    name: str
+    uri: Secret
+    database: str = ""
+    schedule: tuple[str, ...] = ()
+    destinations: tuple[str, ...] = ()
+    retention: Policy = Policy()
+    compress: bool = True
+    compression_level: int = 2
+    enabled: bool = True
+    catch_up: float = 7 * 86400.0
+
+
+class HostConfig(_Settings, frozen=True):
+    """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none."""
+
+    origin: str = ""
+    timezone: str = ""
+    mongodb: MongoConnection = MongoConnection()
+    paths: Paths = Paths()
+    tools: Tools = Tools()
+    control: ControlOptions = ControlOptions()
+    log: LogOptions = LogOptions()
+    retry: RetryPolicy = RetryPolicy()
+    nanumpay: ApplicationJob = ApplicationJob()
+    destinations: tuple[Destination, ...] = ()
+    jobs: tuple[HostJob, ...] = ()
+
+
 class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
-    ``action`` is ``backup`` or ``upload`` (only the copies that are due in the queue; ``backup`` names none then).
+    ``action`` is ``backup``, ``upload`` (only the queued copies that are due), ``prune``, ``delete:BACKUP[@PLACE]``,
+    ``doctor`` or ``doctor:DESTINATION``.
     """
 
     run: str
@@ -150,7 +298,8 @@ class RunSpec(_Settings, frozen=True):
     action: str = "backup"
 
 
-def _encode(value: Any) -> Any:
+def encode_hook(value: Any) -> Any:
+    """Teach msgspec our types for writing, secrets in the clear: for a pipe to ourselves or a private file only."""
     if isinstance(value, Secret):
         return value.reveal()
     if isinstance(value, Path):
@@ -158,7 +307,8 @@ def _encode(value: Any) -> Any:
     raise NotImplementedError(f"cannot encode {type(value).__name__}")
 
 
-def _decode(kind: type, value: Any) -> Any:
+def decode_hook(kind: type, value: Any) -> Any:
+    """Teach msgspec our types for reading."""
     if kind is Secret and isinstance(value, str):
         return Secret(value)
     if kind is Path and isinstance(value, str):
@@ -166,11 +316,22 @@ def _decode(kind: type, value: Any) -> Any:
     raise NotImplementedError(f"cannot decode {kind.__name__}")
 
 
+def _mask(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return str(value) if value else ""
+    return encode_hook(value)
+
+
+def to_public(record: object) -> Any:
+    """Turn settings into plain dicts, lists and strings for people: a secret shows only whether there is one."""
+    return msgspec.to_builtins(record, enc_hook=_mask)
+
+
 def encode_spec(spec: RunSpec) -> bytes:
     """Encode a run specification, secrets included: for a pipe to our own worker and nothing else."""
-    return msgspec.json.encode(spec, enc_hook=_encode)
+    return msgspec.json.encode(spec, enc_hook=encode_hook)
 
 
 def decode_spec(data: bytes) -> RunSpec:
     """Decode what `encode_spec` made; raises msgspec.ValidationError otherwise."""
-    return msgspec.json.decode(data, type=RunSpec, dec_hook=_decode)
+    return msgspec.json.decode(data, type=RunSpec, dec_hook=decode_hook)

@@ -28,7 +28,7 @@ from nanumpay_backupd.system.process import die_with_parent
 __all__ = ["PASSWORD", "USER", "Mongod", "ReplicaSet", "find_mongod", "free_port", "start_mongod", "start_replica_set"]
 
 USER: Final = "root"
-PASSWORD: Final = "geheim/백업:@%"  # noqa: S105 - of a throw-away server; needs quoting in a URI on purpose
+PASSWORD: Final = "geheim/백업:@%"
 SET_NAME: Final = "rs0"
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 20.0
@@ -102,7 +102,7 @@ class Mongod:
         """Tell whether the process is there."""
         return self._process is not None and self._process.poll() is None
 
-    def client(self, **options: Any) -> pymongo.MongoClient[Document]:  # noqa: ANN401 - pymongo's own options
+    def client(self, **options: Any) -> pymongo.MongoClient[Document]:
         """Return a new client; the caller closes it (it is a context manager)."""
         return pymongo.MongoClient(self.uri, **{"serverSelectionTimeoutMS": 20000, **options})
 
@@ -216,7 +216,7 @@ class Mongod:
             return True
         return False
 
-    def _wait_for(self, condition: Any, what: str) -> None:  # noqa: ANN401 - a plain function
+    def _wait_for(self, condition: Any, what: str) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(PyMongoError):
@@ -277,7 +277,7 @@ class ReplicaSet:
         first = self.members[0]
         return first.uri_for(database).replace(first.address, hosts)
 
-    def client(self, **options: Any) -> pymongo.MongoClient[Document]:  # noqa: ANN401 - pymongo's own options
+    def client(self, **options: Any) -> pymongo.MongoClient[Document]:
         """Return a new client of the whole set; the caller closes it."""
         return pymongo.MongoClient(self.uri, **{"serverSelectionTimeoutMS": 20000, **options})
 
@@ -329,9 +329,7 @@ def start_mongod(
 def start_replica_set(members: int = 3, *, auth: bool = False, extra_args: Sequence[str] = ()) -> Iterator[ReplicaSet]:
     """Run a replica set with quick elections (about 2 s after a kill) for the length of a with block."""
     folder = Path(tempfile.mkdtemp(prefix="test-mongod-"))
-    servers = [
-        _Member(folder / str(at), replica_set=True, auth=auth, extra_args=extra_args) for at in range(members)
-    ]
+    servers = [_Member(folder / str(at), replica_set=True, auth=auth, extra_args=extra_args) for at in range(members)]
     group = ReplicaSet(servers)
     try:
         for server in servers:

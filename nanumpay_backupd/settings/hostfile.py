@@ -1,0 +1,293 @@
+"""Reads the host file strictly: what is unknown, mistyped or impossible is refused with its path, the reason, the fix.
+
+Which keys there are is in options.py. What the environment may say (MONGODB_URI, BACKUP_PATH) is honoured here: the
+file wins where it sets the key, the environment comes next, the default last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from nanumpay_backupd.errors import ConfigError
+from nanumpay_backupd.model import LOCAL, Policy
+from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
+from nanumpay_backupd.settings.mongouri import uri_database
+from nanumpay_backupd.settings.options import DESTINATIONS, JOB, NAME, RETENTION, SINGLE, TOP, Table
+from nanumpay_backupd.settings.problems import Mismatch, Problems, nearest, show
+from nanumpay_backupd.settings.schema import (
+    APPLICATION_DESTINATION,
+    APPLICATION_JOB,
+    Destination,
+    HostConfig,
+    HostJob,
+    LocalDestination,
+    MongoConnection,
+    Paths,
+)
+from nanumpay_backupd.system.secrets import Secret
+
+__all__ = ["DEFAULT_HOST_FILE", "load_host_file", "parse_host_file"]
+
+DEFAULT_HOST_FILE: Final = Path("/etc/nanumpay/backupd.toml")
+_LIMIT: Final = 1 << 20
+_NESTED: Final = {"nanumpay": ("s3", "ftp")}
+_TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
+
+Values = dict[str, Any]
+
+
+def load_host_file(path: Path | None = None, *, environ: Mapping[str, str] = os.environ) -> HostConfig:
+    """Read and check the host file, resolving its secrets.
+
+    Without ``path`` the default place is looked at, and nothing there means all defaults. Raises ConfigError that names
+    every problem found; nothing is half loaded.
+    """
+    file = path or DEFAULT_HOST_FILE
+    try:
+        with file.open("rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            data = stream.read(_LIMIT + 1)
+    except FileNotFoundError:
+        if path is None:
+            return parse_host_file("", "", environ=environ)
+        raise ConfigError(f"{file} does not exist", hint="create it, or start without naming it") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", hint=f"look at: ls -l {file}") from None
+    if mode & stat.S_IWOTH:
+        raise ConfigError(f"{file} can be changed by every user of this host", hint=f"run: chmod o-w {file}")
+    if len(data) > _LIMIT:
+        raise ConfigError(f"{file} is larger than {_LIMIT >> 20} MiB", hint="is it the right file?")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{file}:{line}: not UTF-8 text", hint="save the file as UTF-8") from None
+    return parse_host_file(text, str(file), world_readable=bool(mode & stat.S_IROTH), environ=environ)
+
+
+def parse_host_file(
+    text: str, origin: str, *, world_readable: bool = False, environ: Mapping[str, str] = os.environ
+) -> HostConfig:
+    """Check the text of a host file; ``origin`` is its name for messages. Raises ConfigError as `load_host_file`."""
+    raw = _toml(text, origin)
+    reader = _Reader(world_readable=world_readable)
+    config = reader.read(raw, environ, origin)
+    reader.problems.raise_if_any(code="config-invalid", prefix=f"{origin}: " if origin else "")
+    return config
+
+
+def _toml(text: str, origin: str) -> Values:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        found = _TOML_PLACE.search(message)
+        # "at end of document" has no numbers; the last line is where to look.
+        line = found[1] if found else str(text.count("\n") + 1)
+        reason = _TOML_PLACE.sub("", message)
+        raise ConfigError(
+            f"{origin}:{line}: not valid TOML: {reason}",
+            hint='look at that line: texts stand in quotes, tables in brackets (key = "value", [table])',
+        ) from None
+
+
+class _Reader:
+    """One reading of one file: collects problems, so that all are told at once."""
+
+    def __init__(self, *, world_readable: bool) -> None:
+        self.problems = Problems()
+        self._world_readable = world_readable
+
+    def read(self, raw: Values, environ: Mapping[str, str], origin: str) -> HostConfig:
+        """Return the configuration; it counts only if no problem was found."""
+        top = self._values(TOP, self._without_tables(raw), "")
+        tables: dict[str, Values] = {}
+        for table in SINGLE:
+            tables[table.path] = self._values(table, self._table(raw, table.path), table.path)
+        mongodb = self._mongodb(tables["mongodb"], environ)
+        paths = self._paths(tables["paths"], environ)
+        for name in ("s3", "ftp"):
+            record = next(table.record for table in SINGLE if table.path == f"nanumpay.{name}")
+            tables["nanumpay"][name] = record(**tables.pop(f"nanumpay.{name}"))
+        destinations = self._destinations(raw.get("destination", {}), paths)
+        self._check_s3("nanumpay.s3", tables["nanumpay"]["s3"])
+        # Those that were refused count as known here: one mistake is told once.
+        names = list(raw["destination"]) if isinstance(raw.get("destination"), dict) else []
+        self._check_names("nanumpay.destinations", tables["nanumpay"].get("destinations", ()), names)
+        jobs = self._jobs(raw.get("job", []), mongodb, names)
+        records = {
+            table.path: table.record(**tables[table.path])
+            for table in SINGLE
+            if "." not in table.path and table.path not in ("mongodb", "paths")
+        }
+        return HostConfig(
+            origin=origin, mongodb=mongodb, paths=paths, destinations=destinations, jobs=jobs, **top, **records
+        )
+
+    def _without_tables(self, raw: Values) -> Values:
+        """Return the keys before the first table; a table nobody knows is a problem."""
+        tables = {table.path for table in SINGLE if "." not in table.path} | {"destination", "job"}
+        rest = {key: value for key, value in raw.items() if key not in tables}
+        options = {option.key for option in TOP.options}
+        for key in [key for key in rest if isinstance(rest[key], (dict, list)) and key not in options]:
+            close = nearest(key, tables)
+            fix = f"did you mean [{close}]?" if close else f"known tables: {', '.join(sorted(tables))}"
+            self.problems.add(key, "is not a table of this file", fix)
+            del rest[key]
+        return rest
+
+    def _table(self, raw: Values, path: str, within: str = "") -> Values:
+        """Return a table by its path, empty when it is not there; nested tables are not part of the outer one."""
+        full = within + path
+        found: object = raw
+        for part in path.split("."):
+            found = found.get(part, {}) if isinstance(found, dict) else {}
+        if not isinstance(found, dict):
+            self.problems.add(full, f"is {show(found)}, but must be a table", f"write {path} = {{ … }} or [{path}]")
+            return {}
+        return {key: value for key, value in found.items() if key not in _NESTED.get(path, ())}
+
+    def _values(self, table: Table, raw: Values, path: str) -> Values:
+        """Check the keys of one table; returns the record fields that the file sets."""
+        options = {option.key: option for option in table.options}
+        values: Values = {}
+        for key, value in raw.items():
+            full = f"{path}.{key}" if path else key
+            if key not in options:
+                self.problems.add(full, "is not a known key", _did_you_mean(key, path, options))
+                continue
+            try:
+                place = Place(full, world_readable=self._world_readable)
+                values[options[key].target] = options[key].kind.parse(value, place)
+            except Mismatch as mismatch:
+                self.problems.add(full, mismatch.reason, mismatch.fix)
+            except ConfigError as error:
+                self.problems.add_error(error)
+        for option in table.options:
+            if option.required and option.key not in raw:
+                self.problems.add(
+                    f"{path}.{option.key}", "is missing", f"add for example: {option.key} = {option.example}"
+                )
+        return values
+
+    def _mongodb(self, values: Values, environ: Mapping[str, str]) -> MongoConnection:
+        if "uri" not in values and environ.get("MONGODB_URI"):
+            try:
+                values["uri"] = MongoUri().parse(environ["MONGODB_URI"].strip(), Place("MONGODB_URI"))
+            except Mismatch as mismatch:
+                self.problems.add("environment variable MONGODB_URI", mismatch.reason, mismatch.fix)
+        connection = MongoConnection(**values)
+        if "database" not in values and (named := _database(connection.uri)):
+            connection = MongoConnection(**{**values, "database": named})
+        return connection
+
+    def _paths(self, values: Values, environ: Mapping[str, str]) -> Paths:
+        if "backups" not in values and environ.get("BACKUP_PATH"):
+            try:
+                values["backups"] = AbsolutePath().parse(environ["BACKUP_PATH"].strip(), Place("BACKUP_PATH"))
+            except Mismatch as mismatch:
+                self.problems.add("environment variable BACKUP_PATH", mismatch.reason, mismatch.fix)
+        return Paths(**values)
+
+    def _destinations(self, raw: object, paths: Paths) -> tuple[Destination, ...]:
+        if not isinstance(raw, dict):
+            self.problems.add(
+                "destination", f"is {show(raw)}, but must be a table", "write [destination.NAME] for each"
+            )
+            return ()
+        found = (self._destination(name, value, paths) for name, value in raw.items())
+        return tuple(destination for destination in found if destination is not None)
+
+    def _destination(self, name: str, raw: object, paths: Paths) -> Destination | None:
+        path = f"destination.{name}"
+        if not isinstance(raw, dict):
+            self.problems.add(path, f"is {show(raw)}, but must be a table", f"write [{path}] and its keys below it")
+            return None
+        if name in (APPLICATION_DESTINATION, LOCAL):
+            self.problems.add(path, f"has the name {name}, which the daemon uses itself", "choose another name")
+        try:
+            NAME.parse(name, Place(path))
+        except Mismatch as mismatch:
+            self.problems.add(path, f"has a name that {mismatch.reason}", mismatch.fix)
+        kind = raw.get("type")
+        if not isinstance(kind, str) or kind not in DESTINATIONS:
+            reason = "is missing" if kind is None else f"is {show(kind)}, but must be one of {', '.join(DESTINATIONS)}"
+            self.problems.add(f"{path}.type", reason, 'write type = "s3", "ftp" or "local"')
+            return None
+        table = DESTINATIONS[kind]
+        values = self._values(table, {key: value for key, value in raw.items() if key != "type"}, path)
+        try:
+            destination: Destination = table.record(name=name, **values)
+        except TypeError:  # a required field is missing, which was noted above
+            return None
+        self._check_s3(path, destination)
+        self._check_local(path, destination, paths)
+        return destination
+
+    def _check_s3(self, path: str, record: object) -> None:
+        if getattr(record, "sse_kms_key_id", "") and getattr(record, "sse", "") != "aws:kms":
+            self.problems.add(f"{path}.sse_kms_key_id", "is set without its mode", 'add: sse = "aws:kms"')
+
+    def _check_local(self, path: str, destination: Destination, paths: Paths) -> None:
+        if isinstance(destination, LocalDestination) and Path(destination.path).is_relative_to(paths.backups):
+            self.problems.add(
+                f"{path}.path",
+                f"is {show(destination.path)}, which is in the backups folder itself",
+                "choose a folder on another disk",
+            )
+
+    def _jobs(self, raw: object, mongodb: MongoConnection, destinations: list[str]) -> tuple[HostJob, ...]:
+        if not isinstance(raw, list) or not all(isinstance(table, dict) for table in raw):
+            self.problems.add("job", "must be a list of tables", "write [[job]] (two brackets) for each job")
+            return ()
+        jobs: list[HostJob] = []
+        for at, table in enumerate(raw):
+            name = table.get("name")
+            path = f"job.{name}" if isinstance(name, str) and name else f"job[{at + 1}]"
+            if name == APPLICATION_JOB:
+                self.problems.add(f"{path}.name", "is the application's own job", "choose another name")
+            if name in [job.name for job in jobs]:
+                self.problems.add(f"{path}.name", "is used twice", "give each job its own name")
+            job = self._job(table, path, mongodb)
+            if job is not None:
+                self._check_names(f"{path}.destinations", job.destinations, destinations)
+                jobs.append(job)
+        return tuple(jobs)
+
+    def _job(self, raw: Values, path: str, mongodb: MongoConnection) -> HostJob | None:
+        values = self._values(JOB, {key: value for key, value in raw.items() if key != "retention"}, path)
+        retention = self._table(raw, "retention", f"{path}.")
+        values["retention"] = Policy(**self._values(RETENTION, retention, f"{path}.retention"))
+        values.setdefault("uri", mongodb.uri)
+        database = values.get("database") or _database(values["uri"])
+        values["database"] = "" if database == "*" else database
+        return HostJob(**values) if "name" in values else None
+
+    def _check_names(self, path: str, wanted: Iterable[str], known: list[str]) -> None:
+        for name in wanted:
+            if name not in known:
+                close = nearest(name, known)
+                fix = f"did you mean {close}?" if close else f"add a table [destination.{name}]"
+                self.problems.add(path, f"names {show(name)}, but there is no [destination.{name}]", fix)
+
+
+def _database(uri: Secret) -> str:
+    return uri_database(uri.reveal())
+
+
+def _did_you_mean(key: str, path: str, options: Iterable[str]) -> str:
+    """Say which key was probably meant: one of the same table, or the same word in another."""
+    close = nearest(key, options)
+    if close:
+        return f"did you mean {path}.{close}?" if path else f"did you mean {close}?"
+    for table in (TOP, *SINGLE):
+        if key in [option.key for option in table.options]:
+            place = f"under [{table.path}]" if table.path else "at the top, before the first [table]"
+            return f"{key} belongs {place}"
+    return f"known keys here: {', '.join(sorted(options))}"

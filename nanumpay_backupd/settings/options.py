@@ -1,0 +1,326 @@
+"""The table of all keys of the host file: kind, default, meaning, example. Checking and the reference work from it.
+
+A key's default is that of the record field it fills, so that it stands in one place only.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from nanumpay_backupd.model import Policy
+from nanumpay_backupd.settings.kinds import (
+    AbsolutePath,
+    Choice,
+    Cron,
+    Duration,
+    Fingerprint,
+    Flag,
+    Kind,
+    MongoUri,
+    Names,
+    SecretValue,
+    Size,
+    Text,
+    TimeZone,
+    Url,
+    Whole,
+)
+from nanumpay_backupd.settings.schema import (
+    ApplicationJob,
+    ControlOptions,
+    FtpDestination,
+    FtpExtras,
+    HostConfig,
+    HostJob,
+    LocalDestination,
+    LogOptions,
+    MongoConnection,
+    Paths,
+    RetryPolicy,
+    S3Destination,
+    S3Extras,
+    Tools,
+)
+
+__all__ = ["DESTINATIONS", "JOB", "NAME", "RETENTION", "SINGLE", "TOP", "Option", "Table"]
+
+
+class Option(NamedTuple):
+    """One key: its kind, what it means (a sentence), an example as TOML text, and the record field that it fills.
+
+    ``default`` is text for the reference where the field's default does not tell it; ``required``: there is none.
+    """
+
+    key: str
+    kind: Kind
+    doc: str
+    example: str = ""
+    field: str = ""
+    default: str = ""
+    required: bool = False
+
+    @property
+    def target(self) -> str:
+        """Return the name of the record field."""
+        return self.field or self.key
+
+
+class Table(NamedTuple):
+    """One table of the file: the record that it fills and its keys. ``path`` is as written between brackets."""
+
+    path: str
+    record: type
+    doc: str
+    options: tuple[Option, ...]
+
+    def default(self, option: Option) -> object:
+        """Return an option's default as the program uses it (msgspec.NODEFAULT when there is none)."""
+        fields = {field.name: field for field in msgspec.structs.fields(self.record)}
+        return fields[option.target].default if option.target in fields else msgspec.NODEFAULT
+
+
+_TITLE: Final = "letters, digits and . _ - only"
+NAME: Final = Text(
+    "a name of lower-case letters, digits and dashes", pattern=r"[a-z][a-z0-9-]{0,39}", example='"offsite"'
+)
+_GROUP: Final = Text(f"a group's name ({_TITLE}), or empty", pattern=r"[A-Za-z0-9._-]{0,32}", example='"adm"')
+_HOST: Final = Text("a host's name or address", pattern=r"[^\s/@]+", example='"ftp.example.com"')
+_DATABASE: Final = Text('a database\'s name, or "*" for all', pattern=r'[^\s/\\."$]+', example='"nanumpay"')
+_BUCKET: Final = Text("a bucket's name", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]+", example='"my-backups"')
+_TOOL: Final = Text("a program's name or absolute path", pattern=r"(?:/\S+|[^\s/]+)", example='"/usr/bin/mongodump"')
+_CATCH_UP: Final = Duration("0s", "365d")
+_NETWORK_TIMEOUT: Final = Duration("1s", "1h")
+_LEVEL: Final = Whole(0, 9)
+
+_CATCH_UP_DOC: Final = (
+    "A run missed while the daemon or the host was down is made up for once, if it was due less than this ago; "
+    '"0s" switches that off.'
+)
+_LEVEL_DOC: Final = "Effort of the compression, from 0 (none) to 9 (smallest and slowest)."
+
+_S3_EXTRAS: Final = (
+    Option("endpoint_url", Url(), "Address of an S3 server that is not AWS.", '"https://s3.example.com"'),
+    Option(
+        "path_style", Flag(), "Bucket in the path instead of the host's name, as many foreign servers need.", "true"
+    ),
+    Option("sse", Choice("", "AES256", "aws:kms"), "Encryption at rest that the server is asked for.", '"AES256"'),
+    Option("sse_kms_key_id", Text("a KMS key's id or ARN"), 'The key for `sse = "aws:kms"`.', '"alias/backups"'),
+    Option(
+        "storage_class",
+        Text("a storage class in capitals, or empty", pattern=r"[A-Z0-9_]*", example='"STANDARD_IA"'),
+        "Storage class of the objects; empty: the bucket's default.",
+        '"STANDARD_IA"',
+    ),
+    Option(
+        "ca_file",
+        AbsolutePath(as_text=True, empty=True),
+        "Certificates to trust instead of the host's.",
+        '"/etc/nanumpay/s3-ca.pem"',
+    ),
+)
+_FTP_EXTRAS: Final = (
+    Option("tls_verify", Flag(), "Whether the server's certificate is checked (FTPS).", "false"),
+    Option(
+        "ca_file",
+        AbsolutePath(as_text=True, empty=True),
+        "Certificates to trust instead of the host's.",
+        '"/etc/nanumpay/ftp-ca.pem"',
+    ),
+    Option(
+        "tls_fingerprint",
+        Fingerprint(),
+        "SHA-256 of the server's certificate: exactly that one is accepted, self-signed or not.",
+        '"' + "ab" * 32 + '"',
+    ),
+    Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+)
+
+TOP: Final = Table(
+    "",
+    HostConfig,
+    "Keys before the first table.",
+    (
+        Option(
+            "timezone",
+            TimeZone(),
+            "Zone in which schedules are meant (IANA name).",
+            '"Asia/Seoul"',
+            default="the host's zone",
+        ),
+    ),
+)
+
+SINGLE: Final = (
+    Table(
+        "mongodb",
+        MongoConnection,
+        "The application's database: where its settings are watched and what the job `nanumpay` backs up.",
+        (
+            Option(
+                "uri",
+                MongoUri(),
+                "Connection string; a table refers to a secret.",
+                '"mongodb://localhost:27017/nanumpay"',
+                default='MONGODB_URI, else `"mongodb://localhost:27017/nanumpay"`',
+            ),
+            Option(
+                "database",
+                Text("a database's name", pattern=r'[^\s/\\."$*]+', example='"nanumpay"'),
+                "Database with the collection `admins`.",
+                '"nanumpay"',
+                default='the database in `uri`, else `"nanumpay"`',
+            ),
+            Option(
+                "poll_interval",
+                Duration("1s", "1h"),
+                "How often a standalone server is asked for changed settings (a replica set tells them by itself).",
+                '"5s"',
+            ),
+            Option("connect_timeout", Duration("100ms", "5m"), "How long a connection may take.", '"5s"'),
+        ),
+    ),
+    Table(
+        "paths",
+        Paths,
+        "Where things lie on this host.",
+        (
+            Option(
+                "backups",
+                AbsolutePath(),
+                "The backups folder; the application offers its files for download.",
+                '"/opt/nanumpay/data/backups"',
+                default='BACKUP_PATH, else `"/opt/nanumpay/data/backups"`',
+            ),
+            Option("state", AbsolutePath(), "Catalog, last good settings, locks.", '"/var/lib/nanumpay-backupd"'),
+            Option("socket", AbsolutePath(), "The control socket.", '"/run/nanumpay-backupd/control.sock"'),
+        ),
+    ),
+    Table(
+        "tools",
+        Tools,
+        "Stock tools that do the work.",
+        (Option("mongodump", _TOOL, "Name (looked up on PATH) or absolute path.", '"/usr/bin/mongodump"'),),
+    ),
+    Table(
+        "control",
+        ControlOptions,
+        "Who may use `backupctl` besides root and the service's own user.",
+        (
+            Option(
+                "group", _GROUP, "Its members may look and start runs.", '"adm"', default="the service user's own group"
+            ),
+            Option("admin_group", _GROUP, "Its members may also delete.", '"sudo"', default="nobody"),
+        ),
+    ),
+    Table(
+        "log",
+        LogOptions,
+        "What goes to the journal.",
+        (Option("level", Choice("debug", "info", "warning", "error"), "The least that is logged.", '"info"'),),
+    ),
+    Table(
+        "retry",
+        RetryPolicy,
+        "Uploads that failed are tried again; the queue survives a restart.",
+        (
+            Option("attempts", Whole(1, 100), "How often, the first time included.", "3"),
+            Option("delay", Duration("1s", "1h"), "Wait before the second try; doubles each time, up to 1 h.", '"60s"'),
+        ),
+    ),
+    Table(
+        "nanumpay",
+        ApplicationJob,
+        "The application's own job `nanumpay`: what its settings form cannot say.",
+        (
+            Option("enabled", Flag(), "Whether the application's settings are watched and its job exists.", "true"),
+            Option("destinations", Names(), "Further destinations, by name.", '["offsite"]'),
+            Option("catch_up", _CATCH_UP, _CATCH_UP_DOC, '"7d"'),
+            Option("compression_level", _LEVEL, _LEVEL_DOC, "2"),
+        ),
+    ),
+    Table("nanumpay.s3", S3Extras, "More about the bucket that the application's form names.", _S3_EXTRAS),
+    Table("nanumpay.ftp", FtpExtras, "More about the FTP server that the application's form names.", _FTP_EXTRAS),
+)
+
+DESTINATIONS: Final = {
+    "s3": Table(
+        "destination.NAME",
+        S3Destination,
+        'A bucket: `type = "s3"`.',
+        (
+            Option("bucket", _BUCKET, "The bucket.", '"my-backups"', required=True),
+            Option("region", Text(), "AWS region.", '"ap-northeast-2"'),
+            Option(
+                "access_key_id",
+                Text(),
+                "Access key.",
+                '"AKIA…"',
+                default="empty: the host's own AWS credentials are used",
+            ),
+            Option("secret_access_key", SecretValue(), "Its secret.", '{ credential = "s3-secret" }'),
+            Option("prefix", Text(), "Folder in the bucket.", '"nanumpay-backup/"'),
+            *_S3_EXTRAS,
+            Option("part_size", Size("5MiB", "1GiB"), "Size of the parts of an upload.", '"16MiB"'),
+            Option("parallel_parts", Whole(1, 16), "How many parts travel at the same time.", "3"),
+            Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+        ),
+    ),
+    "ftp": Table(
+        "destination.NAME",
+        FtpDestination,
+        'A folder on an FTP server: `type = "ftp"`.',
+        (
+            Option("host", _HOST, "The server.", '"ftp.example.com"', required=True),
+            Option("port", Whole(1, 65535), "Port of the control connection.", "21"),
+            Option("username", Text(), "User.", '"backup"', default="anonymous login"),
+            Option("password", SecretValue(), "Password.", '{ file = "/etc/nanumpay/ftp-password" }'),
+            Option("path", Text(), "Folder on the server; empty: the login's own.", '"/backup/nanumpay"'),
+            Option("secure", Flag(), "FTPS (explicit TLS).", "true"),
+            *_FTP_EXTRAS,
+        ),
+    ),
+    "local": Table(
+        "destination.NAME",
+        LocalDestination,
+        'A further folder on this host, such as another disk or a mount: `type = "local"`.',
+        (
+            Option("path", AbsolutePath(as_text=True), "The folder.", '"/mnt/usb/backups"', required=True),
+            Option("require_mount", Flag(), "Refuse to write when nothing is mounted there.", "true"),
+        ),
+    ),
+}
+
+RETENTION: Final = Table(
+    "job.retention",
+    Policy,
+    "How long a job's backups are kept. The newest verified one is never deleted.",
+    (
+        Option("count", Whole(1, 365), "How many are kept.", "14"),
+        Option("days", Whole(1, 365), "How old, in days, a kept one may become.", "60"),
+    ),
+)
+
+JOB: Final = Table(
+    "job",
+    HostJob,
+    "A further job; write `[[job]]` once for each.",
+    (
+        Option("name", NAME, "Its name; `nanumpay` is the application's.", '"shop"', required=True),
+        Option(
+            "uri",
+            MongoUri(),
+            "Connection string of its MongoDB.",
+            '{ credential = "shop-uri" }',
+            default="`mongodb.uri`",
+        ),
+        Option("database", _DATABASE, "Database; `*` means all.", '"shop"', default="the database in `uri`, else all"),
+        Option("schedule", Cron(), "When it runs.", '"30 3 * * *"', default="only when asked"),
+        Option("destinations", Names(), "Where further copies go, by name.", '["offsite"]'),
+        Option("compress", Flag(), "`.tar.gz` when true, `.tar` when false.", "true"),
+        Option("compression_level", _LEVEL, _LEVEL_DOC, "2"),
+        Option("enabled", Flag(), "Whether it runs by itself.", "true"),
+        Option("catch_up", _CATCH_UP, _CATCH_UP_DOC, '"7d"'),
+    ),
+)
