@@ -54,13 +54,14 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def publish(staged: Path, final: Path) -> None:
+def publish(staged: Path, final: Path, *, replace: bool = False) -> None:
     """Make a staged file visible under its final name, durably: fsync file, rename, fsync both directories.
 
-    Both must be on one filesystem. An existing file of that name is an error (FileExistsError): nothing is overwritten.
+    Both must be on one filesystem. An existing file of that name is an error (FileExistsError), unless ``replace`` says
+    that it is to give way to the new one as a whole.
     """
     fsync_file(staged)
-    if final.exists():
+    if not replace and final.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
     os.rename(staged, final)
     fsync_dir(final.parent)

@@ -1,0 +1,333 @@
+"""The durable record of runs, backups and copies, in SQLite; rebuilt from manifests. Decides nothing.
+
+Several processes use it at once (daemon, workers, `run-once`): write-ahead log, each change one transaction. It is an
+index, never the truth: a backup exists because its manifest does, and `pipeline.inventory` brings the two together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from nanumpay_backupd.errors import BackupdError, BusyError
+from nanumpay_backupd.model import (
+    Backup,
+    BackupState,
+    Copy,
+    CopyState,
+    Kind,
+    Manifest,
+    Outcome,
+    Run,
+    from_json,
+    to_json,
+)
+
+__all__ = ["Catalog"]
+
+SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, job TEXT NOT NULL, started TEXT NOT NULL, outcome TEXT, record BLOB NOT NULL);
+CREATE INDEX runs_by_time ON runs (started DESC);
+CREATE INDEX runs_by_job ON runs (job, started DESC);
+CREATE TABLE backups (
+    id TEXT PRIMARY KEY, job TEXT NOT NULL, kind TEXT NOT NULL, created TEXT NOT NULL, state TEXT NOT NULL,
+    artifact TEXT NOT NULL, size INTEGER NOT NULL, documents INTEGER NOT NULL, run TEXT, manifest BLOB);
+CREATE INDEX backups_by_time ON backups (created DESC);
+CREATE INDEX backups_by_job ON backups (job, created DESC);
+CREATE TABLE copies (
+    backup TEXT NOT NULL REFERENCES backups (id) ON DELETE CASCADE, destination TEXT NOT NULL, state TEXT NOT NULL,
+    next_attempt TEXT, record BLOB NOT NULL, PRIMARY KEY (backup, destination));
+CREATE INDEX copies_pending ON copies (next_attempt) WHERE state = 'pending';
+CREATE TABLE plans (job TEXT PRIMARY KEY, due TEXT NOT NULL);
+"""
+_KEPT_RUNS: Final = 20_000
+_BACKUP_COLUMNS: Final = "id, job, kind, created, state, artifact, size, documents, run"
+
+
+class Catalog:
+    """An open catalog. Not thread-safe: each thread or process opens its own. Errors of the disk are BackupdError."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the catalog; raises BackupdError (``catalog-damaged``) when the file is not one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._prepare()
+            path.chmod(0o640)
+        except sqlite3.DatabaseError as error:
+            raise _named(error, path) from None
+
+    def _prepare(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == SCHEMA_VERSION:
+            return
+        if version > SCHEMA_VERSION:
+            raise BackupdError(
+                f"the catalog {self._path} was made by a newer version of nanumpay-backupd (format {version})",
+                hint="install that version again, or move the file away: backupctl rebuild makes a new one from manifests",
+                code="catalog-newer",
+            )
+        with self._write() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """Run one transaction; it is on the disk when this returns."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _named(error, self._path) from None
+
+    def _read(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise _named(error, self._path) from None
+
+    # Runs
+
+    def save_run(self, run: Run) -> None:
+        """Insert or replace a run."""
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)",
+                (run.id, run.job, _stamp(run.started), run.outcome, to_json(run)),
+            )
+
+    def run(self, run_id: str) -> Run | None:
+        """Return one run, or None."""
+        rows = self._read("SELECT record FROM runs WHERE id = ?", run_id)
+        return from_json(Run, _blob(rows[0][0])) if rows else None
+
+    def runs(self, job: str | None = None, limit: int = 20) -> list[Run]:
+        """Return the newest runs first."""
+        rows = self._read(
+            "SELECT record FROM runs WHERE ?1 IS NULL OR job = ?1 ORDER BY started DESC, id DESC LIMIT ?2", job, limit
+        )
+        return [from_json(Run, _blob(row[0])) for row in rows]
+
+    def last_run(self, job: str, *outcomes: Outcome) -> Run | None:
+        """Return the newest run of a job that ended with one of ``outcomes``."""
+        marks = ", ".join("?" * len(outcomes))
+        rows = self._read(
+            f"SELECT record FROM runs WHERE job = ? AND outcome IN ({marks}) ORDER BY started DESC LIMIT 1",  # noqa: S608
+            job,
+            *outcomes,
+        )
+        return from_json(Run, _blob(rows[0][0])) if rows else None
+
+    def unfinished_runs(self) -> list[Run]:
+        """Return the runs without an outcome: running now, or cut off with their process."""
+        rows = self._read("SELECT record FROM runs WHERE outcome IS NULL ORDER BY started")
+        return [from_json(Run, _blob(row[0])) for row in rows]
+
+    def forget_old_runs(self) -> None:
+        """Keep the record from growing for ever: the newest 20,000 runs stay."""
+        with self._write() as db:
+            db.execute(
+                "DELETE FROM runs WHERE id IN (SELECT id FROM runs ORDER BY started DESC LIMIT -1 OFFSET ?)",
+                (_KEPT_RUNS,),
+            )
+
+    # Backups and copies
+
+    def save_backup(self, backup: Backup) -> None:
+        """Insert or update a backup and the copies it carries; copies it does not carry stay."""
+        with self._write() as db:
+            self._put_backup(db, backup)
+
+    def save_backups(self, backups: list[Backup]) -> None:
+        """Save many backups in one transaction."""
+        with self._write() as db:
+            for backup in backups:
+                self._put_backup(db, backup)
+
+    def _put_backup(self, db: sqlite3.Connection, backup: Backup) -> None:
+        manifest = to_json(backup.manifest) if backup.manifest is not None else None
+        db.execute(
+            f"INSERT INTO backups ({_BACKUP_COLUMNS}, manifest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
+            "ON CONFLICT (id) DO UPDATE SET state = excluded.state, size = excluded.size, "
+            "documents = excluded.documents, manifest = coalesce(excluded.manifest, manifest)",
+            (
+                backup.id,
+                backup.job,
+                backup.kind,
+                _stamp(backup.created),
+                backup.state,
+                backup.artifact,
+                backup.size,
+                backup.documents,
+                backup.run,
+                manifest,
+            ),
+        )
+        for copy in backup.copies:
+            self._put_copy(db, copy)
+
+    def save_copy(self, copy: Copy) -> None:
+        """Insert or replace one copy of a backup that is in the catalog."""
+        with self._write() as db:
+            self._put_copy(db, copy)
+
+    def _put_copy(self, db: sqlite3.Connection, copy: Copy) -> None:
+        due = _stamp(copy.next_attempt) if copy.next_attempt is not None else None
+        db.execute(
+            "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)",
+            (copy.backup, copy.destination, copy.state, due, to_json(copy)),
+        )
+
+    def forget_copy(self, backup: str, destination: str) -> None:
+        """Drop one copy; a backup without any copy left is dropped with it."""
+        with self._write() as db:
+            db.execute("DELETE FROM copies WHERE backup = ? AND destination = ?", (backup, destination))
+            db.execute(
+                "DELETE FROM backups WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM copies WHERE backup = ?1)", (backup,)
+            )
+
+    def forget_backup(self, backup: str) -> None:
+        """Drop a backup and the record of all its copies."""
+        with self._write() as db:
+            db.execute("DELETE FROM backups WHERE id = ?", (backup,))
+
+    def clear_backups(self) -> None:
+        """Drop all backups and copies, before they are read anew from the manifests. Runs stay."""
+        with self._write() as db:
+            db.execute("DELETE FROM copies")
+            db.execute("DELETE FROM backups")
+
+    def backups(self, job: str | None = None, limit: int | None = None) -> list[Backup]:
+        """Return backups with their copies, newest first, without manifests."""
+        rows = self._read(
+            f"SELECT {_BACKUP_COLUMNS} FROM backups WHERE ?1 IS NULL OR job = ?1 "  # noqa: S608
+            "ORDER BY created DESC, id DESC LIMIT ?2",
+            job,
+            -1 if limit is None else limit,
+        )
+        wanted = {str(row[0]) for row in rows}
+        copies: dict[str, list[Copy]] = {}
+        for name, record in self._read("SELECT backup, record FROM copies ORDER BY backup, destination"):
+            if name in wanted:
+                copies.setdefault(str(name), []).append(from_json(Copy, _blob(record)))
+        return [_backup(row, tuple(copies.get(str(row[0]), ()))) for row in rows]
+
+    def backup(self, backup_id: str) -> Backup | None:
+        """Return one backup with copies and manifest, or None."""
+        rows = self._read(f"SELECT {_BACKUP_COLUMNS}, manifest FROM backups WHERE id = ?", backup_id)  # noqa: S608
+        if not rows:
+            return None
+        copies = self._read("SELECT record FROM copies WHERE backup = ? ORDER BY destination", backup_id)
+        manifest = from_json(Manifest, _blob(rows[0][-1])) if rows[0][-1] is not None else None
+        return _backup(rows[0], tuple(from_json(Copy, _blob(row[0])) for row in copies), manifest)
+
+    def totals(self, job: str) -> tuple[int, int, int]:
+        """Return how many backups a job has, the bytes of their present copies, and how many uploads wait or failed."""
+        ((count,),) = self._read("SELECT count(*) FROM backups WHERE job = ?", job)
+        ((size, pending),) = self._read(
+            "SELECT coalesce(sum(CASE WHEN c.state IN ('uploaded', 'verified') THEN b.size END), 0), "
+            "count(CASE WHEN c.state = 'pending' THEN 1 END) "
+            "FROM copies c JOIN backups b ON b.id = c.backup WHERE b.job = ?",
+            job,
+        )
+        return int(str(count)), int(str(size)), int(str(pending))
+
+    def pending_copies(self, due: datetime | None = None) -> list[Copy]:
+        """Return the copies that wait for their upload, those due soonest first; with ``due`` only those due by then."""
+        rows = self._read(
+            "SELECT record FROM copies WHERE state = ?1 AND next_attempt IS NOT NULL "
+            "AND (?2 IS NULL OR next_attempt <= ?2) ORDER BY next_attempt, backup",
+            CopyState.PENDING,
+            _stamp(due) if due is not None else None,
+        )
+        return [from_json(Copy, _blob(row[0])) for row in rows]
+
+    # Plans: when each job is due next, so that a due time that passed while nobody was there is noticed
+
+    def plan(self, job: str) -> datetime | None:
+        """Return the due time that was last planned for a job, or None."""
+        rows = self._read("SELECT due FROM plans WHERE job = ?", job)
+        return datetime.fromisoformat(str(rows[0][0])) if rows else None
+
+    def save_plan(self, job: str, due: datetime | None) -> None:
+        """Remember when a job is due next; None forgets it."""
+        with self._write() as db:
+            if due is None:
+                db.execute("DELETE FROM plans WHERE job = ?", (job,))
+            else:
+                db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?)", (job, _stamp(due)))
+
+
+def _backup(row: tuple[object, ...], copies: tuple[Copy, ...], manifest: Manifest | None = None) -> Backup:
+    identifier, job, kind, created, state, artifact, size, documents, run = row[:9]
+    return Backup(
+        id=str(identifier),
+        job=str(job),
+        kind=Kind(str(kind)),
+        created=datetime.fromisoformat(str(created)),
+        state=BackupState(str(state)),
+        artifact=str(artifact),
+        size=int(str(size)),
+        documents=int(str(documents)),
+        run=None if run is None else str(run),
+        copies=copies,
+        manifest=manifest,
+    )
+
+
+def _stamp(moment: datetime) -> str:
+    """Write a moment so that text order is time order; all moments are UTC."""
+    return moment.isoformat(timespec="microseconds")
+
+
+def _blob(value: object) -> bytes:
+    assert isinstance(value, bytes)
+    return value
+
+
+def _named(error: sqlite3.Error, path: Path) -> BackupdError:
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return BusyError(f"the catalog {path} is locked by another process", hint="try again in a moment")
+    if isinstance(error, sqlite3.OperationalError):
+        return BackupdError(
+            f"the catalog {path} cannot be used: {error}",
+            hint="check the owner and free space of its folder",
+            code="catalog-unusable",
+            retryable=True,
+        )
+    return BackupdError(
+        f"the catalog {path} is damaged: {error}",
+        hint="stop the daemon, move the file away and start again: it is rebuilt from the manifests; no backup is lost",
+        code="catalog-damaged",
+    )

@@ -1,0 +1,346 @@
+"""The daemon's life: start, readiness, watchdog, reload, stop. Wires the rooms together; each does its own work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib.resources
+import os
+import signal
+from collections.abc import Coroutine
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from nanumpay_backupd import __version__
+from nanumpay_backupd.control.methods import Methods
+from nanumpay_backupd.control.server import ControlServer
+from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.model import Outcome, Run
+from nanumpay_backupd.scheduler import zone_of
+from nanumpay_backupd.settings.cache import SettingsCache
+from nanumpay_backupd.settings.hostfile import load_host_file
+from nanumpay_backupd.settings.merge import build_jobs
+from nanumpay_backupd.settings.schema import HostConfig, Schedule, to_public
+from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
+from nanumpay_backupd.supervisor import Supervisor
+from nanumpay_backupd.system.clock import Clock, SystemClock
+from nanumpay_backupd.system.files import make_private_dir
+from nanumpay_backupd.system.journal import configure
+from nanumpay_backupd.system.locks import FileLock
+from nanumpay_backupd.system.notify import ServiceManager
+
+__all__ = ["Daemon", "serve"]
+
+_STOP_BUDGET: Final = 60.0
+"""Seconds a running backup may take to finish, or to be cancelled, when the service stops."""
+_STATUS_INTERVAL: Final = 15.0
+_SD_LISTEN_FD: Final = 3
+log = structlog.get_logger()
+
+
+class Daemon:
+    """One daemon. `run` returns when it has been told to stop."""
+
+    def __init__(self, config: Path | None, host: HostConfig, clock: Clock) -> None:
+        self.started = clock.now()
+        self.supervisor = Supervisor(host.paths, clock)
+        self._config = config
+        self._host = host
+        self._clock = clock
+        self._manager = ServiceManager()
+        self._stop = asyncio.Event()
+        self._loaded = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+        self._applying = asyncio.Lock()
+        self._settings: SettingsUpdate | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._reload_problem: BackupdError | None = None
+        self._last_run: Run | None = None
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        await self.supervisor.recover()
+        server = self._server()
+        await server.start()
+        tasks = [
+            self._task("scheduler", self.supervisor.run()),
+            self._task("watchdog", self._feed_watchdog()),
+            self._task("status", self._keep_status()),
+            self._task("reload", self._reload_on_signal()),
+        ]
+        try:
+            await self._start_settings()
+            await self._loaded.wait()
+            self._manager.ready()
+            log.info(
+                "nanumpay-backupd is ready",
+                version=__version__,
+                socket=str(self._host.paths.socket),
+                backups=str(self._host.paths.backups),
+            )
+            # What start-up left behind is garbage by now; what remains stays for good.
+            gc.collect()
+            gc.freeze()
+            await self._stop.wait()
+        finally:
+            await self._shut_down(server, tasks)
+        return 0
+
+    def _server(self) -> ControlServer:
+        text = importlib.resources.files("nanumpay_backupd.control").joinpath("com.nanumpay.Backup.varlink")
+        return ControlServer(
+            text.read_text(encoding="utf-8"),
+            Methods(self, self._clock).handlers(),
+            path=self._host.paths.socket,
+            group=self._host.control.group or None,
+            listen_fd=_SD_LISTEN_FD if os.environ.get("LISTEN_PID") == str(os.getpid()) else None,
+        )
+
+    def _task(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a part of the daemon; if it ends by a defect the daemon ends too, and systemd starts it afresh."""
+        task = asyncio.create_task(work, name=name)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            if done.cancelled():
+                return
+            error = done.exception()
+            if error is not None:
+                log.error(f"the {name} stopped by a defect", code="internal", exc_info=error)
+                self._stop.set()
+
+        task.add_done_callback(ended)
+        return task
+
+    async def _shut_down(self, server: ControlServer, tasks: list[asyncio.Task[None]]) -> None:
+        self._manager.stopping(_STOP_BUDGET + 15)
+        self._manager.status("stopping")
+        log.info("stopping", running=len(self.supervisor.active))
+        if self._watch is not None:
+            tasks.append(self._watch)
+        await self.supervisor.stop(_STOP_BUDGET if self.supervisor.active else 0.0)
+        await server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        log.info("stopped")
+
+    # Settings
+
+    async def _start_settings(self) -> None:
+        """Begin to watch the application's settings, or go without them when the host file says so."""
+        if not self._host.nanumpay.enabled:
+            await self._apply()
+            self._loaded.set()
+            self.supervisor.settled()
+            return
+        connection = self._host.mongodb
+        watch = SettingsWatch(
+            connection.uri,
+            connection.database,
+            poll_interval=connection.poll_interval,
+            connect_timeout=connection.connect_timeout,
+            on_change=self._on_settings,
+            cache=SettingsCache(self._host.paths.state / "settings.json"),
+        )
+        self._watch = self._task("settings watch", watch.run())
+
+    async def _on_settings(self, update: SettingsUpdate) -> None:
+        """Take new settings, or the news that there are none."""
+        before, self._settings = self._settings, update
+        await self._apply()
+        self._tell(before, update)
+        self._loaded.set()
+        if update.connected:
+            self.supervisor.settled()
+        self.supervisor.note("settings", update.problem.message if update.problem else "settings are in force")
+        self._show_status()
+
+    def _tell(self, before: SettingsUpdate | None, update: SettingsUpdate) -> None:
+        """Say in the journal what changed; the watch itself logs outages."""
+        if update.problem is not None and (before is None or before.problem != update.problem):
+            log.warning(update.problem.message, code=update.problem.code, hint=update.problem.hint)
+        if update.app is not None and (before is None or before.app != update.app):
+            due = self.supervisor.plans.get("nanumpay")
+            log.info(
+                "settings are in force",
+                origin=update.origin,
+                frequency=update.app.frequency,
+                time=update.app.time,
+                enabled=update.app.enabled,
+                next_run=self._local(due) if due else "none",
+            )
+
+    async def _apply(self) -> None:
+        async with self._applying:
+            update = self._settings
+            app = update.app if update else None
+            await self.supervisor.apply(build_jobs(self._host, app, update.warnings if update else ()))
+
+    # Reload
+
+    async def _reload_on_signal(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            with contextlib.suppress(BackupdError):
+                await self.reload()
+
+    async def reload(self) -> str:
+        """Read the host file again; a refused one changes nothing. See `DaemonView.reload`."""
+        self._manager.reloading()
+        try:
+            host = load_host_file(self._config)
+            if host.paths != self._host.paths:
+                moved = "paths cannot change while the daemon runs: systemctl restart nanumpay-backupd puts them in force"
+                log.warning(moved)
+                host = _with_paths(host, self._host)
+        except BackupdError as error:
+            self._reload_problem = error
+            log.error(f"reload refused: {error.message}", code=error.code, hint=error.hint)
+            raise
+        else:
+            self._reload_problem = None
+            before, self._host = self._host, host
+            configure(host.log.level)
+            if (before.mongodb, before.nanumpay.enabled) != (host.mongodb, host.nanumpay.enabled):
+                await self._restart_settings()
+            else:
+                await self._apply()
+            log.info("configuration reloaded", file=host.origin or "defaults")
+            return f"reloaded {host.origin or 'the defaults (there is no host file)'}"
+        finally:
+            self._manager.ready()
+            self._show_status()
+
+    async def _restart_settings(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+            self._watch = None
+        self._settings = None
+        await self._start_settings()
+
+    # What others ask
+
+    @property
+    def timezone(self) -> str:
+        """Name of the zone in which schedules are meant. See `DaemonView.timezone`."""
+        return str(zone_of(Schedule(cron=(), timezone=self._host.timezone)))
+
+    @property
+    def admin_group(self) -> str:
+        """See `DaemonView.admin_group`."""
+        return self._host.control.admin_group
+
+    def settings_state(self) -> dict[str, Any]:
+        """See `DaemonView.settings_state`."""
+        update = self._settings
+        if update is None:
+            mode = "connecting" if self._host.nanumpay.enabled else "off"
+            return {
+                "mode": mode, "origin": "none", "connected": False, "server": "", "since": None, "problem": None
+            }
+        return {
+            "mode": update.mode,
+            "origin": update.origin,
+            "connected": update.connected,
+            "server": update.server,
+            "since": update.since.isoformat().replace("+00:00", "Z") if update.since else None,
+            "problem": to_public(update.problem) if update.problem else None,
+        }
+
+    def settings_public(self) -> dict[str, Any]:
+        """See `DaemonView.settings_public`."""
+        app = self._settings.app if self._settings else None
+        public: dict[str, Any] = {"host": to_public(self._host), "application": to_public(app)}
+        return public
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See `DaemonView.problems`."""
+        found = []
+        update = self._settings
+        if update is not None and update.problem is not None:
+            state = "failing" if update.app is None else "warning"
+            found.append((state, f"{update.problem.message} → {update.problem.hint}"))
+        if self._reload_problem is not None:
+            found.append(
+                ("warning", f"the last reload was refused: {self._reload_problem.message} → {self._reload_problem.hint}")
+            )
+        return found
+
+    # Service manager
+
+    async def _feed_watchdog(self) -> None:
+        interval = self._manager.watchdog_interval
+        while interval is not None:
+            self._manager.alive()
+            await asyncio.sleep(interval)
+
+    async def _keep_status(self) -> None:
+        self.supervisor.on_change = self._show_status
+        while True:
+            with contextlib.suppress(BackupdError):
+                runs = await self.supervisor.db(lambda catalog: catalog.runs(limit=1))
+                self._last_run = runs[0] if runs else None
+            self._show_status()
+            await asyncio.sleep(_STATUS_INTERVAL)
+
+    def _show_status(self) -> None:
+        """Keep the line in ``systemctl status`` true."""
+        parts = []
+        for active in self.supervisor.active.values():
+            parts.append(f"{active.run.job} is running ({active.stage or 'starting'})")
+        due = min(self.supervisor.plans.values(), default=None)
+        parts.append(f"next backup {self._local(due)}" if due else "no backup is planned")
+        for active in self.supervisor.active.values():
+            self._last_run = active.run
+        if self._last_run is not None and self._last_run.outcome is not None:
+            parts.append(_last_words(self._last_run))
+        problems = self.problems()
+        if problems:
+            parts.append(problems[0][1].partition(" → ")[0])
+        self._manager.status(", ".join(parts))
+
+    def _local(self, moment: datetime) -> str:
+        """Write a due time as an operator says it: the hour when it is within a day, else with its date."""
+        local = moment.astimezone(zone_of(Schedule(cron=(), timezone=self._host.timezone)))
+        near = abs((moment - self._clock.now()).total_seconds()) < 86400
+        return f"{local:%H:%M %Z}" if near else f"{local:%Y-%m-%d %H:%M %Z}"
+
+
+def _last_words(run: Run) -> str:
+    seconds = ((run.ended or run.started) - run.started).total_seconds()
+    if run.outcome is Outcome.SUCCEEDED:
+        packed = next((stage.detail for stage in run.stages if stage.stage == "compress"), "")
+        size = packed.rpartition(" in ")[2]
+        return f"last one succeeded {size} in {seconds:.1f} s".replace("  ", " ")
+    return f"last one {run.outcome}"
+
+
+def _with_paths(host: HostConfig, running: HostConfig) -> HostConfig:
+    return msgspec.structs.replace(host, paths=running.paths)
+
+
+def serve(config: Path | None) -> int:
+    """Run the daemon in this process; raises BackupdError for what keeps it from starting."""
+    host = load_host_file(config)
+    configure(host.log.level)
+    try:
+        make_private_dir(host.paths.state)
+    except OSError as error:
+        raise BackupdError(
+            f"the state folder {host.paths.state} cannot be created: {os.strerror(error.errno or 0)}",
+            hint="create it and give it to the service's user, or set [paths] state in backupd.toml",
+            code="folder-unusable",
+        ) from None
+    with FileLock(host.paths.state / "daemon.lock", f"the state folder {host.paths.state}"):
+        return asyncio.run(Daemon(config, host, SystemClock()).run())

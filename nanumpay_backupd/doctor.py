@@ -1,0 +1,177 @@
+"""Tries everything a backup needs and says what to do about what fails. Changes nothing that it does not undo."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.report import as_expected
+from nanumpay_backupd.settings.schema import Destination, JobSpec, LocalDestination, Paths, S3Destination
+from nanumpay_backupd.sources.base import Source
+from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.system.files import can_punch_holes, free_bytes
+
+__all__ = ["Check", "check_destination", "check_folder", "check_job"]
+
+_PROBE: Final = b"nanumpay-backupd doctor probe\n"
+_EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
+_STA_UNSYNC: Final = 0x40
+_LOW_SPACE: Final = 1 << 30
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One finding; ``state`` is ``ok``, ``warning`` or ``failed``; ``hint`` says what to do."""
+
+    name: str
+    state: str
+    message: str
+    hint: str = ""
+
+
+def check_job(
+    job: JobSpec, paths: Paths, source: Source, open_store: Callable[[Destination], Store], now: datetime
+) -> Iterator[Check]:
+    """Check all that one job needs, one finding after the other; never raises for an expected fault."""
+    yield _source(job, source)
+    yield from check_folder(paths)
+    yield _clock(now)
+    if not job.destinations:
+        yield Check(
+            f"{job.name}: destinations",
+            "warning",
+            "no remote place is configured: a lost host means lost backups",
+            "enter an S3 bucket or FTP host in the application's backup settings, or add one in backupd.toml",
+        )
+    for destination in job.destinations:
+        yield from check_destination(job.name, destination, open_store)
+
+
+def check_destination(
+    job: str, destination: Destination, open_store: Callable[[Destination], Store]
+) -> Iterator[Check]:
+    """Put, read back and delete a small object at a destination, under a name that no backup has."""
+    name = f"{job}: destination {destination.name}"
+    where = _where(destination)
+    key = f"doctor-{secrets.token_hex(4)}.probe"
+    try:
+        with open_store(destination) as store:
+            store.put_bytes(key, _PROBE)
+            try:
+                content = b"".join(store.get(key))
+                listed = any(item.key == key for item in store.list())
+            finally:
+                store.delete(key)
+            if store.stat(key) is not None:
+                yield Check(name, "failed", f"{where}: a test object could not be deleted", "allow deletion: retention needs it")
+                return
+    except Exception as raised:  # noqa: BLE001 - a defect at one place must not end the other checks
+        error = as_expected(raised)
+        yield Check(name, "failed", f"{where}: {error.message}", error.hint)
+        return
+    if content != _PROBE or not listed:
+        yield Check(
+            name, "failed", f"{where}: what was written did not read back the same", "do not use this place until that is understood"
+        )
+        return
+    yield Check(name, "ok", f"{where}: wrote, listed, read back and deleted a test object")
+
+
+def check_folder(paths: Paths) -> Iterator[Check]:
+    """Check that the folders can be written, give back blocks and have room."""
+    layout = Layout(paths.backups)
+    try:
+        layout.create()
+        probe = layout.staging / f".doctor-{os.getpid()}"
+        probe.write_bytes(_PROBE)
+        probe.unlink()
+    except OSError as error:
+        yield Check(
+            "backups folder",
+            "failed",
+            f"{paths.backups} cannot be written: {os.strerror(error.errno or 0)}",
+            f"run: install -d -o nanumpay -g nanumpay {paths.backups} (or set [paths] backups)",
+        )
+        return
+    yield Check("backups folder", "ok", f"{paths.backups} can be written")
+    free = free_bytes(paths.backups)
+    yield Check(
+        "disk space",
+        "ok" if free > _LOW_SPACE else "warning",
+        f"{free / 1e9:.1f} GB free in {paths.backups}",
+        "" if free > _LOW_SPACE else "free space, shorten retention or set [paths] backups to a larger disk",
+    )
+    punches = can_punch_holes(layout.staging)
+    yield Check(
+        "staging",
+        "ok" if punches else "warning",
+        "the filesystem gives blocks back while compressing"
+        if punches
+        else "the filesystem cannot punch holes: a run needs room for the whole raw dump",
+        "" if punches else "use ext4, xfs, btrfs or tmpfs for the backups folder",
+    )
+    yield _state_folder(paths.state)
+
+
+def _state_folder(state: Path) -> Check:
+    try:
+        mode = state.stat().st_mode & 0o007
+    except OSError as error:
+        return Check("state folder", "failed", f"{state}: {os.strerror(error.errno or 0)}", f"create {state}")
+    if mode:
+        return Check("state folder", "warning", f"{state} can be read by every user of this host", f"run: chmod o-rwx {state}")
+    return Check("state folder", "ok", f"{state} is private")
+
+
+def _source(job: JobSpec, source: Source) -> Check:
+    name = f"{job.name}: source"
+    try:
+        estimate = source.preflight()
+    except BackupdError as error:
+        return Check(name, "failed", error.message, error.hint)
+    if estimate.warnings:
+        return Check(name, "warning", f"{estimate.summary}; {'; '.join(estimate.warnings)}", "see docs/install.md")
+    return Check(name, "ok", f"{estimate.summary}, {estimate.raw_bytes / 1e6:.1f} MB of data")
+
+
+class _Timex(ctypes.Structure):
+    """The head of struct timex (adjtimex(2)); the rest is reserved room."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_long * 40),
+    )
+
+
+def _clock(now: datetime) -> Check:
+    if now < _EARLIEST:
+        return Check("clock", "failed", f"the clock says {now:%Y-%m-%d}", "set the clock: timedatectl set-ntp true")
+    timex = _Timex()
+    answered = ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) >= 0
+    if answered and timex.status & _STA_UNSYNC:
+        return Check(
+            "clock", "warning", "the clock is not kept right by a time server", "run: timedatectl set-ntp true"
+        )
+    return Check("clock", "ok", f"{now:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _where(destination: Destination) -> str:
+    if isinstance(destination, S3Destination):
+        return f"s3://{destination.bucket}/{destination.prefix}"
+    if isinstance(destination, LocalDestination):
+        return destination.path
+    scheme = "ftps" if destination.secure else "ftp"
+    return f"{scheme}://{destination.host}:{destination.port}{destination.path}"

@@ -1,0 +1,175 @@
+"""Commands of `nanumpay-backupd` that need no daemon: run-once, check-config, rebuild. The same rooms, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import EXIT_OK, BackupdError, ConfigError, NotFoundError, RefusedError
+from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger
+from nanumpay_backupd.pipeline.inventory import rebuild
+from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter
+from nanumpay_backupd.settings.cache import SettingsCache
+from nanumpay_backupd.settings.hostfile import load_host_file
+from nanumpay_backupd.settings.merge import build_jobs
+from nanumpay_backupd.settings.schema import APPLICATION_JOB, HostConfig, JobSpec, RetryPolicy, RunSpec
+from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
+from nanumpay_backupd.system.clock import SystemClock
+from nanumpay_backupd.system.files import make_private_dir
+from nanumpay_backupd.system.journal import configure
+from nanumpay_backupd.worker import EXIT_CODES, execute
+
+__all__ = ["check_config", "find_job", "perform", "read_settings", "rebuild_catalog", "run_once", "with_backups"]
+
+_PATIENCE = 15.0
+
+
+def run_once(config: Path | None, name: str, *, force: bool) -> int:
+    """Make one backup of a job in this process; failed uploads are tried again within the run. Returns the exit code."""
+    configure("warning")
+    host = load_host_file(config)
+    job = find_job(host, name)
+    if not job.enabled and not force:
+        raise RefusedError(f"job {name} is disabled", hint="enable it in its settings, or use --force")
+    run = perform(host, job, _Lines(sys.stdout), retry=host.retry)
+    _conclude(run)
+    return EXIT_CODES[run.outcome or Outcome.FAILED]
+
+
+def find_job(host: HostConfig, name: str) -> JobSpec:
+    """Return a job as its settings are now; for the application's, MongoDB is asked. Raises NotFoundError."""
+    app = None
+    if name == APPLICATION_JOB and host.nanumpay.enabled:
+        update = asyncio.run(read_settings(host))
+        if update.app is None:
+            problem = update.problem or ErrorInfo(code="settings-missing", message="the settings could not be read")
+            raise BackupdError(problem.message, hint=problem.hint, code=problem.code, retryable=problem.retryable)
+        app = update.app
+    jobs = {job.name: job for job in build_jobs(host, app)}
+    if name not in jobs:
+        raise NotFoundError(f"there is no job {name!r}", hint=f"the jobs are: {', '.join(jobs) or 'none'}")
+    return jobs[name]
+
+
+async def read_settings(host: HostConfig) -> SettingsUpdate:
+    """Read the application's settings once: from the database, or the last good ones when it cannot be reached."""
+    first: asyncio.Future[SettingsUpdate] = asyncio.get_running_loop().create_future()
+
+    async def take(update: SettingsUpdate) -> None:
+        if not first.done() and (update.connected or update.problem is not None):
+            first.set_result(update)
+
+    watch = SettingsWatch(
+        host.mongodb.uri,
+        host.mongodb.database,
+        poll_interval=host.mongodb.poll_interval,
+        connect_timeout=host.mongodb.connect_timeout,
+        on_change=take,
+        cache=SettingsCache(host.paths.state / "settings.json"),
+    )
+    task = asyncio.create_task(watch.run())
+    try:
+        return await asyncio.wait_for(first, host.mongodb.connect_timeout + _PATIENCE)
+    except TimeoutError:
+        raise BackupdError(
+            "the settings could not be read from MongoDB in time",
+            hint="check that mongod runs and that MONGODB_URI names it",
+            code="settings-unreachable",
+            retryable=True,
+        ) from None
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def perform(host: HostConfig, job: JobSpec, reporter: Reporter, *, retry: RetryPolicy | None) -> Run:
+    """Do one run of a job in this process; SIGTERM and SIGINT cancel it cleanly."""
+    clock = SystemClock()
+    run_id = f"{clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    spec = RunSpec(run=run_id, job=job, paths=host.paths, trigger=Trigger.MANUAL.value)
+    _make_state(host.paths.state)
+
+    def on_start(recorder: Recorder) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: recorder.cancel())
+
+    return execute(spec, reporter, clock, retry=retry, on_start=on_start)
+
+
+def check_config(config: Path | None) -> int:
+    """Read the host file and say what it means; raises ConfigError when it is refused."""
+    host = load_host_file(config)
+    sys.stdout.write(f"{host.origin or 'no host file: the defaults'}: ok\n")
+    sys.stdout.write(f"  backups in {host.paths.backups}, state in {host.paths.state}\n")
+    for job in build_jobs(host, None):
+        places = ", ".join(destination.name for destination in job.destinations) or "none"
+        due = " | ".join(job.schedule.cron) if job.schedule else "from the application's settings"
+        sys.stdout.write(f"  job {job.name}: schedule {due}; further destinations: {places}\n")
+    return EXIT_OK
+
+
+def rebuild_catalog(config: Path | None) -> int:
+    """Read the catalog anew from the manifests; for a machine whose state folder was lost."""
+    host = load_host_file(config)
+    _make_state(host.paths.state)
+    with Catalog(host.paths.state / "catalog.db") as catalog:
+        count = rebuild(catalog, Layout(host.paths.backups), SystemClock().now())
+    sys.stdout.write(f"{count} backups found in {host.paths.backups}\n")
+    return EXIT_OK
+
+
+def _make_state(state: Path) -> None:
+    try:
+        make_private_dir(state)
+    except OSError as error:
+        raise ConfigError(
+            f"the state folder {state} cannot be created: {os.strerror(error.errno or 0)}",
+            hint="create it and give it to this user, or set [paths] state in backupd.toml",
+        ) from None
+
+
+def _conclude(run: Run) -> None:
+    if run.error is not None:
+        sys.stderr.write(f"nanumpay-backupd: run {run.outcome}: {run.error.message}\n")
+        if run.error.hint:
+            sys.stderr.write(f"  → {run.error.hint}\n")
+    else:
+        sys.stdout.write(f"run {run.id} {run.outcome}: {run.backup}\n")
+
+
+class _Lines:
+    """Writes one plain line per stage: for cron mails and container logs."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._write: Callable[[str], object] = stream.write
+
+    def stage(self, record: StageRecord) -> None:
+        if record.ended is not None:
+            seconds = (record.ended - record.started).total_seconds()
+            self._write(f"{record.stage:<10} {record.outcome} in {seconds:.1f} s  {record.detail}\n")
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing: a log wants no progress."""
+
+    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
+        self._write(f"{'' if level == 'info' else level + ': '}{text}\n")
+        if error is not None and error.hint:
+            self._write(f"  → {error.hint}\n")
+
+    def committed(self, artifact: str, size: int) -> None:
+        self._write(f"committed  {artifact} ({size / 1e6:.1f} MB)\n")
+
+
+def with_backups(host: HostConfig, backups: Path) -> HostConfig:
+    """Return the host's settings with another backups folder."""
+    return msgspec.structs.replace(host, paths=msgspec.structs.replace(host.paths, backups=backups))

@@ -1,0 +1,257 @@
+"""The stage order of one run, and what its outcome is. Every stage's own work is next door.
+
+preflight → dump → compress → publish (commit point) → verify → upload → retention. Verification comes before the
+upload so that a damaged artifact never leaves the host and the remote manifest carries the proof
+(docs/decisions/0002-verify-before-upload.md).
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, VerifyError
+from nanumpay_backupd.model import (
+    LOCAL,
+    Backup,
+    Copy,
+    CopyState,
+    Manifest,
+    Outcome,
+    Run,
+    Stage,
+    Verification,
+    error_info,
+)
+from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
+from nanumpay_backupd.pipeline.layout import Layout, backup_id
+from nanumpay_backupd.pipeline.produce import preflight, produce
+from nanumpay_backupd.pipeline.prune import prune
+from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
+from nanumpay_backupd.pipeline.report import Recorder, as_expected
+from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
+from nanumpay_backupd.pipeline.verify import read_back
+from nanumpay_backupd.settings.schema import RunSpec
+from nanumpay_backupd.sources.base import Source
+from nanumpay_backupd.system.files import remove_tree
+from nanumpay_backupd.system.locks import FileLock
+
+__all__ = ["back_up", "interrupt", "recover", "upload_queued"]
+
+_TENTH: Final = 0.1
+
+
+def back_up(
+    spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder, open_store: OpenStore
+) -> Run:
+    """Make one backup; always returns the finished Run, whatever happened. Unexpected exceptions are raised after that."""
+    layout = Layout(spec.paths.backups)
+    try:
+        with _exclusive(spec, layout):
+            faults = _stages(spec, source, layout, catalog, recorder, open_store)
+    except BusyError as error:
+        return recorder.finish(Outcome.SKIPPED, error)
+    except CancelledError as error:
+        return recorder.finish(Outcome.CANCELLED, error)
+    except Exception as raised:
+        fault = as_expected(raised)
+        run = recorder.finish(Outcome.FAILED, fault)
+        if fault is not raised:
+            raise
+        return run
+    if faults:
+        return recorder.finish(Outcome.DEGRADED, faults[0])
+    return recorder.finish(Outcome.SUCCEEDED)
+
+
+def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
+    """Try the queued uploads of a job that are due; always returns the finished Run."""
+    layout = Layout(spec.paths.backups)
+    try:
+        with _exclusive(spec, layout), recorder.stage(Stage.UPLOAD):
+            count, faults = upload_due(spec.job, catalog, layout, recorder, open_store)
+            recorder.detail(f"{count - len(faults)} of {count} queued copies uploaded")
+    except BusyError as error:
+        return recorder.finish(Outcome.SKIPPED, error)
+    except CancelledError as error:
+        return recorder.finish(Outcome.CANCELLED, error)
+    except BackupdError as error:
+        return recorder.finish(Outcome.FAILED, error)
+    return recorder.finish(Outcome.FAILED, faults[0]) if faults else recorder.finish(Outcome.SUCCEEDED)
+
+
+def recover(catalog: Catalog, layout: Layout, now: datetime) -> list[Run]:
+    """Clean up after runs whose process died, and mark them as interrupted; returns those runs.
+
+    A run whose process still lives is left alone: its staging folder is locked, and so is its job.
+    """
+    try:
+        sweep(layout)
+        sync_local(catalog, layout, now)
+    except OSError as error:
+        raise BackupdError(
+            f"the backups folder {layout.backups} cannot be used: {os.strerror(error.errno or 0)}",
+            hint="create it and give it to the service's user, or set [paths] backups in backupd.toml",
+            code="folder-unusable",
+        ) from None
+    ended = []
+    for run in catalog.unfinished_runs():
+        lock = FileLock(layout.lock(run.job), f"job {run.job}")
+        try:
+            lock.acquire()
+        except BusyError:
+            continue
+        except OSError:
+            pass
+        lock.release()
+        ended.append(interrupt(catalog, run, now))
+    return ended
+
+
+def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the process of the run ended") -> Run:
+    """Record that a run ended without a word of its own."""
+    error = BackupdError(
+        f"{reason} before it was finished",
+        hint="backups committed before are untouched; look at the journal for the cause",
+        code="interrupted",
+        retryable=True,
+    )
+    stages = tuple(
+        stage
+        if stage.ended is not None
+        else msgspec.structs.replace(stage, ended=now, outcome=Outcome.INTERRUPTED)
+        for stage in run.stages
+    )
+    done = msgspec.structs.replace(
+        run, ended=now, outcome=Outcome.INTERRUPTED, stages=stages, error=error_info(error)
+    )
+    catalog.save_run(done)
+    return done
+
+
+def _exclusive(spec: RunSpec, layout: Layout) -> FileLock:
+    return FileLock(layout.lock(spec.job.name), f"job {spec.job.name}")
+
+
+def _stages(
+    spec: RunSpec,
+    source: Source,
+    layout: Layout,
+    catalog: Catalog,
+    recorder: Recorder,
+    open_store: OpenStore,
+) -> list[BackupdError]:
+    with recorder.stage(Stage.PREFLIGHT):
+        punch = preflight(source, spec.job, layout, catalog, recorder)
+        sweep(layout)
+    manifest = _make(spec, source, layout, catalog, recorder, punch=punch)
+    backup = _verify(source, layout, manifest, catalog, recorder)
+    faults: list[BackupdError] = []
+    if spec.job.destinations:
+        with recorder.stage(Stage.UPLOAD, total=backup.size * len(spec.job.destinations)):
+            faults = upload(spec.job, backup, catalog, layout, recorder, open_store)
+            done = len(spec.job.destinations) - len(faults)
+            recorder.detail(
+                f"{done} of {len(spec.job.destinations)} destinations", Outcome.DEGRADED if faults else None
+            )
+    with recorder.stage(Stage.RETENTION):
+        _retain(spec, layout, catalog, recorder, open_store)
+    return faults
+
+
+def _make(
+    spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder, *, punch: bool
+) -> Manifest:
+    """Dump, compress and commit; returns the committed backup's manifest."""
+    staging, lock = open_staging(layout, spec.run)
+    try:
+        started, identifier = _name(spec, layout, catalog, recorder)
+        artifact, manifest = produce(source, spec.job, identifier, started, staging, recorder, punch=punch)
+        with recorder.stage(Stage.PUBLISH):
+            commit(layout, staging, artifact, manifest)
+            copy = Copy(
+                backup=manifest.backup,
+                destination=LOCAL,
+                state=CopyState.UPLOADED,
+                key=manifest.artifact.name,
+                size=manifest.artifact.size,
+                updated=recorder.clock.now(),
+            )
+            catalog.save_backup(backup_from_manifest(manifest, copy))
+            recorder.committed(manifest.backup, manifest.artifact.name, manifest.artifact.size)
+            recorder.detail(manifest.artifact.name)
+    finally:
+        remove_tree(staging)
+        lock.release()
+    return manifest
+
+
+def _name(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder) -> tuple[datetime, str]:
+    """Name the backup by the present second; when that name is taken, wait for the next one."""
+    while True:
+        started = recorder.clock.now()
+        identifier = backup_id(spec.job.name, started)
+        taken = (
+            catalog.backup(identifier) is not None
+            or layout.manifest(identifier).exists()
+            or any(layout.artifact(f"{identifier}{suffix}").exists() for suffix in (".tar.gz", ".tar"))
+        )
+        if not taken:
+            return started, identifier
+        recorder.check()
+        recorder.clock.sleep(_TENTH)
+
+
+def _verify(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog, recorder: Recorder) -> Backup:
+    """Read the committed artifact back; only now it is ``verified``. A mismatch marks it ``corrupt`` and ends the run."""
+    artifact = layout.artifact(manifest.artifact.name)
+    with recorder.stage(Stage.VERIFY, total=manifest.artifact.raw_bytes):
+        try:
+            proof = read_back(artifact, manifest, source.check, recorder.clock, recorder.progress)
+        except VerifyError as error:
+            failed = Verification(
+                level="structure", at=recorder.clock.now(), ok=False, seconds=0.0, detail=error.message
+            )
+            _keep_proof(layout, manifest, failed, CopyState.CORRUPT, catalog, recorder)
+            raise
+        recorder.detail(
+            f"{proof.documents} documents, {proof.bytes / 1e6:.1f} MB read back "
+            f"at {proof.bytes / 1e6 / max(proof.seconds, 0.001):.0f} MB/s"
+        )
+        return _keep_proof(layout, manifest, proof, CopyState.VERIFIED, catalog, recorder)
+
+
+def _keep_proof(
+    layout: Layout, manifest: Manifest, proof: Verification, state: CopyState, catalog: Catalog, recorder: Recorder
+) -> Backup:
+    proven = msgspec.structs.replace(manifest, verification=(*manifest.verification, proof))
+    rewrite_manifest(layout, proven)
+    copy = Copy(
+        backup=manifest.backup,
+        destination=LOCAL,
+        state=state,
+        key=manifest.artifact.name,
+        size=manifest.artifact.size,
+        updated=recorder.clock.now(),
+    )
+    backup = backup_from_manifest(proven, copy)
+    catalog.save_backup(backup)
+    return backup
+
+
+def _retain(
+    spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder, open_store: OpenStore
+) -> None:
+    """Prune after a verified backup. What cannot be deleted is a warning, never the run's failure."""
+    now = recorder.clock.now()
+    sync_local(catalog, layout, now)
+    lines, faults = prune(spec.job, catalog, layout, now, open_store)
+    for fault in faults:
+        recorder.warn(f"retention: {fault.message}", fault)
+    deleted = [line for line in lines if line.action == "delete"]
+    recorder.detail(f"{len(deleted)} deleted, {len(lines) - len(deleted)} kept")
+    catalog.forget_old_runs()

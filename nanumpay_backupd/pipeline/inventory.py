@@ -1,0 +1,184 @@
+"""Brings the catalog and the backups folder together: the folder is the truth, the catalog the index.
+
+Files of the folder can vanish at any time (the application cleans up there): such copies become ``missing``, which is
+a fact and not a fault. Archives of the old program, which have no manifest, are listed as ``legacy``. Foreign files are
+not even looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Kind, Manifest
+from nanumpay_backupd.pipeline.layout import Layout, parse_artifact
+from nanumpay_backupd.pipeline.publish import read_manifest, rewrite_manifest
+
+__all__ = ["backup_from_manifest", "rebuild", "sync_local"]
+
+_PRESENT = (CopyState.UPLOADED, CopyState.VERIFIED)
+
+
+def sync_local(catalog: Catalog, layout: Layout, now: datetime) -> int:
+    """Make the catalog's local copies say what the folder holds; returns how many records changed.
+
+    Raises BackupdError (``folder-unusable``) when the folder cannot be read: then nothing is called missing.
+    """
+    files = _scan(layout.backups)
+    manifests = _scan(layout.manifests) if layout.manifests.is_dir() else {}
+    known = {backup.id: backup for backup in catalog.backups()}
+    changed: list[Backup] = []
+    for backup in known.values():
+        updated = _refresh(backup, files, now)
+        if updated is not None:
+            changed.append(updated)
+        if f"{backup.id}.json" not in manifests and backup.kind is not Kind.LEGACY and backup.artifact in files:
+            _heal_manifest(catalog, layout, backup)
+    for name in manifests:
+        if name.endswith(".json") and name.removesuffix(".json") not in known:
+            manifest = read_manifest(layout.manifests / name)
+            if manifest is not None and name == f"{manifest.backup}.json":
+                backup = backup_from_manifest(manifest, _local_copy(manifest, files, now))
+                known[backup.id] = backup
+                changed.append(backup)
+    changed.extend(_legacy(files, known, now))
+    if changed:
+        catalog.save_backups(changed)
+    return len(changed)
+
+
+def rebuild(catalog: Catalog, layout: Layout, now: datetime) -> int:
+    """Forget all backups and read them anew from the folder's manifests; returns how many there are."""
+    catalog.clear_backups()
+    sync_local(catalog, layout, now)
+    return len(catalog.backups())
+
+
+def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
+    """Return the catalog's record of a backup whose manifest is at hand."""
+    parsed = parse_artifact(manifest.artifact.name)
+    last = manifest.verification[-1] if manifest.verification else None
+    state = BackupState.COMMITTED if last is None else BackupState.VERIFIED if last.ok else BackupState.CORRUPT
+    return Backup(
+        id=manifest.backup,
+        job=manifest.job,
+        kind=manifest.kind,
+        created=parsed[2] if parsed is not None else manifest.started,
+        state=state,
+        artifact=manifest.artifact.name,
+        size=manifest.artifact.size,
+        documents=sum(item.documents for item in manifest.source.collections),
+        run=manifest.run,
+        copies=copies,
+        manifest=manifest,
+    )
+
+
+def _scan(folder: Path) -> dict[str, int]:
+    """Return name and size of the plain files directly in a folder."""
+    found = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    found[entry.name] = entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise BackupdError(
+            f"the folder {folder} cannot be read: {os.strerror(error.errno or 0)}",
+            hint="check its owner and rights, and that its disk is mounted",
+            code="folder-unusable",
+        ) from None
+    return found
+
+
+def _refresh(backup: Backup, files: dict[str, int], now: datetime) -> Backup | None:
+    """Return the backup with its local copy's state corrected, or None when it was right."""
+    for copy in backup.copies:
+        if copy.destination != LOCAL:
+            continue
+        state = _state(files.get(backup.artifact), backup, copy.state)
+        if state is copy.state:
+            return None
+        return msgspec.structs.replace(backup, copies=(msgspec.structs.replace(copy, state=state, updated=now),))
+    if backup.artifact in files:
+        copy = Copy(
+            backup=backup.id,
+            destination=LOCAL,
+            state=_state(files[backup.artifact], backup, CopyState.UPLOADED),
+            key=backup.artifact,
+            size=backup.size,
+            updated=now,
+        )
+        return msgspec.structs.replace(backup, copies=(copy,))
+    return None
+
+
+def _state(size: int | None, backup: Backup, before: CopyState) -> CopyState:
+    if size is None:
+        return CopyState.MISSING
+    if size != backup.size or backup.state is BackupState.CORRUPT:
+        return CopyState.CORRUPT
+    if before in _PRESENT:
+        return before
+    # It came back (restored by somebody): its size is right, its content was not read again.
+    return CopyState.UPLOADED
+
+
+def _local_copy(manifest: Manifest, files: dict[str, int], now: datetime) -> Copy:
+    size = files.get(manifest.artifact.name)
+    verified = bool(manifest.verification) and manifest.verification[-1].ok
+    if size is None:
+        state = CopyState.MISSING
+    elif size != manifest.artifact.size:
+        state = CopyState.CORRUPT
+    else:
+        state = CopyState.VERIFIED if verified else CopyState.UPLOADED
+    return Copy(
+        backup=manifest.backup,
+        destination=LOCAL,
+        state=state,
+        key=manifest.artifact.name,
+        size=manifest.artifact.size,
+        updated=now,
+    )
+
+
+def _heal_manifest(catalog: Catalog, layout: Layout, summary: Backup) -> None:
+    """Write a manifest that was lost again, from the catalog's copy of it."""
+    backup = catalog.backup(summary.id)
+    if backup is not None and backup.manifest is not None:
+        layout.create()
+        rewrite_manifest(layout, backup.manifest)
+
+
+def _legacy(files: dict[str, int], known: dict[str, Backup], now: datetime) -> list[Backup]:
+    """List the archives that carry a name of ours but have no manifest: the old program made them."""
+    found = []
+    for name, size in files.items():
+        parsed = parse_artifact(name)
+        if parsed is None or parsed[0] in known:
+            continue
+        identifier, job, created = parsed
+        copy = Copy(
+            backup=identifier, destination=LOCAL, state=CopyState.UPLOADED, key=name, size=size, updated=now
+        )
+        found.append(
+            Backup(
+                id=identifier,
+                job=job,
+                kind=Kind.LEGACY,
+                created=created.astimezone(UTC),
+                state=BackupState.LEGACY,
+                artifact=name,
+                size=size,
+                copies=(copy,),
+            )
+        )
+    return found

@@ -1,0 +1,195 @@
+"""From source to staged artifact: preflight, dump, compress. Publishes nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import BackupdError, SpaceError
+from nanumpay_backupd.model import Artifact, BackupState, Kind, Manifest, Stage
+from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.report import Recorder
+from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.sources.base import Harvest, Source
+from nanumpay_backupd.system.files import can_punch_holes, free_bytes, is_disk_full
+from nanumpay_backupd.transforms.codec import Codec, gzip_codec, stored_codec
+from nanumpay_backupd.transforms.growing import ArchiveResult, GrowingArchive
+
+__all__ = ["preflight", "produce"]
+
+_BACKLOG_LIMIT: Final = 64 << 20
+"""Raw bytes the dump may be ahead of compression before it is held: keeps staging near the artifact's own size."""
+_RESERVE: Final = 64 << 20
+"""Bytes left free on the filesystem for others: the dump stops before it takes the last of the disk."""
+_REST: Final = 0.01
+_FIRST_RATIO: Final = 0.6
+"""Artifact bytes per raw byte assumed before there is a backup to learn from (BSON usually gets to 0.1–0.3)."""
+_MARGIN: Final = 1.25
+_DIRECTORY_HINT: Final = "create it and give it to the service's user, or set [paths] backups in backupd.toml"
+
+
+def preflight(source: Source, job: JobSpec, layout: Layout, catalog: Catalog, recorder: Recorder) -> bool:
+    """Check source, tools, folder and space before anything is written; returns whether holes can be punched.
+
+    Raises SourceError, ToolError, SpaceError (with bytes needed and free) or BackupdError (``folder-unusable``).
+    """
+    estimate = source.preflight()
+    for warning in estimate.warnings:
+        recorder.warn(warning)
+    try:
+        layout.create()
+        punch = can_punch_holes(layout.staging)
+        free = free_bytes(layout.staging)
+    except OSError as error:
+        raise _folder_error(error, layout) from None
+    needed = _needed(estimate.raw_bytes, job, catalog, punch=punch)
+    if free < needed:
+        raise SpaceError(
+            f"not enough room in {layout.backups}: this backup needs about {_mb(needed)} MB, {_mb(free)} MB are free",
+            hint="free space there, shorten retention, or set [paths] backups to a larger disk; nothing was written",
+        )
+    recorder.detail(estimate.summary)
+    return punch
+
+
+def _needed(raw: int, job: JobSpec, catalog: Catalog, *, punch: bool) -> int:
+    """Estimate the bytes this run will occupy at its peak, from the last backup's ratio where there is one."""
+    ratio = _learned_ratio(job, catalog)
+    artifact = int(raw * ratio)
+    staging = min(_BACKLOG_LIMIT + (8 << 20), raw) if punch else raw
+    return artifact + staging + _RESERVE
+
+
+def _learned_ratio(job: JobSpec, catalog: Catalog) -> float:
+    if not job.compress:
+        return 1.02
+    for summary in catalog.backups(job.name, limit=5):
+        if summary.state is not BackupState.VERIFIED:
+            continue
+        backup = catalog.backup(summary.id)
+        manifest = backup.manifest if backup is not None else None
+        if manifest is not None and manifest.artifact.compression == "gzip" and manifest.artifact.raw_bytes > 0:
+            return manifest.artifact.size / manifest.artifact.raw_bytes * _MARGIN
+    return _FIRST_RATIO
+
+
+def produce(
+    source: Source, job: JobSpec, backup: str, started: datetime, staging: Path, recorder: Recorder, *, punch: bool
+) -> tuple[Path, Manifest]:
+    """Dump and compress into ``staging``; returns the staged artifact (not yet durable) and its manifest."""
+    folder, scratch = staging / "dump", staging / "parts"
+    folder.mkdir()
+    scratch.mkdir()
+    codec = gzip_codec(job.compression_level) if job.compress else stored_codec()
+    archive = GrowingArchive(folder, scratch, name=backup, codec=codec, mtime=started.timestamp(), punch=punch)
+    try:
+        with recorder.stage(Stage.DUMP):
+            harvest = _dump(source, folder, archive, recorder, staging)
+        with recorder.stage(Stage.COMPRESS):
+            output = staging / f"{backup}{codec.suffix}"
+            result = archive.finish(output)
+            recorder.detail(f"{_mb(result.raw_bytes)} MB of data in {_mb(result.size)} MB")
+    except OSError as error:
+        raise _write_error(error, staging) from None
+    finally:
+        archive.close()
+    return output, _manifest(job, backup, started, recorder, harvest, result, codec)
+
+
+def _dump(source: Source, folder: Path, archive: GrowingArchive, recorder: Recorder, staging: Path) -> Harvest:
+    """Let the dump run with the compression close behind; hold it when it gets too far ahead."""
+    dump = source.start(folder)
+    try:
+        told = 0
+        while dump.running:
+            busy = archive.step()
+            backlog = archive.backlog
+            if backlog > _BACKLOG_LIMIT:
+                dump.pause()
+            elif backlog < _BACKLOG_LIMIT // 2:
+                dump.resume()
+            written = archive.written
+            recorder.progress(written - told, dump.documents)
+            told = written
+            if not busy:
+                _watch_space(staging)
+                dump.wait(_REST)
+        harvest = dump.harvest(archive.sizes())
+        recorder.progress(archive.written - told, harvest.documents)
+        recorder.detail(f"{harvest.documents} documents in {len(harvest.source.collections)} collections")
+    finally:
+        dump.resume()
+        dump.kill()
+    return harvest
+
+
+def _watch_space(staging: Path) -> None:
+    free = free_bytes(staging)
+    if free < _RESERVE // 4:
+        raise SpaceError(
+            f"the disk of {staging.parent.parent.parent} is filling up during the dump ({_mb(free)} MB left): stopped",
+            hint="free space there or set [paths] backups to a larger disk; nothing was published, older backups are untouched",
+        )
+
+
+def _manifest(
+    job: JobSpec,
+    backup: str,
+    started: datetime,
+    recorder: Recorder,
+    harvest: Harvest,
+    result: ArchiveResult,
+    codec: Codec,
+) -> Manifest:
+    return Manifest(
+        backup=backup,
+        job=job.name,
+        kind=Kind.FULL,
+        run=recorder.run.id,
+        host=socket.gethostname(),
+        started=started,
+        ended=recorder.clock.now(),
+        source=harvest.source,
+        consistency=harvest.consistency,
+        artifact=Artifact(
+            name=f"{backup}{codec.suffix}",
+            size=result.size,
+            sha256=result.sha256,
+            compression=codec.name,
+            level=codec.level,
+            raw_bytes=result.raw_bytes,
+        ),
+        tools=harvest.tools,
+    )
+
+
+def _write_error(error: OSError, staging: Path) -> BackupdError:
+    if is_disk_full(error):
+        return SpaceError(
+            f"the disk of {staging} is full",
+            hint="free space there or set [paths] backups to a larger disk; nothing was published, older backups are untouched",
+        )
+    return BackupdError(
+        f"writing to {staging} failed: {os.strerror(error.errno) if error.errno else error}",
+        hint="check the disk (journalctl -k) and the folder's rights; nothing was published",
+        code="write-failed",
+        retryable=True,
+    )
+
+
+def _folder_error(error: OSError, layout: Layout) -> BackupdError:
+    if is_disk_full(error):
+        return SpaceError(f"the disk of {layout.backups} is full", hint="free space there; nothing was written")
+    return BackupdError(
+        f"the backups folder {layout.backups} cannot be used: {os.strerror(error.errno or 0)}",
+        hint=_DIRECTORY_HINT,
+        code="folder-unusable",
+    )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f}" if size < 100_000_000 else f"{size / 1e6:,.0f}"

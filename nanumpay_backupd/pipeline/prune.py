@@ -1,0 +1,174 @@
+"""Applies retention's decisions at each place, and deletes single copies. Decides nothing itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import BackupdError, NotFoundError, StoreError
+from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Kind
+from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
+from nanumpay_backupd.retention import Candidate, Decision, decide
+from nanumpay_backupd.settings.schema import Destination, JobSpec
+from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.system.files import fsync_dir
+
+__all__ = ["PruneLine", "delete_backup", "delete_copy", "plan", "prune"]
+
+_PRESENT: Final = frozenset({CopyState.UPLOADED, CopyState.VERIFIED, CopyState.CORRUPT})
+OpenStore = Callable[[Destination], Store]
+
+
+class PruneLine(msgspec.Struct, frozen=True):
+    """What retention says of one copy; ``action`` is ``keep`` or ``delete``."""
+
+    backup: str
+    destination: str
+    action: str
+    reason: str
+    size: int
+
+
+def plan(job: JobSpec, backups: Iterable[Backup], now: datetime) -> list[PruneLine]:
+    """Say for every present copy of a job's backups whether retention keeps or deletes it, place by place."""
+    backups = list(backups)
+    places = [LOCAL, *(destination.name for destination in job.destinations)]
+    lines: list[PruneLine] = []
+    for place in places:
+        here = [
+            (backup, copy)
+            for backup in backups
+            for copy in backup.copies
+            if copy.destination == place and copy.state in _PRESENT
+        ]
+        sizes = {backup.id: copy.size for backup, copy in here}
+        decisions = decide((_candidate(backup, copy) for backup, copy in here), job.retention, now)
+        lines.extend(_line(decision, place, sizes) for decision in decisions)
+    return lines
+
+
+def prune(
+    job: JobSpec, catalog: Catalog, layout: Layout, now: datetime, open_store: OpenStore
+) -> tuple[list[PruneLine], list[BackupdError]]:
+    """Delete what `plan` says, at every place; returns the lines and the faults of places that could not be reached.
+
+    A fault at one place does not stop the others; what was not deleted comes up again at the next run.
+    """
+    lines = plan(job, catalog.backups(job.name), now)
+    destinations = {destination.name: destination for destination in job.destinations}
+    faults: list[BackupdError] = []
+    for place in dict.fromkeys(line.destination for line in lines):
+        doomed = [line.backup for line in lines if line.destination == place and line.action == "delete"]
+        if not doomed:
+            continue
+        try:
+            with contextlib.ExitStack() as stack:
+                store = None if place == LOCAL else stack.enter_context(open_store(destinations[place]))
+                for backup in doomed:
+                    delete_copy(catalog, layout, backup, place, store)
+        except BackupdError as error:
+            faults.append(error)
+    _forget_vanished(job, catalog, layout, now)
+    return lines, faults
+
+
+def delete_backup(
+    job: JobSpec, catalog: Catalog, layout: Layout, name: str, place: str | None, open_store: OpenStore
+) -> list[PruneLine]:
+    """Delete a backup at one place, or at all of them; remote copies go first, the local one last.
+
+    Raises StoreError when a place refuses; copies deleted before that stay deleted.
+    """
+    backup = catalog.backup(name)
+    if backup is None:
+        raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
+    destinations = {destination.name: destination for destination in job.destinations}
+    lines: list[PruneLine] = []
+    for copy in sorted(backup.copies, key=lambda item: item.destination == LOCAL):
+        if place not in (None, copy.destination):
+            continue
+        destination = destinations.get(copy.destination)
+        if copy.destination != LOCAL and destination is None:
+            raise NotFoundError(
+                f"{name} has a copy at {copy.destination}, which is no longer configured",
+                hint=f"delete it there by hand, then: backupctl delete {name} --from {LOCAL}",
+            )
+        with contextlib.ExitStack() as stack:
+            store = stack.enter_context(open_store(destination)) if destination is not None else None
+            delete_copy(catalog, layout, name, copy.destination, store)
+        lines.append(PruneLine(name, copy.destination, "delete", "asked for", copy.size))
+    return lines
+
+
+def delete_copy(catalog: Catalog, layout: Layout, backup_id: str, place: str, store: Store | None) -> int:
+    """Delete one copy; returns its bytes. The artifact goes first, then what tells of it, so that a crash in between
+    leaves a record without a file (noticed as ``missing``), never a file without a record.
+
+    Raises StoreError or BackupdError when the place refuses; the record then stays.
+    """
+    backup = catalog.backup(backup_id)
+    copy = next((item for item in backup.copies if item.destination == place), None) if backup is not None else None
+    if backup is None or copy is None:
+        return 0
+    if store is None:
+        _delete_local(layout, copy)
+    else:
+        store.delete(copy.key)
+        store.delete(f"{copy.key}{MANIFEST_SUFFIX}")
+    catalog.forget_copy(backup_id, place)
+    if catalog.backup(backup_id) is None:
+        _delete_manifest(layout, backup_id)
+    return copy.size
+
+
+def _delete_local(layout: Layout, copy: Copy) -> None:
+    path = layout.artifact(copy.key)
+    try:
+        path.unlink(missing_ok=True)
+        fsync_dir(layout.backups)
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be deleted: {os.strerror(error.errno or 0)}",
+            hint="check the folder's owner and rights",
+            code="destination-denied",
+        ) from None
+
+
+def _delete_manifest(layout: Layout, backup: str) -> None:
+    with contextlib.suppress(OSError):
+        layout.manifest(backup).unlink(missing_ok=True)
+        fsync_dir(layout.manifests)
+
+
+def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: datetime) -> None:
+    """Drop the record of copies that somebody else deleted, once they would have been deleted anyway."""
+    limit = now - timedelta(days=job.retention.days)
+    for backup in catalog.backups(job.name):
+        for copy in backup.copies:
+            if copy.state is CopyState.MISSING and backup.created < limit:
+                catalog.forget_copy(backup.id, copy.destination)
+        if catalog.backup(backup.id) is None:
+            _delete_manifest(layout, backup.id)
+
+
+def _candidate(backup: Backup, copy: Copy) -> Candidate:
+    good = backup.state is BackupState.VERIFIED and copy.state in (CopyState.UPLOADED, CopyState.VERIFIED)
+    return Candidate(
+        backup=backup.id, created=backup.created, good=good, legacy=backup.kind is Kind.LEGACY
+    )
+
+
+def _line(decision: Decision, place: str, sizes: dict[str, int]) -> PruneLine:
+    return PruneLine(
+        backup=decision.backup,
+        destination=place,
+        action="keep" if decision.keep else "delete",
+        reason=decision.reason,
+        size=sizes[decision.backup],
+    )

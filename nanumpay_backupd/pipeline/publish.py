@@ -1,0 +1,125 @@
+"""The commit point, and what is done after a crash around it. Nothing else writes into the backups folder.
+
+Order (each step durable before the next): artifact and intended manifest in staging → artifact renamed to its place →
+manifest renamed to its place. The last rename is the commit: before it the backup does not exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from nanumpay_backupd.errors import BackupdError, BusyError
+from nanumpay_backupd.model import Manifest, from_json, to_json
+from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.system.files import (
+    fsync_dir,
+    make_private_dir,
+    publish,
+    read_json_bytes,
+    remove_tree,
+    write_atomic,
+)
+from nanumpay_backupd.system.locks import FileLock
+
+__all__ = ["commit", "open_staging", "read_manifest", "rewrite_manifest", "sweep"]
+
+_INTENT: Final = "manifest.json"
+_LOCK: Final = "lock"
+
+
+def open_staging(layout: Layout, run: str) -> tuple[Path, FileLock]:
+    """Make a run's staging folder, locked for as long as the run's process lives."""
+    folder = layout.run_staging(run)
+    make_private_dir(folder)
+    lock = FileLock(folder / _LOCK, f"run {run}")
+    lock.acquire()
+    return folder, lock
+
+
+def commit(layout: Layout, staging: Path, artifact: Path, manifest: Manifest) -> None:
+    """Publish a staged artifact and its manifest; when this returns the backup exists and survives a power cut.
+
+    Raises BackupdError (``publish-failed``) on any fault of the disk; the backup then does not exist.
+    """
+    final = layout.artifact(manifest.artifact.name)
+    intent = staging / _INTENT
+    try:
+        # Published artifacts are for the application (same user) and the operators' group, not for everybody.
+        artifact.chmod(0o640)
+        write_atomic(intent, to_json(manifest))
+        publish(artifact, final)
+        _settle(layout, intent, manifest)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            intent.unlink()
+        if not layout.manifest(manifest.backup).exists():
+            with contextlib.suppress(OSError):
+                final.unlink()
+        raise BackupdError(
+            f"{final} could not be made durable: {os.strerror(error.errno or 0)}",
+            hint="check the disk (journalctl -k); nothing was published, older backups are untouched",
+            code="publish-failed",
+            retryable=True,
+        ) from None
+
+
+def _settle(layout: Layout, intent: Path, manifest: Manifest) -> None:
+    os.rename(intent, layout.manifest(manifest.backup))
+    fsync_dir(layout.manifests)
+
+
+def rewrite_manifest(layout: Layout, manifest: Manifest) -> None:
+    """Replace a committed manifest as a whole, to add what verification found."""
+    write_atomic(layout.manifest(manifest.backup), to_json(manifest))
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """Read a manifest; None when it is not there or not one (a damaged one proves nothing)."""
+    try:
+        data = read_json_bytes(path)
+        return from_json(Manifest, data) if data is not None else None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def sweep(layout: Layout) -> list[str]:
+    """Clean up after runs whose process died: returns the ids of those runs.
+
+    Staged files go. A run that died between the two renames of `commit` had its artifact whole and in place, so its
+    commit is completed; before the first rename there is nothing to complete.
+    """
+    if not layout.staging.is_dir():
+        return []
+    swept = []
+    for folder in sorted(layout.staging.iterdir()):
+        if not folder.is_dir():
+            remove_tree(folder)
+            continue
+        lock = FileLock(folder / _LOCK, f"run {folder.name}")
+        try:
+            lock.acquire()
+        except BusyError:
+            continue
+        try:
+            _complete(layout, folder)
+            remove_tree(folder)
+        finally:
+            lock.release()
+        swept.append(folder.name)
+    return swept
+
+
+def _complete(layout: Layout, folder: Path) -> None:
+    manifest = read_manifest(folder / _INTENT)
+    if manifest is None:
+        return
+    artifact = layout.artifact(manifest.artifact.name)
+    with contextlib.suppress(FileNotFoundError):
+        if artifact.stat().st_size == manifest.artifact.size and not layout.manifest(manifest.backup).exists():
+            fsync_dir(layout.backups)
+            _settle(layout, folder / _INTENT, manifest)

@@ -1,0 +1,191 @@
+"""Bookkeeping of one run: stages with their times, progress, warnings, cancelling. Moves no data."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final, Protocol
+
+import msgspec
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import BackupdError, CancelledError, InternalError
+from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Stage, StageRecord, Trigger, error_info
+from nanumpay_backupd.system.clock import Clock
+
+__all__ = ["Progress", "Recorder", "Reporter", "as_expected", "new_run"]
+
+_INTERVAL: Final = 0.2
+"""Seconds between two progress events."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the current stage is: bytes moved of ``total`` (None: not known), documents, bytes per second."""
+
+    run: str
+    job: str
+    stage: Stage
+    bytes: int
+    total: int | None = None
+    documents: int = 0
+    rate: float = 0.0
+    text: str = ""
+
+
+class Reporter(Protocol):
+    """Where a run's events go: a pipe to the daemon, or a terminal."""
+
+    def stage(self, record: StageRecord) -> None:
+        """Tell that a stage began (no ``ended``) or ended."""
+        ...
+
+    def progress(self, progress: Progress) -> None:
+        """Tell how far the stage is."""
+        ...
+
+    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
+        """Tell something worth a line in the journal; ``level`` is ``info``, ``warning`` or ``error``."""
+        ...
+
+    def committed(self, artifact: str, size: int) -> None:
+        """Tell that the backup exists now."""
+        ...
+
+
+class Recorder:
+    """Keeps the Run record true in the catalog while the stages go by, and tells the reporter.
+
+    `progress` may be called from several threads; everything else from the run's own.
+    """
+
+    def __init__(self, run: Run, catalog: Catalog, reporter: Reporter, clock: Clock) -> None:
+        self.run = run
+        self.reporter = reporter
+        self.clock = clock
+        self._catalog = catalog
+        self._cancel = threading.Event()
+        self._lock = threading.Lock()
+        self._stage: Stage | None = None
+        self._bytes = 0
+        self._documents = 0
+        self._total: int | None = None
+        self._since = 0.0
+        self._told = 0.0
+        catalog.save_run(run)
+
+    def cancel(self) -> None:
+        """Ask the run to stop at its next step; safe in a signal handler."""
+        self._cancel.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Tell whether somebody asked for the end."""
+        return self._cancel.is_set()
+
+    def check(self) -> None:
+        """Raise CancelledError when somebody asked for the end."""
+        if self._cancel.is_set():
+            raise CancelledError("the run was cancelled", hint="nothing that was not committed before is kept")
+
+    @contextlib.contextmanager
+    def stage(self, stage: Stage, total: int | None = None) -> Iterator[None]:
+        """Run one stage: its times and its end are recorded, whatever way it ends."""
+        self.check()
+        self._stage, self._bytes, self._documents, self._total = stage, 0, 0, total
+        self._since = self._told = self.clock.monotonic()
+        self._record(StageRecord(stage=stage, started=self.clock.now()))
+        try:
+            yield
+        except BaseException as error:
+            cancelled = isinstance(error, CancelledError)
+            self._close(Outcome.CANCELLED if cancelled else Outcome.FAILED, str(error) if cancelled else "")
+            raise
+        self._close(None, "")
+
+    def detail(self, text: str, outcome: Outcome | None = None) -> None:
+        """Put a sentence (and an outcome other than succeeded) on the current stage."""
+        last = self.run.stages[-1]
+        self._replace(msgspec.structs.replace(last, detail=text, outcome=outcome))
+
+    def progress(self, count: int = 0, documents: int | None = None) -> None:
+        """Add bytes to the current stage and set its documents; raises CancelledError when cancelled."""
+        self.check()
+        with self._lock:
+            self._bytes += count
+            if documents is not None:
+                self._documents = documents
+            now = self.clock.monotonic()
+            if now - self._told < _INTERVAL or self._stage is None:
+                return
+            self._told = now
+            elapsed = max(now - self._since, 0.001)
+            event = Progress(
+                run=self.run.id,
+                job=self.run.job,
+                stage=self._stage,
+                bytes=self._bytes,
+                total=self._total,
+                documents=self._documents,
+                rate=round(self._bytes / elapsed, 1),
+            )
+        self.reporter.progress(event)
+
+    def warn(self, text: str, error: BackupdError | None = None) -> None:
+        """Keep a warning with the run and tell it."""
+        self.run = msgspec.structs.replace(self.run, warnings=(*self.run.warnings, text))
+        self.reporter.message("warning", text, error_info(error) if error is not None else None)
+
+    def committed(self, backup: str, artifact: str, size: int) -> None:
+        """Note which backup this run made."""
+        self.run = msgspec.structs.replace(self.run, backup=backup)
+        self._catalog.save_run(self.run)
+        self.reporter.committed(artifact, size)
+
+    def finish(self, outcome: Outcome, error: BackupdError | None = None) -> Run:
+        """Write the run's end into the catalog and return it."""
+        self.run = msgspec.structs.replace(
+            self.run,
+            ended=self.clock.now(),
+            outcome=outcome,
+            error=error_info(error) if error is not None else None,
+        )
+        self._catalog.save_run(self.run)
+        return self.run
+
+    def _record(self, record: StageRecord) -> None:
+        self.run = msgspec.structs.replace(self.run, stages=(*self.run.stages, record))
+        self._catalog.save_run(self.run)
+        self.reporter.stage(record)
+
+    def _replace(self, record: StageRecord) -> None:
+        self.run = msgspec.structs.replace(self.run, stages=(*self.run.stages[:-1], record))
+
+    def _close(self, outcome: Outcome | None, detail: str) -> None:
+        last = self.run.stages[-1]
+        record = msgspec.structs.replace(
+            last,
+            ended=self.clock.now(),
+            outcome=outcome or last.outcome or Outcome.SUCCEEDED,
+            detail=detail or last.detail,
+        )
+        self._stage = None
+        self._replace(record)
+        self._catalog.save_run(self.run)
+        self.reporter.stage(record)
+
+
+def new_run(run_id: str, job: str, trigger: Trigger, started: datetime) -> Run:
+    """Return the record of a run that begins now."""
+    return Run(id=run_id, job=job, trigger=trigger, started=started)
+
+
+def as_expected(error: Exception) -> BackupdError:
+    """Return the fault itself when it is an expected one, else one that says that this software is at fault."""
+    if isinstance(error, BackupdError):
+        return error
+    return InternalError(
+        f"a defect of nanumpay-backupd: {type(error).__name__}",
+        hint="the journal has the details; please report them",
+    )

@@ -1,0 +1,68 @@
+"""Pure: which copies to keep and which to delete, each with its reason. No files, no clock, no catalog.
+
+Invariants (a test is named after each): the newest good copy at a place is never deleted; a copy that is not proven
+never pushes out one that is; deleting in any interrupted order leaves what is still needed; the same input gives the
+same answer, and applying the answer leaves nothing more to delete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import msgspec
+
+from nanumpay_backupd.model import Policy
+
+__all__ = ["Candidate", "Decision", "decide"]
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One copy at one place. ``good``: it was proven whole. ``created`` is the backup's own time (UTC)."""
+
+    backup: str
+    created: datetime
+    good: bool
+    legacy: bool = False
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What to do with one copy, and why, in a sentence for `prune`."""
+
+    backup: str
+    keep: bool
+    reason: str
+
+
+def decide(candidates: Iterable[Candidate], policy: Policy, now: datetime) -> list[Decision]:
+    """Apply the application's rule at one place, newest first: keep the newest ``count``, of those none older than ``days``.
+
+    Copies that are proven, and those of the old program, count. One that is not proven (corrupt, or not read back yet)
+    does not count; it is deleted once ``count`` newer ones exist or it is older than ``days``. Where nothing is proven
+    nothing is deleted.
+    """
+    ordered = sorted(candidates, key=lambda item: (item.created, item.backup), reverse=True)
+    protected = next((item.backup for item in ordered if item.good), None)
+    if protected is None:
+        return [Decision(item.backup, keep=True, reason="kept: no backup here is verified yet") for item in ordered]
+    limit = now - timedelta(days=policy.days)
+    counted = 0
+    decisions = []
+    for item in ordered:
+        decisions.append(_judge(item, counted + 1, limit, policy, protected))
+        counted += item.good or item.legacy
+    return decisions
+
+
+def _judge(item: Candidate, place: int, limit: datetime, policy: Policy, protected: str) -> Decision:
+    too_many = place > policy.count
+    too_old = item.created < limit
+    if item.backup == protected and (too_many or too_old):
+        return Decision(item.backup, keep=True, reason="the newest verified backup is never deleted")
+    if too_old:
+        return Decision(item.backup, keep=False, reason=f"older than {policy.days} days")
+    if too_many:
+        return Decision(item.backup, keep=False, reason=f"{policy.count} newer ones are kept")
+    if not (item.good or item.legacy):
+        return Decision(item.backup, keep=True, reason="not verified: kept until newer ones take its place")
+    return Decision(item.backup, keep=True, reason=f"number {place} of the newest {policy.count}, within {policy.days} days")

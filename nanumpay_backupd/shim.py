@@ -1,0 +1,187 @@
+"""`nanumpay-backup`: the old program's contract for the application's "run now", by way of the daemon or without it.
+
+The application starts it without arguments, with MONGODB_URI, BACKUP_PATH and FORCE_BACKUP in the environment, waits at
+most five minutes, and finds the file by the line ``✅ 압축 완료: NAME.tar.gz`` on standard output. Exit code 1 with that
+line still counts as a backup (the upload failed). Its clean-up then deletes everything named ``nanumpay-backup-…`` that
+is not a ``.tar.gz``, so a run started here always compresses, whatever the settings say.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from nanumpay_backupd.control.client import Client, RemoteError
+from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError, UnreachableError
+
+__all__ = ["main"]
+
+_JOB: Final = "nanumpay"
+_SOCKET: Final = "/run/nanumpay-backupd/control.sock"
+_DISABLED: Final = "⏸️  Backup is disabled"
+
+
+def main() -> int:
+    """Make a backup as the old program did; returns 0, or 1 for any fault."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # The application starts us without a locale; the line it looks for is Korean.
+            stream.reconfigure(encoding="utf-8", line_buffering=True)
+    if len(sys.argv) > 1:
+        print(__doc__ if sys.argv[1] in ("-h", "--help") else "nanumpay-backup takes no arguments")
+        return EXIT_OK if sys.argv[1] in ("-h", "--help") else EXIT_FAILED
+    force = os.environ.get("FORCE_BACKUP", "").strip().lower() in ("true", "1", "yes")
+    print("🚀 Nanumpay Backup starting...")
+    try:
+        code = _by_daemon(force=force)
+        return _alone(force=force) if code is None else code
+    except BackupdError as error:
+        return _failed(error.message, error.hint)
+    except KeyboardInterrupt:
+        return _failed("interrupted", "")
+
+
+def _by_daemon(*, force: bool) -> int | None:
+    """Let the daemon do it; None when there is none, or when it keeps its backups in another folder."""
+    path = os.environ.get("NANUMPAY_BACKUPD_SOCKET", _SOCKET)
+    try:
+        with Client(path) as client:
+            status = client.call("GetStatus")
+            wanted = os.environ.get("BACKUP_PATH")
+            if wanted and os.path.realpath(wanted) != os.path.realpath(status["backups_path"]):
+                return None
+            if not any(job["name"] == _JOB for job in status["jobs"]):
+                return None
+            while True:
+                try:
+                    return _follow(client, force=force)
+                except RemoteError as error:
+                    if error.code == "job-disabled":
+                        print(_DISABLED)
+                        return EXIT_OK
+                    if error.code != "busy":
+                        raise
+                    _wait_for_other(path)
+    except UnreachableError:
+        return None
+
+
+def _follow(client: Client, *, force: bool) -> int:
+    """Stream one run and tell it in the old program's words."""
+    run: dict[str, Any] = {}
+    artifact = None
+    for reply in client.stream("Run", {"job": _JOB, "force": force, "compress": True}):
+        event = reply.get("event") or {}
+        run = event.get("run") or reply["run"]
+        stage = event.get("stage") or {}
+        if stage and stage.get("ended") is None:
+            _tell_stage(stage["stage"])
+        message = event.get("message") or ""
+        if message.startswith("committed "):
+            artifact = message.removeprefix("committed ")
+            print(f"✅ 압축 완료: {artifact}")
+    return _finish(run.get("outcome"), run.get("error") or {}, artifact)
+
+
+def _wait_for_other(path: str) -> None:
+    """Another run of the job is active: wait for its end, then ours may begin."""
+    print("⏳ Another backup is running, waiting for it to end...")
+    with Client(path) as client:
+        if not any(job["name"] == _JOB and job["running"] for job in client.call("GetStatus")["jobs"]):
+            return
+        for reply in client.stream("Watch"):
+            event = reply["event"]
+            if event["kind"] == "run-ended" and event["run"]["job"] == _JOB:
+                return
+
+
+def _alone(*, force: bool) -> int:
+    """Do it in this process: no daemon is running."""
+    # Heavy rooms, needed only here.
+    import msgspec
+
+    from nanumpay_backupd.once import find_job, perform, with_backups
+    from nanumpay_backupd.settings.hostfile import load_host_file
+    from nanumpay_backupd.system.journal import configure
+
+    configure("error")
+    host = load_host_file(None)
+    wanted = os.environ.get("BACKUP_PATH")
+    if wanted:
+        host = with_backups(host, Path(wanted))
+    if not _writable(host.paths.state):
+        host = msgspec.structs.replace(
+            host, paths=msgspec.structs.replace(host.paths, state=host.paths.backups / ".backupd" / "state")
+        )
+    job = find_job(host, _JOB)
+    if not job.enabled and not force:
+        print(_DISABLED)
+        return EXIT_OK
+    job = msgspec.structs.replace(job, compress=True)
+    reporter = _Reporter()
+    # No second tries: the application waits five minutes at most.
+    run = perform(host, job, reporter, retry=None)
+    error = {"message": run.error.message, "hint": run.error.hint} if run.error else {}
+    return _finish(run.outcome, error, reporter.artifact)
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+class _Reporter:
+    """Tells a run of our own in the old program's words."""
+
+    artifact: str | None = None
+
+    def stage(self, record: Any) -> None:
+        if record.ended is None:
+            _tell_stage(record.stage)
+
+    def progress(self, progress: Any) -> None:
+        """Nothing: the old program showed none."""
+
+    def message(self, level: str, text: str, error: Any = None) -> None:
+        if level != "info":
+            print(f"⚠️  {text}", file=sys.stderr)
+
+    def committed(self, artifact: str, size: int) -> None:
+        self.artifact = artifact
+        print(f"✅ 압축 완료: {artifact}")
+
+
+def _tell_stage(stage: str) -> None:
+    words = {
+        "dump": "📦 Running mongodump...",
+        "compress": "🗜️  Compressing...",
+        "verify": "🔍 Verifying...",
+        "upload": "☁️  Uploading...",
+        "retention": "🧹 Applying retention policy...",
+    }
+    if stage in words:
+        print(words[stage])
+
+
+def _finish(outcome: str | None, error: dict[str, Any], artifact: str | None) -> int:
+    if outcome == "succeeded":
+        print(f"✅ Backup completed: {artifact}")
+        return EXIT_OK
+    return _failed(str(error.get("message") or f"the run was {outcome}"), str(error.get("hint") or ""))
+
+
+def _failed(message: str, hint: str) -> int:
+    print(f"❌ Backup failed: {message}", file=sys.stderr)
+    if hint:
+        print(f"   → {hint}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,353 @@
+"""MongoDB through mongodump: what is there, the dump as a child process, and the judgement of what it wrote.
+
+Facts about mongodump 100.x this relies on, each seen on real servers: its standard error has a line
+``writing NS to PATH`` when a collection begins and ``done dumping NS (N documents)`` when it ends; a view is written as
+metadata only; a time-series collection NAME is dumped as ``system.buckets.NAME``; the URI may be given in a YAML file
+by ``--config``, also ``/dev/fd/N``, so that it never stands in argv.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from pymongo import MongoClient
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from nanumpay_backupd.errors import BackupdError, ConfigError, SourceError, SpaceError, ToolError
+from nanumpay_backupd.model import CollectionStat, Consistency, SourceInfo
+from nanumpay_backupd.settings.schema import MongoSource
+from nanumpay_backupd.sources.base import Dump, Estimate, Harvest, Source
+from nanumpay_backupd.sources.bson_walk import BsonWalk
+from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
+from nanumpay_backupd.system.secrets import redact
+
+__all__ = ["INSTALL_HINT", "MongoDatabase"]
+
+INSTALL_HINT: Final = (
+    "install MongoDB's package mongodb-database-tools (https://www.mongodb.com/docs/database-tools/), "
+    "or set [tools] mongodump in backupd.toml"
+)
+_TIMEOUT_MS: Final = 5000
+_WRITING: Final = re.compile(r"\twriting (?P<ns>.+) to (?P<path>.+)$")
+_DONE: Final = re.compile(r"\tdone dumping (?P<ns>.+) \((?P<count>\d+) documents?\)$")
+_PROGRESS: Final = re.compile(r"\]\s+(?P<ns>\S.*?)\s+(?P<count>\d+)/\d+\s+\(")
+_VERSION: Final = re.compile(r"mongodump version: (\S+)")
+_INTERNAL_DATABASES: Final = frozenset({"admin", "config", "local"})
+_AUTH_CODES: Final = frozenset({13, 18, 8000})
+
+
+class MongoDatabase(Source):
+    """One database of a MongoDB server, or all of them."""
+
+    def __init__(self, settings: MongoSource) -> None:
+        self._settings = settings
+        self._facts: _Facts | None = None
+
+    def preflight(self) -> Estimate:
+        """Reach the server, list what is there, find mongodump. See `Source.preflight`."""
+        tool = find_tool(self._settings.mongodump, hint=INSTALL_HINT)
+        match = _VERSION.search(run_text([str(tool), "--version"]))
+        if match is None:
+            raise ToolError(f"{tool} does not look like mongodump: it tells no version", hint=INSTALL_HINT)
+        with _errors_named(self._settings), _connect(self._settings) as client:
+            self._facts = _Facts(self._settings, client, tool, match.group(1))
+        facts = self._facts
+        if not facts.collections:
+            raise SourceError(
+                f"database {self._settings.database!r} on {facts.address} has no collections: there is nothing to back up",
+                hint="check the database's name in MONGODB_URI (or [mongodb] database)",
+                code="source-empty",
+                retryable=False,
+            )
+        return Estimate(
+            raw_bytes=facts.raw_bytes,
+            summary=f"MongoDB {facts.version} ({facts.topology}) at {facts.address}, "
+            f"{len(facts.collections)} collections, mongodump {facts.tool_version}",
+        )
+
+    def start(self, folder: Path) -> Dump:
+        """Start mongodump. See `Source.start`."""
+        assert self._facts is not None, "preflight comes first"
+        return _MongoDump(self._settings, self._facts, folder)
+
+    def check(self, name: str) -> Callable[[bytes], None] | None:
+        """Walk BSON files document by document. See `Source.check`."""
+        return BsonWalk(name) if name.endswith(".bson") else None
+
+
+class _Facts:
+    """What a look at the server told before the dump."""
+
+    def __init__(self, settings: MongoSource, client: MongoClient[dict[str, Any]], tool: Path, tool_version: str) -> None:
+        hello = client.admin.command("hello")
+        self.version: str = client.server_info()["version"]
+        self.topology = _topology(hello)
+        host, port = client.address or ("?", 0)
+        self.address = f"{host}:{port}"
+        self.tool = tool
+        self.tool_version = tool_version
+        self.databases = (
+            (settings.database,)
+            if settings.database
+            else tuple(name for name in client.list_database_names() if name not in _INTERNAL_DATABASES)
+        )
+        self.raw_bytes = sum(int(client[name].command("dbStats")["dataSize"]) for name in self.databases)
+        self.collections = _list_collections(client, self.databases)
+
+    def still_there(self, settings: MongoSource) -> frozenset[str]:
+        """List the collections again, after the dump: those dropped meanwhile cannot be missed."""
+        with _errors_named(settings), _connect(settings) as client:
+            return _list_collections(client, self.databases)
+
+
+class _MongoDump(Dump):
+    """A running mongodump and what it said."""
+
+    def __init__(self, settings: MongoSource, facts: _Facts, folder: Path) -> None:
+        self._settings = settings
+        self._facts = facts
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._paths: dict[str, str] = {}
+        self._done: dict[str, int] = {}
+        self._partial: dict[str, int] = {}
+        uri = json.dumps(_dump_uri(settings))
+        with secret_file(f"uri: {uri}\n") as fd:
+            argv = [
+                str(facts.tool),
+                f"--config=/dev/fd/{fd}",
+                f"--out={folder}",
+                f"--numParallelCollections={settings.parallel_collections}",
+            ]
+            if settings.database:
+                argv.append(f"--db={settings.database}")
+            self._child = Child(argv, on_line=self._line, pass_fds=(fd,))
+
+    @property
+    def running(self) -> bool:
+        return self._child.running
+
+    @property
+    def documents(self) -> int:
+        with self._lock:
+            return sum(self._done.values()) + sum(
+                count for ns, count in self._partial.items() if ns not in self._done
+            )
+
+    def pause(self) -> None:
+        self._child.pause()
+
+    def resume(self) -> None:
+        self._child.resume()
+
+    def wait(self, timeout: float) -> bool:
+        return self._child.wait(timeout) is not None
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def harvest(self, sizes: dict[str, int]) -> Harvest:
+        """See `Dump.harvest`: exit code, then every collection that was and is there must have been reported whole."""
+        code = self._child.wait()
+        if code != 0:
+            raise _tool_failure(code or 0, self._child.tail)
+        expected = self._facts.collections & self._facts.still_there(self._settings)
+        missing = sorted(ns for ns in expected if ns not in self._done)
+        if missing:
+            raise ToolError(
+                f"mongodump ended without an error, but {_some(missing)} of "
+                f"{len(expected)} collections were not dumped",
+                hint="check the version of mongodump (mongodump --version) and run again; nothing was published",
+                code="dump-incomplete",
+                retryable=True,
+            )
+        stats = tuple(self._stat(ns, count, sizes) for ns, count in sorted(self._done.items()))
+        return Harvest(
+            source=SourceInfo(
+                type="mongodb",
+                server_version=self._facts.version,
+                topology=self._facts.topology,
+                databases=self._facts.databases,
+                collections=stats,
+            ),
+            consistency=Consistency(level="none", reason=_consistency_reason(self._facts.topology)),
+            tools={"mongodump": self._facts.tool_version},
+            documents=sum(self._done.values()),
+        )
+
+    def _stat(self, ns: str, count: int, sizes: dict[str, int]) -> CollectionStat:
+        path = self._paths.get(ns, "")
+        if path not in sizes:
+            raise ToolError(
+                f"mongodump reported {count} documents of {ns}, but its file is not there",
+                hint="check the disk and the version of mongodump, then run again; nothing was published",
+                code="dump-incomplete",
+                retryable=True,
+            )
+        database, _, name = ns.partition(".")
+        kind, indexes = self._metadata(path)
+        return CollectionStat(
+            database=database, name=name, documents=count, bytes=sizes[path], indexes=indexes, type=kind
+        )
+
+    def _metadata(self, path: str) -> tuple[str, int]:
+        """Read type and number of indexes from the small metadata file beside a collection's BSON."""
+        stem = path.removesuffix(".bson")
+        folder, _, name = stem.rpartition("/")
+        if name.startswith("system.buckets."):
+            stem = f"{folder}/{name.removeprefix('system.buckets.')}"
+        try:
+            metadata = json.loads((self._folder / f"{stem}.metadata.json").read_bytes())
+        except (OSError, ValueError):
+            return "collection", 0
+        return str(metadata.get("type", "collection")), len(metadata.get("indexes", ()))
+
+    def _line(self, line: str) -> None:
+        if done := _DONE.search(line):
+            with self._lock:
+                self._done[done["ns"]] = int(done["count"])
+        elif writing := _WRITING.search(line):
+            path = Path(writing["path"])
+            if path.is_relative_to(self._folder):
+                self._paths[writing["ns"]] = path.relative_to(self._folder).as_posix()
+        elif progress := _PROGRESS.search(line):
+            with self._lock:
+                self._partial[progress["ns"]] = int(progress["count"])
+
+
+def _topology(hello: dict[str, Any]) -> str:
+    if hello.get("msg") == "isdbgrid":
+        return "sharded"
+    return "replica-set" if hello.get("setName") else "standalone"
+
+
+def _consistency_reason(topology: str) -> str:
+    if topology == "replica-set":
+        return "the collections were read one after the other while the application went on writing"
+    return (
+        "a standalone server keeps no oplog, so the collections are of slightly different moments; "
+        "a one-node replica set makes consistent backups possible (docs/install.md)"
+    )
+
+
+def _list_collections(client: MongoClient[dict[str, Any]], databases: tuple[str, ...]) -> frozenset[str]:
+    """Name what mongodump will report, as ``database.collection``: views have no documents, buckets stand for series."""
+    found = set()
+    for database in databases:
+        for entry in client[database].list_collections():
+            name = entry["name"]
+            if entry["type"] == "view" or (name.startswith("system.") and not name.startswith("system.buckets.")):
+                continue
+            if entry["type"] == "timeseries":
+                name = f"system.buckets.{name}"
+            found.add(f"{database}.{name}")
+    return frozenset(found)
+
+
+def _connect(settings: MongoSource) -> MongoClient[dict[str, Any]]:
+    return MongoClient(
+        settings.uri.reveal(), serverSelectionTimeoutMS=_TIMEOUT_MS, connectTimeoutMS=_TIMEOUT_MS, appname="nanumpay-backupd"
+    )
+
+
+class _errors_named:  # noqa: N801 - a context manager reads like a verb
+    """Turns pymongo's exceptions into ours, without secrets."""
+
+    def __init__(self, settings: MongoSource) -> None:
+        self._settings = settings
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (InvalidURI, ConfigurationError)):
+            raise ConfigError(
+                f"MONGODB_URI cannot be used: {redact(str(error))}",
+                hint="it looks like mongodb://user:password@host:27017/nanumpay",
+            ) from None
+        if isinstance(error, OperationFailure) and error.code in _AUTH_CODES:
+            raise SourceError(
+                f"MongoDB at {_hosts(self._settings)} refused: {redact(str(error.details and error.details.get('errmsg') or error))}",
+                hint="check user, password and authSource in MONGODB_URI; the user needs the role 'backup' or 'readAnyDatabase'",
+                code="source-auth",
+                retryable=False,
+            ) from None
+        if isinstance(error, PyMongoError):
+            raise SourceError(
+                f"MongoDB at {_hosts(self._settings)} cannot be reached: {_first_reason(str(error))}",
+                hint="check that mongod runs (systemctl status mongod) and that MONGODB_URI names it",
+                code="source-unreachable",
+            ) from None
+
+
+def _first_reason(text: str) -> str:
+    """Shorten pymongo's server selection report to its first clause."""
+    return redact(text.split(" (configured timeouts", 1)[0].split(", Timeout:", 1)[0])[:300]
+
+
+def _hosts(settings: MongoSource) -> str:
+    try:
+        nodes = parse_uri(settings.uri.reveal(), validate=False)["nodelist"]
+    except PyMongoError:
+        return "its address"
+    return ", ".join(f"{host}:{port}" for host, port in nodes)
+
+
+def _dump_uri(settings: MongoSource) -> str:
+    """Return the URI for mongodump, which refuses another database in it than that of ``--db``.
+
+    The URI's database also is the default of authSource, so that is kept by naming it.
+    """
+    uri = settings.uri.reveal()
+    parsed = parse_uri(uri, validate=False)
+    named = parsed["database"]
+    if named in (None, settings.database):
+        return uri
+    head, _, options = uri.partition("?")
+    head = head[: head.rindex("/")] + "/"
+    if "authsource" not in options.lower() and parsed["username"]:
+        options = f"{options}&authSource={named}" if options else f"authSource={named}"
+    return f"{head}?{options}" if options else head
+
+
+def _tool_failure(code: int, tail: str) -> BackupdError:
+    lowered = tail.lower()
+    last = _last_words(tail)
+    if "no space left" in lowered or "disk quota" in lowered:
+        return SpaceError(f"the disk filled up while mongodump was writing: {last}", hint="free space in the backups folder")
+    if code < 0:
+        return ToolError(
+            f"mongodump was killed by signal {-code}",
+            hint="look for the kernel's OOM killer: journalctl -k | grep -i oom; nothing was published",
+            code="tool-killed",
+            retryable=True,
+        )
+    if "unauthorized" in lowered or "not authorized" in lowered or "auth error" in lowered:
+        return SourceError(
+            f"mongodump was refused by the server: {last}",
+            hint="give the user of MONGODB_URI the role 'backup'",
+            code="source-auth",
+            retryable=False,
+        )
+    return ToolError(
+        f"mongodump failed with exit code {code}: {last or 'it said nothing'}",
+        hint="the journal has its whole output; nothing was published",
+        retryable=True,
+    )
+
+
+def _last_words(tail: str) -> str:
+    lines = [line.split("\t", 1)[-1].strip() for line in tail.splitlines() if line.strip()]
+    failed = [line for line in lines if line.lower().startswith(("failed", "error"))]
+    return (failed or lines or [""])[-1][:400]
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    listed = ", ".join(names[:shown])
+    return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"

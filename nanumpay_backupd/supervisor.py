@@ -1,0 +1,445 @@
+"""Runs and plans of all jobs: one run per job at a time, catch-up, queued uploads, events for whoever watches.
+
+Starts worker processes and follows them; does no backup work itself, speaks no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError, RefusedError
+from nanumpay_backupd.model import Outcome, Run, StageRecord, Trigger, error_info, to_builtins
+from nanumpay_backupd.pipeline.backup import interrupt, recover
+from nanumpay_backupd.pipeline.inventory import sync_local
+from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.report import new_run
+from nanumpay_backupd.pipeline.upload import queue_again
+from nanumpay_backupd.scheduler import Verdict, judge, latest_due, next_due
+from nanumpay_backupd.settings.schema import JobSpec, Paths, RunSpec
+from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.worker import WorkerProcess
+
+__all__ = ["ActiveRun", "Supervisor"]
+
+T = TypeVar("T")
+_LONGEST_SLEEP: Final = 30.0
+"""Seconds: the wall clock may jump (suspend, NTP), so no wait is longer than this."""
+_FULL_QUEUE: Final = 2000
+_SETTLE: Final = 20.0
+"""Seconds that catch-up waits after the start for MongoDB to come up beside us."""
+_INVENTORY_INTERVAL: Final = 60.0
+log = structlog.get_logger()
+
+
+class ActiveRun:
+    """A run that has a worker process now."""
+
+    def __init__(self, run: Run, process: WorkerProcess) -> None:
+        self.run = run
+        self.process = process
+        self.stage = ""
+        self.cancelled_by = ""
+        self.ended = asyncio.Event()
+
+
+class Supervisor:
+    """Keeps the jobs: what is due when, what is running, what happened. All methods belong to the event loop."""
+
+    def __init__(self, paths: Paths, clock: Clock) -> None:
+        self.paths = paths
+        self.layout = Layout(paths.backups)
+        self.active: dict[str, ActiveRun] = {}
+        self.plans: dict[str, datetime] = {}
+        self.jobs: dict[str, JobSpec] = {}
+        self.stopping = False
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="catalog")
+        self._catalog: Catalog | None = None
+        self._wake = asyncio.Event()
+        self._watchers: set[asyncio.Queue[dict[str, Any] | None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._hold_until = clock.monotonic() + _SETTLE
+        self.on_change: Callable[[], None] = lambda: None
+
+    # Catalog: blocking calls happen in one thread of their own, so that a slow disk never stops the event loop
+
+    async def db(self, work: Callable[[Catalog], T]) -> T:
+        """Do ``work`` with the catalog in its own thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_catalog, work)
+
+    def _with_catalog(self, work: Callable[[Catalog], T]) -> T:
+        if self._catalog is None:
+            self._catalog = Catalog(self.paths.state / "catalog.db")
+        return work(self._catalog)
+
+    # Life
+
+    async def recover(self) -> None:
+        """Clean up after an earlier daemon that died: interrupted runs, staging folders, half commits."""
+        now = self._clock.now()
+        try:
+            ended = await self.db(lambda catalog: recover(catalog, self.layout, now))
+        except BackupdError as error:
+            log.error(error.message, code=error.code, hint=error.hint)
+            return
+        for run in ended:
+            log.warning("a run was cut off by the end of its process", run=run.id, job=run.job, code="interrupted")
+
+    def settled(self) -> None:
+        """Tell that the sources can be reached: catch-up need not wait any longer."""
+        self._hold_until = 0.0
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Start what is due, until cancelled."""
+        inventory = asyncio.create_task(self._inventory())
+        try:
+            while True:
+                self._wake.clear()
+                pause = await self._step()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), pause)
+        finally:
+            inventory.cancel()
+
+    async def stop(self, budget: float) -> None:
+        """Let running runs finish within ``budget`` seconds, then cancel them, then end them by force."""
+        self.stopping = True
+        self._wake.set()
+        active = list(self.active.values())
+        if active:
+            waits = [asyncio.create_task(item.ended.wait()) for item in active]
+            _, pending = await asyncio.wait(waits, timeout=max(budget - 20.0, budget / 2))
+            if pending:
+                for item in active:
+                    item.cancelled_by = item.cancelled_by or "the daemon's stop"
+                    item.process.cancel()
+                _, pending = await asyncio.wait(pending, timeout=min(15.0, budget / 3))
+            if pending:
+                for item in active:
+                    item.process.kill()
+                await asyncio.wait(pending, timeout=5.0)
+        for queue in self._watchers:
+            _put(queue, None)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5.0)
+        if self._catalog is not None:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._catalog.close)
+        self._pool.shutdown(wait=False)
+
+    # Jobs and plans
+
+    async def apply(self, jobs: Iterable[JobSpec]) -> None:
+        """Replace the jobs: plans are made anew, running runs keep the settings they began with."""
+        before, self.jobs = self.jobs, {job.name: job for job in jobs}
+        for name in before.keys() - self.jobs.keys():
+            self.plans.pop(name, None)
+            await self.db(lambda catalog, name=name: catalog.save_plan(name, None))  # type: ignore[misc]
+        for name, job in self.jobs.items():
+            await self._plan(job, before.get(name))
+            await self._requeue(job, before.get(name))
+        self._publish("plan")
+        self._wake.set()
+
+    async def _plan(self, job: JobSpec, before: JobSpec | None) -> None:
+        if job.schedule is None or not job.enabled:
+            self.plans.pop(job.name, None)
+            await self.db(lambda catalog: catalog.save_plan(job.name, None))
+            return
+        if before is not None and before.schedule == job.schedule and before.enabled and job.name in self.plans:
+            return
+        now = self._clock.now()
+        # Only the first look after a start may find a due time that nobody was there to keep.
+        saved = await self.db(lambda catalog: catalog.plan(job.name)) if before is None else None
+        if saved is not None and saved <= now:
+            self.plans[job.name] = saved
+            return
+        await self._set_plan(job, now)
+
+    async def _set_plan(self, job: JobSpec, after: datetime) -> None:
+        due = next_due(job.schedule, after) if job.schedule is not None else None
+        if due is None:
+            self.plans.pop(job.name, None)
+        else:
+            self.plans[job.name] = due
+        await self.db(lambda catalog: catalog.save_plan(job.name, due))
+
+    async def _requeue(self, job: JobSpec, before: JobSpec | None) -> None:
+        """Uploads that were given up get another chance when their destination's settings changed."""
+        if before is None:
+            return
+        old = {destination.name: destination for destination in before.destinations}
+        now = self._clock.now()
+        for destination in job.destinations:
+            if old.get(destination.name) != destination:
+                name = destination.name
+                await self.db(lambda catalog, name=name: queue_again(catalog, job.name, name, now))  # type: ignore[misc]
+
+    async def _step(self) -> float:
+        """Start what is due now; returns how many seconds may pass until the next look."""
+        if self.stopping:
+            return _LONGEST_SLEEP
+        now = self._clock.now()
+        pause = _LONGEST_SLEEP
+        for name, due in list(self.plans.items()):
+            job = self.jobs[name]
+            verdict = judge(due, now, timedelta(seconds=job.catch_up))
+            if verdict is Verdict.WAIT:
+                pause = min(pause, (due - now).total_seconds())
+                continue
+            if verdict is not Verdict.RUN and (wait := self._hold_until - self._clock.monotonic()) > 0:
+                pause = min(pause, wait)
+                continue
+            await self._set_plan(job, now)
+            await self._due(job, due, verdict, now)
+        pause = min(pause, await self._start_uploads(now))
+        return max(pause, 0.02)
+
+    async def _due(self, job: JobSpec, due: datetime, verdict: Verdict, now: datetime) -> None:
+        window = timedelta(seconds=job.catch_up)
+        if verdict is Verdict.TOO_LATE and job.schedule is not None and latest_due(job.schedule, now, window):
+            verdict = Verdict.CATCH_UP
+        if verdict is Verdict.TOO_LATE:
+            log.warning("a backup was missed too long ago to be caught up", job=job.name, due=due.isoformat())
+            return
+        trigger = Trigger.SCHEDULE if verdict is Verdict.RUN else Trigger.CATCH_UP
+        if trigger is Trigger.CATCH_UP:
+            log.warning("a backup was missed and is caught up now", job=job.name, due=due.isoformat())
+        with contextlib.suppress(BackupdError):
+            await self.start_run(job.name, trigger)
+
+    async def _start_uploads(self, now: datetime) -> float:
+        """Start the queued uploads that are due, one run per job; returns the seconds until the next is due."""
+        pending = await self.db(lambda catalog: catalog.pending_copies())
+        pause = _LONGEST_SLEEP
+        for copy in pending:
+            name = copy.backup.rpartition("-backup-")[0]
+            if copy.next_attempt is None or name not in self.jobs or name in self.active:
+                continue
+            wait = (copy.next_attempt - now).total_seconds()
+            if wait > 0:
+                pause = min(pause, wait)
+                continue
+            with contextlib.suppress(BackupdError):
+                await self.start_run(name, Trigger.RETRY, action="upload")
+        return pause
+
+    # Runs
+
+    async def start_run(
+        self,
+        name: str,
+        trigger: Trigger,
+        *,
+        action: str = "backup",
+        force: bool = False,
+        compress: bool | None = None,
+    ) -> ActiveRun:
+        """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped)."""
+        job = self.jobs.get(name)
+        if job is None:
+            known = ", ".join(self.jobs) or "none yet: the settings have not been read"
+            raise NotFoundError(f"there is no job {name!r}", hint=f"the jobs are: {known}")
+        if self.stopping:
+            raise RefusedError("the daemon is stopping", hint="try again when it is back", retryable=True)
+        run_id = _run_id(self._clock.now())
+        if not job.enabled and trigger is Trigger.MANUAL and not force:
+            raise RefusedError(
+                f"job {name} is disabled",
+                hint="enable it in its settings, or run it once with --force",
+                code="job-disabled",
+            )
+        if name in self.active:
+            await self._skip(run_id, job, trigger)
+        if compress is not None:
+            job = msgspec.structs.replace(job, compress=compress)
+        spec = RunSpec(run=run_id, job=job, paths=self.paths, trigger=trigger, action=action)
+        run = new_run(run_id, name, trigger, self._clock.now())
+        process_started = asyncio.ensure_future(WorkerProcess.start(spec))
+        # The job counts as busy from here on, also while the process is being started.
+        placeholder = ActiveRun(run, None)  # type: ignore[arg-type]
+        self.active[name] = placeholder
+        try:
+            placeholder.process = await process_started
+            await self.db(lambda catalog: catalog.save_run(run))
+        except BaseException:
+            del self.active[name]
+            raise
+        log.info("run started", run=run_id, job=name, trigger=trigger.value, action=action)
+        self._publish("run-started", run=placeholder.run)
+        task = asyncio.create_task(self._follow(placeholder))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return placeholder
+
+    async def _skip(self, run_id: str, job: JobSpec, trigger: Trigger) -> None:
+        """Record that a run could not begin because the job is running already, then raise BusyError."""
+        other = self.active[job.name].run.id
+        error = BusyError(f"job {job.name} is running already (run {other})", hint=f"follow it: backupctl show {other}")
+        now = self._clock.now()
+        run = msgspec.structs.replace(
+            new_run(run_id, job.name, trigger, now), ended=now, outcome=Outcome.SKIPPED, error=error_info(error)
+        )
+        await self.db(lambda catalog: catalog.save_run(run))
+        log.warning(f"run skipped: {error.message}", run=run_id, job=job.name, trigger=trigger.value, code="busy")
+        self._publish("run-ended", run=run)
+        raise error
+
+    async def cancel(self, run_id: str | None, who: str) -> ActiveRun:
+        """Ask a run (or the only one) to stop; raises NotFoundError."""
+        candidates = [item for item in self.active.values() if run_id in (None, item.run.id, item.run.job)]
+        if not candidates:
+            what = f"run {run_id} is not running" if run_id else "nothing is running"
+            raise NotFoundError(what, hint="see: backupctl runs")
+        if len(candidates) > 1:
+            names = ", ".join(item.run.id for item in candidates)
+            raise RefusedError(f"{len(candidates)} runs are running", hint=f"name one of them: {names}")
+        candidates[0].cancelled_by = who
+        candidates[0].process.cancel()
+        return candidates[0]
+
+    async def _follow(self, active: ActiveRun) -> None:
+        """Read a worker's events to the end, then settle how the run ended."""
+        run_id, job = active.run.id, active.run.job
+        try:
+            async for event in active.process.events():
+                self._take(active, event)
+            code = await active.process.wait()
+            # Children that outlived the worker (they should not) end with their group.
+            active.process.kill()
+            active.run = await self._settle(active, code)
+        except Exception:  # a defect here must not leave the job busy for ever
+            log.exception("following a run failed", run=run_id, job=job, code="internal")
+        finally:
+            self.active.pop(job, None)
+            active.ended.set()
+            self._tell(active.run)
+            self._publish("run-ended", run=active.run)
+            self._wake.set()
+
+    async def _settle(self, active: ActiveRun, code: int) -> Run:
+        """Return the run as the worker recorded it; one that ended without a word is ``interrupted``."""
+        now = self._clock.now()
+        run = await self.db(lambda catalog: catalog.run(active.run.id)) or active.run
+        for line in active.process.errors:
+            log.error(line, run=run.id, job=run.job, code="internal")
+        if run.outcome is not None:
+            return run
+        how = f"the worker was killed by signal {-code}" if code < 0 else f"the worker ended with exit code {code}"
+        return await self.db(lambda catalog: self._clean(catalog, run, now, how))
+
+    def _clean(self, catalog: Catalog, run: Run, now: datetime, how: str) -> Run:
+        ended = interrupt(catalog, run, now, how)
+        recover(catalog, self.layout, now)
+        return ended
+
+    def _take(self, active: ActiveRun, event: dict[str, Any]) -> None:
+        """Log one event of a worker and hand it to the watchers."""
+        run_id, job = active.run.id, active.run.job
+        kind = event.get("kind")
+        if kind == "stage":
+            stage = msgspec.convert(event["stage"], StageRecord)
+            active.stage = stage.stage.value if stage.ended is None else ""
+            others = tuple(item for item in active.run.stages if item.stage is not stage.stage)
+            active.run = msgspec.structs.replace(active.run, stages=(*others, stage))
+            if stage.ended is not None:
+                seconds = (stage.ended - stage.started).total_seconds()
+                log.info(
+                    f"{stage.stage} {stage.outcome} in {seconds:.1f} s{': ' if stage.detail else ''}{stage.detail}",
+                    run=run_id,
+                    job=job,
+                    stage=stage.stage.value,
+                )
+            self._publish("stage", run_id=run_id, stage=to_builtins(stage))
+        elif kind == "progress":
+            self._publish("progress", run_id=run_id, progress=event["progress"])
+        elif kind == "message":
+            error = event.get("error") or {}
+            level = event.get("level", "info")
+            getattr(log, level if level in ("info", "warning", "error") else "info")(
+                event.get("text", ""), run=run_id, job=job, stage=active.stage or None, code=error.get("code")
+            )
+            self._publish("message", run_id=run_id, message=event.get("text", ""))
+        elif kind == "committed":
+            self._publish("message", run_id=run_id, message=f"committed {event['artifact']}")
+        self.on_change()
+
+    def _tell(self, run: Run) -> None:
+        """Write the one line that an operator looks for in the journal in the morning."""
+        seconds = ((run.ended or run.started) - run.started).total_seconds()
+        text = f"run {run.outcome or 'ended'} in {seconds:.1f} s"
+        if run.backup:
+            text += f": {run.backup}"
+        if run.error is not None:
+            text += f": {run.error.message}"
+        good = run.outcome in (Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SKIPPED)
+        level = "info" if good else "warning" if run.outcome is Outcome.DEGRADED else "error"
+        code = run.error.code if run.error is not None else None
+        hint = run.error.hint if run.error is not None and not good else None
+        getattr(log, level)(text, run=run.id, job=run.job, code=code, hint=hint or None)
+        self.on_change()
+
+    # Watching
+
+    def _publish(self, kind: str, *, run: Run | None = None, run_id: str | None = None, **fields: Any) -> None:
+        event = {
+            "kind": kind,
+            "time": self._clock.now().isoformat().replace("+00:00", "Z"),
+            "run": to_builtins(run) if run is not None else None,
+            "run_id": run.id if run is not None else run_id,
+            **fields,
+        }
+        for queue in list(self._watchers):
+            _put(queue, event)
+        self.on_change()
+
+    def note(self, kind: str, message: str) -> None:
+        """Tell the watchers of something that is not part of a run (settings changed)."""
+        self._publish(kind, message=message)
+
+    async def watch(self, run_id: str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Yield events as they happen, of one run or of all, until the daemon stops or the watcher is too slow."""
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_FULL_QUEUE)
+        self._watchers.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                if run_id is None or event["run_id"] == run_id:
+                    yield event
+        finally:
+            self._watchers.discard(queue)
+
+    async def _inventory(self) -> None:
+        """Look at the backups folder now and then: the application deletes files there by itself."""
+        while True:
+            await asyncio.sleep(_INVENTORY_INTERVAL)
+            with contextlib.suppress(BackupdError):
+                await self.refresh()
+
+    async def refresh(self) -> None:
+        """Bring the catalog in line with the backups folder now; raises BackupdError when it cannot be read."""
+        now = self._clock.now()
+        await self.db(lambda catalog: sync_local(catalog, self.layout, now))
+
+
+def _put(queue: asyncio.Queue[dict[str, Any] | None], event: dict[str, Any] | None) -> None:
+    """Hand an event over; a watcher that does not keep up is ended instead of filling memory."""
+    try:
+        queue.put_nowait(event)
+    except asyncio.QueueFull:
+        with contextlib.suppress(asyncio.QueueEmpty):
+            queue.get_nowait()
+        queue.put_nowait(None)
+
+
+def _run_id(now: datetime) -> str:
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

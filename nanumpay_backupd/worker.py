@@ -1,0 +1,254 @@
+"""One run, as a process of its own: the child's side (`main`, `execute`) and the daemon's side (`WorkerProcess`).
+
+The child takes a run specification on standard input, so that secrets are in no argv and no environment, and writes
+events as JSON lines on standard output. It leads its own process group, so that it can be ended with all its children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import IO, Any, Final
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.doctor import Check, check_destination, check_job
+from nanumpay_backupd.errors import (
+    EXIT_BUSY,
+    EXIT_DEGRADED,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    BackupdError,
+)
+from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
+from nanumpay_backupd.pipeline.backup import back_up, upload_queued
+from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.prune import PruneLine, delete_backup, prune
+from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
+from nanumpay_backupd.settings.schema import Destination, RetryPolicy, RunSpec, decode_spec, encode_spec
+from nanumpay_backupd.sources.factory import open_source
+from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.stores.factory import open_store
+from nanumpay_backupd.system.clock import Clock, SystemClock
+from nanumpay_backupd.system.locks import FileLock
+from nanumpay_backupd.system.process import die_with_parent
+
+__all__ = ["EXIT_CODES", "WorkerProcess", "execute", "main"]
+
+EXIT_CODES: Final = {
+    Outcome.SUCCEEDED: EXIT_OK,
+    Outcome.DEGRADED: EXIT_DEGRADED,
+    Outcome.FAILED: EXIT_FAILED,
+    Outcome.CANCELLED: EXIT_INTERRUPTED,
+    Outcome.INTERRUPTED: EXIT_FAILED,
+    Outcome.SKIPPED: EXIT_BUSY,
+}
+_NICE: Final = 5
+_IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}
+_IOPRIO_BEST_EFFORT_LOW: Final = (2 << 13) | 6
+_LONGEST_LINE: Final = 16 << 20
+
+
+def execute(
+    spec: RunSpec,
+    reporter: Reporter,
+    clock: Clock,
+    *,
+    retry: RetryPolicy | None = None,
+    on_start: Callable[[Recorder], None] | None = None,
+) -> Run:
+    """Do one run in this process and return its record.
+
+    ``retry`` makes uploads try again within the run (where no daemon keeps a queue); ``on_start`` gets the recorder,
+    whose `cancel` may be called from a signal handler.
+    """
+
+    def opener(destination: Destination) -> Store:
+        return open_store(destination, retry=retry, clock=clock)
+
+    with Catalog(spec.paths.state / "catalog.db") as catalog:
+        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), clock.now())
+        recorder = Recorder(run, catalog, reporter, clock)
+        if on_start is not None:
+            on_start(recorder)
+        if spec.action == "upload":
+            return upload_queued(spec, catalog, recorder, opener)
+        return back_up(spec, open_source(spec.job.source), catalog, recorder, opener)
+
+
+def examine(spec: RunSpec) -> Iterator[Check]:
+    """Do the checks of ``doctor``: all of a job's, or with the action ``doctor:NAME`` those of one destination."""
+    _, _, only = spec.action.partition(":")
+    if only:
+        for destination in spec.job.destinations:
+            if destination.name == only:
+                yield from check_destination(spec.job.name, destination, open_store)
+        return
+    yield from check_job(spec.job, spec.paths, open_source(spec.job.source), open_store, SystemClock().now())
+
+
+def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
+    """Do ``prune``, or ``delete:BACKUP[@PLACE]``, under the job's lock; returns what was decided or deleted.
+
+    Raises BusyError while a run of the job is active, StoreError for a place that refuses.
+    """
+    layout = Layout(spec.paths.backups)
+    lock = FileLock(layout.lock(spec.job.name), f"job {spec.job.name}")
+    with Catalog(spec.paths.state / "catalog.db") as catalog, lock:
+        if spec.action == "prune":
+            lines, faults = prune(spec.job, catalog, layout, clock.now(), open_store)
+            if faults:
+                raise faults[0]
+            return lines
+        name, _, place = spec.action.removeprefix("delete:").partition("@")
+        return delete_backup(spec.job, catalog, layout, name, place or None, open_store)
+
+
+class _PipeReporter:
+    """Writes every event as one JSON line."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        # The daemon may be gone: the run goes on, its record is in the catalog.
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._stream.write(json.dumps({"kind": kind, **fields}, ensure_ascii=False) + "\n")
+            self._stream.flush()
+
+    def stage(self, record: StageRecord) -> None:
+        self.emit("stage", stage=to_builtins(record))
+
+    def progress(self, progress: Progress) -> None:
+        self.emit("progress", progress=to_builtins(progress))
+
+    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
+        self.emit("message", level=level, text=text, error=to_builtins(error))
+
+    def committed(self, artifact: str, size: int) -> None:
+        self.emit("committed", artifact=artifact, size=size)
+
+
+def main() -> int:
+    """Run as the worker process: specification on standard input, events on standard output, exit code by outcome."""
+    _be_modest()
+    spec = decode_spec(sys.stdin.buffer.read())
+    reporter = _PipeReporter(sys.stdout)
+
+    def on_start(recorder: Recorder) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: recorder.cancel())
+
+    if spec.action.startswith("doctor"):
+        for check in examine(spec):
+            reporter.emit("check", check=to_builtins(check))
+        return EXIT_OK
+    if spec.action.startswith(("delete:", "prune")):
+        try:
+            reporter.emit("lines", lines=to_builtins(remove(spec, SystemClock())))
+        except BackupdError as error:
+            reporter.emit("fault", fault=to_builtins(error_info(error)))
+        return EXIT_OK
+    try:
+        run = execute(spec, reporter, SystemClock(), on_start=on_start)
+    except BackupdError as error:
+        reporter.message("error", error.message, error_info(error))
+        return error.exit_code
+    reporter.emit("ended", outcome=run.outcome)
+    sys.stdout.flush()
+    return EXIT_CODES[run.outcome or Outcome.FAILED]
+
+
+def _be_modest() -> None:
+    """Leave processor and disk to the application first."""
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    number = _IOPRIO_SET.get(os.uname().machine)
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, 1, 0, _IOPRIO_BEST_EFFORT_LOW)
+
+
+class WorkerProcess:
+    """A worker as the daemon sees it: started with a specification, read event by event, ended when asked."""
+
+    def __init__(self, process: asyncio.subprocess.Process, run: str) -> None:
+        self._process = process
+        self.run = run
+        self.errors: list[str] = []
+
+    @classmethod
+    async def start(cls, spec: RunSpec) -> WorkerProcess:
+        """Start the process; raises BackupdError (``worker-start``) when it cannot be started."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "nanumpay_backupd",
+                "worker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+                limit=_LONGEST_LINE,
+                env=_environment(),
+            )
+        except OSError as error:
+            raise BackupdError(
+                f"the worker process cannot be started: {os.strerror(error.errno or 0)}",
+                hint="check memory and process limits (systemctl status nanumpay-backupd)",
+                code="worker-start",
+                retryable=True,
+            ) from None
+        assert process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(encode_spec(spec))
+            await process.stdin.drain()
+            process.stdin.close()
+        return cls(process, spec.run)
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield the run's events until the process closes its output; what it says on standard error is collected."""
+        assert self._process.stdout is not None
+        reading = asyncio.create_task(self._collect_errors())
+        async for line in self._process.stdout:
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    yield event
+        await reading
+
+    async def wait(self) -> int:
+        """Wait for the end; returns the exit code (negative: the signal)."""
+        return await self._process.wait()
+
+    def cancel(self) -> None:
+        """Ask it to stop at its next step (SIGTERM); harmless when it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once with all its children; harmless when it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _collect_errors(self) -> None:
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            self.errors.append(line.decode("utf-8", "replace").rstrip())
+            del self.errors[:-200]
+
+
+def _environment() -> dict[str, str]:
+    """Hand on what a run may need (AWS credentials, zone, own code), but not what belongs to the daemon alone."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "LISTEN_FDS", "LISTEN_PID")
+    }
