@@ -93,14 +93,14 @@ def system_packages(commands: Mapping[str, str]) -> None:
     root = _as_root([["apt-get", "update"], [*install, *missing]])
     _say(f"installing system packages: {' '.join(missing)}")
     environment = [*root, "env", "DEBIAN_FRONTEND=noninteractive"]
-    _run([*environment, "apt-get", "update", "-q"])
+    _run_quietly([*environment, "apt-get", "update", "-q"])
     quiet = [package for package in missing if package == "vsftpd"]
     plain = [package for package in missing if package != "vsftpd"]
     if plain:
-        _run([*environment, *install, *plain])
+        _run_quietly([*environment, *install, *plain])
     if quiet:
         # Its installation would start a server on port 21; the tests start their own ones.
-        _run([*environment, *install, "-o", f"DPkg::Path={_without_services()}", *quiet])
+        _run_quietly([*environment, *install, "-o", f"DPkg::Path={_without_services()}", *quiet])
 
 
 def virtual_environment() -> None:
@@ -120,7 +120,7 @@ def virtual_environment() -> None:
     build = TOOLS / "build-requirements.lock"
     build.write_text(_locked("setuptools"), encoding="ascii")
     _run([*install, "--require-hashes", "-r", str(build)])
-    _run([*install, "--require-hashes", "--no-build-isolation", "-r", str(LOCK)])
+    _run([*install, "--require-hashes", "--no-build-isolation", "--use-pep517", "-r", str(LOCK)])
     _run([*install, "--no-build-isolation", "--editable", str(ROOT)])
     _run([*pip, "check"], stdout=subprocess.DEVNULL)
     stamp.write_text(state, encoding="ascii")
@@ -222,6 +222,14 @@ def _say(text: str) -> None:
 
 def _run(argv: Sequence[str], *, cwd: Path | None = None, stdout: int | None = None) -> None:
     subprocess.run(argv, check=True, cwd=cwd, stdout=stdout, stdin=subprocess.DEVNULL)
+
+
+def _run_quietly(argv: Sequence[str]) -> None:
+    """Run a talkative command; what it said is shown only when it fails."""
+    done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        sys.stderr.buffer.write(done.stdout)
+        done.check_returncode()
 
 
 if __name__ == "__main__":
