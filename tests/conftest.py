@@ -10,37 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.environment import clean_environment
 from tests.servers.mongod import Mongod, start_mongod
-from tests.servers.tools import tools_path
 
-# Set by many machines and by systemd; each would change what is tested.
-_TRAPS = (
-    # A bundle named here overrides the private CA of a TLS test.
-    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE"),
-    # boto3 reads these before what it is told.
-    *("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    # The daemon itself reads these.
-    *("MONGODB_URI", "BACKUP_PATH", "FORCE_BACKUP"),
-    *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "INVOCATION_ID", "CREDENTIALS_DIRECTORY"),
-    # Local servers are not behind a proxy.
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
-)
 _SESSION = "NANUMPAY_TEST_SESSION"
 
 
-def _clean_environment() -> None:
-    for name in _TRAPS:
-        os.environ.pop(name, None)
-    os.environ["PATH"] = tools_path()
-    # No credentials or settings of whoever runs the tests, and no question to a cloud's metadata address.
-    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-    os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.environ["AWS_CONFIG_FILE"] = os.devnull
-    os.environ[_SESSION] = uuid.uuid4().hex
-
-
 # Here and not in a fixture: boto3 and ssl read some of these when they are imported.
-_clean_environment()
+clean_environment()
+os.environ[_SESSION] = uuid.uuid4().hex
 
 
 @pytest.fixture(scope="session")
