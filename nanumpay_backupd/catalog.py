@@ -74,8 +74,8 @@ class Catalog:
             return
         if version > SCHEMA_VERSION:
             raise BackupdError(
-                f"the catalog {self._path} was made by a newer version of nanumpay-backupd (format {version})",
-                hint="install that version again, or move the file away: backupctl rebuild makes a new one from manifests",
+                f"the catalog {self._path} was made by a newer nanumpay-backupd (format {version})",
+                hint="install that version again, or move the file away: it is then rebuilt from the manifests",
                 code="catalog-newer",
             )
         with self._write() as db:
@@ -264,7 +264,7 @@ class Catalog:
         return int(str(count)), int(str(size)), int(str(pending))
 
     def pending_copies(self, due: datetime | None = None) -> list[Copy]:
-        """Return the copies that wait for their upload, those due soonest first; with ``due`` only those due by then."""
+        """Return the copies that wait for their upload, soonest first; with ``due`` only those due by then."""
         rows = self._read(
             "SELECT record FROM copies WHERE state = ?1 AND next_attempt IS NOT NULL "
             "AND (?2 IS NULL OR next_attempt <= ?2) ORDER BY next_attempt, backup",

@@ -19,6 +19,7 @@ from nanumpay_backupd.settings.schema import Destination, JobSpec, LocalDestinat
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes
+from nanumpay_backupd.system.units import human_size
 
 __all__ = ["Check", "check_destination", "check_folder", "check_job"]
 
@@ -71,7 +72,9 @@ def check_destination(
             finally:
                 store.delete(key)
             if store.stat(key) is not None:
-                yield Check(name, "failed", f"{where}: a test object could not be deleted", "allow deletion: retention needs it")
+                yield Check(
+                    name, "failed", f"{where}: a test object could not be deleted", "allow deletion: retention needs it"
+                )
                 return
     except Exception as raised:  # noqa: BLE001 - a defect at one place must not end the other checks
         error = as_expected(raised)
@@ -79,7 +82,10 @@ def check_destination(
         return
     if content != _PROBE or not listed:
         yield Check(
-            name, "failed", f"{where}: what was written did not read back the same", "do not use this place until that is understood"
+            name,
+            "failed",
+            f"{where}: what was written did not read back the same",
+            "do not use this place until that is understood",
         )
         return
     yield Check(name, "ok", f"{where}: wrote, listed, read back and deleted a test object")
@@ -106,7 +112,7 @@ def check_folder(paths: Paths) -> Iterator[Check]:
     yield Check(
         "disk space",
         "ok" if free > _LOW_SPACE else "warning",
-        f"{free / 1e9:.1f} GB free in {paths.backups}",
+        f"{human_size(free)} free in {paths.backups}",
         "" if free > _LOW_SPACE else "free space, shorten retention or set [paths] backups to a larger disk",
     )
     punches = can_punch_holes(layout.staging)
@@ -127,7 +133,9 @@ def _state_folder(state: Path) -> Check:
     except OSError as error:
         return Check("state folder", "failed", f"{state}: {os.strerror(error.errno or 0)}", f"create {state}")
     if mode:
-        return Check("state folder", "warning", f"{state} can be read by every user of this host", f"run: chmod o-rwx {state}")
+        return Check(
+            "state folder", "warning", f"{state} can be read by every user of this host", f"run: chmod o-rwx {state}"
+        )
     return Check("state folder", "ok", f"{state} is private")
 
 
@@ -139,7 +147,7 @@ def _source(job: JobSpec, source: Source) -> Check:
         return Check(name, "failed", error.message, error.hint)
     if estimate.warnings:
         return Check(name, "warning", f"{estimate.summary}; {'; '.join(estimate.warnings)}", "see docs/install.md")
-    return Check(name, "ok", f"{estimate.summary}, {estimate.raw_bytes / 1e6:.1f} MB of data")
+    return Check(name, "ok", f"{estimate.summary}, {human_size(estimate.raw_bytes)} of data")
 
 
 class _Timex(ctypes.Structure):

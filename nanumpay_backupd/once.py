@@ -1,4 +1,4 @@
-"""Commands of `nanumpay-backupd` that need no daemon: run-once, check-config, rebuild. The same rooms, in one process."""
+"""Commands of `nanumpay-backupd` that need no daemon: run-once, check-config, rebuild. No work of their own."""
 
 from __future__ import annotations
 
@@ -27,9 +27,18 @@ from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
+from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.worker import EXIT_CODES, execute
 
-__all__ = ["check_config", "find_job", "perform", "read_settings", "rebuild_catalog", "run_once", "with_backups"]
+__all__ = [
+    "check_config",
+    "find_job",
+    "perform",
+    "read_settings",
+    "rebuild_catalog",
+    "run_once",
+    "with_backups",
+]
 
 _PATIENCE = 15.0
 
@@ -52,7 +61,7 @@ def find_job(host: HostConfig, name: str) -> JobSpec:
     if name == APPLICATION_JOB and host.nanumpay.enabled:
         update = asyncio.run(read_settings(host))
         if update.app is None:
-            problem = update.problem or ErrorInfo(code="settings-missing", message="the settings could not be read")
+            problem = update.problem or ErrorInfo(code="settings-missing", message="there are no settings yet")
             raise BackupdError(problem.message, hint=problem.hint, code=problem.code, retryable=problem.retryable)
         app = update.app
     jobs = {job.name: job for job in build_jobs(host, app)}
@@ -167,7 +176,7 @@ class _Lines:
             self._write(f"  → {error.hint}\n")
 
     def committed(self, artifact: str, size: int) -> None:
-        self._write(f"committed  {artifact} ({size / 1e6:.1f} MB)\n")
+        self._write(f"committed  {artifact} ({human_size(size)})\n")
 
 
 def with_backups(host: HostConfig, backups: Path) -> HostConfig:

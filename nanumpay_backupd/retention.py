@@ -35,7 +35,9 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 def decide(candidates: Iterable[Candidate], policy: Policy, now: datetime) -> list[Decision]:
-    """Apply the application's rule at one place, newest first: keep the newest ``count``, of those none older than ``days``.
+    """Apply the application's rule at one place: keep the newest ``count``, and of those none older than ``days``.
+
+    Answers newest first.
 
     Copies that are proven, and those of the old program, count. One that is not proven (corrupt, or not read back yet)
     does not count; it is deleted once ``count`` newer ones exist or it is older than ``days``. Where nothing is proven
@@ -65,4 +67,6 @@ def _judge(item: Candidate, place: int, limit: datetime, policy: Policy, protect
         return Decision(item.backup, keep=False, reason=f"{policy.count} newer ones are kept")
     if not (item.good or item.legacy):
         return Decision(item.backup, keep=True, reason="not verified: kept until newer ones take its place")
-    return Decision(item.backup, keep=True, reason=f"number {place} of the newest {policy.count}, within {policy.days} days")
+    return Decision(
+        item.backup, keep=True, reason=f"number {place} of the newest {policy.count}, within {policy.days} days"
+    )

@@ -1,9 +1,9 @@
 """`nanumpay-backup`: the old program's contract for the application's "run now", by way of the daemon or without it.
 
 The application starts it without arguments, with MONGODB_URI, BACKUP_PATH and FORCE_BACKUP in the environment, waits at
-most five minutes, and finds the file by the line ``✅ 압축 완료: NAME.tar.gz`` on standard output. Exit code 1 with that
-line still counts as a backup (the upload failed). Its clean-up then deletes everything named ``nanumpay-backup-…`` that
-is not a ``.tar.gz``, so a run started here always compresses, whatever the settings say.
+most five minutes, and finds the file by the line ``✅ 압축 완료: NAME.tar.gz`` on standard output. Exit code 1 with
+that line still counts as a backup (the upload failed). Its clean-up then deletes everything named
+``nanumpay-backup-…`` that is not a ``.tar.gz``, so a run started here always compresses, whatever the settings say.
 """
 
 from __future__ import annotations
@@ -148,11 +148,11 @@ class _Reporter:
     def progress(self, progress: Any) -> None:
         """Nothing: the old program showed none."""
 
-    def message(self, level: str, text: str, error: Any = None) -> None:
+    def message(self, level: str, text: str, _error: Any = None) -> None:
         if level != "info":
             print(f"⚠️  {text}", file=sys.stderr)
 
-    def committed(self, artifact: str, size: int) -> None:
+    def committed(self, artifact: str, _size: int) -> None:
         self.artifact = artifact
         print(f"✅ 압축 완료: {artifact}")
 

@@ -26,6 +26,7 @@ _log = structlog.get_logger(__name__)
 SERVICE: Final = "org.varlink.service"
 _READ_SIZE: Final = 64 << 10
 _LINGER: Final = 1.0
+_CLEAN_UP_TURNS: Final = 10
 _PROTOCOL_HINT: Final = "see docs/control.md"
 
 
@@ -315,9 +316,7 @@ class Connection:
                 raise TypeError(f"the handler of {request.method} made no reply")
             while more:
                 step = asyncio.create_task(_step(replies))
-                await asyncio.sleep(0)  # one step ahead: see Handler
-                ended = step.done() and not step.cancelled() and step.exception() is None and step.result() is None
-                if ended:
+                if await _ends_now(step):
                     break
                 await self._reply(request, interface, reply, continues=True)
                 following = await step
@@ -364,6 +363,15 @@ async def _step(replies: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None
         return await anext(replies)
     except StopAsyncIteration:
         return None
+
+
+async def _ends_now(step: asyncio.Task[dict[str, Any] | None]) -> bool:
+    """Run one step ahead (see Handler): tell whether a generator ends without waiting for anything but its clean-up."""
+    for _ in range(_CLEAN_UP_TURNS):
+        if step.done():
+            return not step.cancelled() and step.exception() is None and step.result() is None
+        await asyncio.sleep(0)
+    return False
 
 
 async def _hangup(connection: socket.socket, interval: float) -> None:

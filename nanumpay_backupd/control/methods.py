@@ -21,6 +21,7 @@ from nanumpay_backupd.settings.schema import JobSpec, RunSpec
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.files import free_bytes
+from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.worker import WorkerProcess
 
 __all__ = ["DaemonView", "Methods"]
@@ -100,7 +101,7 @@ class Methods:
         free = await asyncio.to_thread(_free, self._supervisor)
         problems = [*self._daemon.problems(), *_job_problems(jobs)]
         if free is not None and free < _LOW_SPACE:
-            problems.append(("warning", f"only {free / 1e6:.0f} MB are free in {self._supervisor.paths.backups}"))
+            problems.append(("warning", f"only {human_size(free)} are free in {self._supervisor.paths.backups}"))
         states = {state for state, _ in problems}
         return {
             "version": __version__,
@@ -296,9 +297,7 @@ class Methods:
         return lines
 
     async def _helper(self, job: JobSpec, action: str) -> AsyncIterator[dict[str, Any]]:
-        spec = RunSpec(
-            run="none", job=job, paths=self._supervisor.paths, trigger=Trigger.MANUAL.value, action=action
-        )
+        spec = RunSpec(run="none", job=job, paths=self._supervisor.paths, trigger=Trigger.MANUAL.value, action=action)
         process = await WorkerProcess.start(spec)
         try:
             async for event in process.events():
@@ -417,7 +416,9 @@ def _job_problems(jobs: list[dict[str, Any]]) -> list[tuple[str, str]]:
             problems.append(("failing", f"{text} → {error['hint']}" if error.get("hint") else text))
         if job["pending_uploads"]:
             count = job["pending_uploads"]
-            problems.append(("warning", f"job {name}: {count} upload{'s wait' if count > 1 else ' waits'} (backupctl list)"))
+            problems.append(
+                ("warning", f"job {name}: {count} upload{'s wait' if count > 1 else ' waits'} (backupctl list)")
+            )
         if not job["enabled"]:
             problems.append(("warning", f"job {name} is disabled: no backups are made by schedule"))
         elif job["schedule"] and job["newest_backup"] is None and not last:

@@ -1,1 +1,1 @@
-"""One backup from start to end: stage order, the commit point, verification, uploads, retention. Starts no processes itself."""
+"""One backup from start to end: stage order, commit point, verification, uploads, retention. No process of its own."""

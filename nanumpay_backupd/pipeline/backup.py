@@ -39,16 +39,15 @@ from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.locks import FileLock
+from nanumpay_backupd.system.units import human_size
 
 __all__ = ["back_up", "interrupt", "recover", "upload_queued"]
 
 _TENTH: Final = 0.1
 
 
-def back_up(
-    spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder, open_store: OpenStore
-) -> Run:
-    """Make one backup; always returns the finished Run, whatever happened. Unexpected exceptions are raised after that."""
+def back_up(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
+    """Make one backup and return the finished Run, whatever happened; a defect is raised after it was recorded."""
     layout = Layout(spec.paths.backups)
     try:
         with _exclusive(spec, layout):
@@ -121,14 +120,10 @@ def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the proc
         retryable=True,
     )
     stages = tuple(
-        stage
-        if stage.ended is not None
-        else msgspec.structs.replace(stage, ended=now, outcome=Outcome.INTERRUPTED)
+        stage if stage.ended is not None else msgspec.structs.replace(stage, ended=now, outcome=Outcome.INTERRUPTED)
         for stage in run.stages
     )
-    done = msgspec.structs.replace(
-        run, ended=now, outcome=Outcome.INTERRUPTED, stages=stages, error=error_info(error)
-    )
+    done = msgspec.structs.replace(run, ended=now, outcome=Outcome.INTERRUPTED, stages=stages, error=error_info(error))
     catalog.save_run(done)
     return done
 
@@ -207,7 +202,7 @@ def _name(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder) -
 
 
 def _verify(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog, recorder: Recorder) -> Backup:
-    """Read the committed artifact back; only now it is ``verified``. A mismatch marks it ``corrupt`` and ends the run."""
+    """Read the committed artifact back: only now it is ``verified``. A mismatch marks it ``corrupt``, ends the run."""
     artifact = layout.artifact(manifest.artifact.name)
     with recorder.stage(Stage.VERIFY, total=manifest.artifact.raw_bytes):
         try:
@@ -219,8 +214,8 @@ def _verify(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog
             _keep_proof(layout, manifest, failed, CopyState.CORRUPT, catalog, recorder)
             raise
         recorder.detail(
-            f"{proof.documents} documents, {proof.bytes / 1e6:.1f} MB read back "
-            f"at {proof.bytes / 1e6 / max(proof.seconds, 0.001):.0f} MB/s"
+            f"{proof.documents} documents, {human_size(proof.bytes)} read back "
+            f"at {human_size(proof.bytes / max(proof.seconds, 0.001))}/s"
         )
         return _keep_proof(layout, manifest, proof, CopyState.VERIFIED, catalog, recorder)
 
@@ -243,9 +238,7 @@ def _keep_proof(
     return backup
 
 
-def _retain(
-    spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder, open_store: OpenStore
-) -> None:
+def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> None:
     """Prune after a verified backup. What cannot be deleted is a warning, never the run's failure."""
     now = recorder.clock.now()
     sync_local(catalog, layout, now)

@@ -166,9 +166,7 @@ def _legacy(files: dict[str, int], known: dict[str, Backup], now: datetime) -> l
         if parsed is None or parsed[0] in known:
             continue
         identifier, job, created = parsed
-        copy = Copy(
-            backup=identifier, destination=LOCAL, state=CopyState.UPLOADED, key=name, size=size, updated=now
-        )
+        copy = Copy(backup=identifier, destination=LOCAL, state=CopyState.UPLOADED, key=name, size=size, updated=now)
         found.append(
             Backup(
                 id=identifier,

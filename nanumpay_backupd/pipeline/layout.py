@@ -26,7 +26,7 @@ def artifact_prefix(job: str) -> str:
 
 
 def backup_id(job: str, moment: datetime) -> str:
-    """Return a backup's id, which also names its artifact and the folder inside it; ``moment`` in UTC, to the second."""
+    """Return a backup's id, which also names its artifact and the folder inside; ``moment`` counts to the second."""
     return f"{artifact_prefix(job)}{moment.astimezone(UTC).strftime(_STAMP)}"
 
 

@@ -16,6 +16,7 @@ from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.sources.base import Harvest, Source
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes, is_disk_full
+from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.transforms.codec import Codec, gzip_codec, stored_codec
 from nanumpay_backupd.transforms.growing import ArchiveResult, GrowingArchive
 
@@ -27,8 +28,11 @@ _RESERVE: Final = 64 << 20
 """Bytes left free on the filesystem for others: the dump stops before it takes the last of the disk."""
 _REST: Final = 0.01
 _FIRST_RATIO: Final = 0.6
-"""Artifact bytes per raw byte assumed before there is a backup to learn from (BSON usually gets to 0.1–0.3)."""
+"""Artifact bytes per raw byte assumed before there is a backup to learn from (BSON usually gets to 0.1 to 0.3)."""
 _MARGIN: Final = 1.25
+_FULL_HINT: Final = (
+    "free space there or set [paths] backups to a larger disk; nothing was published, older backups are untouched"
+)
 _DIRECTORY_HINT: Final = "create it and give it to the service's user, or set [paths] backups in backupd.toml"
 
 
@@ -49,7 +53,7 @@ def preflight(source: Source, job: JobSpec, layout: Layout, catalog: Catalog, re
     needed = _needed(estimate.raw_bytes, job, catalog, punch=punch)
     if free < needed:
         raise SpaceError(
-            f"not enough room in {layout.backups}: this backup needs about {_mb(needed)} MB, {_mb(free)} MB are free",
+            f"not enough room in {layout.backups}: this needs about {human_size(needed)}, {human_size(free)} are free",
             hint="free space there, shorten retention, or set [paths] backups to a larger disk; nothing was written",
         )
     recorder.detail(estimate.summary)
@@ -92,12 +96,12 @@ def produce(
         with recorder.stage(Stage.COMPRESS):
             output = staging / f"{backup}{codec.suffix}"
             result = archive.finish(output)
-            recorder.detail(f"{_mb(result.raw_bytes)} MB of data in {_mb(result.size)} MB")
+            recorder.detail(f"{human_size(result.raw_bytes)} of data in {human_size(result.size)}")
     except OSError as error:
         raise _write_error(error, staging) from None
     finally:
         archive.close()
-    return output, _manifest(job, backup, started, recorder, harvest, result, codec)
+    return output, _manifest(job, backup, started, recorder, harvest=harvest, result=result, codec=codec)
 
 
 def _dump(source: Source, folder: Path, archive: GrowingArchive, recorder: Recorder, staging: Path) -> Harvest:
@@ -131,8 +135,8 @@ def _watch_space(staging: Path) -> None:
     free = free_bytes(staging)
     if free < _RESERVE // 4:
         raise SpaceError(
-            f"the disk of {staging.parent.parent.parent} is filling up during the dump ({_mb(free)} MB left): stopped",
-            hint="free space there or set [paths] backups to a larger disk; nothing was published, older backups are untouched",
+            f"the disk of {staging.parent.parent.parent} filled up during the dump ({human_size(free)} left): stopped",
+            hint=_FULL_HINT,
         )
 
 
@@ -141,6 +145,7 @@ def _manifest(
     backup: str,
     started: datetime,
     recorder: Recorder,
+    *,
     harvest: Harvest,
     result: ArchiveResult,
     codec: Codec,
@@ -171,7 +176,7 @@ def _write_error(error: OSError, staging: Path) -> BackupdError:
     if is_disk_full(error):
         return SpaceError(
             f"the disk of {staging} is full",
-            hint="free space there or set [paths] backups to a larger disk; nothing was published, older backups are untouched",
+            hint=_FULL_HINT,
         )
     return BackupdError(
         f"writing to {staging} failed: {os.strerror(error.errno) if error.errno else error}",
@@ -189,7 +194,3 @@ def _folder_error(error: OSError, layout: Layout) -> BackupdError:
         hint=_DIRECTORY_HINT,
         code="folder-unusable",
     )
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:,.1f}" if size < 100_000_000 else f"{size / 1e6:,.0f}"

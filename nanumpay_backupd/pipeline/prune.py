@@ -107,8 +107,10 @@ def delete_backup(
 
 
 def delete_copy(catalog: Catalog, layout: Layout, backup_id: str, place: str, store: Store | None) -> int:
-    """Delete one copy; returns its bytes. The artifact goes first, then what tells of it, so that a crash in between
-    leaves a record without a file (noticed as ``missing``), never a file without a record.
+    """Delete one copy; returns its bytes.
+
+    The artifact goes first, then what tells of it, so that a crash in between leaves a record without a file (noticed
+    as ``missing``), never a file without a record.
 
     Raises StoreError or BackupdError when the place refuses; the record then stays.
     """
@@ -159,9 +161,7 @@ def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: dateti
 
 def _candidate(backup: Backup, copy: Copy) -> Candidate:
     good = backup.state is BackupState.VERIFIED and copy.state in (CopyState.UPLOADED, CopyState.VERIFIED)
-    return Candidate(
-        backup=backup.id, created=backup.created, good=good, legacy=backup.kind is Kind.LEGACY
-    )
+    return Candidate(backup=backup.id, created=backup.created, good=good, legacy=backup.kind is Kind.LEGACY)
 
 
 def _line(decision: Decision, place: str, sizes: dict[str, int]) -> PruneLine:

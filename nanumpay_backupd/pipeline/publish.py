@@ -22,6 +22,7 @@ from nanumpay_backupd.system.files import (
     publish,
     read_json_bytes,
     remove_tree,
+    rename,
     write_atomic,
 )
 from nanumpay_backupd.system.locks import FileLock
@@ -69,8 +70,7 @@ def commit(layout: Layout, staging: Path, artifact: Path, manifest: Manifest) ->
 
 
 def _settle(layout: Layout, intent: Path, manifest: Manifest) -> None:
-    os.rename(intent, layout.manifest(manifest.backup))
-    fsync_dir(layout.manifests)
+    rename(intent, layout.manifest(manifest.backup))
 
 
 def rewrite_manifest(layout: Layout, manifest: Manifest) -> None:

@@ -18,6 +18,7 @@ from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.settings.schema import Destination, JobSpec, RetryPolicy
 from nanumpay_backupd.stores.base import PutResult, Store
+from nanumpay_backupd.system.units import human_size
 
 __all__ = ["queue_again", "upload", "upload_due"]
 
@@ -147,15 +148,13 @@ def _succeeded(copy: Copy, result: PutResult, seconds: float, catalog: Catalog, 
             copy, state=state, updated=now, attempts=copy.attempts + 1, next_attempt=None, error=None
         )
     )
-    rate = copy.size / 1e6 / max(seconds, 0.001)
+    rate = human_size(copy.size / max(seconds, 0.001))
     recorder.reporter.message(
-        "info", f"{copy.key} is at {copy.destination} ({state.value}, {copy.size / 1e6:.1f} MB, {rate:.1f} MB/s)"
+        "info", f"{copy.key} is at {copy.destination} ({state.value}, {human_size(copy.size)}, {rate}/s)"
     )
 
 
-def _failed(
-    copy: Copy, error: BackupdError, retry: RetryPolicy, catalog: Catalog, recorder: Recorder
-) -> BackupdError:
+def _failed(copy: Copy, error: BackupdError, retry: RetryPolicy, catalog: Catalog, recorder: Recorder) -> BackupdError:
     """Record a failed try and when the next one is; a fault that a retry cannot mend is not tried again by itself."""
     attempts = copy.attempts + 1
     now = recorder.clock.now()
@@ -163,9 +162,7 @@ def _failed(
     again = error.retryable and attempts < retry.attempts
     following = now + timedelta(seconds=delay) if again else None
     catalog.save_copy(
-        msgspec.structs.replace(
-            copy, attempts=attempts, next_attempt=following, updated=now, error=error_info(error)
-        )
+        msgspec.structs.replace(copy, attempts=attempts, next_attempt=following, updated=now, error=error_info(error))
     )
     if again:
         what = f"next try in {delay:.0f} s ({attempts} of {retry.attempts} done)"

@@ -42,7 +42,9 @@ def read_back(artifact: Path, manifest: Manifest, check: Check, clock: Clock, pr
     size = artifact.stat().st_size
     if size != manifest.artifact.size:
         raise VerifyError(
-            f"{artifact.name} is {size} bytes, its manifest says {manifest.artifact.size}", hint=_HINT, code="verify-size"
+            f"{artifact.name} is {size} bytes, its manifest says {manifest.artifact.size}",
+            hint=_HINT,
+            code="verify-size",
         )
     digest = hashlib.sha256()
     with artifact.open("rb", buffering=0) as stream:
@@ -71,9 +73,7 @@ def read_back(artifact: Path, manifest: Manifest, check: Check, clock: Clock, pr
     )
 
 
-def _walk(
-    plain: _Pump, manifest: Manifest, check: Check, progress: Progress
-) -> tuple[dict[str, int], dict[str, int]]:
+def _walk(plain: _Pump, manifest: Manifest, check: Check, progress: Progress) -> tuple[dict[str, int], dict[str, int]]:
     """Go through the tar; returns documents and bytes per file, by path inside the backup's folder."""
     counts: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -81,7 +81,9 @@ def _walk(
         for member in archive:
             path = member.name.removeprefix(f"{manifest.backup}/")
             if path == member.name and member.name != manifest.backup:
-                raise VerifyError(f"{manifest.artifact.name} holds {member.name!r}, which is outside its folder", hint=_HINT)
+                raise VerifyError(
+                    f"{manifest.artifact.name} holds {member.name!r}, which is outside its folder", hint=_HINT
+                )
             if not member.isfile():
                 continue
             content = archive.extractfile(member)
@@ -189,7 +191,9 @@ class _Pump:
                     return
             self._give(self._raw, b"")
         except OSError as error:
-            self._give(self._raw, VerifyError(f"the artifact cannot be read: {os.strerror(error.errno or 0)}", hint=_HINT))
+            self._give(
+                self._raw, VerifyError(f"the artifact cannot be read: {os.strerror(error.errno or 0)}", hint=_HINT)
+            )
 
     def _inflate(self) -> None:
         try:

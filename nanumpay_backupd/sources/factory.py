@@ -10,6 +10,7 @@ __all__ = ["open_source"]
 
 def open_source(settings: MongoSource) -> Source:
     """Return the source that ``settings`` describe; nothing is connected yet."""
-    from nanumpay_backupd.sources.mongodb import MongoDatabase  # noqa: PLC0415 - heavy driver, only when used
+    # pymongo is heavy: only who uses it pays for it.
+    from nanumpay_backupd.sources.mongodb import MongoDatabase
 
     return MongoDatabase(settings)

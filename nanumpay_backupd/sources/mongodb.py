@@ -60,7 +60,7 @@ class MongoDatabase(Source):
         facts = self._facts
         if not facts.collections:
             raise SourceError(
-                f"database {self._settings.database!r} on {facts.address} has no collections: there is nothing to back up",
+                f"database {self._settings.database!r} on {facts.address} is empty: there is nothing to back up",
                 hint="check the database's name in MONGODB_URI (or [mongodb] database)",
                 code="source-empty",
                 retryable=False,
@@ -84,7 +84,9 @@ class MongoDatabase(Source):
 class _Facts:
     """What a look at the server told before the dump."""
 
-    def __init__(self, settings: MongoSource, client: MongoClient[dict[str, Any]], tool: Path, tool_version: str) -> None:
+    def __init__(
+        self, settings: MongoSource, client: MongoClient[dict[str, Any]], tool: Path, tool_version: str
+    ) -> None:
         hello = client.admin.command("hello")
         self.version: str = client.server_info()["version"]
         self.topology = _topology(hello)
@@ -136,9 +138,7 @@ class _MongoDump(Dump):
     @property
     def documents(self) -> int:
         with self._lock:
-            return sum(self._done.values()) + sum(
-                count for ns, count in self._partial.items() if ns not in self._done
-            )
+            return sum(self._done.values()) + sum(count for ns, count in self._partial.items() if ns not in self._done)
 
     def pause(self) -> None:
         self._child.pause()
@@ -237,7 +237,7 @@ def _consistency_reason(topology: str) -> str:
 
 
 def _list_collections(client: MongoClient[dict[str, Any]], databases: tuple[str, ...]) -> frozenset[str]:
-    """Name what mongodump will report, as ``database.collection``: views have no documents, buckets stand for series."""
+    """Name what mongodump reports, as ``database.collection``: views hold nothing, buckets stand for time-series."""
     found = set()
     for database in databases:
         for entry in client[database].list_collections():
@@ -252,7 +252,10 @@ def _list_collections(client: MongoClient[dict[str, Any]], databases: tuple[str,
 
 def _connect(settings: MongoSource) -> MongoClient[dict[str, Any]]:
     return MongoClient(
-        settings.uri.reveal(), serverSelectionTimeoutMS=_TIMEOUT_MS, connectTimeoutMS=_TIMEOUT_MS, appname="nanumpay-backupd"
+        settings.uri.reveal(),
+        serverSelectionTimeoutMS=_TIMEOUT_MS,
+        connectTimeoutMS=_TIMEOUT_MS,
+        appname="nanumpay-backupd",
     )
 
 
@@ -273,8 +276,8 @@ class _errors_named:  # noqa: N801 - a context manager reads like a verb
             ) from None
         if isinstance(error, OperationFailure) and error.code in _AUTH_CODES:
             raise SourceError(
-                f"MongoDB at {_hosts(self._settings)} refused: {redact(str(error.details and error.details.get('errmsg') or error))}",
-                hint="check user, password and authSource in MONGODB_URI; the user needs the role 'backup' or 'readAnyDatabase'",
+                f"MongoDB at {_hosts(self._settings)} refused: {redact(_reason(error))}",
+                hint="check user, password and authSource in MONGODB_URI; the user needs the role 'backup'",
                 code="source-auth",
                 retryable=False,
             ) from None
@@ -284,6 +287,11 @@ class _errors_named:  # noqa: N801 - a context manager reads like a verb
                 hint="check that mongod runs (systemctl status mongod) and that MONGODB_URI names it",
                 code="source-unreachable",
             ) from None
+
+
+def _reason(error: OperationFailure) -> str:
+    """Return the server's own words."""
+    return str((error.details or {}).get("errmsg", error))
 
 
 def _first_reason(text: str) -> str:
@@ -320,7 +328,9 @@ def _tool_failure(code: int, tail: str) -> BackupdError:
     lowered = tail.lower()
     last = _last_words(tail)
     if "no space left" in lowered or "disk quota" in lowered:
-        return SpaceError(f"the disk filled up while mongodump was writing: {last}", hint="free space in the backups folder")
+        return SpaceError(
+            f"the disk filled up while mongodump was writing: {last}", hint="free space in the backups folder"
+        )
     if code < 0:
         return ToolError(
             f"mongodump was killed by signal {-code}",

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
-__all__ = ["ObjectInfo", "Progress", "Properties", "PutResult", "Store"]
+from nanumpay_backupd.errors import StoreError
+
+__all__ = [
+    "CHUNK",
+    "ObjectInfo",
+    "Progress",
+    "Properties",
+    "PutResult",
+    "Store",
+    "check_key",
+    "is_hidden",
+    "store_error",
+    "unreadable_source",
+]
+
+CHUNK: Final = 1 << 20
+"""The most bytes that `Store.get` yields at once."""
+
+_RETRYABLE: Final = frozenset({"destination-unreachable", "destination-mismatch", "destination-failed"})
+_KEY: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 Progress = Callable[[int], None]
 """Called with the number of bytes moved since the last call; raising from it aborts the transfer."""
@@ -38,13 +58,45 @@ class Properties(msgspec.Struct, frozen=True):
     resumes_put: bool = False
 
 
+def store_error(code: str, message: str, hint: str = "", *, retryable: bool | None = None) -> StoreError:
+    """Make the StoreError of one of the codes listed at `Store`; whether a retry helps follows from the code."""
+    return StoreError(message, hint=hint, code=code, retryable=code in _RETRYABLE if retryable is None else retryable)
+
+
+def check_key(key: str) -> str:
+    """Return ``key`` if it is a plain file name as `Store` asks for, else raise StoreError (not retryable)."""
+    if not _KEY.fullmatch(key):
+        raise store_error(
+            "destination-failed",
+            f"{key!r} cannot be the name of a stored object",
+            "names are made of letters, digits and . _ -, do not begin with a dot, and have at most 200 characters",
+            retryable=False,
+        )
+    return key
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a name at a destination is an unfinished upload or otherwise not an object (a leading dot)."""
+    return name.startswith(".")
+
+
+def unreadable_source(path: Path, error: OSError) -> StoreError:
+    """Make the error for a local file that was to be stored but cannot be read: the destination is not to blame."""
+    return store_error(
+        "destination-failed",
+        f"cannot read {path} to store it: {error.strerror or error}",
+        "check that the file still exists and that the service's user may read it",
+        retryable=False,
+    )
+
+
 class Store(ABC):
     """A flat set of named objects at one place.
 
-    Keys are plain file names: letters, digits, ``. _ -``, no slash; the store puts its own prefix or folder before
-    them. Every method may be called again after an error; `close` may be called twice; a closed store reconnects on
-    its next use. A store is used by one thread at a time. All errors are `errors.StoreError` (never the driver's own),
-    whose ``code`` is one of:
+    Keys are plain file names: letters, digits, ``. _ -``, no slash, no dot in front; the store puts its own prefix or
+    folder before them. Every method may be called again after an error; `close` may be called twice; a closed store
+    reconnects on its next use. A store is used by one thread at a time. All errors are `errors.StoreError` (never the
+    driver's own; what a progress callback raises passes through), whose ``code`` is one of:
 
     - ``destination-unreachable`` (retryable): no connection, timed out, cut, name not found;
     - ``destination-auth``: wrong user, key or password (FTP 530, S3 403 on signature);
@@ -77,7 +129,7 @@ class Store(ABC):
 
     @abstractmethod
     def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
-        """Yield an object's content from ``offset`` (bytes) in chunks of at most 1 MiB.
+        """Yield an object's content from ``offset`` (bytes) in chunks of at most 1 MiB; nothing when it ends before.
 
         StoreError ``object-missing`` when there is none (raised on the first ``next`` at the latest).
         """

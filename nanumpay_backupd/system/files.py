@@ -27,6 +27,7 @@ __all__ = [
     "punch_hole",
     "read_json_bytes",
     "remove_tree",
+    "rename",
     "write_atomic",
 ]
 
@@ -67,6 +68,12 @@ def publish(staged: Path, final: Path, *, replace: bool = False) -> None:
     fsync_dir(final.parent)
     if staged.parent != final.parent:
         fsync_dir(staged.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a durable file on one filesystem, replacing the target, and make the renaming itself durable."""
+    os.rename(source, target)
+    fsync_dir(target.parent)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o640) -> None:

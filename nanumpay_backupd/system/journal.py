@@ -1,4 +1,4 @@
-"""Logging through structlog: native journald fields under systemd, readable lines elsewhere. Secrets are masked here."""
+"""Logging through structlog: native journald fields under systemd, readable lines elsewhere, secrets masked."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ def configure(level: str = "info", *, journald: bool | None = None) -> None:
 
 
 def _mask(_logger: object, _method: str, event: _EventDict) -> _EventDict:
+    for key in [key for key, value in event.items() if value is None]:
+        del event[key]
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = redact(value)

@@ -1,4 +1,4 @@
-"""A tar archive of a folder that is still being written: compresses behind the writer, gives the disk back behind itself.
+"""A tar archive of a folder that is still being written: compresses behind the writer, frees the disk behind itself.
 
 A dump tool appends to its files; this room reads each file behind it in blocks, compresses the blocks in threads, keeps
 the compressed members in a part file and punches the raw blocks out. When the tool has ended every size is known, and
@@ -201,9 +201,9 @@ class GrowingArchive:
             parent = Path(key).parent.as_posix()
             if parent != ".":
                 folders.add(f"{self._name}/{parent}")
-        entries: list[tuple[tarfile.TarInfo, str | None]] = []
-        for name in folders:
-            entries.append((self._info(name, tarfile.DIRTYPE, _DIR_MODE, 0), None))
+        entries: list[tuple[tarfile.TarInfo, str | None]] = [
+            (self._info(name, tarfile.DIRTYPE, _DIR_MODE, 0), None) for name in folders
+        ]
         for key, file in self._files.items():
             entries.append((self._info(f"{self._name}/{key}", tarfile.REGTYPE, _FILE_MODE, file.size), key))
         return sorted(entries, key=lambda entry: entry[0].name)

@@ -126,10 +126,13 @@ class Handlers:
         raise ExpectedMore
 
     async def run(self, call: Call) -> AsyncIterator[dict[str, Any]]:
-        """Yield three replies and end."""
-        for number in range(3):
-            await asyncio.sleep(0)
-            yield {"run": run_record("new"), "event": event(f"step {number}")}
+        """Yield three replies and end, with a clean-up that takes a few turns of the loop."""
+        try:
+            for number in range(3):
+                await asyncio.sleep(0)
+                yield {"run": run_record("new"), "event": event(f"step {number}")}
+        finally:
+            await asyncio.gather(asyncio.sleep(0), return_exceptions=True)
 
     async def watch(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         """Yield events until the caller goes away; ``run`` chooses an odd ending instead."""
@@ -201,6 +204,14 @@ class Control:
             self.handlers.release.set()
 
         self.on_loop(let_go())
+
+    def connections(self) -> int:
+        """Count the connections that the server holds."""
+
+        async def count() -> int:
+            return len(self.server._connections)
+
+        return self.on_loop(count())
 
     def connect(self) -> Wire:
         """Open a raw connection."""
