@@ -1,0 +1,16 @@
+"""``backupctl``, the operator's terminal client: words, tables and questions; whatever is done is done by the daemon.
+
+Only the standard library, `errors` and `control.client` are imported here, and those as late as possible: a status is
+asked for often and must answer at once.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one ``backupctl`` command line (default: ``sys.argv[1:]``) and return the process's exit code."""
+    from nanumpay_backupd.cli.app import run
+
+    return run(argv)

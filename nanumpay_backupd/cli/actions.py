@@ -1,0 +1,249 @@
+"""The commands that make, stop or delete something: run, cancel, delete, prune. Questions are asked here.
+
+Each takes the context and returns the exit code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from nanumpay_backupd.cli.context import PATIENT, Context, complain
+from nanumpay_backupd.errors import (
+    EXIT_BUSY,
+    EXIT_DEGRADED,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_REFUSED,
+    BackupdError,
+    UnreachableError,
+)
+
+TYPE_CHECKING = False  # importing typing costs more than it gives here
+if TYPE_CHECKING:
+    from typing import Any
+
+    Reply = dict[str, Any]
+
+__all__ = ["cancel", "delete", "prune", "run"]
+
+_EXIT_BY_OUTCOME = {
+    "succeeded": EXIT_OK,
+    "degraded": EXIT_DEGRADED,
+    "cancelled": EXIT_INTERRUPTED,
+    "skipped": EXIT_BUSY,
+}
+
+_LOST = {"daemon-unreachable", "daemon-stopping"}
+
+
+def run(context: Context) -> int:
+    """Start a run and show it until it ends; Ctrl-C leaves it running. The exit code tells the outcome."""
+    params = {"job": context.args.job, "force": context.args.force}
+    if context.args.no_wait:
+        return _start_only(context, params)
+    seen: dict[str, Reply] = {}
+    said: set[str] = set()
+    try:
+        said = _follow(context, params, seen)
+    except KeyboardInterrupt:
+        _detached(context, seen.get("run"))
+        return EXIT_INTERRUPTED
+    except BackupdError as error:
+        if "run" not in seen or error.code not in _LOST:
+            raise
+        raise UnreachableError(
+            f"lost the daemon while run {seen['run']['id']} was going: {error.message}",
+            hint=f"what became of the run, once the daemon is back: backupctl show {seen['run']['id']}",
+            code=error.code,
+        ) from None
+    ended = seen["run"]
+    if not context.json({"run": ended}):
+        _summary(context, ended, said)
+    return _EXIT_BY_OUTCOME.get(ended.get("outcome") or "", EXIT_FAILED)
+
+
+def _start_only(context: Context, params: Reply) -> int:
+    reply = context.ask("Run", params)
+    started = reply["run"]
+    if not context.json({"run": started}):
+        if started.get("outcome") == "skipped":
+            _summary(context, started, set())
+        else:
+            context.screen.line(f"Started run {started['id']} of job {started['job']}.")
+            _ways_on(context, started)
+    return EXIT_BUSY if started.get("outcome") == "skipped" else EXIT_OK
+
+
+def _follow(context: Context, params: Reply, seen: dict[str, Reply]) -> set[str]:
+    """Show the stream of a run and return the messages that were shown.
+
+    ``seen["run"]`` is the run as it was heard of last, also when this is interrupted.
+    """
+    if context.args.json:
+        for reply in context.stream("Run", params):
+            seen["run"] = reply["run"]
+        return set()
+    from nanumpay_backupd.cli.progress import Progress
+
+    with Progress(context.screen) as progress:
+        for reply in context.stream("Run", params):
+            if "run" not in seen:
+                started = reply["run"]
+                progress.say(f"Run {started['id']} of job {started['job']}")
+            seen["run"] = reply["run"]
+            progress.feed(reply["run"], reply.get("event"))
+        return progress.said
+
+
+def _detached(context: Context, started: Reply | None) -> None:
+    """Say that Ctrl-C did not stop the run, and how it can be followed or stopped."""
+    if context.args.json:
+        return
+    if started is None:
+        context.screen.line("Stopped before the daemon answered; see: backupctl runs")
+        return
+    context.screen.line(f"No longer watching. Run {started['id']} goes on in the daemon.")
+    _ways_on(context, started)
+
+
+def _ways_on(context: Context, started: Reply) -> None:
+    context.screen.line("  watch it:  backupctl status --watch")
+    context.screen.line(f"  its log:   backupctl logs -f {started['id']}")
+    context.screen.line(f"  stop it:   backupctl cancel {started['id']}")
+
+
+def _summary(context: Context, ended: Reply, said: set[str]) -> None:
+    """Say in a sentence what came of a run; faults go to standard error in the usual form.
+
+    Warnings that were ``said`` while it went are not repeated.
+    """
+    screen = context.screen
+    for warning in [text for text in ended["warnings"] if text not in said]:
+        screen.line(f"{screen.paint(screen.mark('warn'), 'yellow')} {warning}")
+    screen.lines(_sentences(context, ended))
+    error = ended.get("error")
+    if error:
+        complain(error["message"], error["hint"], error["code"], context.args.color)
+    outcome = ended.get("outcome")
+    if outcome == "degraded":
+        screen.line("The backup on this host is good. A copy that is pending is tried again by itself.")
+    if outcome in {"failed", "degraded", "interrupted"}:
+        screen.line(f"Details: backupctl show {ended['id']}   log: backupctl logs {ended['id']}")
+
+
+def _sentences(context: Context, ended: Reply) -> list[str]:
+    from nanumpay_backupd.cli.views import outcome_style, took
+
+    outcome = ended.get("outcome") or "unknown"
+    word = context.screen.paint(outcome.capitalize(), outcome_style(outcome), "bold")
+    if outcome == "skipped":
+        return [f"{word}: nothing was done."]
+    if ended.get("backup"):
+        made, *copies = _made(context, ended["backup"])
+        return [f"{word} after {took(ended)}: {made}", *copies]
+    broken = [stage["stage"] for stage in ended["stages"] if stage.get("outcome") == outcome]
+    where = f" in stage {broken[-1]}" if broken and outcome != "succeeded" else ""
+    return [f"{word} after {took(ended)}{where}{'' if outcome == 'succeeded' else '; no backup was made'}."]
+
+
+def _made(context: Context, identifier: str) -> list[str]:
+    """Describe the backup that a run made: file, size, documents, and where its copies are."""
+    from nanumpay_backupd.cli.views import copies_text
+    from nanumpay_backupd.cli.words import plural, size
+
+    with contextlib.suppress(BackupdError):
+        backup = context.ask("DescribeBackup", {"backup": identifier})["backup"]
+        holds = f"{size(backup['size'])}, {plural(backup['documents'], 'document')}, {backup['state']}"
+        return [f"{backup['artifact']} ({holds})", f"Copies: {copies_text(context.screen, backup['copies'])}"]
+    return [identifier]
+
+
+def cancel(context: Context) -> int:
+    """Stop a run; without an id the one that is running."""
+    reply = context.ask("Cancel", {"run": context.args.run})
+    if not context.json(reply):
+        stopped = reply["run"]
+        name = f"run {stopped['id']} of job {stopped['job']}"
+        if stopped.get("outcome") is None:
+            context.screen.line(f"Asked {name} to stop; it cleans up behind itself. See: backupctl runs")
+        elif stopped["outcome"] == "cancelled":
+            context.screen.line(f"Cancelled {name}.")
+        else:
+            context.screen.line(f"Nothing to stop: {name} had ended already ({stopped['outcome']}).")
+    return EXIT_OK
+
+
+def delete(context: Context) -> int:
+    """Delete a backup with all its copies, or the copy at one destination."""
+    args = context.args
+    if not args.yes:
+        context.must_be_asked()
+    # "latest" is resolved before anybody is asked: what is named in the question is what goes.
+    backup = context.ask("DescribeBackup", {"backup": args.backup})["backup"]
+    if not args.yes and not context.confirm(_question(context, backup), backup["id"]):
+        return _nothing_done(context)
+    params = {"backup": backup["id"], "destination": args.destination, "force": args.force}
+    reply = context.ask("Delete", params, timeout=PATIENT)
+    if not context.json(reply):
+        gone = [f"{line['backup']} at {line['destination']}" for line in reply["deleted"] if line["action"] == "delete"]
+        context.screen.lines([f"Deleted {name}." for name in gone] or ["There was nothing to delete."])
+    return EXIT_OK
+
+
+def _question(context: Context, backup: Reply) -> str:
+    from nanumpay_backupd.cli.words import size
+
+    places = ", ".join(copy["destination"] for copy in backup["copies"]) or "none is left"
+    about = f"{size(backup['size'])}, {context.times().both(backup['created'])}, {backup['state']}"
+    context.screen.line(f"{context.screen.paint(backup['id'], 'bold')}: {about}")
+    if context.args.destination:
+        return f"Delete its copy at {context.args.destination} for good?"
+    return f"Delete it with all its copies ({places}) for good?"
+
+
+def _nothing_done(context: Context) -> int:
+    context.screen.line("Nothing was deleted.")
+    return EXIT_REFUSED
+
+
+def prune(context: Context) -> int:
+    """Show what retention would delete; delete it with --apply."""
+    args = context.args
+    if not args.apply:
+        reply = context.ask("Prune", {"job": args.job}, timeout=PATIENT)
+        if not context.json(reply):
+            _show_plan(context, reply["lines"])
+        return EXIT_OK
+    if not args.yes:
+        context.must_be_asked()
+        going = _show_plan(context, context.ask("Prune", {"job": args.job}, timeout=PATIENT)["lines"])
+        if not going:
+            return EXIT_OK
+        if not context.confirm(f"Delete {_amount(going)} for good?"):
+            return _nothing_done(context)
+    reply = context.ask("Prune", {"job": args.job, "apply": True}, timeout=PATIENT)
+    if not context.json(reply):
+        gone = [line for line in reply["lines"] if line["action"] == "delete"]
+        context.screen.line(f"Deleted {_amount(gone)}." if gone else "Nothing was to be deleted.")
+    return EXIT_OK
+
+
+def _show_plan(context: Context, lines: list[Reply]) -> list[Reply]:
+    """Show every copy with its verdict and reason; returns those that would go."""
+    from nanumpay_backupd.cli.views import prune_table
+
+    going = [line for line in lines if line["action"] == "delete"]
+    if lines:
+        context.screen.lines([*prune_table(context.screen, lines), ""])
+    if not going:
+        context.screen.line("Nothing is to be deleted.")
+    elif not context.args.apply:
+        context.screen.line(f"Would delete {_amount(going)}. Nothing was deleted; to do it: backupctl prune --apply")
+    return going
+
+
+def _amount(lines: list[Reply]) -> str:
+    from nanumpay_backupd.cli.words import plural, size
+
+    return f"{plural(len(lines), 'copy', 'copies')} ({size(sum(line['size'] for line in lines))})"

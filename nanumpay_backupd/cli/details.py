@@ -1,0 +1,263 @@
+"""The long views: the whole status, one backup, one run. Lines only; nothing is written or asked here."""
+
+from __future__ import annotations
+
+from nanumpay_backupd.cli.terminal import Column, Screen, width
+from nanumpay_backupd.cli.views import (
+    NO_JOBS,
+    copies_text,
+    fault_lines,
+    job_schedule,
+    outcome_style,
+    outcome_text,
+    settings_source,
+    took,
+)
+from nanumpay_backupd.cli.words import Times, duration, number, plural, size
+
+TYPE_CHECKING = False  # importing typing costs more than it gives here
+if TYPE_CHECKING:
+    from typing import Any
+
+    Reply = dict[str, Any]
+
+__all__ = ["backup_lines", "run_lines", "status_lines"]
+
+_HEALTH = {"ok": "green", "warning": "yellow"}
+_STATE_WORDS = {
+    "verified": "verified (read back and compared with what was dumped)",
+    "committed": "committed, but not read back yet",
+    "corrupt": "corrupt: what is stored is not what was dumped; do not rely on it",
+    "legacy": "legacy (made by the old program; it has no manifest to compare with)",
+}
+_COMPRESSED_TAR = ".tar.gz"
+
+
+def status_lines(screen: Screen, status: Reply) -> list[str]:
+    """Write the whole status: health in words, what is wrong and what to do, each job, settings, disk."""
+    times = Times(status["timezone"], status["now"])
+    lines = _health_lines(screen, status, times)
+    for job in status["jobs"]:
+        lines.extend(["", *_job_lines(screen, job, times, status["problems"])])
+    if not status["jobs"]:
+        lines.extend(["", NO_JOBS])
+    free = f"{size(status['free_bytes'])} free in {status['backups_path']}"
+    return [*lines, "", *_block(screen, [("settings", settings_source(status["settings"], times)), ("disk", free)], "")]
+
+
+def _health_lines(screen: Screen, status: Reply, times: Times) -> list[str]:
+    problems = status["problems"]
+    health = status["health"]
+    style = _HEALTH.get(health, "red")
+    if health == "ok":
+        words = "All is well"
+    elif health == "warning":
+        words = f"Working, with {plural(len(problems), 'thing')} to look at" if problems else "Working, with warnings"
+    else:
+        words = f"Failing: {plural(len(problems), 'problem')}" if problems else "Failing"
+    uptime = duration(times.since(status["started"]))
+    about = screen.paint(f"nanumpay-backupd {status['version']}, up {uptime}", "dim")
+    lines = [f"{screen.paint(screen.mark('dot'), style)} {screen.paint(words, 'bold')}   {about}"]
+    faults = _known_faults(status)
+    for problem in problems:
+        lines.append(f"  {screen.paint(screen.mark('warn'), style, 'bold')} {problem}")
+        hint = next((fault["hint"] for fault in faults if fault["hint"] and fault["message"] in problem), "")
+        if hint and hint not in problem:
+            lines.append(f"    {screen.mark('hint')} {hint}")
+    return lines
+
+
+def _known_faults(status: Reply) -> list[Reply]:
+    """Collect the faults that a problem's sentence may be about; they carry what to do."""
+    faults = [status["settings"].get("problem")]
+    for job in status["jobs"]:
+        faults.append((job.get("last_run") or {}).get("error"))
+        faults.extend(copy.get("error") for copy in (job.get("newest_backup") or {}).get("copies", ()))
+    return [fault for fault in faults if fault and fault["message"]]
+
+
+def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str]) -> list[str]:
+    """Write one job's block; warnings that ``told`` already has are not repeated."""
+    head = screen.paint(job["name"], "bold") + "  "
+    head += job_schedule(job, times) if job["enabled"] else screen.paint("disabled, runs only by hand", "yellow")
+    rows = []
+    if job["enabled"] and job["schedule"]:
+        rows.append(("next run", times.both(job["next_run"]) if job.get("next_run") else "not planned"))
+    last = job.get("last_run")
+    rows.append(("last run", _last_run(screen, job, last, times) if last else "never"))
+    error = (last or {}).get("error")
+    if error and not any(error["message"] in problem for problem in told):
+        rows.extend(("", line) for line in fault_lines(screen, error))
+    success = job.get("last_success")
+    if success and last and success["id"] != last["id"]:
+        rows.append(("last good", f"{times.both(success['started'])}"))
+    rows.extend(_newest_rows(screen, job, times))
+    rows.extend(
+        (screen.paint("warning", "yellow"), text) for text in job["warnings"] if not any(text in one for one in told)
+    )
+    return [head, *_block(screen, rows)]
+
+
+def _last_run(screen: Screen, job: Reply, run: Reply, times: Times) -> str:
+    if run.get("outcome") is None:
+        stages = run["stages"]
+        stage = f", stage {stages[-1]['stage']}" if stages else ""
+        return f"{outcome_text(screen, run)} for {duration(times.since(run['started']))}{stage}   run {run['id']}"
+    text = f"{outcome_text(screen, run)} {times.both(run['started'])}"
+    newest = job.get("newest_backup")
+    if newest and newest["id"] == run.get("backup"):
+        return f"{text}: {size(newest['size'])} in {took(run)}"
+    return f"{text}, took {took(run)}" if run.get("ended") else text
+
+
+def _newest_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, str]]:
+    newest = job.get("newest_backup")
+    if not newest:
+        return [("backups", "none yet")]
+    state = screen.paint(newest["state"], "green" if newest["state"] == "verified" else "yellow")
+    age = "" if (job.get("last_run") or {}).get("backup") == newest["id"] else f", {times.ago(newest['created'])}"
+    documents = "" if newest["kind"] == "legacy" else f", {plural(newest['documents'], 'document')}"
+    rows = [
+        ("newest", f"{newest['id']}  {state}{documents}{age}"),
+        ("copies", copies_text(screen, newest["copies"], job["destinations"])),
+    ]
+    if job["pending_uploads"]:
+        due = sorted(copy["next_attempt"] for copy in newest["copies"] if copy.get("next_attempt"))
+        again = f", next try {times.ago(due[0])}" if due else ""
+        waiting = screen.paint(f"{plural(job['pending_uploads'], 'copy', 'copies')} waiting", "yellow")
+        rows.append(("uploads", waiting + again))
+    rule = f"keeps {job['retention_count']}, at most {plural(job['retention_days'], 'day')}"
+    rows.append(("kept", f"{plural(job['backups'], 'backup')}, {size(job['total_size'])} ({rule})"))
+    return rows
+
+
+def backup_lines(screen: Screen, backup: Reply, times: Times) -> list[str]:
+    """Write one backup: what it holds, how far it was proven, where its copies are, how to restore it by hand."""
+    manifest = backup.get("manifest") or {}
+    made = times.both(backup["created"]) + (f", by run {backup['run']}" if backup.get("run") else "")
+    state = screen.paint(_STATE_WORDS.get(backup["state"], str(backup["state"])), _backup_style(backup["state"]))
+    rows = [
+        ("job", f"{backup['job']} ({backup['kind']})"),
+        ("made", made),
+        ("state", state),
+        ("artifact", f"{backup['artifact']}, {size(backup['size'])} ({number(backup['size'])} bytes)"),
+        *_manifest_rows(manifest, times),
+    ]
+    lines = [screen.paint(backup["id"], "bold"), *_block(screen, rows), "", screen.paint("Copies", "bold")]
+    lines.extend(_copies_lines(screen, backup["copies"], times))
+    collections = manifest.get("source", {}).get("collections", [])
+    if collections:
+        lines.extend(["", screen.paint("Collections", "bold"), *_collections_table(screen, collections)])
+    return [*lines, "", screen.paint("Restore by hand", "bold"), *_restore_lines(backup, manifest)]
+
+
+def _backup_style(state: str) -> str:
+    return {"verified": "green", "corrupt": "red"}.get(state, "yellow")
+
+
+def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
+    if not manifest:
+        return []
+    source, artifact, consistency = manifest["source"], manifest["artifact"], manifest["consistency"]
+    collections = source["collections"]
+    documents = sum(one["documents"] for one in collections)
+    holds = f"{plural(documents, 'document')} in {plural(len(collections), 'collection')}"
+    raw = f"{size(artifact['raw_bytes'])} before compression ({artifact['compression']})"
+    rows = [
+        ("sha256", artifact["sha256"]),
+        ("holds", f"{holds} of {', '.join(source['databases']) or 'no database'}, {raw}"),
+        ("encryption", artifact.get("encryption", "none")),
+        ("source", f"{source['type']} {source['server_version']}, {source['topology']}, host {manifest['host']}"),
+        ("consistency", ": ".join(part for part in (consistency["level"], consistency.get("reason")) if part)),
+        ("tools", ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()) or "not recorded"),
+    ]
+    for check in manifest.get("verification", ()):
+        verdict = "passed" if check["ok"] else "FAILED"
+        detail = f": {check['detail']}" if check.get("detail") else ""
+        spent = duration(check["seconds"])
+        rows.append(("checked", f"{times.when(check['at'])}, {check['level']}, {verdict} in {spent}{detail}"))
+    return rows
+
+
+def _copies_lines(screen: Screen, copies: list[Reply], times: Times) -> list[str]:
+    if not copies:
+        return ["  none"]
+    lines = screen.table(
+        Column("WHERE", [copy["destination"] for copy in copies]),
+        Column("STATE", [screen.paint(copy["state"], _copy_style(copy["state"])) for copy in copies]),
+        Column("SIZE", [size(copy["size"]) for copy in copies], right=True),
+        Column("SINCE", [times.when(copy["updated"]) for copy in copies], drop=1),
+        Column("KEY", [copy["key"] for copy in copies]),
+        indent="  ",
+    )
+    for copy in copies:
+        error = copy.get("error")
+        if error:
+            again = f", next try {times.both(copy['next_attempt'])}" if copy.get("next_attempt") else ""
+            lines.append(f"  {copy['destination']}: tried {plural(copy['attempts'], 'time')}{again}")
+            lines.extend(fault_lines(screen, error, "    "))
+    return lines
+
+
+def _copy_style(state: str) -> str:
+    return {"uploaded": "green", "verified": "green", "pending": "yellow"}.get(state, "red")
+
+
+def _collections_table(screen: Screen, collections: list[Reply]) -> list[str]:
+    columns = [
+        Column("NAME", [f"{one['database']}.{one['name']}" for one in collections]),
+        Column("DOCUMENTS", [number(one["documents"]) for one in collections], right=True),
+        Column("SIZE", [size(one["bytes"]) for one in collections], right=True),
+        Column("INDEXES", [number(one["indexes"]) for one in collections], right=True),
+    ]
+    if any(one.get("type", "collection") != "collection" for one in collections):
+        columns.append(Column("TYPE", [one.get("type", "collection") for one in collections]))
+    return screen.table(*columns, indent="  ")
+
+
+def _restore_lines(backup: Reply, manifest: Reply) -> list[str]:
+    artifact = backup["artifact"]
+    unpack = "-xzf" if artifact.endswith(_COMPRESSED_TAR) else "-xf"
+    folder = artifact.removesuffix(_COMPRESSED_TAR).removesuffix(".tar")
+    lines = [f"  tar {unpack} {artifact}"]
+    databases = manifest.get("source", {}).get("databases") or ["nanumpay"]
+    lines.extend(f"  mongorestore --uri=URI --db={name} --drop ./{folder}/{name}" for name in databases)
+    return lines
+
+
+def run_lines(screen: Screen, run: Reply, times: Times) -> list[str]:
+    """Write one run: stages with their times, outcome, fault and warnings, and where its log is."""
+    rows = [
+        ("job", f"{run['job']} (trigger: {run['trigger']})"),
+        ("started", f"{times.exact(run['started'])}, {times.ago(run['started'])}"),
+        ("outcome", outcome_text(screen, run) + (f" after {took(run)}" if run.get("ended") else "")),
+    ]
+    if run.get("backup"):
+        rows.append(("backup", run["backup"]))
+    if run.get("error"):
+        first, *others = fault_lines(screen, run["error"])
+        rows.extend([("error", first), *(("", line) for line in others)])
+    rows.extend((screen.paint("warning", "yellow"), text) for text in run["warnings"])
+    lines = [f"Run {screen.paint(run['id'], 'bold')}", *_block(screen, rows)]
+    stages = run["stages"]
+    if stages:
+        outcomes = [screen.paint(one.get("outcome") or "running", outcome_style(one.get("outcome"))) for one in stages]
+        columns = [
+            Column("STAGE", [one["stage"] for one in stages]),
+            Column("OUTCOME", outcomes),
+            Column("TOOK", [took(one) or duration(times.since(one["started"])) for one in stages], right=True),
+            Column("DETAIL", [one["detail"] for one in stages]),
+        ]
+        lines.extend(["", *screen.table(*columns, indent="  ")])
+    return [*lines, "", f"Its log: backupctl logs {run['id']}"]
+
+
+def _block(screen: Screen, rows: list[tuple[str, str]], indent: str = "  ") -> list[str]:
+    """Align labels and texts in two columns; a row without label goes on with the text above."""
+    room = max((width(label) for label, _ in rows), default=0) + 3
+    lines = []
+    for label, text in rows:
+        shown = label if "\x1b" in label else screen.paint(label, "dim")
+        gap = " " * (room - width(label))
+        lines.append(f"{indent}{shown}{gap}{text}")
+    return lines

@@ -1,0 +1,274 @@
+"""The command line: commands, options, their help with examples, and help for mistyped ones. Nothing is done here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+
+from nanumpay_backupd.errors import EXIT_USAGE, BackupdError
+
+TYPE_CHECKING = False  # importing typing costs more than it gives here
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    Argument = tuple[str, dict[str, Any]]
+
+__all__ = ["COMMANDS", "DEFAULT_SOCKET", "UsageError", "parse"]
+
+_COMMON = ("--socket", "--json", "--color", "--help", "--version")
+DEFAULT_SOCKET = "/run/nanumpay-backupd/control.sock"
+
+_EPILOG = """\
+examples:
+  backupctl status                 how things stand, and what to do when they do not
+  backupctl run                    make a backup now and watch it
+  backupctl list                   the backups and where their copies are
+  backupctl show latest            one backup in detail, with the commands to restore it by hand
+  backupctl logs -f                follow the daemon's log
+
+exit codes:
+  0 ok   1 failed   2 usage   3 degraded (a good local copy, a destination failed)
+  4 daemon unreachable   5 busy   6 not found   7 refused   8 unhealthy   130 interrupted
+"""
+
+
+def _flag(flag: str, text: str, dest: str | None = None) -> Argument:
+    return flag, {"action": "store_true", "help": text, **({"dest": dest} if dest else {})}
+
+
+def _word(name: str, metavar: str, text: str) -> Argument:
+    return name, {"metavar": metavar, "help": text}
+
+
+def _maybe(name: str, metavar: str, text: str) -> Argument:
+    return name, {"nargs": "?", "metavar": metavar, "help": text}
+
+
+def _newest(text: str) -> Argument:
+    return "-n", {"type": "count", "metavar": "N", "dest": "limit", "help": text}
+
+
+_YES = _flag("--yes", "do not ask")
+
+# name -> (what it does, arguments, examples and remarks). The first example is the plain one.
+COMMANDS: dict[str, tuple[str, tuple[Argument, ...], str]] = {
+    "status": (
+        "show health, jobs, next and last runs, copies, disk",
+        (_flag("--watch", "keep showing it until Ctrl-C; with --json one line per change"),),
+        """\
+  backupctl status
+  backupctl status --watch
+  backupctl status --json | jq -r .health
+
+The exit code is 0 when health is ok or warning, 8 when it is failing.""",
+    ),
+    "jobs": ("list the jobs", (), "  backupctl jobs\n  backupctl jobs --json | jq -r '.jobs[].next_run'"),
+    "run": (
+        "make a backup now and watch it",
+        (
+            _maybe("job", "JOB", "name of a job (default: the only one, or the application's)"),
+            _flag("--no-wait", "start it and return at once"),
+            _flag("--force", "run although the job is disabled"),
+        ),
+        """\
+  backupctl run
+  backupctl run nanumpay --no-wait
+  backupctl run --force --json
+
+Ctrl-C only stops watching: the run goes on in the daemon.
+The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cancelled or no longer watched.""",
+    ),
+    "cancel": (
+        "stop a running backup",
+        (_maybe("run", "RUN", "id of a run (default: the one that is running)"),),
+        "  backupctl cancel\n  backupctl cancel RUN",
+    ),
+    "runs": (
+        "list past and present runs, newest first",
+        (_maybe("job", "JOB", "name of a job (default: all)"), _newest("show only the newest N")),
+        "  backupctl runs\n  backupctl runs nanumpay -n 5",
+    ),
+    "list": (
+        "list backups and where their copies are, newest first",
+        (_maybe("job", "JOB", "name of a job (default: all)"), _newest("show only the newest N")),
+        "  backupctl list\n  backupctl list -n 3\n  backupctl list --json | jq -r '.backups[0].artifact'",
+    ),
+    "show": (
+        "show a backup or a run in detail",
+        (_word("id", "BACKUP|RUN", "id of a backup or of a run, or: latest"),),
+        "  backupctl show latest\n  backupctl show nanumpay-backup-2026-11-21T02-00-00",
+    ),
+    "delete": (
+        "delete a backup with all its copies, or one copy",
+        (
+            _word("backup", "BACKUP", "id of a backup"),
+            ("--from", {"metavar": "DEST", "dest": "destination", "help": "only the copy at this destination"}),
+            _flag("--force", "even if it is the newest verified backup"),
+            _YES,
+        ),
+        """\
+  backupctl delete nanumpay-backup-2026-11-21T02-00-00
+  backupctl delete nanumpay-backup-2026-11-21T02-00-00 --from nas --yes
+
+It asks first; where nobody can be asked it needs --yes.""",
+    ),
+    "prune": (
+        "show what retention would delete; delete it with --apply",
+        (_maybe("job", "JOB", "name of a job (default: all)"), _flag("--apply", "delete, not only show"), _YES),
+        """\
+  backupctl prune
+  backupctl prune --apply
+
+The newest verified backup is never deleted. --apply asks first; where nobody can be asked it needs --yes.""",
+    ),
+    "settings": (
+        "show the settings in force and where they come from",
+        (),
+        "  backupctl settings\n  backupctl settings --json",
+    ),
+    "doctor": (
+        "check MongoDB, tools, disk, destinations, clock, permissions",
+        (),
+        "  backupctl doctor\n\nThe exit code is 8 when a check failed, 0 otherwise.",
+    ),
+    "test": (
+        "try a destination with a real put, get and delete",
+        (_word("destination", "DESTINATION", "name of a destination; backupctl jobs lists them"),),
+        "  backupctl test app\n\nThe exit code is 8 when a check failed, 0 otherwise.",
+    ),
+    "logs": (
+        "show the daemon's log (journalctl)",
+        (
+            _maybe("run", "RUN", "only this run"),
+            _flag("-f", "go on showing new lines", "follow"),
+            _newest("the last N lines (default: 50; all of a run)"),
+        ),
+        "  backupctl logs\n  backupctl logs -f\n  backupctl logs -n 200\n  backupctl logs RUN",
+    ),
+    "reload": (
+        "let the daemon read its host file again",
+        (),
+        "  backupctl reload\n\nA file with a mistake is refused, and the running configuration stays.",
+    ),
+    "rebuild": (
+        "rebuild the catalog from the manifests",
+        (),
+        "  backupctl rebuild\n\nReads the manifests in the backups folder and at the destinations; changes no backup.",
+    ),
+}
+
+
+class UsageError(BackupdError):
+    """A command line that cannot be understood."""
+
+    default_code = "usage"
+    exit_code = EXIT_USAGE
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps examples as they are written, and explanations on the line of what they explain."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=18, width=100)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in this program's own way: a sentence, and what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        words = re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)
+        if words:
+            hint = _meant(words[1], list(COMMANDS)) or "all commands: backupctl --help"
+            raise UsageError(f"unknown command '{words[1]}'", hint=hint)
+        raise UsageError(message, hint=f"see: {self.prog} --help")
+
+
+def _meant(word: str, known: list[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else ""
+
+
+def _count(text: str) -> int:
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+
+
+def _common(parser: argparse.ArgumentParser, *, top: bool) -> argparse._ArgumentGroup:
+    """Add the options that may stand before or after the command; only the top one sets their defaults."""
+
+    def default(value: object) -> Any:
+        return value if top else argparse.SUPPRESS
+
+    group = parser.add_argument_group("options" if top else "common options")
+    group.add_argument("-h", "--help", action="help", help="show this help")
+    socket = os.environ.get("NANUMPAY_BACKUPD_SOCKET") or DEFAULT_SOCKET
+    group.add_argument(
+        "--socket",
+        metavar="PATH",
+        default=default(socket),
+        help=f"the daemon's control socket (default: $NANUMPAY_BACKUPD_SOCKET or {DEFAULT_SOCKET})",
+    )
+    group.add_argument(
+        "--json", action="store_true", default=default(value=False), help="print what the daemon answered"
+    )
+    group.add_argument(
+        "--color",
+        metavar="WHEN",
+        choices=("auto", "always", "never"),
+        default=default("auto"),
+        help="auto, always or never (default: auto, which honours NO_COLOR)",
+    )
+    return group
+
+
+def _build() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="backupctl",
+        description="Look at and steer nanumpay-backupd, the backup daemon of this host.",
+        epilog=_EPILOG,
+        formatter_class=_Help,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
+    _common(parser, top=True).add_argument("--version", action="store_true", help="show the version and exit")
+    for name, (summary, arguments, remarks) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"examples:\n{remarks}",
+            formatter_class=_Help,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        command.register("type", "count", _count)
+        for flag, options in arguments:
+            command.add_argument(flag, **options)
+        _common(command, top=False)
+    return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read a command line; raises UsageError when it makes no sense. Asking for help prints it and exits."""
+    args, extra = _build().parse_known_args(argv)
+    if args.version:
+        return args
+    if extra:
+        raise _surplus(extra[0], args.command)
+    if args.command is None:
+        raise UsageError("a command is missing", hint="try: backupctl status; all commands: backupctl --help")
+    return args
+
+
+def _surplus(word: str, command: str | None) -> UsageError:
+    """Explain a word that has no place on the command line."""
+    place, what = (command or "backupctl"), "option" if word.startswith("-") else "argument"
+    known = [flag for flag, _ in COMMANDS[command][1] if flag.startswith("-")] if command else []
+    hint = _meant(word.partition("=")[0], [*known, *_COMMON]) if word.startswith("--") else ""
+    page = f"backupctl {command}" if command else "backupctl"
+    return UsageError(f"{place} takes no {what} '{word}'", hint=hint or f"see: {page} --help")

@@ -1,0 +1,264 @@
+"""The pieces that several commands show: faults, outcomes, copies, tables of jobs, runs, backups and checks.
+
+Each function turns replies of the protocol (shapes: control/com.nanumpay.Backup.varlink) into lines; none writes,
+asks the daemon, or decides anything.
+"""
+
+from __future__ import annotations
+
+from nanumpay_backupd.cli.terminal import Column, Screen
+from nanumpay_backupd.cli.words import Times, duration, number, plural, schedule, size
+
+TYPE_CHECKING = False  # importing typing costs more than it gives here
+if TYPE_CHECKING:
+    from typing import Any
+
+    Reply = dict[str, Any]
+
+__all__ = [
+    "NO_JOBS",
+    "backups_table",
+    "checks_lines",
+    "copies_text",
+    "fault_lines",
+    "job_schedule",
+    "jobs_table",
+    "outcome_style",
+    "outcome_text",
+    "prune_table",
+    "runs_table",
+    "settings_source",
+    "took",
+    "tree_lines",
+]
+
+NO_JOBS = "No job is configured yet: save the backup settings in the application's admin page."
+_OUTCOMES = {"succeeded": "green", "degraded": "yellow", "failed": "red", "interrupted": "red"}
+_GOOD_COPIES = {"uploaded", "verified"}
+_STATES = {"verified": "green", "committed": "yellow", "corrupt": "red", "missing": "red", "pending": "yellow"}
+
+
+def outcome_style(outcome: str | None) -> str:
+    """Name the colour of an outcome; a run that is still going is cyan."""
+    return "cyan" if outcome is None else _OUTCOMES.get(outcome, "yellow")
+
+
+def outcome_text(screen: Screen, run: Reply) -> str:
+    """Write how a run ended, or that it is running."""
+    outcome = run.get("outcome")
+    return screen.paint(outcome or "running", outcome_style(outcome))
+
+
+def took(run: Reply) -> str:
+    """Write how long a run or a stage took; empty while it is going."""
+    ended = run.get("ended")
+    return duration(Times.between(run["started"], ended)) if ended else ""
+
+
+def fault_lines(screen: Screen, fault: Reply, indent: str = "") -> list[str]:
+    """Write a fault: its sentence and code, then what to do about it."""
+    lines = [f"{indent}{fault['message']} (code {fault['code']})"]
+    if fault.get("hint"):
+        lines.append(f"{indent}{screen.mark('hint')} {fault['hint']}")
+    return lines
+
+
+def copies_text(screen: Screen, copies: list[Reply], wanted: list[str] | None = None, *, brief: bool = False) -> str:
+    """Write where a backup's copies are, in few cells: ``local✓ app✓ nas…pending``; good ones need no word.
+
+    ``wanted`` names the destinations that should have one; those without are shown as ``none``. ``brief`` leaves the
+    words away where the mark says enough.
+    """
+    parts = []
+    present = {copy["destination"] for copy in copies}
+    for copy in sorted(copies, key=lambda one: str(one["destination"] != "local")):
+        state = copy["state"]
+        word = "" if brief and screen.unicode else state
+        if state in _GOOD_COPIES:
+            mark, style = screen.symbols["ok"], "green"
+        elif state == "pending":
+            mark, style = f"{screen.symbols['wait']}{word}", "yellow"
+        else:
+            mark, style = f"{screen.symbols['bad']}{word}", "red"
+        parts.append(copy["destination"] + screen.paint(mark, style))
+    parts.extend(
+        name + screen.paint(f"{screen.symbols['bad']}none", "yellow") for name in wanted or [] if name not in present
+    )
+    return " ".join(parts) or "none"
+
+
+def job_schedule(job: Reply, times: Times) -> str:
+    """Say a job's schedule in words, with the name that its time zone has at the next run."""
+    return schedule(job["schedule"], times.label(job["timezone"], job.get("next_run")))
+
+
+def settings_source(state: Reply, times: Times) -> str:
+    """Say where the application's settings come from, and why not by change stream where that is so."""
+    server = state.get("server") or "MongoDB"
+    mode = state["mode"]
+    if mode == "off":
+        return "host file only (no MongoDB is configured)"
+    if mode == "change-stream":
+        text = f"change stream of {server}"
+    elif mode == "polling":
+        text = f"polling {server} (not a replica set, so it has no change stream)"
+    else:
+        text = f"connecting to {server}"
+    if state.get("since"):
+        text += f", since {times.both(state['since'])}"
+    if state["origin"] == "cache":
+        text += "; the last good settings are in force"
+    elif state["origin"] == "none":
+        text += "; no settings have been read yet"
+    return text
+
+
+def jobs_table(screen: Screen, jobs: list[Reply], times: Times) -> list[str]:
+    """Lay out jobs: what, when, how the last run went, how much is kept."""
+    last = [job.get("last_run") for job in jobs]
+    return screen.table(
+        Column("JOB", [job["name"] for job in jobs]),
+        Column("SCHEDULE", [job_schedule(job, times) if job["enabled"] else "disabled" for job in jobs]),
+        Column(
+            "NEXT RUN",
+            [_moment(job.get("next_run"), times) for job in jobs],
+            short=lambda: [times.when(job["next_run"]) if job.get("next_run") else "-" for job in jobs],
+            shorter=lambda: [times.ago(job["next_run"]) if job.get("next_run") else "-" for job in jobs],
+        ),
+        Column(
+            "LAST RUN",
+            [f"{outcome_text(screen, run)} {times.ago(run['started'])}" if run else "never" for run in last],
+            short=lambda: [outcome_text(screen, run) if run else "never" for run in last],
+        ),
+        Column("BACKUPS", [number(job["backups"]) for job in jobs], right=True, drop=2),
+        Column("SIZE", [size(job["total_size"]) for job in jobs], right=True, drop=3),
+        Column("DESTINATIONS", [" ".join(job["destinations"]) or "none" for job in jobs], drop=4),
+    )
+
+
+def runs_table(screen: Screen, runs: list[Reply], times: Times) -> list[str]:
+    """Lay out runs, in the order given: when, why, how they ended and what came of them."""
+    return screen.table(
+        Column("RUN", [run["id"] for run in runs]),
+        Column("JOB", [run["job"] for run in runs], drop=3),
+        Column(
+            "STARTED",
+            [times.both(run["started"]) for run in runs],
+            short=lambda: [times.when(run["started"]) for run in runs],
+            shorter=lambda: [times.ago(run["started"]) for run in runs],
+        ),
+        Column("TRIGGER", [run["trigger"] for run in runs], drop=4),
+        Column("OUTCOME", [outcome_text(screen, run) for run in runs]),
+        Column("TOOK", [took(run) or "-" for run in runs], right=True, drop=-2),
+        Column(
+            "RESULT",
+            [_result(run) for run in runs],
+            short=lambda: [_result(run, brief=True) for run in runs],
+            shorter=lambda: [(run.get("error") or {}).get("code", "-") for run in runs],
+            drop=-1,
+        ),
+    )
+
+
+def _result(run: Reply, *, brief: bool = False) -> str:
+    error = run.get("error")
+    if error:
+        return str(error["code"]) if brief else f"{error['message']} ({error['code']})"
+    if run.get("backup"):
+        return str(run["backup"])
+    stages = run["stages"]
+    return f"in stage {stages[-1]['stage']}" if stages and run.get("outcome") is None else "-"
+
+
+def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[str]:
+    """Lay out backups, in the order given, with the state of every copy."""
+    when = [times.when(backup["created"]) for backup in backups]
+    return screen.table(
+        Column("BACKUP", [backup["id"] for backup in backups]),
+        Column(
+            "WHEN",
+            [f"{text}, {times.ago(backup['created'])}" for text, backup in zip(when, backups, strict=True)],
+            short=lambda: when,
+            shorter=lambda: [times.ago(backup["created"]) for backup in backups],
+        ),
+        Column("KIND", [backup["kind"] for backup in backups], drop=2),
+        Column("SIZE", [size(backup["size"]) for backup in backups], right=True, drop=-1),
+        Column("DOCS", [_documents(backup) for backup in backups], right=True, drop=1),
+        Column("STATE", [screen.paint(b["state"], _STATES.get(b["state"], "dim")) for b in backups]),
+        Column(
+            "COPIES",
+            [copies_text(screen, backup["copies"]) for backup in backups],
+            shorter=lambda: [copies_text(screen, backup["copies"], brief=True) for backup in backups],
+        ),
+    )
+
+
+def _documents(backup: Reply) -> str:
+    """Count documents; a legacy backup has no manifest, so nobody counted them."""
+    return "-" if backup["kind"] == "legacy" else number(backup["documents"])
+
+
+def prune_table(screen: Screen, lines: list[Reply]) -> list[str]:
+    """Lay out what retention says about each copy, with its reason."""
+    lines = sorted(lines, key=lambda line: str(line["action"]) != "keep")  # what goes stands next to the summary
+    return screen.table(
+        Column("BACKUP", [line["backup"] for line in lines]),
+        Column("WHERE", [line["destination"] for line in lines]),
+        Column("ACTION", [screen.paint(x["action"], "red" if x["action"] == "delete" else "green") for x in lines]),
+        Column("SIZE", [size(line["size"]) for line in lines], right=True, drop=1),
+        Column("WHY", [line["reason"] for line in lines]),
+    )
+
+
+def checks_lines(screen: Screen, checks: list[Reply]) -> list[str]:
+    """Write one line per check with its mark, and what to do below those that are not ok; a count at the end."""
+    styles = {"ok": ("ok", "green"), "warning": ("warn", "yellow")}
+    lines = []
+    names = Column("", [check["name"] for check in checks])
+    for check in checks:
+        mark, style = styles.get(check["state"], ("bad", "red"))
+        padded = check["name"].ljust(names.width)
+        lines.append(f"{screen.paint(screen.mark(mark), style)} {padded}  {check['message']}")
+        if check["hint"] and check["state"] != "ok":
+            lines.append(f"  {' ' * names.width}  {screen.mark('hint')} {check['hint']}")
+    failed = sum(check["state"] not in styles for check in checks)
+    warned = sum(check["state"] == "warning" for check in checks)
+    summary = f"{plural(len(checks), 'check')}: {number(failed)} failed, {plural(warned, 'warning')}"
+    lines.append(screen.paint(summary, "red" if failed else "yellow" if warned else "green"))
+    return lines
+
+
+def tree_lines(value: object, indent: str = "") -> list[str]:
+    """Write nested settings as an indented outline, one value per line; empty ones are shown as such."""
+    if isinstance(value, dict):
+        lines = []
+        for key, inner in value.items():
+            if isinstance(inner, (dict, list)) and inner and not _flat(inner):
+                lines.append(f"{indent}{key}:")
+                lines.extend(tree_lines(inner, indent + "  "))
+            else:
+                lines.append(f"{indent}{key}: {_scalar(inner)}")
+        return lines
+    if isinstance(value, list):
+        lines = []
+        for inner in value:
+            first, *rest = tree_lines(inner, indent + "  ") or [f"{indent}  -"]
+            lines.extend([f"{indent}- {first[len(indent) + 2 :]}", *rest])
+        return lines
+    return [f"{indent}{_scalar(value)}"]
+
+
+def _flat(value: object) -> bool:
+    return isinstance(value, list) and not any(isinstance(inner, (dict, list)) for inner in value)
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_scalar(inner) for inner in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not set" if value in (None, "", {}) else str(value)
+
+
+def _moment(moment: str | None, times: Times) -> str:
+    return times.both(moment) if moment else "-"

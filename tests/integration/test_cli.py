@@ -1,0 +1,523 @@
+"""`backupctl` as an operator uses it: a process of its own, talking to a real control socket with made-up answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from nanumpay_backupd import __version__
+from nanumpay_backupd.errors import BackupdError
+from tests.servers.canned_backupd import BACKUP, NOW, RUN, UPLOAD_FAULT, CannedDaemon, canned_daemon, run, status
+
+_PATIENCE = 20.0
+OTHER = "nanumpay-backup-2026-11-19T17-00-00"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Say where the control socket is."""
+    return tmp_path / "control.sock"
+
+
+@pytest.fixture
+def daemon(path: Path) -> Iterator[CannedDaemon]:
+    """Serve the made-up answers of a healthy daemon."""
+    with canned_daemon(path) as server:
+        yield server
+
+
+def environment(path: Path, **more: str) -> dict[str, str]:
+    """Make an environment in which nothing but what a test says decides about the output."""
+    ours = {"NANUMPAY_BACKUPD_SOCKET": str(path), "TERM": "xterm", "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
+    kept = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "BACKUPCTL_DEBUG"}}
+    return kept | ours | more
+
+
+def backupctl(path: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command without a terminal."""
+    command = [sys.executable, "-m", "nanumpay_backupd.cli", *words]
+    return subprocess.run(
+        command,
+        env=environment(path, **more),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE,
+    )
+
+
+class Terminal:
+    """A command in a pseudo-terminal, to type at and to read from."""
+
+    def __init__(self, path: Path, *words: str, **more: str) -> None:
+        self.master, slave = pty.openpty()
+        command = [sys.executable, "-m", "nanumpay_backupd.cli", *words]
+        self.process = subprocess.Popen(
+            command, env=environment(path, **more), stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        self.text = ""
+
+    def wait_for(self, text: str) -> None:
+        """Read until a text has come."""
+        deadline = time.monotonic() + _PATIENCE
+        while text not in self.text:
+            assert time.monotonic() < deadline, f"{text!r} did not come: {self.text!r}"
+            assert self._read(), f"{text!r} did not come before the end: {self.text!r}"
+
+    def _read(self) -> bool:
+        if not select.select([self.master], [], [], 0.1)[0]:
+            return True
+        try:
+            data = os.read(self.master, 65536)
+        except OSError:
+            return False
+        self.text += data.decode(errors="replace").replace("\r\n", "\n")
+        return bool(data)
+
+    def type(self, text: str) -> None:
+        """Type something."""
+        os.write(self.master, text.encode())
+
+    def end(self) -> int:
+        """Read to the end and return the exit code."""
+        deadline = time.monotonic() + _PATIENCE
+        while self._read() and time.monotonic() < deadline:
+            pass
+        return self.process.wait(_PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.master)
+
+
+@pytest.mark.parametrize("health,code", [("ok", 0), ("warning", 0), ("failing", 8), ("empty", 0)])
+def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int) -> None:
+    """A monitoring script needs only the exit code: 8 when the daemon is failing."""
+    with canned_daemon(path, health):
+        done = backupctl(path, "status")
+        assert (done.returncode, done.stderr) == (code, "")
+        assert done.stdout.startswith("● ")
+        assert backupctl(path, "status", "--json").returncode == code
+
+
+@pytest.mark.parametrize(
+    "words,method",
+    [
+        (("status",), "GetStatus"),
+        (("jobs",), "ListJobs"),
+        (("runs",), "ListRuns"),
+        (("list",), "ListBackups"),
+        (("show", "latest"), "DescribeBackup"),
+        (("show", RUN), "DescribeRun"),
+        (("settings",), "GetSettings"),
+        (("doctor",), "Doctor"),
+        (("test", "app"), "TestDestination"),
+        (("reload",), "Reload"),
+        (("rebuild",), "RebuildCatalog"),
+        (("cancel",), "Cancel"),
+        (("prune",), "Prune"),
+        (("delete", OTHER, "--yes"), "Delete"),
+        (("run", "--no-wait"), "Run"),
+        (("run",), "Run"),
+    ],
+)
+def test_json_is_what_the_daemon_answered(
+    daemon: CannedDaemon, path: Path, words: tuple[str, ...], method: str
+) -> None:
+    """With --json exactly one document comes out, indented by two; without it, text that is not JSON."""
+    done = backupctl(path, *words, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    reply = json.loads(done.stdout)
+    assert done.stdout == json.dumps(reply, indent=2, ensure_ascii=False) + "\n"
+    assert method in [name for name, _ in daemon.calls]
+    human = backupctl(path, *words)
+    assert (human.returncode, human.stderr) == (0, "")
+    assert human.stdout.strip()
+    assert not human.stdout.startswith("{")
+
+
+def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
+    """What is typed is what is asked; what is not typed is left out."""
+    for words in (
+        ("runs", "nanumpay", "-n", "3"),
+        ("list", "-n", "2"),
+        ("prune", "nanumpay", "--apply", "--yes"),
+        ("delete", "latest", "--from", "nas", "--force", "--yes"),
+        ("run", "shop", "--force", "--no-wait"),
+        ("cancel", "r9"),
+        ("test", "app"),
+    ):
+        assert backupctl(path, *words).returncode == 0
+    asked = [call for call in daemon.calls if call[0] not in {"GetStatus", "DescribeBackup"}]
+    assert asked == [
+        ("ListRuns", {"job": "nanumpay", "limit": 3}),
+        ("ListBackups", {"limit": 2}),
+        ("Prune", {"job": "nanumpay", "apply": True}),
+        ("Delete", {"backup": BACKUP, "destination": "nas", "force": True}),
+        ("Run", {"job": "shop", "force": True}),
+        ("Cancel", {"run": "r9"}),
+        ("TestDestination", {"destination": "app"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "words,code,error",
+    [
+        (("list", "nope"), 6, ["there is no job 'nope'", "  → the jobs are: nanumpay", "  (code not-found)"]),
+        (
+            ("show", "nope"),
+            6,
+            ["there is no backup and no run with the id 'nope'", "  → ids are in", "  (code not-found)"],
+        ),
+        (
+            ("delete", "nope", "--yes"),
+            6,
+            ["there is no backup 'nope'", "  → see: backupctl list", "  (code not-found)"],
+        ),
+        (("delete", "latest", "--yes"), 7, [f"{BACKUP} is the newest", "  → add --force", "  (code refused)"]),
+        (("run", "busy"), 5, ["a run of job busy is going on already", "  → watch it", "  (code busy)"]),
+        (("stauts",), 2, ["unknown command 'stauts'", "  → did you mean 'status'?", "  (code usage)"]),
+        ((), 2, ["a command is missing", "  → try: backupctl status", "  (code usage)"]),
+        (("--socket", "/nowhere/c.sock", "status"), 4, ["", "  → start it", "  (code daemon-unreachable)"]),
+    ],
+)
+def test_faults_in_three_lines(
+    daemon: CannedDaemon, path: Path, words: tuple[str, ...], code: int, error: list[str]
+) -> None:
+    """Every fault has its exit code, and on standard error a sentence, what to do, and its code; never a traceback."""
+    done = backupctl(path, *words)
+    assert (done.returncode, done.stdout) == (code, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert all(
+        line.startswith(start) for line, start in zip(lines, [f"backupctl: {error[0]}", *error[1:]], strict=True)
+    )
+
+
+@pytest.mark.parametrize("words", [("delete", OTHER), ("prune", "--apply"), ("delete", OTHER, "--json")])
+def test_nothing_is_deleted_without_consent(daemon: CannedDaemon, path: Path, words: tuple[str, ...]) -> None:
+    """Where nobody can be asked, deleting needs --yes: nothing is even asked of the daemon."""
+    done = backupctl(path, *words)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "nobody can be asked" in done.stderr
+    assert "add --yes" in done.stderr
+    assert daemon.calls == []
+
+
+@pytest.mark.parametrize(
+    "words,answer,code,method",
+    [
+        (("delete", "latest", "--force"), "y\n", 0, "Delete"),
+        (("delete", "latest", "--force"), f"{BACKUP}\n", 0, "Delete"),
+        (("delete", "latest", "--force"), "latest\n", 7, ""),
+        (("delete", "latest", "--force"), "\n", 7, ""),
+        (("delete", "latest", "--force"), "\x04", 7, ""),
+        (("prune", "--apply"), "yes\n", 0, "Prune"),
+        (("prune", "--apply"), "n\n", 7, ""),
+    ],
+)
+def test_a_question_on_the_terminal(
+    daemon: CannedDaemon, path: Path, words: tuple[str, ...], answer: str, code: int, method: str
+) -> None:
+    """On a terminal it is asked first, naming what would go; only a clear yes deletes anything."""
+    with Terminal(path, *words) as terminal:
+        terminal.wait_for("[y/N] ")
+        assert "for good?" in terminal.text
+        terminal.type(answer)
+        assert terminal.end() == code
+    deleting = [call for call in daemon.calls if call[0] == "Delete" or call[1].get("apply")]
+    assert [name for name, _ in deleting] == ([method] if method else [])
+    assert ("Nothing was deleted." in terminal.text) is (code == 7)
+
+
+def test_ctrl_c_at_the_question_deletes_nothing(daemon: CannedDaemon, path: Path) -> None:
+    """Ctrl-C is a no, with the exit code of an interruption and no traceback."""
+    with Terminal(path, "delete", OTHER) as terminal:
+        terminal.wait_for("[y/N] ")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130
+        assert "Traceback" not in terminal.text
+    assert "Delete" not in [name for name, _ in daemon.calls]
+
+
+def test_nothing_to_prune_is_not_asked_about(path: Path) -> None:
+    """When retention deletes nothing, --apply says so and asks nothing."""
+    with canned_daemon(path, "empty") as daemon:
+        with Terminal(path, "prune", "--apply") as terminal:
+            assert terminal.end() == 0
+        assert "Nothing is to be deleted." in terminal.text
+        assert daemon.calls == [("Prune", {})]
+
+
+@pytest.mark.parametrize(
+    "job,code,last",
+    [
+        ("nanumpay", 0, "Copies: local✓ app✓ nas✓"),
+        ("shop", 3, f"Details: backupctl show {RUN}   log: backupctl logs {RUN}"),
+        ("broken", 1, f"Details: backupctl show {RUN}   log: backupctl logs {RUN}"),
+        ("late", 5, "Skipped: nothing was done."),
+    ],
+)
+def test_a_run_and_its_outcome(daemon: CannedDaemon, path: Path, job: str, code: int, last: str) -> None:
+    """The exit code of a run is its outcome, and the last line is what matters then."""
+    done = backupctl(path, "run", job)
+    assert done.returncode == code
+    assert done.stdout.splitlines()[-1] == last
+    assert backupctl(path, "run", job, "--json").returncode == code
+
+
+def test_the_summary_of_a_run(daemon: CannedDaemon, path: Path) -> None:
+    """A run ends with a sentence that names the artifact, its size and where its copies are."""
+    done = backupctl(path, "run")
+    assert f"\nSucceeded after 5.0 s: {BACKUP}.tar.gz (160 MB, 12,345 documents, verified)\nCopies: " in done.stdout
+    assert "! admins 1 and 2 carry different settings\n" in done.stdout
+    failed = backupctl(path, "run", "broken")
+    assert "Failed after 5.0 s; no backup was made.\n" in failed.stdout
+    assert failed.stderr.splitlines() == [
+        "backupctl: mongodump ended with exit code 1: auth failed",
+        "  → check the user's rights: backupctl doctor",
+        "  (code tool-failed)",
+    ]
+    degraded = backupctl(path, "run", "shop")
+    assert "The backup on this host is good." in degraded.stdout
+    assert UPLOAD_FAULT["message"] in degraded.stderr
+
+
+def test_ctrl_c_leaves_the_run_alone(daemon: CannedDaemon, path: Path) -> None:
+    """Ctrl-C only stops watching: it says that the run goes on, and how to follow or stop it."""
+    with Terminal(path, "run", "forever") as terminal:
+        terminal.wait_for("preflight")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130
+    assert f"No longer watching. Run {RUN} goes on in the daemon." in terminal.text
+    for way in ("backupctl status --watch", f"backupctl logs -f {RUN}", f"backupctl cancel {RUN}"):
+        assert way in terminal.text
+    assert "Cancel" not in [name for name, _ in daemon.calls]
+
+
+def test_a_cancelled_run(daemon: CannedDaemon, path: Path) -> None:
+    """Somebody else's cancel ends the watching with the exit code of a cancelled run."""
+    with Terminal(path, "run", "forever") as terminal:
+        terminal.wait_for("preflight")
+        assert backupctl(path, "cancel").stdout == f"Cancelled run {RUN} of job nanumpay.\n"
+        assert terminal.end() == 130
+    assert " after 5.0 s; no backup was made." in terminal.text
+
+
+def test_the_daemon_goes_away_during_a_run(path: Path) -> None:
+    """A run whose daemon ends is told as lost, with where to look later, as unreachable and not as failed."""
+    with canned_daemon(path) as daemon:
+        terminal = Terminal(path, "run", "forever")
+        assert daemon.started.wait(_PATIENCE)
+        terminal.wait_for("preflight")
+    with terminal:
+        terminal.wait_for("lost the daemon")
+        assert terminal.end() == 4
+    assert f"backupctl show {RUN}" in terminal.text.replace("\n", "")
+
+
+def test_status_watch_on_a_terminal(daemon: CannedDaemon, path: Path) -> None:
+    """The watched status shows what runs, ends with Ctrl-C, and puts the terminal back."""
+    with Terminal(path, "status", "--watch") as terminal:
+        terminal.wait_for("nanumpay: dump  412 MB, 4,000 documents, 480 MB/s")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130
+    assert terminal.text.startswith("\x1b[?1049h")
+    assert terminal.text.endswith("\x1b[?25h\x1b[?1049l")
+
+
+def test_status_watch_outlives_the_daemon(path: Path) -> None:
+    """A restart of the daemon does not end the watching."""
+    with canned_daemon(path):
+        terminal = Terminal(path, "status", "--watch")
+        terminal.wait_for("All is well")
+    with terminal:
+        terminal.wait_for("does not answer; trying again")
+        terminal.text = ""
+        with canned_daemon(path, "warning"):
+            terminal.wait_for("Working, with 1 thing")
+            terminal.process.terminate()
+            assert terminal.end() == 128 + signal.SIGTERM
+    assert terminal.text.endswith("\x1b[?1049l")
+
+
+def test_status_watch_in_a_pipe(daemon: CannedDaemon, path: Path) -> None:
+    """Elsewhere a line of JSON comes for every change, and none without one."""
+    command = [sys.executable, "-m", "nanumpay_backupd.cli", "status", "--watch", "--json"]
+    with subprocess.Popen(command, env=environment(path), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["health"] == "ok"
+        daemon.replies["GetStatus"] = status("ok", now="2026-11-20T20:00:05Z")
+        time.sleep(1)
+        daemon.replies["GetStatus"] = status("failing")
+        assert json.loads(process.stdout.readline())["health"] == "failing"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(_PATIENCE) == 130
+
+
+def test_show_does_not_hide_other_faults(daemon: CannedDaemon, path: Path) -> None:
+    """Only "not found" makes show look for a run of that name; another fault is told as it is."""
+    daemon.replies["DescribeBackup"] = BackupdError("the catalog cannot be read", code="catalog-broken")
+    done = backupctl(path, "show", RUN)
+    assert done.returncode == 1
+    assert done.stderr == "backupctl: the catalog cannot be read\n  (code catalog-broken)\n"
+
+
+@pytest.mark.parametrize("outcome,text", [(None, "Asked run"), ("succeeded", "Nothing to stop")])
+def test_cancel_says_what_became_of_the_run(daemon: CannedDaemon, path: Path, outcome: str | None, text: str) -> None:
+    """A run that is still stopping, or had ended before, is not called cancelled."""
+    daemon.replies["Cancel"] = {"run": run(outcome=outcome)}
+    assert backupctl(path, "cancel").stdout.startswith(text)
+
+
+@pytest.mark.parametrize("words,code", [(("doctor",), 0), (("test", "nas"), 8), (("test", "nope"), 6)])
+def test_checks_fail_by_exit_code(daemon: CannedDaemon, path: Path, words: tuple[str, ...], code: int) -> None:
+    """A failed check is exit code 8, a warning is not."""
+    assert backupctl(path, *words).returncode == code
+
+
+def test_empty_lists_say_what_to_do(path: Path) -> None:
+    """A fresh installation gets a sentence instead of a table without lines."""
+    with canned_daemon(path, "empty") as daemon:
+        daemon.replies["ListRuns"] = {"runs": []}
+        assert backupctl(path, "list").stdout == "No backups yet. Make one: backupctl run\n"
+        assert backupctl(path, "runs").stdout == "No runs yet. Start one: backupctl run\n"
+        assert backupctl(path, "jobs").stdout.startswith("No job is configured yet")
+
+
+def test_times_without_the_daemons_zone(daemon: CannedDaemon, path: Path) -> None:
+    """When the daemon does not tell its zone, this host's is used, and the listing is shown all the same."""
+    daemon.replies["GetStatus"] = BackupdError("not now")
+    done = backupctl(path, "list", TZ="America/Sao_Paulo")
+    assert done.returncode == 0
+    assert "2026-11-20 14:00 UTC-03:00" in done.stdout
+
+
+def test_a_reader_that_leaves(daemon: CannedDaemon, path: Path) -> None:
+    """`backupctl list | head` ends quietly."""
+    names = [f"nanumpay-backup-{index:05d}" for index in range(3000)]
+    listed = backupctl(path, "list", "--json", "-n", "1")
+    one = json.loads(listed.stdout)["backups"][0]
+    daemon.replies["ListBackups"] = {"backups": [one | {"id": name} for name in names]}
+    command = f"{sys.executable} -m nanumpay_backupd.cli list | head -n 2"
+    done = subprocess.run(["bash", "-c", command], env=environment(path), capture_output=True, text=True)
+    assert done.stdout.count("\n") == 2
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "euc_kr", "latin-1"])
+def test_other_encodings(daemon: CannedDaemon, path: Path, encoding: str) -> None:
+    """On a terminal of another encoding the output is readable, and nothing crashes on a Korean name."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "nanumpay_backupd.cli", "list"],
+        env=environment(path, PYTHONIOENCODING=encoding),
+        capture_output=True,
+    )
+    assert "local=ok app=ok nas=pending" in listed.stdout.decode(encoding)
+    settings = subprocess.run(
+        [sys.executable, "-m", "nanumpay_backupd.cli", "settings"],
+        env=environment(path, PYTHONIOENCODING=encoding),
+        capture_output=True,
+    )
+    assert settings.returncode == 0
+    assert ("bucket: 나눔-backup" if encoding == "euc_kr" else "bucket: ??-backup") in settings.stdout.decode(encoding)
+
+
+def test_remote_texts_cannot_play_with_the_terminal(daemon: CannedDaemon, path: Path) -> None:
+    """A banner of a remote server with control sequences comes out as harmless text, in JSON as escapes."""
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b2J\nbackupctl: all is well"
+    daemon.replies["Reload"] = {"message": evil}
+    done = backupctl(path, "reload")
+    assert done.stdout.count("\n") == 1
+    assert not set(done.stdout) & set("\x1b\x07\x9b")
+    quoted = backupctl(path, "reload", "--json")
+    assert not set(quoted.stdout) & set("\x1b\x07\x9b")
+    assert json.loads(quoted.stdout) == {"message": evil}
+    daemon.replies["Reload"] = BackupdError(evil, hint=evil)
+    refused = backupctl(path, "reload")
+    assert len(refused.stderr.splitlines()) == 3
+    assert not set(refused.stderr) & set("\x1b\x07\x9b")
+
+
+def test_colours_when_asked_for(daemon: CannedDaemon, path: Path) -> None:
+    """--color always colours even a pipe; a pipe alone, NO_COLOR and --color never do not."""
+    assert "\x1b[32m" in backupctl(path, "status", "--color", "always").stdout
+    assert "\x1b" not in backupctl(path, "status").stdout
+    with Terminal(path, "status") as terminal:
+        terminal.end()
+        assert "\x1b[32m●" in terminal.text
+    with Terminal(path, "status", NO_COLOR="1") as terminal:
+        terminal.end()
+        assert "\x1b" not in terminal.text
+
+
+def test_the_log_is_journalctls(daemon: CannedDaemon, path: Path, tmp_path: Path) -> None:
+    """`logs` becomes journalctl for the unit, with the run as a match; where there is none it says where to look."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "journalctl").write_text('#!/bin/sh\necho "$@"\n')
+    (tools / "journalctl").chmod(0o755)
+    with_journal = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    for words, expected in (
+        ((), "-u nanumpay-backupd -n 50"),
+        (("-f",), "-u nanumpay-backupd -n 50 -f"),
+        (("r1",), "-u nanumpay-backupd RUN_ID=r1"),
+        (("-f", "-n", "7", "r1", "--json"), "-u nanumpay-backupd -n 7 -f -o json RUN_ID=r1"),
+    ):
+        done = backupctl(path, "logs", *words, **with_journal)
+        assert (done.returncode, done.stdout) == (0, expected + "\n")
+    missing = backupctl(path, "logs", PATH=str(tmp_path))
+    assert missing.returncode == 1
+    assert "journalctl is not installed here" in missing.stderr
+    assert "(code tool-missing)" in missing.stderr
+
+
+def test_an_answer_of_another_version(daemon: CannedDaemon, path: Path) -> None:
+    """A defect is one sentence with the way to its traceback, which is shown only then."""
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from nanumpay_backupd.cli import app; app._command = None; sys.exit(app.run(['jobs']))",
+    ]
+    done = subprocess.run(command, env=environment(path), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("backupctl: unexpected TypeError")
+    assert "Traceback" not in done.stderr
+    debug = subprocess.run(command, env=environment(path, BACKUPCTL_DEBUG="1"), capture_output=True, text=True)
+    assert "Traceback" in debug.stderr
+
+
+def test_version_needs_no_daemon(path: Path) -> None:
+    """The version and the help come without a daemon."""
+    assert backupctl(path, "--version").stdout == f"backupctl {__version__}\n"
+    assert backupctl(path, "run", "--help").returncode == 0
+
+
+def test_little_is_imported_for_a_status(daemon: CannedDaemon, path: Path) -> None:
+    """A status is asked for often, so it loads neither asyncio nor anything that is not in the standard library."""
+    command = (
+        "import sys; from nanumpay_backupd.cli import main; main(['status']); print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", command], env=environment(path), capture_output=True, text=True)
+    loaded = set(done.stderr.split())
+    assert "nanumpay_backupd.cli.details" in loaded
+    heavy = {"asyncio", "dataclasses", "inspect", "shutil", "subprocess", "logging", "difflib", "unicodedata", "ssl"}
+    assert not loaded & (heavy | {"msgspec", "structlog", "pymongo", "boto3", "croniter"})
+    assert f"{NOW:%Y}" in done.stdout

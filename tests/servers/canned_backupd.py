@@ -1,0 +1,510 @@
+"""A control server that answers from a script: for tests of clients, and to look at their output by hand.
+
+The server, its wire format and its checks against the interface are the real ones; only what it tells is made up.
+By hand: ``python -m tests.servers.canned_backupd SOCKET [ok|warning|failing|empty]``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from nanumpay_backupd.control.server import Call, ControlServer
+from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError, RefusedError
+
+__all__ = ["BACKUP", "NOW", "RUN", "CannedDaemon", "backup", "canned_daemon", "job", "run", "status"]
+
+Record = dict[str, Any]
+
+NOW: Final = datetime(2026, 11, 20, 20, 0, tzinfo=UTC)
+BACKUP: Final = "nanumpay-backup-2026-11-20T17-00-00"
+RUN: Final = "20261120T170000Z-7f3a"
+UPLOAD_FAULT: Final[Record] = {
+    "code": "destination-login",
+    "message": "nas: the FTP server nas.example.kr refused the login (530 Login incorrect)",
+    "hint": "check user name and password of destination nas, then: backupctl test nas",
+    "retryable": False,
+}
+
+
+def moment(**before: float) -> str:
+    """Write a moment so far before NOW (keywords of timedelta) as the protocol does."""
+    return (NOW - timedelta(**before)).isoformat().replace("+00:00", "Z")
+
+
+def stage(name: str, start: float, seconds: float | None, detail: str = "", outcome: str = "succeeded") -> Record:
+    """Make a stage that began ``start`` seconds after 17:00 and took ``seconds`` (None: is going on)."""
+    began = NOW - timedelta(hours=3) + timedelta(seconds=start)
+    record: Record = {"stage": name, "started": began.isoformat(), "detail": detail}
+    if seconds is not None:
+        record |= {"ended": (began + timedelta(seconds=seconds)).isoformat(), "outcome": outcome}
+    return record
+
+
+STAGES: Final = (
+    stage("preflight", 0, 0.2, "MongoDB 6.0.5, replica set; needs 210 MB, 12.3 GB free"),
+    stage("dump", 0.2, 2.4, "12,345 documents in 9 collections, 1.17 GB"),
+    stage("compress", 0.2, 2.6, "160 MB, level 2"),
+    stage("publish", 2.8, 0.1, f"{BACKUP}.tar.gz"),
+    stage("verify", 2.9, 1.1, "12,345 documents read back"),
+    stage("upload", 4.0, 0.9, "2 of 2 destinations"),
+    stage("retention", 4.9, 0.1),
+)
+
+
+def run(**changes: Any) -> Record:
+    """Make a run that succeeded three hours before NOW."""
+    record = {
+        "id": RUN,
+        "job": "nanumpay",
+        "trigger": "schedule",
+        "started": moment(hours=3),
+        "ended": moment(hours=3, seconds=-5.0),
+        "outcome": "succeeded",
+        "backup": BACKUP,
+        "stages": list(STAGES),
+        "warnings": [],
+    }
+    return record | changes
+
+
+def copies(identifier: str, **states: str) -> list[Record]:
+    """Make copies of a backup; keywords are destination=state."""
+    made = []
+    for destination, state in states.items():
+        record = {
+            "backup": identifier,
+            "destination": destination,
+            "state": state,
+            "key": f"{identifier}.tar.gz",
+            "size": 160_432_128,
+            "updated": moment(hours=3),
+            "attempts": 0,
+        }
+        if state == "pending":
+            record |= {"attempts": 2, "next_attempt": moment(minutes=-3), "error": UPLOAD_FAULT}
+        made.append(record)
+    return made
+
+
+def backup(identifier: str = BACKUP, **changes: Any) -> Record:
+    """Make a verified backup with three good copies."""
+    record = {
+        "id": identifier,
+        "job": "nanumpay",
+        "kind": "full",
+        "created": moment(hours=3),
+        "state": "verified",
+        "artifact": f"{identifier}.tar.gz",
+        "size": 160_432_128,
+        "documents": 12_345,
+        "run": RUN,
+        "copies": copies(identifier, local="verified", app="verified", nas="uploaded"),
+    }
+    return record | changes
+
+
+def manifest() -> Record:
+    """Make the manifest of BACKUP, as far as clients look at it."""
+    names = (("admins", 2), ("users", 4_120), ("weeklypaymentplans", 8_223))
+    return {
+        "format": 1,
+        "backup": BACKUP,
+        "host": "nanum-web-1",
+        "source": {
+            "type": "mongodb",
+            "server_version": "6.0.5",
+            "topology": "replica-set",
+            "databases": ["nanumpay"],
+            "collections": [
+                {"database": "nanumpay", "name": name, "documents": count, "bytes": count * 91_000, "indexes": 3}
+                for name, count in names
+            ],
+        },
+        "consistency": {"level": "none", "reason": "no oplog is taken yet"},
+        "artifact": {
+            "name": f"{BACKUP}.tar.gz",
+            "size": 160_432_128,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "compression": "gzip",
+            "raw_bytes": 1_170_000_000,
+            "encryption": "none",
+        },
+        "tools": {"mongodump": "100.7.0", "nanumpay-backupd": "0.1.0"},
+        "verification": [
+            {"level": "structure", "at": moment(hours=3, seconds=-4), "ok": True, "seconds": 1.1, "detail": ""}
+        ],
+    }
+
+
+def backups() -> list[Record]:
+    """Make a list as it is in real life: one good, one half uploaded, one vanished locally, one of the old program."""
+    names = [f"nanumpay-backup-2026-11-{day}T17-00-00" for day in (19, 18, 17)]
+    return [
+        backup(),
+        backup(
+            names[0], created=moment(hours=27), copies=copies(names[0], local="verified", app="verified", nas="pending")
+        ),
+        backup(names[1], created=moment(hours=51), copies=copies(names[1], local="missing", app="verified")),
+        backup(
+            names[2],
+            created=moment(hours=75),
+            kind="legacy",
+            state="legacy",
+            documents=0,
+            copies=copies(names[2], local="uploaded"),
+        ),
+    ]
+
+
+def job(**changes: Any) -> Record:
+    """Make the application's job: daily at 02:00 in Seoul, everything well."""
+    record = {
+        "name": "nanumpay",
+        "enabled": True,
+        "source": "mongodb localhost:27017/nanumpay",
+        "schedule": ["0 2 * * *"],
+        "timezone": "Asia/Seoul",
+        "next_run": moment(hours=-21),
+        "last_run": run(),
+        "last_success": run(),
+        "newest_backup": backup(),
+        "backups": 7,
+        "total_size": 1_123_024_896,
+        "destinations": ["app", "nas"],
+        "pending_uploads": 0,
+        "retention_count": 7,
+        "retention_days": 30,
+        "warnings": [],
+    }
+    return record | changes
+
+
+def status(health: str = "ok", **changes: Any) -> Record:
+    """Make a status: ``ok``, ``warning`` (an upload is late), ``failing`` (no MongoDB, failed run) or ``empty``."""
+    settings: Record = {
+        "mode": "change-stream",
+        "origin": "database",
+        "connected": True,
+        "server": "localhost:27017 (replica set rs0)",
+        "since": moment(hours=76),
+    }
+    problems: list[Any] = []
+    jobs = [job()]
+    if health == "warning":
+        late = backup(copies=copies(BACKUP, local="verified", app="verified", nas="pending"))
+        ended = run(outcome="degraded", error=UPLOAD_FAULT)
+        jobs = [job(last_run=ended, newest_backup=late, pending_uploads=1)]
+        problems = [f"nanumpay: the last run was degraded: {UPLOAD_FAULT['message']}"]
+    elif health == "failing":
+        fault = {
+            "code": "source-unreachable",
+            "message": "MongoDB at localhost:27017 does not answer (connection refused)",
+            "hint": "systemctl status mongod; is the URI in backupd.toml right?",
+            "retryable": True,
+        }
+        settings |= {"mode": "connecting", "origin": "cache", "connected": False, "problem": fault}
+        failed = run(
+            id="20261120T180000Z-0001",
+            outcome="failed",
+            backup=None,
+            error=fault,
+            stages=[stage("preflight", 0, 30, outcome="failed")],
+        )
+        jobs = [job(last_run=failed, last_success=run())]
+        problems = [fault["message"], "nanumpay: the last 3 runs failed"]
+    elif health == "empty":
+        health, jobs = "warning", []
+        problems = ["no settings have been found in the application's database yet"]
+    record = {
+        "version": "0.1.0",
+        "pid": 812,
+        "started": moment(hours=76),
+        "now": NOW.isoformat(),
+        "timezone": "Asia/Seoul",
+        "health": health,
+        "problems": problems,
+        "backups_path": "/opt/nanumpay/data/backups",
+        "free_bytes": 12_345_678_901,
+        "settings": settings,
+        "jobs": jobs,
+    }
+    return record | changes
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
+
+
+class CannedDaemon:
+    """Answers every method; ``calls`` keeps (method, parameters) of what was asked.
+
+    Job names choose what a run does: ``shop`` ends degraded, ``broken`` fails, ``busy`` is refused, ``late`` is
+    skipped, ``forever`` goes on until it is cancelled, anything else succeeds. ``step`` is the seconds between events.
+    ``replies`` replaces the whole reply of a method; an exception in it is raised.
+    """
+
+    def __init__(self, health: str = "ok", step: float = 0.0) -> None:
+        self.health = health
+        self.step = step
+        self.calls: list[tuple[str, Record]] = []
+        self.replies: dict[str, Record | BackupdError] = {}
+        self.cancelled = asyncio.Event()
+        self.started = threading.Event()
+
+    def handlers(self) -> dict[str, Any]:
+        """Return one handler for each method of the interface."""
+        names = [name.removeprefix("_on_") for name in dir(self) if name.startswith("_on_")]
+        return dict.fromkeys(names, self._answer) | {"Run": self._run, "Watch": self._watch}
+
+    async def _answer(self, call: Call) -> Record:
+        self.calls.append((call.method, call.params))
+        fixed = self.replies.get(call.method)
+        if isinstance(fixed, BackupdError):
+            raise fixed
+        reply = fixed if fixed is not None else getattr(self, f"_on_{call.method}")(**call.params)
+        clean: Record = _without_none(copy.deepcopy(reply))
+        return clean
+
+    def _on_GetStatus(self) -> Record:
+        return status(self.health)
+
+    def _on_ListJobs(self) -> Record:
+        return {"jobs": status(self.health)["jobs"]}
+
+    def _on_Cancel(self, run: str | None = None) -> Record:
+        self.cancelled.set()
+        return {"run": globals()["run"](id=run or RUN, outcome="cancelled", backup=None)}
+
+    def _on_ListRuns(self, job: str | None = None, limit: int = 20) -> Record:
+        failed = run(
+            id="20261119T170000Z-11c0",
+            started=moment(hours=27),
+            ended=moment(hours=26.99),
+            outcome="failed",
+            backup=None,
+            error=UPLOAD_FAULT,
+        )
+        going = run(id="20261120T195950Z-aaaa", started=moment(seconds=10), ended=None, outcome=None, backup=None)
+        return {"runs": [going, run(), failed][:limit]}
+
+    def _on_DescribeRun(self, run: str) -> Record:
+        if run != RUN:
+            raise NotFoundError(f"there is no run {run}")
+        return {"run": globals()["run"]()}
+
+    def _on_ListBackups(self, job: str | None = None, limit: int | None = None) -> Record:
+        if job not in {None, "nanumpay"}:
+            raise NotFoundError(f"there is no job '{job}'", hint="the jobs are: nanumpay")
+        return {"backups": [] if self.health == "empty" else backups()[:limit]}
+
+    def _on_DescribeBackup(self, backup: str) -> Record:
+        found = next((one for one in backups() if backup in {one["id"], "latest"}), None)
+        if found is None:
+            raise NotFoundError(f"there is no backup '{backup}'", hint="see: backupctl list")
+        return {"backup": found | ({"manifest": manifest()} if found["id"] == BACKUP else {})}
+
+    def _on_Delete(self, backup: str, destination: str | None = None, force: bool = False) -> Record:
+        if backup == BACKUP and not force:
+            raise RefusedError(
+                f"{backup} is the newest verified backup of job nanumpay", hint="add --force to delete it nevertheless"
+            )
+        places = [destination] if destination else ["local", "app"]
+        return {"deleted": [self._line(backup, place, "delete", "asked for by hand") for place in places]}
+
+    @staticmethod
+    def _line(backup: str, destination: str, action: str, reason: str) -> Record:
+        return {
+            "backup": backup,
+            "destination": destination,
+            "action": action,
+            "reason": reason,
+            "size": 160_432_128,
+        }
+
+    def _on_Prune(self, job: str | None = None, apply: bool = False) -> Record:
+        if self.health == "empty":
+            return {"lines": [], "applied": apply}
+        old = "nanumpay-backup-2026-10-01T17-00-00"
+        lines = [
+            self._line(BACKUP, "local", "keep", "newest verified"),
+            self._line(old, "local", "delete", "older than 30 days"),
+            self._line(old, "app", "delete", "older than 30 days"),
+        ]
+        return {"lines": lines, "applied": apply}
+
+    def _on_GetSettings(self) -> Record:
+        settings = {
+            "paths": {"backups": "/opt/nanumpay/data/backups", "state": "/var/lib/nanumpay-backupd"},
+            "jobs": [
+                {
+                    "name": "nanumpay",
+                    "enabled": True,
+                    "schedule": {"cron": ["0 2 * * *"], "timezone": ""},
+                    "destinations": [{"name": "app", "type": "s3", "bucket": "나눔-backup", "secret": "***"}],
+                }
+            ],
+            "admins": [],
+        }
+        return {"settings": settings, "state": status(self.health)["settings"]}
+
+    def _on_TestDestination(self, destination: str, job: str | None = None) -> Record:
+        if destination not in {"app", "nas"}:
+            raise NotFoundError(f"there is no destination '{destination}'", hint="the destinations are: app, nas")
+        good = {"state": "ok", "hint": ""}
+        checks = [{"name": "put", "message": "1 kB in 0.1 s", **good}]
+        if destination == "nas":
+            hint = UPLOAD_FAULT["hint"]
+            checks.append({"name": "login", "state": "failed", "message": "530 Login incorrect", "hint": hint})
+        return {"checks": checks}
+
+    def _on_Doctor(self) -> Record:
+        checks = [
+            {"name": "MongoDB", "state": "ok", "message": "6.0.5, replica set rs0, may read", "hint": ""},
+            {
+                "name": "clock",
+                "state": "warning",
+                "message": "not synchronised by NTP",
+                "hint": "systemctl enable --now systemd-timesyncd",
+            },
+        ]
+        if self.health == "failing":
+            hint = "install mongodb-database-tools"
+            checks.append({"name": "mongodump", "state": "failed", "message": "not found on PATH", "hint": hint})
+        return {"checks": checks}
+
+    def _on_Reload(self) -> Record:
+        return {"message": "The host file was read again; 1 job, 2 destinations."}
+
+    def _on_RebuildCatalog(self) -> Record:
+        return {"backups": 12, "runs": 1}
+
+    async def _run(self, call: Call) -> AsyncIterator[Record]:
+        self.calls.append((call.method, call.params))
+        name = call.params.get("job") or "nanumpay"
+        if name == "busy":
+            raise BusyError("a run of job busy is going on already", hint="watch it: backupctl status --watch")
+        record = run(job=name, trigger="manual", ended=None, outcome=None, backup=None, stages=[])
+        events = self._skipped(record) if name == "late" else self._events(record, name)
+        for reply in events:
+            yield _without_none(copy.deepcopy(reply))
+            self.started.set()
+            if self.step:
+                await asyncio.sleep(self.step)
+            if name == "forever" and (reply["event"] or {}).get("kind") == "progress":
+                await self.cancelled.wait()
+
+    @staticmethod
+    def _skipped(record: Record) -> Iterator[Record]:
+        fault = {"code": "busy", "message": "job late is running already", "hint": "", "retryable": True}
+        yield {"run": record | {"outcome": "skipped", "ended": record["started"], "error": fault}, "event": None}
+
+    @staticmethod
+    def _events(record: Record, name: str) -> Iterator[Record]:
+        """Tell a whole run: every stage begins, makes progress and ends; dump and compress go side by side."""
+        clock = moment(hours=3)
+        yield {"run": record, "event": {"kind": "run-started", "time": clock, "run": record}}
+        going: list[Record] = []
+        for number, done in enumerate(STAGES):
+            if name == "broken" and done["stage"] == "publish":
+                break
+            began = {key: done[key] for key in ("stage", "started")} | {"detail": ""}
+            going.append(began)
+            yield {"run": record | {"stages": [*going]}, "event": {"kind": "stage", "time": clock, "stage": began}}
+            for part in (1, 2, 3):
+                progress = {
+                    "run": RUN,
+                    "job": name,
+                    "stage": done["stage"],
+                    "bytes": part * 40_000_000,
+                    "total": 160_000_000 if done["stage"] in {"upload", "verify"} else None,
+                    "documents": part * 4_000 if done["stage"] == "dump" else 0,
+                    "rate": 48_200_000.0,
+                    "text": "",
+                }
+                event = {"kind": "progress", "time": clock, "progress": progress}
+                yield {"run": record | {"stages": [*going]}, "event": event}
+            going[number] = done
+            yield {"run": record | {"stages": [*going]}, "event": {"kind": "stage", "time": clock, "stage": done}}
+        message = {"kind": "message", "time": clock, "message": "1 collection was skipped: system.profile"}
+        yield {"run": record | {"stages": [*going]}, "event": message}
+        ended = run(job=name, trigger="manual", stages=going, warnings=["admins 1 and 2 carry different settings"])
+        if name == "shop":
+            ended |= {"outcome": "degraded", "error": UPLOAD_FAULT}
+        elif name == "broken":
+            fault = {
+                "code": "tool-failed",
+                "message": "mongodump ended with exit code 1: auth failed",
+                "hint": "check the user's rights: backupctl doctor",
+                "retryable": False,
+            }
+            ended |= {"outcome": "failed", "error": fault, "backup": None}
+        elif name == "forever":
+            ended |= {"outcome": "cancelled", "backup": None}
+        yield {"run": ended, "event": {"kind": "run-ended", "time": clock, "run": ended}}
+
+    async def _watch(self, call: Call) -> AsyncIterator[Record]:
+        self.calls.append((call.method, call.params))
+        while True:
+            progress = {
+                "run": RUN,
+                "job": "nanumpay",
+                "stage": "dump",
+                "bytes": 412_000_000,
+                "documents": 4_000,
+                "rate": 480_000_000.0,
+                "text": "",
+            }
+            yield {"event": {"kind": "progress", "time": moment(), "progress": progress}}
+            await asyncio.sleep(1)
+
+
+async def _serve(daemon: CannedDaemon, path: Path, ready: threading.Event, stop: asyncio.Event) -> None:
+    interface = resources.files("nanumpay_backupd.control").joinpath("com.nanumpay.Backup.varlink")
+    server = ControlServer(interface.read_text(encoding="utf-8"), daemon.handlers(), path=path)
+    await server.start()
+    ready.set()
+    await stop.wait()
+    await server.close()
+
+
+@contextlib.contextmanager
+def canned_daemon(path: Path, health: str = "ok", step: float = 0.0) -> Iterator[CannedDaemon]:
+    """Serve on ``path`` from a thread of this process until the context ends."""
+    daemon, ready, loop, stop = CannedDaemon(health, step), threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+
+    def serve() -> None:
+        loop.run_until_complete(_serve(daemon, path, ready, stop))
+        loop.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        if not ready.wait(10):
+            raise TimeoutError("the canned daemon did not start")
+        yield daemon
+    finally:
+        loop.call_soon_threadsafe(daemon.cancelled.set)
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+if __name__ == "__main__":
+    asyncio.run(
+        _serve(
+            CannedDaemon(sys.argv[2] if len(sys.argv) > 2 else "ok", step=0.15),
+            Path(sys.argv[1]),
+            threading.Event(),
+            asyncio.Event(),
+        )
+    )

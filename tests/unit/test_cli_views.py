@@ -1,0 +1,270 @@
+"""The lines that `backupctl` makes of the protocol's records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nanumpay_backupd.cli.details import backup_lines, run_lines, status_lines
+from nanumpay_backupd.cli.views import (
+    backups_table,
+    checks_lines,
+    copies_text,
+    jobs_table,
+    prune_table,
+    runs_table,
+    settings_source,
+    tree_lines,
+)
+from nanumpay_backupd.cli.words import Times
+from tests.servers.canned_backupd import (
+    BACKUP,
+    UPLOAD_FAULT,
+    backup,
+    backups,
+    copies,
+    job,
+    manifest,
+    run,
+    stage,
+    status,
+)
+from tests.unit.cli_screens import screen
+
+TIMES = Times("Asia/Seoul", "2026-11-20T20:00:00Z")
+PLAIN = screen()[0]
+
+
+def status_text(health: str = "ok", **changes: Any) -> str:
+    """Write a status as it is seen without a terminal."""
+    return "\n".join(status_lines(PLAIN, status(health, **changes)))
+
+
+def test_a_good_status() -> None:
+    """All that an operator wants to know of a healthy daemon is on ten short lines."""
+    assert status_text().splitlines() == [
+        "● All is well   nanumpay-backupd 0.1.0, up 3 days 4 h",
+        "",
+        "nanumpay  daily at 02:00 KST",
+        "  next run   2026-11-22 02:00 KST, in 21 h",
+        "  last run   succeeded 2026-11-21 02:00 KST, 3 h ago: 160 MB in 5.0 s",
+        f"  newest     {BACKUP}  verified, 12,345 documents",
+        "  copies     local✓ app✓ nas✓",
+        "  kept       7 backups, 1.12 GB (keeps 7, at most 30 days)",
+        "",
+        "settings   change stream of localhost:27017 (replica set rs0), since 2026-11-18 01:00 KST, 3 days ago",
+        "disk       12.3 GB free in /opt/nanumpay/data/backups",
+    ]
+
+
+def test_a_problem_comes_with_what_to_do() -> None:
+    """Under a problem stands the hint of the fault it is about; the fault is not told again below."""
+    text = status_text("warning")
+    assert text.startswith("● Working, with 1 thing to look at")
+    assert f"    → {UPLOAD_FAULT['hint']}" in text.splitlines()
+    assert text.count("530 Login incorrect") == 1
+    assert "uploads    1 copy waiting, next try in 3 min" in text
+    assert "nas…pending" in text
+
+
+def test_a_failing_status() -> None:
+    """A failing daemon says so first, and still shows the last good backup and the source of the settings."""
+    text = status_text("failing")
+    assert text.startswith("● Failing: 2 problems")
+    assert "→ systemctl status mongod; is the URI in backupd.toml right?" in text
+    assert "last good   2026-11-21 02:00 KST, 3 h ago" in text
+    assert "connecting to localhost:27017" in text
+    assert "the last good settings are in force" in text
+
+
+def test_a_status_without_jobs() -> None:
+    """A fresh installation says what to do first."""
+    assert "save the backup settings in the application's admin page" in status_text("empty")
+
+
+def test_the_fault_of_a_last_run_is_shown_where_no_problem_tells_it() -> None:
+    """A fault that the problems leave out stands under its run with hint and code."""
+    text = status_text(jobs=[job(last_run=run(outcome="failed", error=UPLOAD_FAULT))])
+    assert f"{UPLOAD_FAULT['message']} (code destination-login)" in text
+    assert f"→ {UPLOAD_FAULT['hint']}" in text
+
+
+def test_other_states_of_a_job() -> None:
+    """Disabled, never run, running, warned: each is said in its own words."""
+    never = status_text(
+        jobs=[job(last_run=None, last_success=None, newest_backup=None, next_run=None, warnings=["w1"])]
+    )
+    assert "next run   not planned" in never
+    assert "last run   never" in never
+    assert "backups    none yet" in never
+    assert "warning    w1" in never
+    disabled = status_text(jobs=[job(enabled=False)])
+    assert "nanumpay  disabled, runs only by hand" in disabled
+    assert "next run" not in disabled
+    going = run(ended=None, outcome=None, started="2026-11-20T19:59:00Z", stages=[stage("dump", 0, None)])
+    assert "running for 1 min, stage dump   run " in status_text(jobs=[job(last_run=going)])
+    legacy = backup(kind="legacy", state="legacy", documents=0, copies=[])
+    text = status_text(jobs=[job(newest_backup=legacy)])
+    assert "legacy" in text
+    assert "document" not in text
+    assert "app✗none nas✗none" in text
+
+
+@pytest.mark.parametrize(
+    "changes,text",
+    [
+        ({"mode": "off"}, "host file only"),
+        ({"mode": "polling"}, "polling db (not a replica set, so it has no change stream)"),
+        ({"mode": "polling", "origin": "cache"}, "; the last good settings are in force"),
+        ({"mode": "connecting", "origin": "none"}, "connecting to db; no settings have been read yet"),
+        ({"mode": "connecting", "server": ""}, "connecting to MongoDB"),
+    ],
+)
+def test_where_settings_come_from(changes: dict[str, str], text: str) -> None:
+    """The way the settings are watched is named, and the reason when it is the slower one."""
+    state = {"mode": "change-stream", "origin": "database", "connected": True, "server": "db"} | changes
+    assert text in settings_source(state, TIMES)
+
+
+def test_copies_in_few_cells() -> None:
+    """Good copies need no word, others have one; local comes first; ASCII says the same with words."""
+    some = copies(BACKUP, nas="pending", local="verified", app="missing", usb="corrupt")
+    assert copies_text(PLAIN, some) == "local✓ nas…pending app✗missing usb✗corrupt"
+    assert copies_text(PLAIN, some, brief=True) == "local✓ nas… app✗ usb✗"
+    ascii_only = screen(encoding="ascii")[0]
+    assert copies_text(ascii_only, some, brief=True) == "local=ok nas=pending app=missing usb=corrupt"
+    assert copies_text(PLAIN, []) == "none"
+
+
+def test_the_table_of_backups() -> None:
+    """Each backup is one line with the columns that the documentation promises."""
+    lines = backups_table(PLAIN, backups(), TIMES)
+    assert lines[0].split() == ["BACKUP", "WHEN", "KIND", "SIZE", "DOCS", "STATE", "COPIES"]
+    cells = f"{BACKUP}  2026-11-21 02:00 KST, 3 h ago     full    160 MB  12,345  verified  local✓ app✓ nas✓"
+    assert lines[1] == cells
+    assert lines[4].split()[-4:] == ["MB", "-", "legacy", "local✓"]
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120, 160])
+def test_tables_fit_usual_terminals(columns: int) -> None:
+    """No usual table wraps on a terminal of 80 columns or more."""
+    shown = screen(columns)[0]
+    runs = [run(), run(outcome="failed", error=UPLOAD_FAULT), run(ended=None, outcome=None, backup=None)]
+    tables = [backups_table(shown, backups(), TIMES), runs_table(shown, runs, TIMES), jobs_table(shown, [job()], TIMES)]
+    assert max(len(line) for table in tables for line in table) <= columns
+
+
+def test_the_table_of_runs() -> None:
+    """What came of a run is its backup, its fault, or the stage it is in."""
+    runs = [run(), run(outcome="failed", error=UPLOAD_FAULT), run(ended=None, outcome=None, backup=None)]
+    lines = runs_table(PLAIN, runs, TIMES)
+    assert lines[1].endswith(f"succeeded  5.0 s  {BACKUP}")
+    assert lines[2].endswith("(530 Login incorrect) (destination-login)")
+    assert lines[3].endswith("running        -  in stage retention")
+
+
+def test_the_table_of_jobs() -> None:
+    """A job shows its schedule in words, also when it is off or only run by hand."""
+    off = job(name="shop", enabled=False, next_run=None, last_run=None, destinations=[])
+    lines = jobs_table(PLAIN, [job(), off], TIMES)
+    assert lines[1].startswith("nanumpay  daily at 02:00 KST  2026-11-22 02:00 KST, in 21 h  succeeded 3 h ago")
+    assert lines[2].split() == ["shop", "disabled", "-", "never", "7", "1.12", "GB", "none"]
+
+
+def test_what_goes_stands_last_in_a_prune() -> None:
+    """Deletions stand together at the end, next to the summary."""
+    lines = [
+        {"backup": name, "destination": "local", "action": action, "reason": "why", "size": 1}
+        for name, action in (("a", "delete"), ("b", "keep"), ("c", "delete"), ("d", "keep"))
+    ]
+    assert [line[0] for line in prune_table(PLAIN, lines)[1:]] == ["b", "d", "a", "c"]
+
+
+def test_checks() -> None:
+    """A check that is not ok is marked, followed by what to do, and counted."""
+    checks = [
+        {"name": "tools", "state": "ok", "message": "fine", "hint": "never shown"},
+        {"name": "clock", "state": "warning", "message": "late", "hint": "wind it up"},
+        {"name": "nas", "state": "failed", "message": "gone", "hint": ""},
+    ]
+    assert checks_lines(PLAIN, checks) == [
+        "✓ tools  fine",
+        "! clock  late",
+        "         → wind it up",
+        "✗ nas    gone",
+        "3 checks: 1 failed, 1 warning",
+    ]
+
+
+def test_settings_as_an_outline() -> None:
+    """Nested settings are indented, and what is empty says so."""
+    settings = {
+        "jobs": [{"name": "a", "on": True, "cron": ["x", "y"]}, {"name": "", "dest": {"port": 21}}],
+        "none": [],
+        "plain": [1, None],
+    }
+    assert tree_lines(settings) == [
+        "jobs:",
+        "  - name: a",
+        "    on: yes",
+        "    cron: x, y",
+        "  - name: not set",
+        "    dest:",
+        "      port: 21",
+        "none: none",
+        "plain: 1, not set",
+    ]
+
+
+def test_a_backup_in_detail() -> None:
+    """The details say how far the backup was proven, and end with the commands that restore it by hand."""
+    lines = backup_lines(PLAIN, backup(manifest=manifest()), TIMES)
+    text = "\n".join(lines)
+    assert "verified (read back and compared with what was dumped)" in text
+    assert "12,345 documents in 3 collections of nanumpay, 1.17 GB before compression (gzip)" in text
+    assert "2026-11-21 02:00 KST, structure, passed in 1.1 s" in text
+    assert lines[-2:] == [
+        f"  tar -xzf {BACKUP}.tar.gz",
+        f"  mongorestore --uri=URI --db=nanumpay --drop ./{BACKUP}/nanumpay",
+    ]
+
+
+def test_a_backup_without_manifest() -> None:
+    """A legacy backup has no manifest, a plain tar is unpacked as one, and a copy's fault is told with its next try."""
+    old = backup("old-backup", state="legacy", kind="legacy", artifact="old-backup.tar", run=None)
+    old["copies"] = copies("old-backup", local="missing", nas="pending")
+    text = "\n".join(backup_lines(PLAIN, old, TIMES))
+    assert "made by the old program" in text
+    assert "nas: tried 2 times, next try 2026-11-21 05:03 KST, in 3 min" in text
+    assert "(code destination-login)" in text
+    assert "tar -xf old-backup.tar\n  mongorestore --uri=URI --db=nanumpay --drop ./old-backup/nanumpay" in text
+    assert "  none\n" in "\n".join(backup_lines(PLAIN, backup(copies=[]), TIMES))
+
+
+def test_a_corrupt_backup_is_not_recommended() -> None:
+    """What failed its verification says that nobody should rely on it."""
+    bad = manifest()
+    bad["verification"][0] |= {"ok": False, "detail": "2 documents are missing"}
+    text = "\n".join(backup_lines(PLAIN, backup(state="corrupt", manifest=bad), TIMES))
+    assert "do not rely on it" in text
+    assert "structure, FAILED in 1.1 s: 2 documents are missing" in text
+
+
+def test_a_run_in_detail() -> None:
+    """The details of a run list its stages, its fault with the hint, its warnings, and where the log is."""
+    failed = run(outcome="failed", error=UPLOAD_FAULT, warnings=["w1"], backup=None)
+    failed["stages"] = [stage("preflight", 0, 0.2), stage("dump", 0.2, 1, "died", "failed"), stage("publish", 2, None)]
+    lines = run_lines(PLAIN, failed, TIMES)
+    assert lines[1:8] == [
+        "  job       nanumpay (trigger: schedule)",
+        "  started   2026-11-21 02:00:00 KST, 3 h ago",
+        "  outcome   failed after 5.0 s",
+        f"  error     {UPLOAD_FAULT['message']} (code destination-login)",
+        f"            → {UPLOAD_FAULT['hint']}",
+        "  warning   w1",
+        "",
+    ]
+    assert lines[10].split() == ["dump", "failed", "1.0", "s", "died"]
+    assert lines[11].split()[:2] == ["publish", "running"]
+    assert lines[-1] == f"Its log: backupctl logs {failed['id']}"
