@@ -34,7 +34,7 @@ _EXIT_BY_OUTCOME = {
     "skipped": EXIT_BUSY,
 }
 
-_LOST = {"daemon-unreachable", "daemon-stopping"}
+_LOST = {"daemon-unreachable", "daemon-stopping", "watch-ended"}
 
 
 def run(context: Context) -> int:

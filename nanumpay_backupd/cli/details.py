@@ -8,6 +8,7 @@ from nanumpay_backupd.cli.views import (
     copies_text,
     fault_lines,
     job_schedule,
+    local_first,
     outcome_style,
     outcome_text,
     settings_source,
@@ -30,15 +31,19 @@ _STATE_WORDS = {
     "corrupt": "corrupt: what is stored is not what was dumped; do not rely on it",
     "legacy": "legacy (made by the old program; it has no manifest to compare with)",
 }
+_HINT = " → "  # stands between a problem and what to do about it
 _COMPRESSED_TAR = ".tar.gz"
 
 
-def status_lines(screen: Screen, status: Reply) -> list[str]:
-    """Write the whole status: health in words, what is wrong and what to do, each job, settings, disk."""
+def status_lines(screen: Screen, status: Reply, going: dict[str, str] | None = None) -> list[str]:
+    """Write the whole status: health in words, what is wrong and what to do, each job, settings, disk.
+
+    ``going`` says how far runs are, by the run's id.
+    """
     times = Times(status["timezone"], status["now"])
     lines = _health_lines(screen, status, times)
     for job in status["jobs"]:
-        lines.extend(["", *_job_lines(screen, job, times, status["problems"])])
+        lines.extend(["", *_job_lines(screen, job, times, status["problems"], going or {})])
     if not status["jobs"]:
         lines.extend(["", NO_JOBS])
     free = f"{size(status['free_bytes'])} free in {status['backups_path']}"
@@ -60,9 +65,10 @@ def _health_lines(screen: Screen, status: Reply, times: Times) -> list[str]:
     lines = [f"{screen.paint(screen.mark('dot'), style)} {screen.paint(words, 'bold')}   {about}"]
     faults = _known_faults(status)
     for problem in problems:
-        lines.append(f"  {screen.paint(screen.mark('warn'), style, 'bold')} {problem}")
-        hint = next((fault["hint"] for fault in faults if fault["hint"] and fault["message"] in problem), "")
-        if hint and hint not in problem:
+        sentence, _, hint = problem.partition(_HINT)
+        lines.append(f"  {screen.paint(screen.mark('warn'), style, 'bold')} {sentence}")
+        hint = hint or next((fault["hint"] for fault in faults if fault["message"] in sentence), "")
+        if hint:
             lines.append(f"    {screen.mark('hint')} {hint}")
     return lines
 
@@ -76,7 +82,7 @@ def _known_faults(status: Reply) -> list[Reply]:
     return [fault for fault in faults if fault and fault["message"]]
 
 
-def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str]) -> list[str]:
+def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str], going: dict[str, str]) -> list[str]:
     """Write one job's block; warnings that ``told`` already has are not repeated."""
     head = screen.paint(job["name"], "bold") + "  "
     head += job_schedule(job, times) if job["enabled"] else screen.paint("disabled, runs only by hand", "yellow")
@@ -84,6 +90,10 @@ def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str]) -> lis
     if job["enabled"] and job["schedule"]:
         rows.append(("next run", times.both(job["next_run"]) if job.get("next_run") else "not planned"))
     last = job.get("last_run")
+    running = job.get("running")
+    if running and running != (last or {}).get("id"):
+        far = f": {going[running]}" if running in going else ""
+        rows.append((screen.paint("running", "cyan"), f"run {running}{far}"))
     rows.append(("last run", _last_run(screen, job, last, times) if last else "never"))
     error = (last or {}).get("error")
     if error and not any(error["message"] in problem for problem in told):
@@ -117,9 +127,10 @@ def _newest_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, st
     state = screen.paint(newest["state"], "green" if newest["state"] == "verified" else "yellow")
     age = "" if (job.get("last_run") or {}).get("backup") == newest["id"] else f", {times.ago(newest['created'])}"
     documents = "" if newest["kind"] == "legacy" else f", {plural(newest['documents'], 'document')}"
+    wanted = [] if job.get("running") else job["destinations"]  # a run that is going has not come to them yet
     rows = [
         ("newest", f"{newest['id']}  {state}{documents}{age}"),
-        ("copies", copies_text(screen, newest["copies"], job["destinations"])),
+        ("copies", copies_text(screen, newest["copies"], wanted)),
     ]
     if job["pending_uploads"]:
         due = sorted(copy["next_attempt"] for copy in newest["copies"] if copy.get("next_attempt"))
@@ -182,6 +193,7 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
 def _copies_lines(screen: Screen, copies: list[Reply], times: Times) -> list[str]:
     if not copies:
         return ["  none"]
+    copies = local_first(copies)
     lines = screen.table(
         Column("WHERE", [copy["destination"] for copy in copies]),
         Column("STATE", [screen.paint(copy["state"], _copy_style(copy["state"])) for copy in copies]),

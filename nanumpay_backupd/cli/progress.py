@@ -9,7 +9,7 @@ import threading
 import time
 
 from nanumpay_backupd.cli.terminal import Screen, clean
-from nanumpay_backupd.cli.words import Times, duration, number, rate, size
+from nanumpay_backupd.cli.words import Times, duration, plural, rate, size
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def measures(progress: Reply) -> str:
     elif done:
         parts.append(size(done))
     if progress["documents"]:
-        parts.append(f"{number(progress['documents'])} documents")
+        parts.append(plural(progress["documents"], "document"))
     if progress["rate"] > 0:
         parts.append(rate(progress["rate"]))
     if progress["text"]:

@@ -23,6 +23,7 @@ __all__ = [
     "fault_lines",
     "job_schedule",
     "jobs_table",
+    "local_first",
     "outcome_style",
     "outcome_text",
     "prune_table",
@@ -63,6 +64,11 @@ def fault_lines(screen: Screen, fault: Reply, indent: str = "") -> list[str]:
     return lines
 
 
+def local_first(copies: list[Reply]) -> list[Reply]:
+    """Put the copy on this host before the others, which keep their order."""
+    return sorted(copies, key=lambda one: str(one["destination"] != "local"))
+
+
 def copies_text(screen: Screen, copies: list[Reply], wanted: list[str] | None = None, *, brief: bool = False) -> str:
     """Write where a backup's copies are, in few cells: ``local✓ app✓ nas…pending``; good ones need no word.
 
@@ -71,7 +77,7 @@ def copies_text(screen: Screen, copies: list[Reply], wanted: list[str] | None = 
     """
     parts = []
     present = {copy["destination"] for copy in copies}
-    for copy in sorted(copies, key=lambda one: str(one["destination"] != "local")):
+    for copy in local_first(copies):
         state = copy["state"]
         word = "" if brief and screen.unicode else state
         if state in _GOOD_COPIES:

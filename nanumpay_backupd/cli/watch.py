@@ -11,7 +11,7 @@ from nanumpay_backupd.cli.context import Context
 from nanumpay_backupd.cli.details import status_lines
 from nanumpay_backupd.cli.progress import measures
 from nanumpay_backupd.cli.terminal import clean
-from nanumpay_backupd.errors import UnreachableError
+from nanumpay_backupd.errors import BackupdError
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class _Listener:
         heard = event.get("progress")
         if heard:
             self.progress[heard["run"]] = heard
-        elif event["kind"] == "run-ended" and event.get("run"):
-            self.progress.pop(event["run"]["id"], None)
+        elif event["kind"] in {"stage", "run-ended"}:
+            self.progress.clear()  # what was heard is about a stage that ended; more is heard soon
         self.stir.set()
 
 
@@ -91,9 +91,8 @@ def _redraw(context: Context, listener: _Listener, status: Reply) -> NoReturn:
     screen = context.screen
     reply: Reply | None = status
     while True:
-        lines = status_lines(screen, reply or status)
-        going = [f"{one['job']}: {one['stage']}  {measures(one)}" for one in list(listener.progress.values())]
-        lines.extend(["", *going] if going else [])
+        going = {run: f"{one['stage']} {measures(one)}".strip() for run, one in list(listener.progress.items())}
+        lines = status_lines(screen, reply or status, going)
         footer = "Ctrl-C ends this" if reply else "The daemon does not answer; trying again. Ctrl-C ends this"
         lines = [screen.fit(clean(line)) for line in lines[: screen.rows - 3]]
         lines += ["", screen.paint(footer, "dim" if reply else "red")]
@@ -109,6 +108,6 @@ def _next(context: Context, listener: _Listener) -> Reply | None:
     listener.stir.clear()
     try:
         return context.ask("GetStatus")
-    except UnreachableError:
+    except BackupdError:
         time.sleep(_RETRY)
         return None

@@ -18,7 +18,18 @@ import pytest
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.errors import BackupdError
-from tests.servers.canned_backupd import BACKUP, NOW, RUN, UPLOAD_FAULT, CannedDaemon, canned_daemon, run, status
+from tests.servers.canned_backupd import (
+    BACKUP,
+    LIVE,
+    NOW,
+    RUN,
+    UPLOAD_FAULT,
+    CannedDaemon,
+    canned_daemon,
+    job,
+    run,
+    status,
+)
 
 _PATIENCE = 20.0
 OTHER = "nanumpay-backup-2026-11-19T17-00-00"
@@ -335,8 +346,9 @@ def test_the_daemon_goes_away_during_a_run(path: Path) -> None:
 
 def test_status_watch_on_a_terminal(daemon: CannedDaemon, path: Path) -> None:
     """The watched status shows what runs, ends with Ctrl-C, and puts the terminal back."""
+    daemon.replies["GetStatus"] = status(jobs=[job(running=LIVE)])
     with Terminal(path, "status", "--watch") as terminal:
-        terminal.wait_for("nanumpay: dump  412 MB, 4,000 documents, 480 MB/s")
+        terminal.wait_for(f"run {LIVE}: dump 412 MB, 4,000 documents, 480 MB/s")
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.end() == 130
     assert terminal.text.startswith("\x1b[?1049h")

@@ -20,13 +20,15 @@ from typing import Any, Final
 from nanumpay_backupd.control.server import Call, ControlServer
 from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError, RefusedError
 
-__all__ = ["BACKUP", "NOW", "RUN", "CannedDaemon", "backup", "canned_daemon", "job", "run", "status"]
+__all__ = ["BACKUP", "LIVE", "NOW", "RUN", "CannedDaemon", "backup", "canned_daemon", "job", "run", "status"]
 
 Record = dict[str, Any]
 
 NOW: Final = datetime(2026, 11, 20, 20, 0, tzinfo=UTC)
 BACKUP: Final = "nanumpay-backup-2026-11-20T17-00-00"
 RUN: Final = "20261120T170000Z-7f3a"
+LIVE: Final = "20261120T195950Z-aaaa"
+"""The run that events are about."""
 UPLOAD_FAULT: Final[Record] = {
     "code": "destination-login",
     "message": "nas: the FTP server nas.example.kr refused the login (530 Login incorrect)",
@@ -295,7 +297,7 @@ class CannedDaemon:
             backup=None,
             error=UPLOAD_FAULT,
         )
-        going = run(id="20261120T195950Z-aaaa", started=moment(seconds=10), ended=None, outcome=None, backup=None)
+        going = run(id=LIVE, started=moment(seconds=10), ended=None, outcome=None, backup=None)
         return {"runs": [going, run(), failed][:limit]}
 
     def _on_DescribeRun(self, run: str) -> Record:
@@ -457,7 +459,7 @@ class CannedDaemon:
         self.calls.append((call.method, call.params))
         while True:
             progress = {
-                "run": RUN,
+                "run": LIVE,
                 "job": "nanumpay",
                 "stage": "dump",
                 "bytes": 412_000_000,

@@ -68,6 +68,12 @@ def test_a_problem_comes_with_what_to_do() -> None:
     assert "nas…pending" in text
 
 
+def test_a_problem_that_brings_its_own_hint() -> None:
+    """What stands behind the arrow in a problem's sentence is shown below it, once."""
+    text = status_text("failing", problems=["it is gone → look for it"])
+    assert text.splitlines()[1:3] == ["  ! it is gone", "    → look for it"]
+
+
 def test_a_failing_status() -> None:
     """A failing daemon says so first, and still shows the last good backup and the source of the settings."""
     text = status_text("failing")
@@ -104,6 +110,7 @@ def test_other_states_of_a_job() -> None:
     assert "next run" not in disabled
     going = run(ended=None, outcome=None, started="2026-11-20T19:59:00Z", stages=[stage("dump", 0, None)])
     assert "running for 1 min, stage dump   run " in status_text(jobs=[job(last_run=going)])
+    assert "\n  running    run r7\n  last run   succeeded" in status_text(jobs=[job(running="r7")])
     legacy = backup(kind="legacy", state="legacy", documents=0, copies=[])
     text = status_text(jobs=[job(newest_backup=legacy)])
     assert "legacy" in text
