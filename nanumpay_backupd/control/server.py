@@ -36,6 +36,9 @@ from nanumpay_backupd.control.wire import encode
 
 __all__ = ["Call", "ControlServer", "ExpectedMore", "Handler", "Limits", "Peer", "may_administer"]
 
+_COMPLAIN_EVERY: Final = 60.0
+_PAUSE_WITH_ROOM: Final = 0.01
+_PAUSE_WITHOUT_ROOM: Final = 0.2
 _log = structlog.get_logger(__name__)
 
 _SERVICE_TEXT: Final = """\
@@ -122,14 +125,18 @@ class ControlServer:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        complain_after = loop.time()
         while True:
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
-                if error.errno != errno.ECONNABORTED:  # out of descriptors or memory: others must end first
+                if error.errno == errno.ECONNABORTED:
+                    continue
+                # Out of descriptors or memory: somebody must end first.
+                if loop.time() >= complain_after:
                     _log.error("control socket cannot accept", reason=error.strerror)
-                    self._make_room()
-                    await asyncio.sleep(0.2)
+                    complain_after = loop.time() + _COMPLAIN_EVERY
+                await asyncio.sleep(_PAUSE_WITH_ROOM if self._make_room() else _PAUSE_WITHOUT_ROOM)
                 continue
             self._admit(accepted)
             # Accepting succeeds at once while callers queue up: give the others their turn. It also lets the new

@@ -168,12 +168,16 @@ def _parse(text: bytes) -> dict[str, Any]:
         if "\\u" in line:
             json.dumps(body, ensure_ascii=False).encode("utf-8")
     except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
+        raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError:
         raise ValueError("it holds half of a surrogate pair, which is no text") from None
     except json.JSONDecodeError as fault:
         kind = _IncompleteError if fault.pos >= len(line) else ValueError
         raise kind(f"it is not JSON: {fault.msg} (character {fault.pos + 1})") from None
+    except ValueError as fault:
+        if "digits" in str(fault):  # Python's own guard against numbers that take for ever to read
+            raise ValueError("it holds a number of too many digits") from None
+        raise
     assert isinstance(body, dict)  # it starts with a brace
     return body
 

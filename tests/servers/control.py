@@ -255,8 +255,8 @@ class Wire:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(str(path))  # blocking: with a timeout it would fail while the server's queue is full
         self.socket.settimeout(PATIENCE)
-        self.socket.connect(str(path))
         self._buffer = b""
 
     def send(self, data: bytes) -> None:
