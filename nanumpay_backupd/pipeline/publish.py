@@ -16,6 +16,7 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError, BusyError
 from nanumpay_backupd.model import Manifest, from_json, to_json
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.files import (
     fsync_dir,
     make_private_dir,
@@ -31,13 +32,22 @@ __all__ = ["commit", "open_staging", "read_manifest", "rewrite_manifest", "sweep
 
 _INTENT: Final = "manifest.json"
 _LOCK: Final = "lock"
+_MOMENT: Final = 0.02
+_TRIES: Final = 50
 
 
 def open_staging(layout: Layout, run: str) -> tuple[Path, FileLock]:
     """Make a run's staging folder, locked for as long as the run's process lives."""
     folder = layout.run_staging(run)
-    make_private_dir(folder)
     lock = FileLock(folder / _LOCK, f"run {run}")
+    clock = SystemClock()
+    for _ in range(_TRIES):
+        make_private_dir(folder)
+        with contextlib.suppress(BusyError):
+            lock.acquire()
+            return folder, lock
+        # Somebody sweeps just now and takes the new folder for a dead run's.
+        clock.sleep(_MOMENT)
     lock.acquire()
     return folder, lock
 
@@ -56,17 +66,24 @@ def commit(layout: Layout, staging: Path, artifact: Path, manifest: Manifest) ->
         publish(artifact, final)
         _settle(layout, intent, manifest)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            intent.unlink()
-        if not layout.manifest(manifest.backup).exists():
-            with contextlib.suppress(OSError):
-                final.unlink()
+        _withdraw(artifact, intent, final, layout.manifest(manifest.backup))
         raise BackupdError(
             f"{final} could not be made durable: {os.strerror(error.errno or 0)}",
             hint="check the disk (journalctl -k); nothing was published, older backups are untouched",
             code="publish-failed",
             retryable=True,
         ) from None
+
+
+def _withdraw(artifact: Path, intent: Path, final: Path, manifest: Path) -> None:
+    """Take back what a failed commit has put in place; what stood there before it is not touched.
+
+    The intended manifest goes first, so that no sweep completes what is being taken back.
+    """
+    renamed = not artifact.exists()
+    for path in (intent, manifest, final) if renamed else (intent,):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _settle(layout: Layout, intent: Path, manifest: Manifest) -> None:

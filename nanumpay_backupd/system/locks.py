@@ -25,6 +25,16 @@ class FileLock:
 
     def acquire(self) -> None:
         """Take the lock or raise BusyError at once, saying which process holds it."""
+        fd = self._locked()
+        # Whoever held it before may have removed the file (a swept staging folder): then this lock would guard nothing.
+        while not self._is_there(fd):
+            os.close(fd)
+            fd = self._locked()
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        self._fd = fd
+
+    def _locked(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
@@ -39,9 +49,13 @@ class FileLock:
         except OSError:
             os.close(fd)
             raise
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
-        self._fd = fd
+        return fd
+
+    def _is_there(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(fd))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Give the lock back; harmless when it is not held."""

@@ -43,20 +43,34 @@ class ArchiveResult(msgspec.Struct, frozen=True):
 
 
 class _Growing:
-    """One file behind its writer: how far it was read, what is being compressed, what is in its part file."""
+    """One file behind its writer: how far it was read, what is being compressed, what is in its part file.
+
+    It is opened when its first whole block is there: a database may have more small collections than descriptors.
+    """
 
     def __init__(self, path: Path, part: Path) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self.part_path = part
         self.part: IO[bytes] | None = None
+        self.size = 0
         self.read = 0
         self.freed = 0
         self.pending: deque[tuple[int, Future[bytes]]] = deque()
+        self._fd: int | None = None
 
     @property
-    def size(self) -> int:
-        return os.fstat(self.fd).st_size
+    def fd(self) -> int:
+        if self._fd is None:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        return self._fd
+
+    def whole(self) -> bytes:
+        """Read all of a small file, without keeping it open."""
+        with self.path.open("rb", buffering=0) as stream:
+            data = stream.read(self.size + 1)
+        if len(data) != self.size:
+            raise OSError(f"a dump file changed while it was read ({len(data)} instead of {self.size} bytes)")
+        return data
 
     def store(self, data: bytes) -> None:
         if self.part is None:
@@ -68,7 +82,9 @@ class _Growing:
     def close(self) -> None:
         for _, future in self.pending:
             future.cancel()
-        os.close(self.fd)
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
         if self.part is not None:
             self.part.close()
 
@@ -107,14 +123,17 @@ class GrowingArchive:
 
     @property
     def backlog(self) -> int:
-        """Return the raw bytes written by the tool and not yet given back."""
+        """Return the raw bytes in complete blocks that were not given back yet, as of the last `step`.
+
+        Ends of files, shorter than a block, do not count: no waiting makes them less before the tool has ended.
+        """
         if self._codec.name == "none":
             return 0
-        return sum(file.size - file.freed for file in self._files.values())
+        return sum((file.size - file.freed) // BLOCK * BLOCK for file in self._files.values())
 
     @property
     def written(self) -> int:
-        """Return the raw bytes written by the tool so far."""
+        """Return the raw bytes written by the tool, as of the last `step` or `sizes`."""
         return sum(file.size for file in self._files.values())
 
     def step(self) -> bool:
@@ -134,6 +153,9 @@ class GrowingArchive:
     def finish(self, output: Path) -> ArchiveResult:
         """Put the archive together in ``output`` (a staged file, not yet durable). The tool must have ended."""
         self._discover()
+        # First what any file still has in the threads: it takes the places that the others' last blocks need.
+        for file in self._files.values():
+            self._collect(file, wait=True)
         for file in self._files.values():
             if file.size > BLOCK:
                 while file.read < file.size or file.pending:
@@ -156,15 +178,15 @@ class GrowingArchive:
                 key = path.relative_to(self._folder).as_posix()
                 if key not in self._files:
                     self._files[key] = _Growing(path, self._scratch / f"{len(self._files):06d}.part")
+                self._files[key].size = path.stat().st_size
 
     def _submit(self, file: _Growing, *, whole: bool) -> bool:
         """Hand complete blocks to the threads; with ``whole`` also the last, shorter one."""
         if self._codec.name == "none":
             return False
         busy = False
-        size = file.size
-        while self._in_flight < _IN_FLIGHT and file.read < size and (whole or size - file.read >= BLOCK):
-            length = min(BLOCK, size - file.read)
+        while self._in_flight < _IN_FLIGHT and (left := file.size - file.read) > 0 and (whole or left >= BLOCK):
+            length = min(BLOCK, left)
             file.pending.append((length, self._pool.submit(self._compress, file.fd, file.read, length)))
             file.read += length
             self._in_flight += 1
@@ -255,7 +277,7 @@ class _Assembly:
             self._copy(file.fd, size)
             self._plain += size
         else:
-            self._add(os.pread(file.fd, size, 0) if size else b"")
+            self._add(file.whole())
 
     def _copy(self, fd: int, length: int) -> None:
         """Move ``length`` bytes to the end of the archive, giving them back to the disk at their old place."""
