@@ -1,0 +1,174 @@
+"""Retention: the invariants as properties, a test named after each, and the application's rule as a table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanumpay_backupd.model import Policy
+from nanumpay_backupd.retention import Candidate, Decision, decide
+
+NOW = datetime(2026, 11, 21, 2, 0, 0, tzinfo=UTC)
+
+# Narrow ranges, so that ages, counts and equal times meet the limits often.
+policies = st.builds(Policy, count=st.integers(1, 6), days=st.integers(1, 6))
+
+
+@st.composite
+def places(draw: st.DrawFn, *, proven: bool | None = None) -> list[Candidate]:
+    """What may stand at one place: any mixture of proven, not proven and old program's, some of the same second."""
+    ages = draw(st.lists(st.integers(-4, 32), max_size=14))
+    candidates = []
+    for at, age in enumerate(ages):
+        good = draw(st.booleans()) if proven is None else proven
+        legacy = not good and draw(st.booleans())
+        candidates.append(Candidate(f"b{at:02d}", NOW - timedelta(hours=6 * age), good=good, legacy=legacy))
+    return draw(st.permutations(candidates))
+
+
+def kept(decisions: list[Decision]) -> set[str]:
+    """Return the names that stay."""
+    return {decision.backup for decision in decisions if decision.keep}
+
+
+def newest_first(candidates: list[Candidate]) -> list[Candidate]:
+    """Return them in the order in which they count."""
+    return sorted(candidates, key=lambda item: (item.created, item.backup), reverse=True)
+
+
+@given(places(), policies)
+def test_the_newest_verified_copy_is_never_deleted(candidates: list[Candidate], policy: Policy) -> None:
+    """However old it is and however many are newer, the newest verified copy stays."""
+    good = [item.backup for item in newest_first(candidates) if item.good]
+    assert set(good[:1]) <= kept(decide(candidates, policy, NOW))
+
+
+@given(places(), policies)
+def test_a_copy_that_is_not_proven_never_pushes_out_one_that_is(candidates: list[Candidate], policy: Policy) -> None:
+    """What happens to proven copies is the same whether unproven ones stand beside them or not."""
+    unproven = {item.backup for item in candidates if not item.good and not item.legacy}
+    with_them = kept(decide(candidates, policy, NOW)) - unproven
+    if any(item.good for item in candidates):
+        without = kept(decide([item for item in candidates if item.backup not in unproven], policy, NOW))
+        assert with_them == without
+
+
+@given(places(proven=False), policies)
+def test_nothing_is_deleted_where_nothing_is_proven(candidates: list[Candidate], policy: Policy) -> None:
+    """Without a verified copy at a place, every copy there may be the only one that can be restored."""
+    assert kept(decide(candidates, policy, NOW)) == {item.backup for item in candidates}
+
+
+@given(places(), policies)
+def test_applying_the_answer_leaves_nothing_more_to_delete(candidates: list[Candidate], policy: Policy) -> None:
+    """A second run right after the first finds nothing to do."""
+    keep = kept(decide(candidates, policy, NOW))
+    again = decide([item for item in candidates if item.backup in keep], policy, NOW)
+    assert kept(again) == keep
+
+
+@given(places(), policies, st.data())
+def test_deleting_in_any_interrupted_order_leaves_what_is_still_needed(
+    candidates: list[Candidate], policy: Policy, data: st.DataObject
+) -> None:
+    """After a crash in the middle of deleting, the next answer keeps exactly what the first one kept."""
+    keep = kept(decide(candidates, policy, NOW))
+    doomed = sorted({item.backup for item in candidates} - keep)
+    gone = set(data.draw(st.lists(st.sampled_from(doomed), unique=True))) if doomed else set()
+    rest = [item for item in candidates if item.backup not in gone]
+    assert kept(decide(rest, policy, NOW)) == keep
+
+
+@given(places(), policies)
+def test_every_copy_gets_one_decision_with_its_reason(candidates: list[Candidate], policy: Policy) -> None:
+    """Nothing is left undecided, decided twice, or decided without a sentence for the operator; newest come first."""
+    decisions = decide(candidates, policy, NOW)
+    assert [decision.backup for decision in decisions] == [item.backup for item in newest_first(candidates)]
+    assert all(decision.reason.strip() for decision in decisions)
+
+
+@given(places(), policies, st.integers(0, 3), st.integers(0, 3))
+def test_a_more_generous_policy_never_keeps_less(
+    candidates: list[Candidate], policy: Policy, more_count: int, more_days: int
+) -> None:
+    """Raising the count or the days in the application's form cannot delete what stayed before."""
+    generous = Policy(count=policy.count + more_count, days=policy.days + more_days)
+    assert kept(decide(candidates, policy, NOW)) <= kept(decide(candidates, generous, NOW))
+
+
+@given(places(), policies)
+def test_never_more_counted_copies_stay_than_the_policy_says(candidates: list[Candidate], policy: Policy) -> None:
+    """Of copies that count, at most ``count`` stay within ``days``, but for the one that is protected."""
+    keep = kept(decide(candidates, policy, NOW))
+    good = [item.backup for item in newest_first(candidates) if item.good]
+    counted = [item for item in candidates if (item.good or item.legacy) and item.backup in keep]
+    if good:
+        rest = [item for item in counted if item.backup != good[0]]
+        assert len(rest) <= policy.count
+        assert all(item.created >= NOW - timedelta(days=policy.days) for item in rest)
+
+
+@given(places(), policies)
+def test_the_same_input_in_any_order_gives_the_same_answer(candidates: list[Candidate], policy: Policy) -> None:
+    """The catalog's or a server's listing order means nothing."""
+    assert decide(candidates, policy, NOW) == decide(list(reversed(candidates)), policy, NOW)
+
+
+def daily(letters: str) -> list[Candidate]:
+    """One copy a day, newest first: V verified, L of the old program, ? not read back or corrupt, - none that day."""
+    return [
+        Candidate(f"d{age:02d}", NOW - timedelta(days=age), good=letter == "V", legacy=letter == "L")
+        for age, letter in enumerate(letters)
+        if letter != "-"
+    ]
+
+
+@pytest.mark.parametrize(
+    "letters, count, days, expected",
+    [
+        pytest.param("VVVVVVV", 7, 30, "kkkkkkk", id="contract's default: seven stay"),
+        pytest.param("VVVVVVVVV", 7, 30, "kkkkkkkdd", id="the eighth and ninth go"),
+        pytest.param("VVVVV", 7, 3, "kkkkd", id="exactly as old as the days allow stays, older goes"),
+        pytest.param("V------", 7, 1, "k", id="a lone fresh one"),
+        pytest.param("-----V", 7, 3, "k", id="too old, but the newest verified"),
+        pytest.param("-----VV", 7, 3, "kd", id="only the newest verified is protected"),
+        pytest.param("VLLLLLLLL", 7, 30, "kkkkkkkdd", id="the old program's archives count"),
+        pytest.param("LLLL", 2, 2, "kkkk", id="only the old program's: nothing verified, nothing goes"),
+        pytest.param("LLLV", 2, 30, "kkdk", id="newer ones of the old program, and the protected one"),
+        pytest.param("?VVV", 2, 30, "kkkd", id="one that is not proven takes nobody's place"),
+        pytest.param("VV?V", 2, 30, "kkdd", id="one that is not proven goes when enough newer ones are there"),
+        pytest.param("V???", 2, 30, "kkkk", id="unproven ones stay until newer ones take their place"),
+        pytest.param("V-?-", 2, 1, "kd", id="unproven ones grow too old"),
+        pytest.param("????", 1, 1, "kkkk", id="nothing proven: nothing goes"),
+        pytest.param("VV", 1, 365, "kd", id="smallest count"),
+        pytest.param("", 7, 30, "", id="nothing there"),
+    ],
+)
+def test_the_contract_as_a_table(letters: str, count: int, days: int, expected: str) -> None:
+    """Keep those within the count, of those none older than the days, and always the newest verified."""
+    decisions = decide(daily(letters), Policy(count=count, days=days), NOW)
+    assert "".join("k" if decision.keep else "d" for decision in decisions) == expected
+
+
+def test_reasons_are_sentences_an_operator_understands() -> None:
+    """`prune` shows why, in words that name the figures of the policy."""
+    decisions = decide(daily("VV?VVL"), Policy(count=2, days=4), NOW)
+    assert [decision.reason for decision in decisions] == [
+        "number 1 of the newest 2, within 4 days",
+        "number 2 of the newest 2, within 4 days",
+        "2 newer ones are kept",
+        "2 newer ones are kept",
+        "2 newer ones are kept",
+        "older than 4 days",
+    ]
+    (protected,) = decide(daily("-----V"), Policy(count=2, days=4), NOW)
+    assert protected == Decision("d05", keep=True, reason="the newest verified backup is never deleted")
+
+
+def test_a_copy_from_the_future_is_kept() -> None:
+    """A clock that was set back does not make the newest backups look too old."""
+    future = Candidate("later", NOW + timedelta(days=3), good=True)
+    assert kept(decide([future, *daily("VV")], Policy(count=2, days=1), NOW)) == {"later", "d00"}
