@@ -9,11 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers.environment import clean_environment
 from tests.servers.mongod import Mongod, start_mongod
 
 _SESSION = "NANUMPAY_TEST_SESSION"
+
+
+# An example that takes long on a busy machine is no fault, neither its making nor its running.
+settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
 
 
 # Here and not in a fixture: boto3 and ssl read some of these when they are imported.

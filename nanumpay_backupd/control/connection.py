@@ -25,9 +25,9 @@ _log = structlog.get_logger(__name__)
 
 SERVICE: Final = "org.varlink.service"
 _READ_SIZE: Final = 64 << 10
-_LINGER: Final = 1.0
+_LINGER: Final = 2.0
 _CLEAN_UP_TURNS: Final = 10
-_PROTOCOL_HINT: Final = "see docs/control.md"
+_PROTOCOL_HINT: Final = 'a request is one JSON object, for example {"method":"com.nanumpay.Backup.GetStatus"}'
 
 
 @dataclass(frozen=True, slots=True)

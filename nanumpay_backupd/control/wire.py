@@ -94,7 +94,7 @@ class Framer:
         else:
             found = _TERMINATOR.search(self._buffer, self._scanned)
             at = found.start() if found else -1
-        self._scanned = len(self._buffer) if at < 0 else at
+        self._scanned = len(self._buffer)
         return at
 
     def _cut(self, at: int) -> Frame | None:
@@ -161,7 +161,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as fault:
         raise ValueError(f"it is not UTF-8 (byte {fault.start + 1})") from None
     if not line.startswith("{"):
-        raise ValueError('it is not a JSON object; a request looks like {"method":"com.nanumpay.Backup.GetStatus"}')
+        raise ValueError("it is not a JSON object")
     try:
         body = json.loads(line, parse_constant=_refuse_constant)
         # A lone surrogate can be written as an escape, but no such text can be stored or printed.

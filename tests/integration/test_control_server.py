@@ -12,6 +12,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -411,6 +412,23 @@ def test_closing_tells_watchers_that_the_daemon_stops() -> None:
         assert control.handlers.closed.acquire(timeout=PATIENCE)
 
 
+def test_closing_does_not_cut_a_reply_in_two() -> None:
+    """An event that is being written when the daemon stops is written to its end, and the last word comes after it."""
+    with running_control() as control, control.connect() as wire:
+        wire.call("Watch", more=True)
+        assert control.handlers.opened.acquire(timeout=PATIENCE)
+        control.emit("x" * 5_000_000)
+        wire.socket.recv(1, socket.MSG_PEEK)  # the writing has begun, and nobody reads
+        closing = asyncio.run_coroutine_threadsafe(control.server.close(), control.loop)
+        while not control.server._service.stopping.is_set():
+            threading.Event().wait(0.01)
+        control.connections()  # a few turns of the loop, in which the stop has its effect
+        assert len(wire.receive()["parameters"]["event"]["message"]) == 5_000_000
+        assert wire.receive()["parameters"]["fault"]["code"] == "daemon-stopping"
+        assert wire.at_end()
+        closing.result(PATIENCE)
+
+
 # --------------------------------------------------------------------------------------------------- administration
 
 
@@ -441,6 +459,16 @@ def test_members_of_the_admin_group_may_administer() -> None:
             assert may_administer(_peer(user.pw_uid), group.gr_name) == (group.gr_gid in members)
             checked += 1
     assert checked
+
+
+def test_supplementary_members_of_the_admin_group_may_administer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user database lists beyond the primary group counts; few hosts have such a user, so one is made up."""
+    user = next(user for user in pwd.getpwall() if user.pw_uid not in (0, os.geteuid()))
+    group = next(group for group in grp.getgrall() if group.gr_gid != user.pw_gid)
+    monkeypatch.setattr(
+        os, "getgrouplist", lambda name, primary: [primary, group.gr_gid] if name == user.pw_name else []
+    )
+    assert may_administer(_peer(user.pw_uid), group.gr_name)
 
 
 def test_a_user_without_a_name_is_judged_by_its_group() -> None:

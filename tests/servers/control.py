@@ -311,7 +311,7 @@ def request(method: str, *, terminator: bytes = b"\0", **more: Any) -> bytes:
 
 @contextlib.contextmanager
 def control_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server as a process of its own until the block ends."""
+    """Run the server as a process of its own until the block ends; it prints "watched" for every watcher that comes."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.servers.control", str(path)],
         stdin=subprocess.PIPE,
@@ -329,11 +329,12 @@ def control_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def _serve(path: Path) -> None:
-    server = ControlServer(INTERFACE_TEXT, Handlers().table(), path=path)
-    await server.start()
+    handlers = Handlers()
+    await ControlServer(INTERFACE_TEXT, handlers.table(), path=path).start()
     print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await server.close()
+    while True:  # until it is killed
+        await asyncio.to_thread(handlers.opened.acquire)
+        print("watched", flush=True)
 
 
 if __name__ == "__main__":
