@@ -20,7 +20,8 @@ from nanumpay_backupd import __version__
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.methods import Methods
 from nanumpay_backupd.control.server import ControlServer
-from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError
+from nanumpay_backupd.model import Outcome, Run, Trigger
 from nanumpay_backupd.scheduler import zone_of
 from nanumpay_backupd.settings.cache import SettingsCache
 from nanumpay_backupd.settings.hostfile import load_host_file
@@ -40,6 +41,8 @@ __all__ = ["Daemon", "serve"]
 _STOP_BUDGET: Final = 60.0
 """Seconds a running backup may take to finish, or to be cancelled, when the service stops."""
 _STATUS_INTERVAL: Final = 15.0
+_LOOKED_AT: Final = 20
+"""Runs among which the last backup is looked for."""
 _STATUS_PAUSE: Final = 0.1
 """Seconds between two looks at what changed, however many events there are."""
 _SD_LISTEN_FD: Final = 3
@@ -65,9 +68,11 @@ class Daemon:
         self._reload_problem: BackupdError | None = None
         self._last = ""
         self._refresh_status = asyncio.Event()
+        self._ready = False
+        self._defect = False
 
     async def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; returns the exit code."""
+        """Serve until SIGTERM or SIGINT; returns the exit code, which is not 0 when a part of the daemon broke down."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -83,21 +88,26 @@ class Daemon:
         ]
         try:
             await self._start_settings()
-            await self._loaded.wait()
-            self._manager.ready()
-            log.info(
-                "nanumpay-backupd is ready",
-                version=__version__,
-                socket=str(self._host.paths.socket),
-                backups=str(self._host.paths.backups),
-            )
-            # What start-up left behind is garbage by now; what remains stays for good.
-            gc.collect()
-            gc.freeze()
+            await _first_of(self._loaded, self._stop)
+            if not self._stop.is_set():
+                self._tell_ready()
             await self._stop.wait()
         finally:
             await self._shut_down(server, tasks)
-        return 0
+        return EXIT_FAILED if self._defect else EXIT_OK
+
+    def _tell_ready(self) -> None:
+        self._ready = True
+        self._manager.ready()
+        log.info(
+            "nanumpay-backupd is ready",
+            version=__version__,
+            socket=str(self._host.paths.socket),
+            backups=str(self._host.paths.backups),
+        )
+        # What start-up left behind is garbage by now; what remains stays for good.
+        gc.collect()
+        gc.freeze()
 
     def _server(self) -> ControlServer:
         text = importlib.resources.files("nanumpay_backupd.control").joinpath("com.nanumpay.Backup.varlink")
@@ -119,6 +129,7 @@ class Daemon:
             error = done.exception()
             if error is not None:
                 log.error(f"the {name} stopped by a defect", code="internal", exc_info=error)
+                self._defect = True
                 self._stop.set()
 
         task.add_done_callback(ended)
@@ -135,6 +146,8 @@ class Daemon:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Last: what callers and tasks were still doing needed the catalog.
+        await self.supervisor.close()
         log.info("stopped")
 
     # Settings
@@ -170,7 +183,7 @@ class Daemon:
 
     def _tell(self, before: SettingsUpdate | None, update: SettingsUpdate) -> None:
         """Say in the journal what changed; the watch itself logs outages."""
-        if update.problem is not None and (before is None or before.problem != update.problem):
+        if update.problem is not None and update.connected and (before is None or before.problem != update.problem):
             log.warning(update.problem.message, code=update.problem.code, hint=update.problem.hint)
         if update.app is not None and (before is None or before.app != update.app):
             due = self.supervisor.plans.get("nanumpay")
@@ -200,15 +213,12 @@ class Daemon:
 
     async def reload(self) -> str:
         """Read the host file again; a refused one changes nothing. See `DaemonView.reload`."""
-        self._manager.reloading()
+        if self._ready:
+            self._manager.reloading()
         try:
-            host = load_host_file(self._config)
-            if host.paths != self._host.paths:
-                moved = (
-                    "paths cannot change while the daemon runs: systemctl restart nanumpay-backupd puts them in force"
-                )
-                log.warning(moved)
-                host = _with_paths(host, self._host)
+            host, later = _without_restart(load_host_file(self._config), self._host)
+            if later:
+                log.warning(later)
         except BackupdError as error:
             self._reload_problem = error
             log.error(f"reload refused: {error.message}", code=error.code, hint=error.hint)
@@ -222,9 +232,12 @@ class Daemon:
             else:
                 await self._apply()
             log.info("configuration reloaded", file=host.origin or "defaults")
-            return f"reloaded {host.origin or 'the defaults (there is no host file)'}"
+            done = f"reloaded {host.origin or 'the defaults (there is no host file)'}"
+            return f"{done}; {later}" if later else done
         finally:
-            self._manager.ready()
+            # A reload during the start must not make the start look complete.
+            if self._ready:
+                self._manager.ready()
             self._show_status()
 
     async def _restart_settings(self) -> None:
@@ -325,7 +338,7 @@ class Daemon:
 
 def _last_words(catalog: Catalog) -> str:
     """Say how the last run went: ``last one succeeded 160 MB in 4.1 s``."""
-    run = next((item for item in catalog.runs(limit=10) if item.ended is not None), None)
+    run = next((item for item in catalog.runs(limit=_LOOKED_AT) if _is_backup(item)), None)
     if run is None or run.ended is None:
         return ""
     backup = catalog.backup(run.backup) if run.backup is not None else None
@@ -333,21 +346,50 @@ def _last_words(catalog: Catalog) -> str:
     return f"last one {run.outcome}{size} in {(run.ended - run.started).total_seconds():.1f} s"
 
 
-def _with_paths(host: HostConfig, running: HostConfig) -> HostConfig:
-    return msgspec.structs.replace(host, paths=running.paths)
+def _is_backup(run: Run) -> bool:
+    """Tell whether a run's end says something about backups: not one that never began, nor a mere retry of uploads."""
+    return run.outcome not in {None, Outcome.SKIPPED} and run.trigger is not Trigger.RETRY
+
+
+def _without_restart(host: HostConfig, running: HostConfig) -> tuple[HostConfig, str]:
+    """Return the part of a new configuration that a running daemon can take over, and a sentence about the rest."""
+    parts = []
+    if host.paths != running.paths:
+        parts.append("[paths]")
+    if host.control.group != running.control.group:
+        parts.append("[control] group")
+    if not parts:
+        return host, ""
+    control = msgspec.structs.replace(host.control, group=running.control.group)
+    kept = msgspec.structs.replace(host, paths=running.paths, control=control)
+    return kept, f"what changed in {' and '.join(parts)} waits for: systemctl restart nanumpay-backupd"
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def serve(config: Path | None) -> int:
     """Run the daemon in this process; raises BackupdError for what keeps it from starting."""
     host = load_host_file(config)
     configure(host.log.level)
+    state = host.paths.state
+    lock = FileLock(state / "daemon.lock", f"the state folder {state}")
     try:
-        make_private_dir(host.paths.state)
+        make_private_dir(state)
+        lock.acquire()
     except OSError as error:
         raise BackupdError(
-            f"the state folder {host.paths.state} cannot be created: {os.strerror(error.errno or 0)}",
+            f"the state folder {state} cannot be used: {os.strerror(error.errno or 0)}",
             hint="create it and give it to the service's user, or set [paths] state in backupd.toml",
             code="folder-unusable",
         ) from None
-    with FileLock(host.paths.state / "daemon.lock", f"the state folder {host.paths.state}"):
+    try:
         return asyncio.run(Daemon(config, host, SystemClock()).run())
+    finally:
+        lock.release()

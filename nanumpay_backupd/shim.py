@@ -11,16 +11,22 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nanumpay_backupd.control.client import Client, RemoteError
 from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError, UnreachableError
+
+if TYPE_CHECKING:
+    from nanumpay_backupd.settings.schema import HostConfig
 
 __all__ = ["main"]
 
 _JOB: Final = "nanumpay"
 _SOCKET: Final = "/run/nanumpay-backupd/control.sock"
+_PAUSE: Final = 0.3
+_WAITING: Final = "⏳ Another backup is running, waiting for it to end..."
 _DISABLED: Final = "⏸️  Backup is disabled"
 
 
@@ -64,7 +70,7 @@ def _by_daemon(*, force: bool) -> int | None:
                         return EXIT_OK
                     if error.code != "busy":
                         raise
-                    _wait_for_other(path)
+                    _wait_for_other(client)
     except UnreachableError:
         return None
 
@@ -86,16 +92,14 @@ def _follow(client: Client, *, force: bool) -> int:
     return _finish(run.get("outcome"), run.get("error") or {}, artifact)
 
 
-def _wait_for_other(path: str) -> None:
+def _wait_for_other(client: Client) -> None:
     """Another run of the job is active: wait for its end, then ours may begin."""
-    print("⏳ Another backup is running, waiting for it to end...")
-    with Client(path) as client:
-        if not any(job["name"] == _JOB and job["running"] for job in client.call("GetStatus")["jobs"]):
+    print(_WAITING)
+    while True:
+        # Asked and not watched: the end could fall between the question and the watch.
+        time.sleep(_PAUSE)
+        if not any(job["name"] == _JOB and job.get("running") for job in client.call("GetStatus")["jobs"]):
             return
-        for reply in client.stream("Watch"):
-            event = reply["event"]
-            if event["kind"] == "run-ended" and event["run"]["job"] == _JOB:
-                return
 
 
 def _alone(*, force: bool) -> int:
@@ -103,29 +107,64 @@ def _alone(*, force: bool) -> int:
     # Heavy rooms, needed only here.
     import msgspec
 
-    from nanumpay_backupd.once import find_job, perform, with_backups
-    from nanumpay_backupd.settings.hostfile import load_host_file
+    from nanumpay_backupd.once import find_job, perform
     from nanumpay_backupd.system.journal import configure
 
     configure("error")
-    host = load_host_file(None)
-    wanted = os.environ.get("BACKUP_PATH")
-    if wanted:
-        host = with_backups(host, Path(wanted))
-    if not _writable(host.paths.state):
-        host = msgspec.structs.replace(
-            host, paths=msgspec.structs.replace(host.paths, state=host.paths.backups / ".backupd" / "state")
-        )
+    host = _host()
     job = find_job(host, _JOB)
     if not job.enabled and not force:
         print(_DISABLED)
         return EXIT_OK
     job = msgspec.structs.replace(job, compress=True)
     reporter = _Reporter()
+    _wait_for_lock(host.paths.backups)
     # No second tries: the application waits five minutes at most.
     run = perform(host, job, reporter, retry=None)
     error = {"message": run.error.message, "hint": run.error.hint} if run.error else {}
     return _finish(run.outcome, error, reporter.artifact)
+
+
+def _host() -> HostConfig:
+    """Read the host file, with the application's folder in force and the catalog that belongs to that folder."""
+    import msgspec
+
+    from nanumpay_backupd.settings.hostfile import load_host_file
+
+    named = os.environ.get("NANUMPAY_BACKUPD_CONFIG")
+    environ = {name: value for name, value in os.environ.items() if name != "BACKUP_PATH"}
+    host = load_host_file(Path(named) if named else None, environ=environ)
+    paths, wanted = host.paths, os.environ.get("BACKUP_PATH")
+    elsewhere = bool(wanted) and os.path.realpath(wanted or "") != os.path.realpath(paths.backups)
+    if wanted and elsewhere:
+        paths = msgspec.structs.replace(paths, backups=Path(wanted).absolute())
+    # The host's catalog knows another folder: with this one it would call all of that folder's backups missing.
+    if elsewhere or not _writable(paths.state):
+        paths = msgspec.structs.replace(paths, state=paths.backups / ".backupd" / "state")
+    return msgspec.structs.replace(host, paths=paths)
+
+
+def _wait_for_lock(backups: Path) -> None:
+    """Wait while a run of somebody else (run-once, a daemon that cannot be asked) has the job."""
+    from nanumpay_backupd.errors import BusyError
+    from nanumpay_backupd.pipeline.layout import Layout
+    from nanumpay_backupd.system.locks import FileLock
+
+    lock = FileLock(Layout(backups).lock(_JOB), f"job {_JOB}")
+    told = False
+    while True:
+        try:
+            lock.acquire()
+        except BusyError:
+            if not told:
+                print(_WAITING)
+            told = True
+            time.sleep(_PAUSE)
+        except OSError:
+            return  # the run itself says what is wrong with the folder
+        else:
+            lock.release()
+            return
 
 
 def _writable(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -17,9 +18,9 @@ import msgspec
 import structlog
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError, RefusedError
+from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, NotFoundError, RefusedError
 from nanumpay_backupd.model import Outcome, Run, StageRecord, Trigger, error_info, to_builtins
-from nanumpay_backupd.pipeline.backup import interrupt, recover
+from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import new_run
@@ -38,18 +39,32 @@ _FULL_QUEUE: Final = 2000
 _SETTLE: Final = 20.0
 """Seconds that catch-up waits after the start for MongoDB to come up beside us."""
 _INVENTORY_INTERVAL: Final = 60.0
+_UPLOAD_HOLD: Final = 15.0
+"""Seconds before queued uploads are tried again after a run that could not even try (its job was locked, it died)."""
+_AFTER_FAULT: Final = 5.0
 log = structlog.get_logger()
 
 
 class ActiveRun:
-    """A run that has a worker process now."""
+    """A run that has a worker process now, or is about to have one."""
 
-    def __init__(self, run: Run, process: WorkerProcess) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self.process = process
+        self.process: WorkerProcess | None = None
         self.stage = ""
         self.cancelled_by = ""
         self.ended = asyncio.Event()
+
+    def cancel(self, who: str) -> None:
+        """Ask for the end; one that is just being started ends as soon as it can be told."""
+        self.cancelled_by = self.cancelled_by or who
+        if self.process is not None:
+            self.process.cancel()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self.process is not None:
+            self.process.kill()
 
 
 class Supervisor:
@@ -69,6 +84,8 @@ class Supervisor:
         self._watchers: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._hold_until = clock.monotonic() + _SETTLE
+        self._hold_uploads: dict[str, float] = {}
+        self._planned: set[str] = set()
         self.on_change: Callable[[], None] = lambda: None
 
     # Catalog: blocking calls happen in one thread of their own, so that a slow disk never stops the event loop
@@ -106,14 +123,19 @@ class Supervisor:
         try:
             while True:
                 self._wake.clear()
-                pause = await self._step()
+                try:
+                    pause = await self._step()
+                except BackupdError as error:
+                    # The catalog's disk is full or its file locked: that may mend itself, and plans are in memory too.
+                    log.error(error.message, code=error.code, hint=error.hint)
+                    pause = _AFTER_FAULT
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), pause)
         finally:
             inventory.cancel()
 
     async def stop(self, budget: float) -> None:
-        """Let running runs finish within ``budget`` seconds, then cancel them, then end them by force."""
+        """Let running runs finish within ``budget`` seconds, then cancel them, then end them by force; then `close`."""
         self.stopping = True
         self._wake.set()
         active = list(self.active.values())
@@ -122,17 +144,19 @@ class Supervisor:
             _, pending = await asyncio.wait(waits, timeout=max(budget - 20.0, budget / 2))
             if pending:
                 for item in active:
-                    item.cancelled_by = item.cancelled_by or "the daemon's stop"
-                    item.process.cancel()
+                    item.cancel("the daemon's stop")
                 _, pending = await asyncio.wait(pending, timeout=min(15.0, budget / 3))
             if pending:
                 for item in active:
-                    item.process.kill()
+                    item.kill()
                 await asyncio.wait(pending, timeout=5.0)
         for queue in self._watchers:
             _put(queue, None)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5.0)
+
+    async def close(self) -> None:
+        """Close the catalog, after everything that might ask it has ended."""
         if self._catalog is not None:
             await asyncio.get_running_loop().run_in_executor(self._pool, self._catalog.close)
         self._pool.shutdown(wait=False)
@@ -143,36 +167,51 @@ class Supervisor:
         """Replace the jobs: plans are made anew, running runs keep the settings they began with."""
         before, self.jobs = self.jobs, {job.name: job for job in jobs}
         for name in before.keys() - self.jobs.keys():
-            self.plans.pop(name, None)
-            await self.db(lambda catalog, name=name: catalog.save_plan(name, None))  # type: ignore[misc]
-        for name, job in self.jobs.items():
+            await self._save_plan(name, None)
+        for name, job in list(self.jobs.items()):
             await self._plan(job, before.get(name))
             await self._requeue(job, before.get(name))
         self._publish("plan")
         self._wake.set()
 
     async def _plan(self, job: JobSpec, before: JobSpec | None) -> None:
-        if job.schedule is None or not job.enabled:
+        if job.schedule is None:
+            # Settings that are not known yet may turn out to be those that the saved plan was made from.
             self.plans.pop(job.name, None)
-            await self.db(lambda catalog: catalog.save_plan(job.name, None))
+            return
+        first = job.name not in self._planned
+        self._planned.add(job.name)
+        if not job.enabled:
+            await self._save_plan(job.name, None)
             return
         if before is not None and before.schedule == job.schedule and before.enabled and job.name in self.plans:
             return
         now = self._clock.now()
         # Only the first look after a start may find a due time that nobody was there to keep.
-        saved = await self.db(lambda catalog: catalog.plan(job.name)) if before is None else None
+        saved = await self._saved_plan(job.name) if first else None
         if saved is not None and saved <= now:
             self.plans[job.name] = saved
             return
         await self._set_plan(job, now)
 
     async def _set_plan(self, job: JobSpec, after: datetime) -> None:
-        due = next_due(job.schedule, after) if job.schedule is not None else None
+        await self._save_plan(job.name, next_due(job.schedule, after) if job.schedule is not None else None)
+
+    async def _save_plan(self, name: str, due: datetime | None) -> None:
+        """Put a plan in force, or drop it; a disk that cannot keep it spoils only the catch-up after a restart."""
         if due is None:
-            self.plans.pop(job.name, None)
+            self.plans.pop(name, None)
         else:
-            self.plans[job.name] = due
-        await self.db(lambda catalog: catalog.save_plan(job.name, due))
+            self.plans[name] = due
+        try:
+            await self.db(lambda catalog: catalog.save_plan(name, due))
+        except BackupdError as error:
+            log.error(f"the plan of job {name} cannot be saved: {error.message}", code=error.code, hint=error.hint)
+
+    async def _saved_plan(self, name: str) -> datetime | None:
+        with contextlib.suppress(BackupdError):
+            return await self.db(lambda catalog: catalog.plan(name))
+        return None
 
     async def _requeue(self, job: JobSpec, before: JobSpec | None) -> None:
         """Uploads that were given up get another chance when their destination's settings changed."""
@@ -183,7 +222,10 @@ class Supervisor:
         for destination in job.destinations:
             if old.get(destination.name) != destination:
                 name = destination.name
-                await self.db(lambda catalog, name=name: queue_again(catalog, job.name, name, now))  # type: ignore[misc]
+                try:
+                    await self.db(lambda catalog, name=name: queue_again(catalog, job.name, name, now))  # type: ignore[misc]
+                except BackupdError as error:
+                    log.error(error.message, job=job.name, code=error.code, hint=error.hint)
 
     async def _step(self) -> float:
         """Start what is due now; returns how many seconds may pass until the next look."""
@@ -192,7 +234,9 @@ class Supervisor:
         now = self._clock.now()
         pause = _LONGEST_SLEEP
         for name, due in list(self.plans.items()):
-            job = self.jobs[name]
+            job = self.jobs.get(name)
+            if job is None or self.plans.get(name) != due:  # the settings changed while an earlier job was started
+                continue
             verdict = judge(due, now, timedelta(seconds=job.catch_up))
             if verdict is Verdict.WAIT:
                 pause = min(pause, (due - now).total_seconds())
@@ -226,7 +270,8 @@ class Supervisor:
             name = copy.backup.rpartition("-backup-")[0]
             if copy.next_attempt is None or name not in self.jobs or name in self.active:
                 continue
-            wait = (copy.next_attempt - now).total_seconds()
+            hold = self._hold_uploads.get(name, 0.0) - self._clock.monotonic()
+            wait = max((copy.next_attempt - now).total_seconds(), hold)
             if wait > 0:
                 pause = min(pause, wait)
                 continue
@@ -264,28 +309,41 @@ class Supervisor:
         if compress is not None:
             job = msgspec.structs.replace(job, compress=compress)
         spec = RunSpec(run=run_id, job=job, paths=self.paths, trigger=trigger, action=action)
-        run = new_run(run_id, name, trigger, self._clock.now())
-        process_started = asyncio.ensure_future(WorkerProcess.start(spec))
         # The job counts as busy from here on, also while the process is being started.
-        placeholder = ActiveRun(run, None)  # type: ignore[arg-type]
-        self.active[name] = placeholder
+        active = self.active[name] = ActiveRun(new_run(run_id, name, trigger, self._clock.now()))
         try:
-            placeholder.process = await process_started
-            await self.db(lambda catalog: catalog.save_run(run))
+            await self.db(lambda catalog: catalog.save_run(active.run))
+            active.process = await self._launch(active, spec)
         except BaseException:
             del self.active[name]
+            active.ended.set()
             raise
+        if active.cancelled_by:
+            active.process.cancel()
         log.info("run started", run=run_id, job=name, trigger=trigger.value, action=action)
-        self._publish("run-started", run=placeholder.run)
-        task = asyncio.create_task(self._follow(placeholder))
+        self._publish("run-started", run=active.run)
+        task = asyncio.create_task(self._follow(active, active.process))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return placeholder
+        return active
+
+    async def _launch(self, active: ActiveRun, spec: RunSpec) -> WorkerProcess:
+        """Start the worker; that it could not be started is the run's failure, on record."""
+        try:
+            return await WorkerProcess.start(spec)
+        except BackupdError as error:
+            failed = msgspec.structs.replace(
+                active.run, ended=self._clock.now(), outcome=Outcome.FAILED, error=error_info(error)
+            )
+            await self.db(lambda catalog: catalog.save_run(failed))
+            self._tell(failed)
+            raise
 
     async def _skip(self, run_id: str, job: JobSpec, trigger: Trigger) -> None:
         """Record that a run could not begin because the job is running already, then raise BusyError."""
         other = self.active[job.name].run.id
-        error = BusyError(f"job {job.name} is running already (run {other})", hint=f"follow it: backupctl show {other}")
+        text = f"job {job.name} is running already (run {other})"
+        error = BusyError(text, hint="follow it: backupctl status --watch")
         now = self._clock.now()
         run = msgspec.structs.replace(
             new_run(run_id, job.name, trigger, now), ended=now, outcome=Outcome.SKIPPED, error=error_info(error)
@@ -304,43 +362,48 @@ class Supervisor:
         if len(candidates) > 1:
             names = ", ".join(item.run.id for item in candidates)
             raise RefusedError(f"{len(candidates)} runs are running", hint=f"name one of them: {names}")
-        candidates[0].cancelled_by = who
-        candidates[0].process.cancel()
+        candidates[0].cancel(who)
+        log.info(f"run cancelled by {who}", run=candidates[0].run.id, job=candidates[0].run.job)
         return candidates[0]
 
-    async def _follow(self, active: ActiveRun) -> None:
+    async def _follow(self, active: ActiveRun, process: WorkerProcess) -> None:
         """Read a worker's events to the end, then settle how the run ended."""
         run_id, job = active.run.id, active.run.job
         try:
-            async for event in active.process.events():
+            async for event in process.events():
                 self._take(active, event)
-            code = await active.process.wait()
+            code = await process.wait()
             # Children that outlived the worker (they should not) end with their group.
-            active.process.kill()
-            active.run = await self._settle(active, code)
-        except Exception:  # a defect here must not leave the job busy for ever
+            process.kill()
+            active.run = await self._settle(active, process, code)
+        except BackupdError as error:
+            text = f"the end of the run could not be recorded: {error.message}"
+            log.error(text, run=run_id, job=job, code=error.code)
+        except Exception:  # a defect here must not leave the job busy for ever, nor the worker unwatched
+            process.kill()
             log.exception("following a run failed", run=run_id, job=job, code="internal")
         finally:
             self.active.pop(job, None)
+            if active.run.outcome in {Outcome.SKIPPED, Outcome.INTERRUPTED, None}:
+                self._hold_uploads[job] = self._clock.monotonic() + _UPLOAD_HOLD
             active.ended.set()
             self._tell(active.run)
             self._publish("run-ended", run=active.run)
             self._wake.set()
 
-    async def _settle(self, active: ActiveRun, code: int) -> Run:
+    async def _settle(self, active: ActiveRun, process: WorkerProcess, code: int) -> Run:
         """Return the run as the worker recorded it; one that ended without a word is ``interrupted``."""
         now = self._clock.now()
         run = await self.db(lambda catalog: catalog.run(active.run.id)) or active.run
-        for line in active.process.errors:
+        for line in process.errors:
             log.error(line, run=run.id, job=run.job, code="internal")
         if run.outcome is not None:
             return run
+        if active.cancelled_by and code == -signal.SIGTERM:
+            return await self.db(lambda catalog: _cancelled_early(catalog, run, now))
         how = f"the worker was killed by signal {-code}" if code < 0 else f"the worker ended with exit code {code}"
-        return await self.db(lambda catalog: self._clean(catalog, run, now, how))
-
-    def _clean(self, catalog: Catalog, run: Run, now: datetime, how: str) -> Run:
-        ended = interrupt(catalog, run, now, how)
-        recover(catalog, self.layout, now)
+        ended = await self.db(lambda catalog: interrupt(catalog, run, now, how))
+        await self.db(lambda catalog: tidy(catalog, self.layout, now))
         return ended
 
     def _take(self, active: ActiveRun, event: dict[str, Any]) -> None:
@@ -349,7 +412,7 @@ class Supervisor:
         kind = event.get("kind")
         if kind == "stage":
             stage = msgspec.convert(event["stage"], StageRecord)
-            active.stage = stage.stage.value if stage.ended is None else ""
+            active.stage = stage.stage.value
             others = tuple(item for item in active.run.stages if item.stage is not stage.stage)
             active.run = msgspec.structs.replace(active.run, stages=(*others, stage))
             if stage.ended is not None:
@@ -439,6 +502,14 @@ def _put(queue: asyncio.Queue[dict[str, Any] | None], event: dict[str, Any] | No
         with contextlib.suppress(asyncio.QueueEmpty):
             queue.get_nowait()
         queue.put_nowait(None)
+
+
+def _cancelled_early(catalog: Catalog, run: Run, now: datetime) -> Run:
+    """Record a run whose worker was told to end before it could listen: nothing had begun."""
+    error = CancelledError("the run was cancelled", hint="it had not begun yet")
+    ended = msgspec.structs.replace(run, ended=now, outcome=Outcome.CANCELLED, error=error_info(error))
+    catalog.save_run(ended)
+    return ended
 
 
 def _run_id(now: datetime) -> str:

@@ -41,7 +41,7 @@ from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["back_up", "interrupt", "recover", "upload_queued"]
+__all__ = ["back_up", "interrupt", "recover", "tidy", "upload_queued"]
 
 _TENTH: Final = 0.1
 
@@ -88,15 +88,7 @@ def recover(catalog: Catalog, layout: Layout, now: datetime) -> list[Run]:
 
     A run whose process still lives is left alone: its staging folder is locked, and so is its job.
     """
-    try:
-        sweep(layout)
-        sync_local(catalog, layout, now)
-    except OSError as error:
-        raise BackupdError(
-            f"the backups folder {layout.backups} cannot be used: {os.strerror(error.errno or 0)}",
-            hint="create it and give it to the service's user, or set [paths] backups in backupd.toml",
-            code="folder-unusable",
-        ) from None
+    tidy(catalog, layout, now)
     ended = []
     for run in catalog.unfinished_runs():
         lock = FileLock(layout.lock(run.job), f"job {run.job}")
@@ -109,6 +101,19 @@ def recover(catalog: Catalog, layout: Layout, now: datetime) -> list[Run]:
         lock.release()
         ended.append(interrupt(catalog, run, now))
     return ended
+
+
+def tidy(catalog: Catalog, layout: Layout, now: datetime) -> None:
+    """Sweep what dead runs left in the backups folder and bring the catalog in line; raises BackupdError."""
+    try:
+        sweep(layout)
+        sync_local(catalog, layout, now)
+    except OSError as error:
+        raise BackupdError(
+            f"the backups folder {layout.backups} cannot be used: {os.strerror(error.errno or 0)}",
+            hint="create it and give it to the service's user, or set [paths] backups in backupd.toml",
+            code="folder-unusable",
+        ) from None
 
 
 def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the process of the run ended") -> Run:

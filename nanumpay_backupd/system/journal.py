@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import logging
 import os
@@ -14,11 +16,19 @@ import structlog
 
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["configure", "under_journald"]
+__all__ = ["JOURNAL_SOCKET", "configure", "under_journald"]
 
-_SOCKET: Final = "/run/systemd/journal/socket"
+JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-_FIELD_NAMES: Final = {"run": "RUN_ID", "job": "JOB", "stage": "STAGE", "code": "ERROR_CODE"}
+_FIELD_NAMES: Final = {
+    "run": "RUN_ID",
+    "job": "JOB",
+    "stage": "STAGE",
+    "code": "ERROR_CODE",
+    "ERROR_CODE": "ERROR_CODE",
+}
+_TOO_LARGE: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 _EventDict = MutableMapping[str, Any]
 
 
@@ -32,13 +42,16 @@ def under_journald() -> bool:
     return stream == f"{status.st_dev}:{status.st_ino}"
 
 
-def configure(level: str = "info", *, journald: bool | None = None) -> None:
-    """Set up structlog, and the standard library's logging through it. May be called again to change the level."""
+def configure(level: str = "info", *, journald: bool | None = None, socket_path: str = JOURNAL_SOCKET) -> None:
+    """Set up structlog, and the standard library's logging through it. May be called again to change the level.
+
+    ``journald`` None finds out by itself where the log goes; ``socket_path`` is where journald takes native entries.
+    """
     native = under_journald() if journald is None else journald
-    processors: list[Any] = [structlog.processors.add_log_level, structlog.processors.format_exc_info, _mask]
+    processors: list[Any] = [structlog.processors.add_log_level, structlog.processors.format_exc_info, _tidy]
     factory: Any
     if native:
-        sink = _Journal()
+        sink = _Journal(socket_path)
         processors.append(sink.render)
         factory = lambda *_: sink  # noqa: E731 - structlog wants a callable
     else:
@@ -57,13 +70,10 @@ def configure(level: str = "info", *, journald: bool | None = None) -> None:
     logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)
 
 
-def _mask(_logger: object, _method: str, event: _EventDict) -> _EventDict:
-    for key in [key for key, value in event.items() if value is None]:
-        del event[key]
-    for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = redact(value)
-    return event
+def _tidy(_logger: object, _method: str, event: _EventDict) -> _EventDict:
+    """Leave out what has no value, and mask secrets in all that will be text."""
+    kept = {key: value for key, value in event.items() if value is not None}
+    return {key: value if isinstance(value, (int, float)) else redact(str(value)) for key, value in kept.items()}
 
 
 class _Bridge(logging.Handler):
@@ -79,47 +89,51 @@ class _Bridge(logging.Handler):
 class _Journal:
     """Sends entries to journald by its native protocol, so that fields are fields and not text."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
-    def render(self, _logger: object, _method: str, event: _EventDict) -> bytes:
-        """Turn an event into the native wire form; the text keeps what has no field of its own."""
+    def render(self, _logger: object, _method: str, event: _EventDict) -> tuple[tuple[bytes, str], dict[str, Any]]:
+        """Turn an event into the native wire form and plain text; the text keeps what has no field of its own."""
         message = str(event.pop("event", ""))
         level = str(event.pop("level", "info"))
         trace = event.pop("exception", None)
         fields = {"PRIORITY": str(_PRIORITIES.get(level, 6)), "SYSLOG_IDENTIFIER": "nanumpay-backupd"}
         extra = []
         for key, value in event.items():
-            if value is None:
-                continue
             name = _FIELD_NAMES.get(key)
             if name is None:
-                name = "NANUMPAY_" + "".join(ch if ch.isalnum() else "_" for ch in key.upper())
+                name = "NANUMPAY_" + "".join(ch if ch.isascii() and ch.isalnum() else "_" for ch in key.upper())
                 extra.append(f"{key}={value}")
             fields[name] = str(value)
-        fields["MESSAGE"] = " ".join([message, *extra]) if extra else message
-        if trace:
-            fields["MESSAGE"] += f"\n{trace}"
-        return b"".join(_field(name, value.encode("utf-8", "replace")) for name, value in fields.items())
+        text = " ".join([message, *extra]) + (f"\n{trace}" if trace else "")
+        fields["MESSAGE"] = text
+        wire = b"".join(_field(name, value.encode("utf-8", "replace")) for name, value in fields.items())
+        return (wire, text), {}
 
-    def msg(self, entry: bytes) -> None:
+    def msg(self, entry: bytes, text: str) -> None:
         """Send one entry; where the journal cannot take it, plain text on standard error must do."""
         try:
-            self._socket.sendto(entry, _SOCKET)
+            try:
+                self._socket.sendto(entry, self._path)
+            except OSError as error:
+                if error.errno not in _TOO_LARGE:
+                    raise
+                self._send_large(entry)
         except OSError:
-            self._send_large(entry)
+            sys.stderr.write(f"{text}\n")
 
     debug = info = warning = warn = error = critical = fatal = exception = log = msg
 
     def _send_large(self, entry: bytes) -> None:
-        """Hand an entry that is too large for a datagram over as a sealed memory file, as journald wants it."""
-        try:
-            fd = os.memfd_create("journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            with io.open(fd, "wb", buffering=0) as stream:  # noqa: UP020 - takes the descriptor over
-                stream.write(entry)
-                socket.send_fds(self._socket, [b""], [fd], address=_SOCKET)
-        except OSError:
-            sys.stderr.buffer.write(entry)
+        """Hand over an entry that is too large for a datagram as a memory file; journald takes only a sealed one."""
+        fd = os.memfd_create("journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with io.open(fd, "wb", buffering=0) as stream:  # noqa: UP020 - takes the descriptor over
+            stream.write(entry)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            # socket.send_fds would leave out the address.
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))
+            self._socket.sendmsg([], [rights], 0, self._path)
 
 
 def _field(name: str, value: bytes) -> bytes:

@@ -22,7 +22,7 @@ class ServiceManager:
         """Return how often to call `alive`, in seconds (half the unit's WatchdogSec), or None when nobody watches."""
         micros = os.environ.get("WATCHDOG_USEC", "")
         pid = os.environ.get("WATCHDOG_PID", str(os.getpid()))
-        if not micros.isdigit() or pid != str(os.getpid()):
+        if not micros.isdigit() or int(micros) == 0 or pid != str(os.getpid()):
             return None
         return int(micros) / 2_000_000
 
