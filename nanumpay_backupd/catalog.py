@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from nanumpay_backupd.errors import BackupdError, BusyError
+from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError
 from nanumpay_backupd.model import (
     Backup,
     BackupState,
@@ -24,6 +24,7 @@ from nanumpay_backupd.model import (
     Manifest,
     Outcome,
     Run,
+    Trigger,
     from_json,
     to_json,
 )
@@ -48,6 +49,7 @@ CREATE INDEX copies_pending ON copies (next_attempt) WHERE state = 'pending';
 CREATE TABLE plans (job TEXT PRIMARY KEY, due TEXT NOT NULL);
 """
 _KEPT_RUNS: Final = 20_000
+_LOOK_BACK: Final = 200
 _BACKUP_COLUMNS: Final = "id, job, kind, created, state, artifact, size, documents, run"
 
 
@@ -55,18 +57,29 @@ class Catalog:
     """An open catalog. Not thread-safe: each thread or process opens its own. Errors of the disk are BackupdError."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the catalog; raises BackupdError (``catalog-damaged``) when the file is not one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Open or create the catalog.
+
+        Raises BackupdError: ``catalog-damaged`` when the file is not one, ``catalog-newer`` when a newer version made
+        it, ``catalog-unusable`` when its folder cannot be written.
+        """
         self._path = path
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+        except (sqlite3.Error, OSError) as error:
+            raise _named(error, path) from None
+        try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
             path.chmod(0o640)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, OSError) as error:
+            self._db.close()
             raise _named(error, path) from None
+        except BackupdError:
+            self._db.close()
+            raise
 
     def _prepare(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -98,18 +111,32 @@ class Catalog:
         self.close()
 
     @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Make what is read and written inside one transaction: no other process writes in between."""
+        with self._write():
+            yield
+
+    @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        """Run one transaction; it is on the disk when this returns."""
+        """Run one transaction, or a part of the one that is open; the whole is on the disk when its end is reached."""
+        if self._in_transaction():
+            yield self._db
+            return
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # After some faults (disk full) SQLite has taken everything back by itself.
+                if self._in_transaction():
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise _named(error, self._path) from None
+
+    def _in_transaction(self) -> bool:
+        return self._db.in_transaction
 
     def _read(self, sql: str, *values: object) -> list[tuple[object, ...]]:
         try:
@@ -149,6 +176,13 @@ class Catalog:
         )
         return from_json(Run, _blob(rows[0][0])) if rows else None
 
+    def last_backup_run(self, job: str, *outcomes: Outcome) -> Run | None:
+        """Return the newest run that was to make a backup, not to repeat uploads, and ended with one of ``outcomes``."""
+        for run in self.runs(job, limit=_LOOK_BACK):
+            if run.trigger is not Trigger.RETRY and run.outcome in outcomes:
+                return run
+        return None
+
     def unfinished_runs(self) -> list[Run]:
         """Return the runs without an outcome: running now, or cut off with their process."""
         rows = self._read("SELECT record FROM runs WHERE outcome IS NULL ORDER BY started")
@@ -179,8 +213,10 @@ class Catalog:
         manifest = to_json(backup.manifest) if backup.manifest is not None else None
         db.execute(
             f"INSERT INTO backups ({_BACKUP_COLUMNS}, manifest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
-            "ON CONFLICT (id) DO UPDATE SET state = excluded.state, size = excluded.size, "
-            "documents = excluded.documents, manifest = coalesce(excluded.manifest, manifest)",
+            "ON CONFLICT (id) DO UPDATE SET job = excluded.job, kind = excluded.kind, created = excluded.created, "
+            "state = excluded.state, artifact = excluded.artifact, size = excluded.size, "
+            "documents = excluded.documents, run = coalesce(excluded.run, run), "
+            "manifest = coalesce(excluded.manifest, manifest)",
             (
                 backup.id,
                 backup.job,
@@ -198,8 +234,13 @@ class Catalog:
             self._put_copy(db, copy)
 
     def save_copy(self, copy: Copy) -> None:
-        """Insert or replace one copy of a backup that is in the catalog."""
+        """Insert or replace one copy; raises NotFoundError when its backup is not in the catalog (any more)."""
         with self._write() as db:
+            if not db.execute("SELECT 1 FROM backups WHERE id = ?", (copy.backup,)).fetchone():
+                raise NotFoundError(
+                    f"the catalog has no backup {copy.backup!r} (any more), of which a copy is to be recorded",
+                    hint="it was deleted meanwhile; see: backupctl list",
+                )
             self._put_copy(db, copy)
 
     def _put_copy(self, db: sqlite3.Connection, copy: Copy) -> None:
@@ -316,12 +357,12 @@ def _blob(value: object) -> bytes:
     return value
 
 
-def _named(error: sqlite3.Error, path: Path) -> BackupdError:
+def _named(error: sqlite3.Error | OSError, path: Path) -> BackupdError:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return BusyError(f"the catalog {path} is locked by another process", hint="try again in a moment")
-    if isinstance(error, sqlite3.OperationalError):
+    if isinstance(error, (sqlite3.OperationalError, OSError)):
         return BackupdError(
-            f"the catalog {path} cannot be used: {error}",
+            f"the catalog {path} cannot be used: {error.strerror if isinstance(error, OSError) else error}",
             hint="check the owner and free space of its folder",
             code="catalog-unusable",
             retryable=True,

@@ -98,7 +98,8 @@ def check_folder(paths: Paths) -> Iterator[Check]:
         layout.create()
         probe = layout.staging / f".doctor-{os.getpid()}"
         probe.write_bytes(_PROBE)
-        probe.unlink()
+        # A run that starts just now sweeps the staging folder, this file included.
+        probe.unlink(missing_ok=True)
     except OSError as error:
         yield Check(
             "backups folder",

@@ -54,7 +54,8 @@ def next_due(schedule: Schedule, after: datetime) -> datetime | None:
 def latest_due(schedule: Schedule, until: datetime, window: timedelta) -> datetime | None:
     """Return the last due time at or before ``until`` and not older than ``window``, in UTC, or None."""
     last = None
-    moment = next_due(schedule, until - window)
+    # `next_due` looks strictly after; a due time exactly as old as the window still counts.
+    moment = next_due(schedule, until - window - timedelta(microseconds=1))
     # One step per due time would be slow for a schedule of minutes over weeks: halve the window while it is behind.
     start = until - window
     while moment is not None and moment <= until:

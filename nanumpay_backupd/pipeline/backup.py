@@ -8,13 +8,14 @@ upload so that a damaged artifact never leaves the host and the remote manifest 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, VerifyError
+from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, SpaceError, VerifyError
 from nanumpay_backupd.model import (
     LOCAL,
     Backup,
@@ -37,7 +38,7 @@ from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
 from nanumpay_backupd.pipeline.verify import read_back
 from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.sources.base import Source
-from nanumpay_backupd.system.files import remove_tree
+from nanumpay_backupd.system.files import is_disk_full, remove_tree
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.units import human_size
 
@@ -49,38 +50,68 @@ _TENTH: Final = 0.1
 def back_up(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
     """Make one backup and return the finished Run, whatever happened; a defect is raised after it was recorded."""
     layout = Layout(spec.paths.backups)
+
+    def work() -> list[BackupdError]:
+        return _stages(spec, source, layout, catalog, recorder, open_store)
+
+    return _recorded(spec, layout, recorder, work, partly=Outcome.DEGRADED)
+
+
+def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
+    """Try the queued uploads of a job that are due; returns the finished Run as `back_up` does."""
+    layout = Layout(spec.paths.backups)
+
+    def work() -> list[BackupdError]:
+        with recorder.stage(Stage.UPLOAD):
+            count, faults = upload_due(spec.job, catalog, layout, recorder, open_store)
+            recorder.detail(f"{count - len(faults)} of {count} queued copies uploaded")
+        return faults
+
+    return _recorded(spec, layout, recorder, work, partly=Outcome.FAILED)
+
+
+def _recorded(
+    spec: RunSpec, layout: Layout, recorder: Recorder, work: Callable[[], list[BackupdError]], *, partly: Outcome
+) -> Run:
+    """Do ``work`` under the job's lock and record how it ended; ``partly`` is the outcome when it returns faults."""
+    lock = FileLock(layout.lock(spec.job.name), f"job {spec.job.name}")
     try:
-        with _exclusive(spec, layout):
-            faults = _stages(spec, source, layout, catalog, recorder, open_store)
+        lock.acquire()
     except BusyError as error:
         return recorder.finish(Outcome.SKIPPED, error)
+    except OSError as error:
+        return recorder.finish(Outcome.FAILED, _disk_fault(error, layout))
+    try:
+        faults = work()
+        return recorder.finish(partly, faults[0]) if faults else recorder.finish(Outcome.SUCCEEDED)
     except CancelledError as error:
         return recorder.finish(Outcome.CANCELLED, error)
+    except OSError as error:
+        return recorder.finish(Outcome.FAILED, _disk_fault(error, layout))
     except Exception as raised:
         fault = as_expected(raised)
         run = recorder.finish(Outcome.FAILED, fault)
         if fault is not raised:
             raise
         return run
-    if faults:
-        return recorder.finish(Outcome.DEGRADED, faults[0])
-    return recorder.finish(Outcome.SUCCEEDED)
+    finally:
+        lock.release()
 
 
-def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
-    """Try the queued uploads of a job that are due; always returns the finished Run."""
-    layout = Layout(spec.paths.backups)
-    try:
-        with _exclusive(spec, layout), recorder.stage(Stage.UPLOAD):
-            count, faults = upload_due(spec.job, catalog, layout, recorder, open_store)
-            recorder.detail(f"{count - len(faults)} of {count} queued copies uploaded")
-    except BusyError as error:
-        return recorder.finish(Outcome.SKIPPED, error)
-    except CancelledError as error:
-        return recorder.finish(Outcome.CANCELLED, error)
-    except BackupdError as error:
-        return recorder.finish(Outcome.FAILED, error)
-    return recorder.finish(Outcome.FAILED, faults[0]) if faults else recorder.finish(Outcome.SUCCEEDED)
+def _disk_fault(error: OSError, layout: Layout) -> BackupdError:
+    """Name a fault of the disk or the folder's rights, wherever in a run it shows."""
+    place = error.filename or layout.backups
+    if is_disk_full(error):
+        return SpaceError(
+            f"the disk of {place} is full",
+            hint="free space there or set [paths] backups to a larger disk; older backups are untouched",
+        )
+    return BackupdError(
+        f"{place} cannot be used: {os.strerror(error.errno) if error.errno else error}",
+        hint="create the backups folder and give it to the service's user, or set [paths] backups in backupd.toml; "
+        "for a fault of the disk see journalctl -k",
+        code="folder-unusable",
+    )
 
 
 def recover(catalog: Catalog, layout: Layout, now: datetime) -> list[Run]:
@@ -131,10 +162,6 @@ def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the proc
     done = msgspec.structs.replace(run, ended=now, outcome=Outcome.INTERRUPTED, stages=stages, error=error_info(error))
     catalog.save_run(done)
     return done
-
-
-def _exclusive(spec: RunSpec, layout: Layout) -> FileLock:
-    return FileLock(layout.lock(spec.job.name), f"job {spec.job.name}")
 
 
 def _stages(
@@ -219,7 +246,7 @@ def _verify(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog
             _keep_proof(layout, manifest, failed, CopyState.CORRUPT, catalog, recorder)
             raise
         recorder.detail(
-            f"{proof.documents} documents, {human_size(proof.bytes)} read back "
+            f"{proof.documents:,} documents, {human_size(proof.bytes)} read back "
             f"at {human_size(proof.bytes / max(proof.seconds, 0.001))}/s"
         )
         return _keep_proof(layout, manifest, proof, CopyState.VERIFIED, catalog, recorder)

@@ -19,7 +19,7 @@ from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, 
 from nanumpay_backupd.pipeline.layout import Layout, parse_artifact
 from nanumpay_backupd.pipeline.publish import read_manifest, rewrite_manifest
 
-__all__ = ["backup_from_manifest", "rebuild", "sync_local"]
+__all__ = ["backup_from_manifest", "sync_local"]
 
 _PRESENT = (CopyState.UPLOADED, CopyState.VERIFIED)
 
@@ -29,34 +29,56 @@ def sync_local(catalog: Catalog, layout: Layout, now: datetime) -> int:
 
     Raises BackupdError (``folder-unusable``) when the folder cannot be read: then nothing is called missing.
     """
+    # A run in another process publishes and verifies meanwhile: what it records must come before or after this look.
+    with catalog.together():
+        changed = _differences(catalog, layout, now)
+        if changed:
+            catalog.save_backups(changed)
+        return len(changed)
+
+
+def _differences(catalog: Catalog, layout: Layout, now: datetime) -> list[Backup]:
     files = _scan(layout.backups)
-    manifests = _scan(layout.manifests) if layout.manifests.is_dir() else {}
+    manifests = _scan(layout.manifests)
     known = {backup.id: backup for backup in catalog.backups()}
     changed: list[Backup] = []
     for backup in known.values():
+        unproven = backup.kind is Kind.LEGACY
+        manifest = _own_manifest(layout, backup.id, manifests) if unproven else None
+        if manifest is not None:
+            changed.append(backup_from_manifest(manifest, _local_copy(manifest, files, now)))
+            continue
         updated = _refresh(backup, files, now)
         if updated is not None:
             changed.append(updated)
-        if f"{backup.id}.json" not in manifests and backup.kind is not Kind.LEGACY and backup.artifact in files:
+        if f"{backup.id}.json" not in manifests and not unproven and backup.artifact in files:
             _heal_manifest(catalog, layout, backup)
     for name in manifests:
-        if name.endswith(".json") and name.removesuffix(".json") not in known:
-            manifest = read_manifest(layout.manifests / name)
-            if manifest is not None and name == f"{manifest.backup}.json":
-                backup = backup_from_manifest(manifest, _local_copy(manifest, files, now))
-                known[backup.id] = backup
-                changed.append(backup)
-    changed.extend(_legacy(files, known, now))
-    if changed:
-        catalog.save_backups(changed)
-    return len(changed)
+        identifier = name.removesuffix(".json")
+        if identifier == name or identifier in known:
+            continue
+        manifest = _own_manifest(layout, identifier, manifests)
+        if manifest is not None:
+            backup = backup_from_manifest(manifest, _local_copy(manifest, files, now))
+            known[backup.id] = backup
+            changed.append(backup)
+    return changed + _legacy(files, known, now)
+
+
+def _own_manifest(layout: Layout, identifier: str, manifests: dict[str, int]) -> Manifest | None:
+    """Return the manifest of a backup, if there is one and it is of that backup."""
+    if f"{identifier}.json" not in manifests:
+        return None
+    manifest = read_manifest(layout.manifest(identifier))
+    return manifest if manifest is not None and manifest.backup == identifier else None
 
 
 def rebuild(catalog: Catalog, layout: Layout, now: datetime) -> int:
     """Forget all backups and read them anew from the folder's manifests; returns how many there are."""
-    catalog.clear_backups()
-    sync_local(catalog, layout, now)
-    return len(catalog.backups())
+    with catalog.together():
+        catalog.clear_backups()
+        sync_local(catalog, layout, now)
+        return len(catalog.backups())
 
 
 def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
@@ -103,7 +125,12 @@ def _refresh(backup: Backup, files: dict[str, int], now: datetime) -> Backup | N
     for copy in backup.copies:
         if copy.destination != LOCAL:
             continue
-        state = _state(files.get(backup.artifact), backup, copy.state)
+        size = files.get(backup.artifact)
+        if backup.kind is Kind.LEGACY and size not in (None, backup.size):
+            # Nobody promised its size: the old program may still have been writing it when it was first seen.
+            grown = msgspec.structs.replace(copy, state=CopyState.UPLOADED, size=size, updated=now)
+            return msgspec.structs.replace(backup, size=size, copies=(grown,))
+        state = _state(size, backup, copy.state)
         if state is copy.state:
             return None
         return msgspec.structs.replace(backup, copies=(msgspec.structs.replace(copy, state=state, updated=now),))
@@ -133,13 +160,13 @@ def _state(size: int | None, backup: Backup, before: CopyState) -> CopyState:
 
 def _local_copy(manifest: Manifest, files: dict[str, int], now: datetime) -> Copy:
     size = files.get(manifest.artifact.name)
-    verified = bool(manifest.verification) and manifest.verification[-1].ok
+    proof = manifest.verification[-1] if manifest.verification else None
     if size is None:
         state = CopyState.MISSING
-    elif size != manifest.artifact.size:
+    elif size != manifest.artifact.size or (proof is not None and not proof.ok):
         state = CopyState.CORRUPT
     else:
-        state = CopyState.VERIFIED if verified else CopyState.UPLOADED
+        state = CopyState.VERIFIED if proof is not None else CopyState.UPLOADED
     return Copy(
         backup=manifest.backup,
         destination=LOCAL,

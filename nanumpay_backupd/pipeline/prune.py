@@ -89,6 +89,8 @@ def delete_backup(
     if backup is None:
         raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
     destinations = {destination.name: destination for destination in job.destinations}
+    if place is not None and all(copy.destination != place for copy in backup.copies):
+        raise NotFoundError(f"{name} has no copy at {place!r}", hint=f"see: backupctl show {name}")
     lines: list[PruneLine] = []
     for copy in sorted(backup.copies, key=lambda item: item.destination == LOCAL):
         if place not in (None, copy.destination):
@@ -152,10 +154,12 @@ def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: dateti
     """Drop the record of copies that somebody else deleted, once they would have been deleted anyway."""
     limit = now - timedelta(days=job.retention.days)
     for backup in catalog.backups(job.name):
-        for copy in backup.copies:
-            if copy.state is CopyState.MISSING and backup.created < limit:
-                catalog.forget_copy(backup.id, copy.destination)
-        if catalog.backup(backup.id) is None:
+        vanished = [copy for copy in backup.copies if copy.state is CopyState.MISSING]
+        if not vanished or backup.created >= limit:
+            continue
+        for copy in vanished:
+            catalog.forget_copy(backup.id, copy.destination)
+        if len(vanished) == len(backup.copies):
             _delete_manifest(layout, backup.id)
 
 

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final, cast
+from urllib.parse import unquote
 
 from isal import igzip_lib, isal_zlib
 
-from nanumpay_backupd.errors import VerifyError
+from nanumpay_backupd.errors import NotFoundError, VerifyError
 from nanumpay_backupd.model import Manifest, Verification
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.files import drop_cache
@@ -27,7 +28,17 @@ _GZIP_WBITS: Final = 31
 _MOST_AT_ONCE: Final = 2 << 20
 """Plain bytes taken from the decompressor in one go, so that a member that expands a thousandfold stays harmless."""
 _HINT: Final = "do not rely on this backup; older verified ones are kept; run a new one now: backupctl run"
-_UNREADABLE: Final[tuple[type[Exception], ...]] = (tarfile.TarError, igzip_lib.IsalError, EOFError)  # type: ignore[assignment]
+_LARGEST_SIDE_FILE: Final = 64 << 20
+"""Bytes of a file that is read as a whole (metadata): far more than mongodump ever writes into one."""
+_UNREADABLE: Final[tuple[type[Exception], ...]] = (
+    tarfile.TarError,
+    igzip_lib.IsalError,  # type: ignore[assignment]
+    EOFError,
+    # What tarfile raises for some kinds of nonsense in a header.
+    ValueError,
+    LookupError,
+    OverflowError,
+)
 Check = Callable[[str], Callable[[bytes], None] | None]
 Progress = Callable[[int], None]
 
@@ -36,32 +47,19 @@ def read_back(artifact: Path, manifest: Manifest, check: Check, clock: Clock, pr
     """Read ``artifact`` from the disk once and compare everything with its manifest.
 
     ``check`` gives the checker of one file inside (`sources.base.Source.check`); ``progress`` gets raw bytes walked.
-    Raises VerifyError with a sentence that names what differs.
+    Raises VerifyError with a sentence that names what differs, NotFoundError (``artifact-missing``) when the file is
+    gone: the application deletes in that folder by itself, and a file that is not there is not a damaged one.
     """
     started = clock.monotonic()
-    size = artifact.stat().st_size
-    if size != manifest.artifact.size:
-        raise VerifyError(
-            f"{artifact.name} is {size} bytes, its manifest says {manifest.artifact.size}",
-            hint=_HINT,
-            code="verify-size",
-        )
-    digest = hashlib.sha256()
-    with artifact.open("rb", buffering=0) as stream:
-        # What the kernel still holds in memory proves nothing about the disk.
-        drop_cache(stream.fileno())
-        plain = _Pump(stream, digest.update, gzip=manifest.artifact.compression == "gzip")
-        try:
-            counts, sizes = _walk(plain, manifest, check, progress)
-            plain.drain()
-        except _UNREADABLE as error:
-            raise VerifyError(f"{artifact.name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
-        finally:
-            plain.close()
-    if digest.hexdigest() != manifest.artifact.sha256:
-        raise VerifyError(
-            f"the SHA-256 of {artifact.name} is not the one in its manifest", hint=_HINT, code="verify-checksum"
-        )
+    try:
+        with artifact.open("rb", buffering=0) as stream:
+            counts, sizes = _read(stream, artifact, manifest, check, progress)
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"{artifact} was deleted before it could be read back",
+            hint="find out who deletes in that folder (the application keeps only the newest .tar.gz there)",
+            code="artifact-missing",
+        ) from None
     documents = _compare(manifest, counts, sizes)
     return Verification(
         level="structure",
@@ -73,6 +71,36 @@ def read_back(artifact: Path, manifest: Manifest, check: Check, clock: Clock, pr
     )
 
 
+def _read(
+    stream: IO[bytes], artifact: Path, manifest: Manifest, check: Check, progress: Progress
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Read the file once: size, structure, checksum; returns what `_walk` found."""
+    size = os.fstat(stream.fileno()).st_size
+    if size != manifest.artifact.size:
+        raise VerifyError(
+            f"{artifact.name} is {size} bytes, its manifest says {manifest.artifact.size}",
+            hint=_HINT,
+            code="verify-size",
+        )
+    digest = hashlib.sha256()
+    # What the kernel still holds in memory proves nothing about the disk.
+    drop_cache(stream.fileno())
+    plain = _Pump(stream, digest.update, gzip=manifest.artifact.compression == "gzip")
+    try:
+        found = _walk(plain, manifest, check, progress)
+        plain.drain()
+    except _UNREADABLE as error:
+        # Pieces are walked as they come, so damage may show as nonsense before a member's CRC tells.
+        raise VerifyError(f"{artifact.name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
+    finally:
+        plain.close()
+    if digest.hexdigest() != manifest.artifact.sha256:
+        raise VerifyError(
+            f"the SHA-256 of {artifact.name} is not the one in its manifest", hint=_HINT, code="verify-checksum"
+        )
+    return found
+
+
 def _walk(plain: _Pump, manifest: Manifest, check: Check, progress: Progress) -> tuple[dict[str, int], dict[str, int]]:
     """Go through the tar; returns documents and bytes per file, by path inside the backup's folder."""
     counts: dict[str, int] = {}
@@ -80,34 +108,39 @@ def _walk(plain: _Pump, manifest: Manifest, check: Check, progress: Progress) ->
     with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|", bufsize=_CHUNK) as archive:
         for member in archive:
             path = member.name.removeprefix(f"{manifest.backup}/")
-            if path == member.name and member.name != manifest.backup:
+            outside = path == member.name and member.name != manifest.backup
+            if outside or ".." in path.split("/") or not (member.isreg() or member.isdir()):
                 raise VerifyError(
-                    f"{manifest.artifact.name} holds {member.name!r}, which is outside its folder", hint=_HINT
+                    f"{manifest.artifact.name} holds {member.name!r}, which is outside its folder or no plain file",
+                    hint=_HINT,
+                    code="verify-structure",
                 )
-            if not member.isfile():
+            if member.isdir():
                 continue
             content = archive.extractfile(member)
             assert content is not None
             sizes[path] = member.size
-            counts[path] = _check_file(path, content, check, progress)
+            counts[path] = _check_file(path, member.size, content, check, progress)
     return counts, sizes
 
 
-def _check_file(path: str, content: IO[bytes], check: Check, progress: Progress) -> int:
+def _check_file(path: str, size: int, content: IO[bytes], check: Check, progress: Progress) -> int:
     checker = check(path)
-    if checker is None:
-        data = content.read()
-        if path.endswith(".json"):
-            try:
-                json.loads(data)
-            except ValueError:
-                raise VerifyError(f"{path} in the archive is not valid JSON", hint=_HINT) from None
-        progress(len(data))
+    if checker is None and path.endswith(".json"):
+        if size > _LARGEST_SIDE_FILE:
+            raise VerifyError(f"{path} in the archive claims {size} bytes", hint=_HINT, code="verify-structure")
+        try:
+            json.loads(content.read())
+        except ValueError:
+            raise VerifyError(f"{path} in the archive is not valid JSON", hint=_HINT, code="verify-structure") from None
+        progress(size)
         return 0
     while data := content.read(_CHUNK):
-        checker(data)
+        if checker is not None:
+            checker(data)
         progress(len(data))
-    checker(b"")
+    if checker is not None:
+        checker(b"")
     return int(getattr(checker, "count", 0))
 
 
@@ -120,12 +153,21 @@ def _compare(manifest: Manifest, counts: dict[str, int], sizes: dict[str, int]) 
             hint=_HINT,
             code="verify-size",
         )
-    expected = sorted((item.documents, item.bytes) for item in manifest.source.collections)
-    found = sorted((counts[path], sizes[path]) for path in counts if path.endswith(".bson"))
-    if expected != found:
+    expected = {f"{item.database}/{item.name}": (item.documents, item.bytes) for item in manifest.source.collections}
+    # mongodump escapes names the way URLs do.
+    found = {
+        unquote(path.removesuffix(".bson")): (counts[path], sizes[path]) for path in counts if path.endswith(".bson")
+    }
+    # A very long name is shortened to a hash in the file's name: such files are compared by their figures alone.
+    named = expected.keys() & found.keys()
+    differing = sorted(name for name in named if expected[name] != found[name])
+    if differing or sorted(expected[name] for name in expected.keys() - named) != sorted(
+        found[name] for name in found.keys() - named
+    ):
         raise VerifyError(
-            f"{manifest.artifact.name} holds {sum(count for count, _ in found)} documents in {len(found)} collections, "
-            f"mongodump reported {sum(count for count, _ in expected)} in {len(expected)}",
+            f"{manifest.artifact.name} holds {sum(count for count, _ in found.values())} documents in {len(found)} "
+            f"collections, mongodump reported {sum(count for count, _ in expected.values())} in {len(expected)}"
+            + (f"; {differing[0]} differs" if differing else ""),
             hint=_HINT,
             code="verify-counts",
         )

@@ -34,7 +34,7 @@ INSTALL_HINT: Final = (
     "or set [tools] mongodump in backupd.toml"
 )
 _TIMEOUT_MS: Final = 5000
-_WRITING: Final = re.compile(r"\twriting (?P<ns>.+) to (?P<path>.+)$")
+_WRITING: Final = re.compile(r"\twriting (?P<rest>.+)$")
 _DONE: Final = re.compile(r"\tdone dumping (?P<ns>.+) \((?P<count>\d+) documents?\)$")
 _PROGRESS: Final = re.compile(r"\]\s+(?P<ns>\S.*?)\s+(?P<count>\d+)/\d+\s+\(")
 _VERSION: Final = re.compile(r"mongodump version: (\S+)")
@@ -213,9 +213,10 @@ class _MongoDump(Dump):
             with self._lock:
                 self._done[done["ns"]] = int(done["count"])
         elif writing := _WRITING.search(line):
-            path = Path(writing["path"])
-            if path.is_relative_to(self._folder):
-                self._paths[writing["ns"]] = path.relative_to(self._folder).as_posix()
+            # A collection's name may contain " to " as well; in its file's name blanks are escaped.
+            ns, found, path = writing["rest"].rpartition(f" to {self._folder}/")
+            if found:
+                self._paths[ns] = path
         elif progress := _PROGRESS.search(line):
             with self._lock:
                 self._partial[progress["ns"]] = int(progress["count"])
@@ -269,7 +270,8 @@ class _errors_named:  # noqa: N801 - a context manager reads like a verb
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (InvalidURI, ConfigurationError)):
+        # pymongo raises ValueError for some bad addresses (a port of 99999).
+        if isinstance(error, (InvalidURI, ConfigurationError, ValueError)):
             raise ConfigError(
                 f"MONGODB_URI cannot be used: {redact(str(error))}",
                 hint="it looks like mongodb://user:password@host:27017/nanumpay",
@@ -329,7 +331,9 @@ def _tool_failure(code: int, tail: str) -> BackupdError:
     last = _last_words(tail)
     if "no space left" in lowered or "disk quota" in lowered:
         return SpaceError(
-            f"the disk filled up while mongodump was writing: {last}", hint="free space in the backups folder"
+            f"the disk filled up while mongodump was writing: {last}",
+            hint="free space there or set [paths] backups to a larger disk; "
+            "nothing was published, older backups are untouched",
         )
     if code < 0:
         return ToolError(
