@@ -1,0 +1,419 @@
+"""A Store in a folder of an FTP or FTPS server: temporary names, resuming, listings. The connection is ftp_link's."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
+
+from nanumpay_backupd.errors import StoreError
+from nanumpay_backupd.settings.schema import FtpDestination
+from nanumpay_backupd.stores.base import (
+    ObjectInfo,
+    Progress,
+    Properties,
+    PutResult,
+    Store,
+    check_key,
+    is_hidden,
+    store_error,
+    unreadable_source,
+)
+from nanumpay_backupd.stores.ftp_link import REFUSED, FtpLink
+
+__all__ = ["FtpStore", "parse_list", "parse_mlsd"]
+
+_MOST_CUTS: Final = 5
+"""Reconnections within one put, each of which must find more bytes there than the one before."""
+_SAMPLE: Final = 64 << 10
+_WORTH_RESUMING: Final = 1 << 20
+"""A part of an earlier put is gone on with from this size; below, sending it again is as quick as looking."""
+_DATA: Final = 256 << 10
+_NO_SUCH_COMMAND: Final = ("500", "501", "502", "504")
+_NOTHING_FOUND: Final = ("550", "450")
+_UNIX_LINE: Final = re.compile(r"([-a-z])\S{9,10}\s+\d+\s+\S+\s+\S+\s+(\d+)\s+\w+\s+\d+\s+[\d:]+\s(.+)")
+_DENIED: Final = re.compile(r"permission|privilege|denied|not allowed", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+class FtpStore(Store):
+    """A folder on an FTP server. An upload goes to ``.NAME.part`` and is renamed when its size is right."""
+
+    properties = Properties(ranged_get=True, proves_content=False, resumes_put=True)
+
+    def __init__(self, destination: FtpDestination) -> None:
+        self.name = destination.name
+        self._settings = destination
+        self._link: FtpLink | None = None
+
+    def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
+        """Upload a file; see `Store.put`. After a cut it goes on where the server stands, if bytes got through."""
+        check_key(key)
+        try:
+            stream = path.open("rb")
+        except OSError as error:
+            raise unreadable_source(path, error) from error
+        with stream:
+            source = _Source(stream, os.fstat(stream.fileno()).st_size, path)
+            return self._put(key, source, _Position(progress))
+
+    def put_bytes(self, key: str, data: bytes) -> PutResult:
+        """Upload a small object; see `Store.put_bytes`."""
+        return self._put(check_key(key), _Source(io.BytesIO(data), len(data), Path(key)), _Position(None))
+
+    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+        """Download a file; see `Store.get`. It has the connection for itself; other calls meanwhile open another."""
+        check_key(key)
+        doing = f"reading {key}"
+        size = self._run(lambda link: link.size(key) if self._enter(link, make=False) else None)
+        if size is None:
+            raise store_error("object-missing", f"destination {self.name!r}: there is no {key} in {self._folder}")
+        if offset >= size:
+            return
+        link, self._link = self._link, None
+        assert link is not None
+        # A server without REST sends all of it.
+        rest = offset if "REST" in link.features else 0
+        skip, left = offset - rest, size - rest
+        try:
+            for chunk in link.download(key, doing, rest):
+                left -= len(chunk)
+                if skip < len(chunk):
+                    yield chunk[skip:]
+                skip = max(0, skip - len(chunk))
+        except BaseException:
+            link.close()
+            raise
+        self._give_back(link)
+        if left:
+            raise store_error(
+                "destination-unreachable",
+                f"destination {self.name!r}: {doing} ended {left} bytes before the end of the {size} bytes",
+                "the connection was cut; try again",
+            )
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Ask for one file; see `Store.stat`."""
+        check_key(key)
+        size = self._run(lambda link: link.size(key) if self._enter(link, make=False) else None)
+        return None if size is None else ObjectInfo(key=key, size=size)
+
+    def list(self) -> Iterator[ObjectInfo]:
+        """Yield the files of the folder; see `Store.list`. Uses MLSD, or LIST in its usual form, or NLST and SIZE."""
+        for info in self._run(self._listing):
+            if not is_hidden(info.key):
+                yield info
+
+    def delete(self, key: str) -> None:
+        """Remove one file; see `Store.delete`."""
+        check_key(key)
+
+        def action(link: FtpLink) -> None:
+            if not self._enter(link, make=False) or link.ask(f"DELE {key}", f"deleting {key}", REFUSED):
+                return
+            refusal = link.refusal
+            if link.size(key) is not None:
+                raise link.fault(f"deleting {key}", refusal)
+
+        self._run(action)
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    @property
+    def _folder(self) -> str:
+        return f"folder {self._settings.path or '.'} of FTP server {self._settings.host}:{self._settings.port}"
+
+    def _open(self) -> FtpLink:
+        if self._link is None:
+            self._link = FtpLink(self._settings)
+        return self._link
+
+    def _give_back(self, link: FtpLink) -> None:
+        if self._link is None:
+            self._link = link
+        else:
+            link.close()
+
+    def _run(self, action: Callable[[FtpLink], T]) -> T:
+        """Do something that may be done twice; a connection that the server dropped while idle is opened again."""
+        kept = self._link is not None
+        try:
+            return action(self._open())
+        except StoreError as error:
+            self.close()
+            if not kept or error.code != "destination-unreachable":
+                raise
+        try:
+            return action(self._open())
+        except StoreError:
+            self.close()
+            raise
+
+    def _enter(self, link: FtpLink, *, make: bool) -> bool:
+        """Go to the destination's folder, making each missing level if asked; False when it is not there."""
+        path = self._settings.path
+        doing = f"opening folder {path}"
+        if link.entered or not path or link.ask(f"CWD {path}", doing, REFUSED):
+            link.entered = True
+            return True
+        if not make:
+            if _DENIED.search(link.refusal):
+                raise link.fault(doing, link.refusal)
+            return False
+        if path.startswith("/"):
+            link.ask("CWD /", doing)
+        for level in filter(None, path.split("/")):
+            if link.ask(f"CWD {level}", doing, REFUSED):
+                continue
+            refusal = "" if link.ask(f"MKD {level}", doing, (*REFUSED, "521")) else link.refusal
+            # Somebody else may have made it just now.
+            if not link.ask(f"CWD {level}", doing, REFUSED):
+                raise self._no_folder(link, level, refusal or link.refusal)
+        link.entered = True
+        return True
+
+    def _no_folder(self, link: FtpLink, level: str, refusal: str) -> StoreError:
+        fault = link.fault(f"making folder {level} of {self._settings.path}", refusal)
+        if fault.code != "destination-denied" or _DENIED.search(refusal):
+            return fault
+        hint = "check the path: it begins at what this user sees as / after logging in"
+        return store_error("destination-not-found", fault.message, hint)
+
+    def _put(self, key: str, source: _Source, position: _Position) -> PutResult:
+        self._send_all(key, source, position)
+        self._publish(key, source.size)
+        return PutResult(size=source.size, proven=False)
+
+    def _send_all(self, key: str, source: _Source, position: _Position) -> None:
+        """Bring the whole file to the temporary name, over several connections if need be."""
+        part = _part(key)
+        reached = 0
+        cut: StoreError | None = None
+        # A kept connection may have died unnoticed.
+        self._run(lambda link: link.ask("NOOP", "connecting"))
+        for attempt in range(_MOST_CUTS + 1):
+            there = self._there(part, source, trusted=position.began)
+            if cut is not None and there <= reached:
+                raise cut
+            reached = max(there, 0)
+            link = self._open()
+            try:
+                position.at(reached)
+                if there < 0 or there < source.size:
+                    self._send(link, key, source, position, reached)
+                return
+            except StoreError as error:
+                self.close()
+                if error.code != "destination-unreachable" or attempt == _MOST_CUTS:
+                    self._forget_part(part, error)
+                    raise
+                cut = error
+            except BaseException:  # broken off by the progress callback
+                link.abandon(part)
+                self.close()
+                raise
+
+    def _there(self, part: str, source: _Source, *, trusted: bool) -> int:
+        """Return how many bytes of the file the server has under the temporary name, -1 for nothing to go on with.
+
+        What an earlier put left (not ``trusted``) counts only if its end is the same as the file's at that place.
+        """
+        link = self._open()
+        try:
+            self._enter(link, make=True)
+            size = link.size(part)
+            if size is None or size > source.size:
+                return -1
+            if trusted:
+                return size
+            if size < _WORTH_RESUMING or "REST" not in link.features:
+                return -1
+            start = size - _SAMPLE
+            sample = b"".join(link.download(part, f"comparing {part}", start))
+            return size if sample == source.at(start, _SAMPLE) else -1
+        except StoreError as error:
+            self.close()
+            # Write, but not read: such accounts exist, and then nothing can be gone on with.
+            if error.code == "destination-denied" and link.entered:
+                return -1
+            raise
+
+    def _send(self, link: FtpLink, key: str, source: _Source, position: _Position, offset: int) -> None:
+        part, doing = _part(key), f"storing {key} ({source.size} bytes)"
+        if not offset:
+            link.upload(f"STOR {part}", doing, None, source.chunks(0), position.moved)
+        elif "REST" in link.features:
+            link.upload(f"STOR {part}", doing, offset, source.chunks(offset), position.moved)
+        else:
+            # Every server knows APPE (RFC 959); where it does not work, the size shows it.
+            link.upload(f"APPE {part}", doing, None, source.chunks(offset), position.moved)
+
+    def _forget_part(self, part: str, error: StoreError) -> None:
+        """Delete the temporary file unless it is worth going on with. Best effort."""
+        if error.code == "destination-unreachable":
+            return
+        with contextlib.suppress(StoreError):
+            link = self._open()
+            if self._enter(link, make=False):
+                link.ask(f"DELE {part}", f"deleting {part}", REFUSED)
+
+    def _publish(self, key: str, size: int) -> None:
+        """Give the finished upload its name; its size is compared before and after."""
+        part = _part(key)
+        renaming = False
+
+        def action(link: FtpLink) -> None:
+            nonlocal renaming
+            self._enter(link, make=True)
+            there = link.size(part)
+            # Gone, though we were told nothing: the connection was cut while the server renamed it.
+            if there is not None or not renaming:
+                self._compare(key, there, size)
+                renaming = True
+                self._rename(link, part, key)
+            self._compare(key, link.size(key), size)
+
+        try:
+            self._run(action)
+        except StoreError as error:
+            self._forget_part(part, error)
+            raise
+
+    def _compare(self, key: str, there: int | None, size: int) -> None:
+        if there != size:
+            raise store_error(
+                "destination-mismatch",
+                f"destination {self.name!r}: after storing {key} the server has {there or 0} of {size} bytes"
+                f" ({self._folder})",
+                "it is sent again; if it happens each time, see the FTP server's log and disk",
+            )
+
+    @staticmethod
+    def _rename(link: FtpLink, old: str, new: str) -> None:
+        doing = f"renaming {old} to {new}"
+
+        def rename(source: str, target: str) -> bool:
+            link.ask(f"RNFR {source}", doing)
+            return link.ask(f"RNTO {target}", doing, (*REFUSED, "501", "521")) is not None
+
+        if rename(old, new):
+            return
+        refusal = link.refusal
+        if link.size(new) is None:
+            raise link.fault(doing, refusal)
+        # A server that does not rename onto a file that is there: the old one steps aside, and comes back on failure.
+        aside = f".{new}.old"
+        link.ask(f"DELE {aside}", doing, REFUSED)
+        if not rename(new, aside):
+            raise link.fault(doing, link.refusal)
+        if not rename(old, new):
+            refusal = link.refusal
+            rename(aside, new)
+            raise link.fault(doing, refusal)
+        link.ask(f"DELE {aside}", doing, REFUSED)
+
+    def _listing(self, link: FtpLink) -> tuple[ObjectInfo, ...]:
+        if not self._enter(link, make=False):
+            return ()
+        if "MLST" in link.features:
+            lines = link.lines("MLSD", "listing", _NO_SUCH_COMMAND)
+            if lines is not None:
+                return tuple(parse_mlsd(lines))
+        lines = link.lines("LIST", "listing", (*_NO_SUCH_COMMAND, *_NOTHING_FOUND))
+        found = None if lines is None else parse_list(lines)
+        if found is not None:
+            return found
+        names = link.lines("NLST", "listing", _NOTHING_FOUND) or ()
+        sizes = ((name, link.size(name)) for name in (line.rpartition("/")[2] for line in names) if name)
+        return tuple(ObjectInfo(key=name, size=size) for name, size in sizes if size is not None)
+
+
+class _Source:
+    """What is being uploaded, readable from any place."""
+
+    def __init__(self, stream: BinaryIO, size: int, path: Path) -> None:
+        self._stream = stream
+        self._path = path
+        self.size = size
+
+    def at(self, offset: int, length: int) -> bytes:
+        """Return bytes from some place."""
+        try:
+            self._stream.seek(offset)
+            return self._stream.read(length)
+        except OSError as error:
+            raise unreadable_source(self._path, error) from error
+
+    def chunks(self, offset: int) -> Iterator[bytes]:
+        """Yield the rest, up to the size that the file had when the upload began."""
+        while offset < self.size:
+            chunk = self.at(offset, min(_DATA, self.size - offset))
+            if not chunk:
+                raise store_error("destination-mismatch", f"{self._path} became shorter while it was being stored")
+            offset += len(chunk)
+            yield chunk
+
+
+class _Position:
+    """Where an upload stands; reports each byte once, however often it has to be sent."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self.began = False
+        """Bytes of this upload went to the server, so what it has under the temporary name is ours."""
+        self._now = 0
+        self._reported = 0
+
+    def at(self, offset: int) -> None:
+        """Note where the server stands after connecting."""
+        self._now = offset
+        self._report()
+
+    def moved(self, size: int) -> None:
+        """Note that so many bytes were sent."""
+        self.began = True
+        self._now += size
+        self._report()
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            fresh = max(0, self._now - self._reported)
+            self._reported += fresh
+            self._progress(fresh)
+
+
+def parse_mlsd(lines: tuple[str, ...]) -> Iterator[ObjectInfo]:
+    """Yield the files of an MLSD listing (RFC 3659, 7.2)."""
+    for line in lines:
+        facts, _, name = line.partition(" ")
+        pairs = (fact.partition("=") for fact in facts.lower().split(";"))
+        values = {key: value for key, _, value in pairs}
+        if values.get("type") == "file" and values.get("size", "").isdigit() and name:
+            yield ObjectInfo(key=name, size=int(values["size"]))
+
+
+def parse_list(lines: tuple[str, ...]) -> tuple[ObjectInfo, ...] | None:
+    """Return the files of a LIST listing in the form of ``ls -l``, or None when any line has another form."""
+    found = []
+    for line in lines:
+        if re.fullmatch(r"total \d+\s*", line) or not line.strip():
+            continue
+        match = _UNIX_LINE.fullmatch(line)
+        if match is None:
+            return None
+        if match[1] == "-":
+            found.append(ObjectInfo(key=match[3], size=int(match[2])))
+    return tuple(found)
+
+
+def _part(key: str) -> str:
+    return f".{key}.part"

@@ -1,0 +1,212 @@
+"""A Store in a further folder of this host: another disk, a mount. Durable renames are the matter of system.files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from nanumpay_backupd.errors import StoreError
+from nanumpay_backupd.settings.schema import LocalDestination
+from nanumpay_backupd.stores.base import (
+    CHUNK,
+    ObjectInfo,
+    Progress,
+    Properties,
+    PutResult,
+    Store,
+    check_key,
+    is_hidden,
+    store_error,
+    unreadable_source,
+)
+from nanumpay_backupd.system import files
+
+__all__ = ["LocalStore"]
+
+_MODE: Final = 0o640
+_UNREACHABLE: Final = frozenset({errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV})
+"""What a network mount says when its server is away."""
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NOT_FOUND: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
+class LocalStore(Store):
+    """A folder. The folder is made when it is first written to, unless it has to be a mount point."""
+
+    properties = Properties(ranged_get=True, proves_content=False, resumes_put=False)
+
+    def __init__(self, destination: LocalDestination) -> None:
+        self.name = destination.name
+        self._root = Path(destination.path)
+        self._require_mount = destination.require_mount
+
+    def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
+        """Copy a file into the folder; see `Store.put`."""
+        check_key(key)
+        try:
+            stream = path.open("rb")
+        except OSError as error:
+            raise unreadable_source(path, error) from error
+        with stream:
+            return self._store(key, _read(path, stream), os.fstat(stream.fileno()).st_size, progress)
+
+    def put_bytes(self, key: str, data: bytes) -> PutResult:
+        """Write a small file into the folder; see `Store.put_bytes`."""
+        return self._store(check_key(key), iter((data,)), len(data), None)
+
+    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+        """Read a file of the folder; see `Store.get`."""
+        check_key(key)
+        with self._faults(f"reading {key}"):
+            self._check_mount()
+            try:
+                stream = (self._root / key).open("rb")
+            except FileNotFoundError:
+                raise store_error(
+                    "object-missing", f"destination {self.name!r}: there is no {key} in folder {self._root}"
+                ) from None
+        with stream:
+            stream.seek(offset)
+            while True:
+                with self._faults(f"reading {key}"):
+                    chunk = stream.read(CHUNK)
+                if not chunk:
+                    return
+                yield chunk
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Look at one file; see `Store.stat`."""
+        check_key(key)
+        with self._faults(f"looking at {key}"):
+            self._check_mount()
+            try:
+                return ObjectInfo(key=key, size=(self._root / key).stat().st_size)
+            except FileNotFoundError:
+                return None
+
+    def list(self) -> Iterator[ObjectInfo]:
+        """Yield the regular files of the folder by name; see `Store.list`."""
+        with self._faults("listing"):
+            self._check_mount()
+            try:
+                with os.scandir(self._root) as entries:
+                    found = [
+                        ObjectInfo(key=entry.name, size=entry.stat().st_size)
+                        for entry in entries
+                        if not is_hidden(entry.name) and entry.is_file()
+                    ]
+            except FileNotFoundError:
+                found = []
+        yield from sorted(found, key=lambda info: info.key)
+
+    def delete(self, key: str) -> None:
+        """Remove one file, durably; see `Store.delete`."""
+        check_key(key)
+        with self._faults(f"deleting {key}"):
+            self._check_mount()
+            try:
+                (self._root / key).unlink()
+            except FileNotFoundError:
+                return
+            files.fsync_dir(self._root)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _store(self, key: str, chunks: Iterator[bytes], size: int, progress: Progress | None) -> PutResult:
+        temporary = self._root / f".{key}.part"
+        doing = f"storing {key} ({size} bytes)"
+        with self._faults(doing):
+            self._check_mount()
+            if not self._require_mount:
+                files.make_private_dir(self._root)
+        try:
+            copied = self._copy(doing, chunks, temporary, progress)
+            self._compare(key, "read from the file", copied, size)
+            with self._faults(doing):
+                self._compare(key, "written", temporary.stat().st_size, size)
+                files.publish(temporary, self._root / key, replace=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        return PutResult(size=size, proven=False)
+
+    def _copy(self, doing: str, chunks: Iterator[bytes], target: Path, progress: Progress | None) -> int:
+        copied = 0
+        with self._faults(doing):
+            # A new file, not one with the owner and mode that an earlier, killed process left behind.
+            target.unlink(missing_ok=True)
+            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        with os.fdopen(fd, "wb", buffering=0) as out:
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    with self._faults(doing):
+                        view = view[out.write(view) :]
+                copied += len(chunk)
+                if progress is not None:
+                    progress(len(chunk))
+        return copied
+
+    def _compare(self, key: str, what: str, found: int, expected: int) -> None:
+        if found != expected:
+            raise store_error(
+                "destination-mismatch",
+                f"destination {self.name!r}: {found} of {expected} bytes of {key} were {what} (folder {self._root})",
+                "was the file changed meanwhile? check the disk and its log (dmesg)",
+            )
+
+    def _check_mount(self) -> None:
+        # The folder itself, not a parent: of /var/disk2 a parent may well be a mount while the disk is not there.
+        if self._require_mount and not self._root.is_mount():
+            raise store_error(
+                "destination-unreachable",
+                f"destination {self.name!r}: nothing is mounted at {self._root}",
+                f"mount the disk (mount {self._root}); with require_mount, path has to be the mount point itself",
+            )
+
+    @contextlib.contextmanager
+    def _faults(self, doing: str) -> Iterator[None]:
+        """Turn the system's errors into ours."""
+        try:
+            yield
+        except OSError as error:
+            raise self._fault(doing, error) from error
+
+    def _fault(self, doing: str, error: OSError) -> StoreError:
+        message = f"destination {self.name!r}: {doing} failed in folder {self._root}: {error.strerror or error}"
+        if files.is_disk_full(error):
+            return store_error("destination-full", message + self._room(), "make room there, or keep fewer backups")
+        if error.errno in _DENIED:
+            return store_error(
+                "destination-denied",
+                message,
+                f"let the service's user write there: ls -ld {self._root}; is it read-only?",
+            )
+        if error.errno in _NOT_FOUND:
+            return store_error("destination-not-found", message, f"check the path: ls -ld {self._root}")
+        if error.errno in _UNREACHABLE:
+            return store_error("destination-unreachable", message, "check the mount and the server behind it")
+        return store_error("destination-failed", message, "check the disk and its log (dmesg)")
+
+    def _room(self) -> str:
+        try:
+            return f" ({files.free_bytes(self._root)} bytes are free)"
+        except OSError:
+            return ""
+
+
+def _read(path: Path, stream: BinaryIO) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = stream.read(CHUNK)
+        except OSError as error:
+            raise unreadable_source(path, error) from error
+        if not chunk:
+            return
+        yield chunk

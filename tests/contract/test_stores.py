@@ -1,0 +1,293 @@
+"""What stores.base.Store promises, asked of every kind of store on its real server."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from nanumpay_backupd.errors import CancelledError, StoreError
+from nanumpay_backupd.stores.base import CHUNK, ObjectInfo, Store
+from nanumpay_backupd.stores.factory import open_store
+from nanumpay_backupd.system.secrets import Secret
+from tests.contract.conftest import REMOTE, Place
+from tests.servers.process import free_port
+
+pytestmark = pytest.mark.servers
+
+KEY: Final = "nanumpay-backup-2026-11-21T02-00-00.tar.gz"
+_random = random.Random(20261121)
+LARGE: Final = _random.randbytes((12 << 20) + 4321)
+"""Three parts of 5 MiB, the last one short."""
+SMALL: Final = _random.randbytes(70_001)
+BAD_KEYS: Final = ("", ".", "..", "../x", "a/b", ".hidden", "a b", "a\nb", "백업", "x" * 201)
+
+Operation = Callable[[Store], Any]
+OPERATIONS: Final[dict[str, Operation]] = {
+    "put_bytes": lambda store: store.put_bytes(KEY, b"x"),
+    "get": lambda store: b"".join(store.get(KEY)),
+    "stat": lambda store: store.stat(KEY),
+    "list": lambda store: tuple(store.list()),
+    "delete": lambda store: store.delete(KEY),
+}
+
+
+def _file(folder: Path, data: bytes) -> Path:
+    path = folder / "source"
+    path.write_bytes(data)
+    return path
+
+
+def _content(store: Store, key: str = KEY, offset: int = 0) -> bytes:
+    return b"".join(store.get(key, offset))
+
+
+@pytest.mark.parametrize("data", [LARGE, SMALL, b"x", b""], ids=["large", "small", "one-byte", "empty"])
+def test_what_was_put_is_what_is_got(place: Place, tmp_path: Path, data: bytes) -> None:
+    """An object of any size comes back as it was, is on the server as it was, and its size is confirmed."""
+    result = place.store.put(KEY, _file(tmp_path, data))
+    assert result.size == len(data)
+    assert result.proven is place.store.properties.proves_content
+    assert _content(place.store) == data
+    assert (place.folder / KEY).read_bytes() == data
+    assert place.store.stat(KEY) == ObjectInfo(key=KEY, size=len(data))
+    assert list(place.store.list()) == [ObjectInfo(key=KEY, size=len(data))]
+    assert place.names() == {KEY}
+
+
+def test_progress_counts_every_byte_once(place: Place, tmp_path: Path) -> None:
+    """The progress of a put adds up to the size of the file, and no call is negative."""
+    moved: list[int] = []
+    place.store.put(KEY, _file(tmp_path, LARGE), moved.append)
+    assert sum(moved) == len(LARGE)
+    assert min(moved) >= 0
+    assert len(moved) >= 3
+
+
+@pytest.mark.parametrize("second", [LARGE, SMALL[:100], b""], ids=["longer", "shorter", "empty"])
+def test_put_replaces_the_whole_object(place: Place, tmp_path: Path, second: bytes) -> None:
+    """After a second put under the same name there is the second content and nothing of the first."""
+    place.store.put(KEY, _file(tmp_path, SMALL))
+    place.store.put(KEY, _file(tmp_path, second))
+    assert _content(place.store) == second
+    assert place.names() == {KEY}
+
+
+@pytest.mark.parametrize("data", [b'{"format":1}', b"", SMALL], ids=["manifest", "empty", "larger"])
+def test_put_bytes_stores_what_is_in_memory(place: Place, data: bytes) -> None:
+    """A small object given as bytes is stored, confirmed and replaced like a file."""
+    place.store.put_bytes(KEY, b"before")
+    result = place.store.put_bytes(KEY, data)
+    assert (result.size, result.proven) == (len(data), place.store.properties.proves_content)
+    assert _content(place.store) == data
+    assert place.names() == {KEY}
+
+
+@pytest.mark.parametrize("offset", [1, 65_536, len(SMALL) - 1, len(SMALL), len(SMALL) + 10])
+def test_get_begins_at_the_offset(place: Place, offset: int) -> None:
+    """Reading from an offset gives the rest of the object, and nothing at or behind its end."""
+    place.store.put_bytes(KEY, SMALL)
+    assert _content(place.store, offset=offset) == SMALL[offset:]
+
+
+def test_get_gives_chunks_of_bounded_size(place: Place, tmp_path: Path) -> None:
+    """No chunk is empty or larger than 1 MiB, so that reading takes little memory."""
+    place.store.put(KEY, _file(tmp_path, LARGE))
+    sizes = [len(chunk) for chunk in place.store.get(KEY)]
+    assert sum(sizes) == len(LARGE)
+    assert min(sizes) > 0
+    assert max(sizes) <= CHUNK
+
+
+def test_get_that_nobody_finishes_leaves_the_store_usable(place: Place, tmp_path: Path) -> None:
+    """After a reader went away in the middle, the next calls work and give whole objects."""
+    place.store.put(KEY, _file(tmp_path, LARGE))
+    reader = place.store.get(KEY)
+    assert LARGE.startswith(next(reader))
+    reader.close()  # type: ignore[attr-defined]  # every store's is a generator
+    assert place.store.stat(KEY) == ObjectInfo(key=KEY, size=len(LARGE))
+    assert _content(place.store) == LARGE
+
+
+def test_other_calls_work_while_an_object_is_read(place: Place, tmp_path: Path) -> None:
+    """Asking for and storing other objects does not disturb a reading in progress."""
+    place.store.put(KEY, _file(tmp_path, LARGE))
+    reader = place.store.get(KEY)
+    head = next(reader)
+    assert place.store.stat(KEY) is not None
+    place.store.put_bytes("other", SMALL)
+    assert head + b"".join(reader) == LARGE
+    assert _content(place.store, "other") == SMALL
+
+
+def test_missing_objects(place: Place) -> None:
+    """An object that is not there: get says so, stat gives None, delete is content, other objects stay."""
+    place.store.put_bytes("other", b"x")
+    with pytest.raises(StoreError) as caught:
+        next(place.store.get(KEY))
+    assert (caught.value.code, caught.value.retryable) == ("object-missing", False)
+    assert KEY in caught.value.message
+    assert place.store.stat(KEY) is None
+    place.store.delete(KEY)
+    assert place.names() == {"other"}
+
+
+def test_delete_removes_one_object_and_may_be_repeated(place: Place) -> None:
+    """After delete the object is gone and others are not; a second delete does nothing."""
+    place.store.put_bytes(KEY, b"x")
+    place.store.put_bytes(f"{KEY}.manifest.json", b"{}")
+    place.store.delete(KEY)
+    place.store.delete(KEY)
+    assert place.store.stat(KEY) is None
+    assert [info.key for info in place.store.list()] == [f"{KEY}.manifest.json"]
+
+
+def test_a_root_that_does_not_exist_is_empty(place: Place) -> None:
+    """Before the first put there is nothing to list or find, nothing fails, and nothing is made by looking."""
+    assert list(place.store.list()) == []
+    assert place.store.stat(KEY) is None
+    place.store.delete(KEY)
+    with pytest.raises(StoreError) as caught:
+        next(place.store.get(KEY))
+    assert caught.value.code == "object-missing"
+    assert not place.folder.exists()
+
+
+def test_list_shows_objects_of_the_root_only(place: Place) -> None:
+    """Folders, what lies in them and unfinished uploads are not objects; foreign files are, with their sizes."""
+    place.store.put_bytes(KEY, SMALL)
+    (place.folder / "folder").mkdir()
+    (place.folder / "folder" / "inside").write_bytes(b"1")
+    (place.folder / f".{KEY}.part").write_bytes(b"2")
+    (place.folder / "somebody's own file.txt").write_bytes(b"345")
+    place.settle()
+    found = {info.key: info.size for info in place.store.list()}
+    assert found == {KEY: len(SMALL), "somebody's own file.txt": 3}
+
+
+def test_list_is_complete_beyond_one_page(place: Place) -> None:
+    """All of 1,100 objects are listed, each once (S3 gives 1,000 at a time)."""
+    place.store.put_bytes("object-0000", b"x")
+    for number in range(1, 1100):
+        (place.folder / f"object-{number:04}").write_bytes(b"x")
+    place.settle()
+    names = [info.key for info in place.store.list()]
+    assert sorted(names) == [f"object-{number:04}" for number in range(1100)]
+
+
+def test_stores_of_different_roots_do_not_see_each_other(place: Place) -> None:
+    """An object belongs to the folder or prefix it was put under, and to no other, even if one name begins another."""
+    place.store.put_bytes(KEY, b"x")
+    place.folder.with_name("subway").mkdir()
+    (place.folder.with_name("subway") / "foreign").write_bytes(b"y")
+    (place.folder.parent / "above").write_bytes(b"z")
+    place.settle()
+    assert [info.key for info in place.store.list()] == [KEY]
+
+
+def test_abort_by_progress_leaves_the_old_object(place: Place, tmp_path: Path) -> None:
+    """When the callback raises, that error comes out, the old object stays, nothing else is left, the store works."""
+    place.store.put_bytes(KEY, SMALL)
+
+    def stop(_: int) -> None:
+        raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError):
+        place.store.put(KEY, _file(tmp_path, LARGE), stop)
+    assert _content(place.store) == SMALL
+    assert place.names() == {KEY}
+    place.store.put(KEY, _file(tmp_path, LARGE))
+    assert _content(place.store) == LARGE
+
+
+def test_abort_in_the_middle_makes_no_new_object(place: Place, tmp_path: Path) -> None:
+    """When the callback raises after some megabytes, no object of that name and no remains are there."""
+    moved = 0
+
+    def stop(size: int) -> None:
+        nonlocal moved
+        moved += size
+        if moved > 4 << 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.store.put(KEY, _file(tmp_path, LARGE), stop)
+    assert place.store.stat(KEY) is None
+    assert list(place.store.list()) == []
+    assert place.names() == set()
+
+
+def test_closed_store_connects_again(place: Place) -> None:
+    """A store may be closed twice, before use and after, and the store goes on working."""
+    place.store.close()
+    place.store.put_bytes(KEY, b"1")
+    place.store.close()
+    place.store.close()
+    assert _content(place.store) == b"1"
+
+
+def test_names_that_could_escape_are_refused(place: Place) -> None:
+    """Only plain file names are taken, by every method, and the refusal is not worth a retry."""
+    calls: list[Callable[[str], Any]] = [
+        lambda key: place.store.put(key, Path(__file__)),
+        lambda key: place.store.put_bytes(key, b"x"),
+        lambda key: next(place.store.get(key)),
+        place.store.stat,
+        place.store.delete,
+    ]
+    for key in BAD_KEYS:
+        for call in calls:
+            with pytest.raises(StoreError) as caught:
+                call(key)
+            assert caught.value.retryable is False
+    assert place.names() == set()
+
+
+def test_a_file_that_cannot_be_read_is_not_blamed_on_the_destination(place: Place, tmp_path: Path) -> None:
+    """A source that vanished is a StoreError that names it, is not retryable, and leaves nothing behind."""
+    with pytest.raises(StoreError) as caught:
+        place.store.put(KEY, tmp_path / "gone")
+    assert str(tmp_path / "gone") in caught.value.message
+    assert caught.value.retryable is False
+    assert place.names() == set()
+
+
+@pytest.mark.parametrize("store_server", REMOTE, indirect=True)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_wrong_password(place: Place, operation: str) -> None:
+    """A wrong password is told as destination-auth by every method, without the password, with the place and a hint."""
+    wrong = "not-the-Secret-12345"
+    name = "secret_access_key" if place.kind.startswith("s3") else "password"
+    with open_store(place.destination(**{name: Secret(wrong)})) as store, pytest.raises(StoreError) as caught:
+        OPERATIONS[operation](store)
+    assert (caught.value.code, caught.value.retryable) == ("destination-auth", False)
+    assert wrong not in caught.value.message + caught.value.hint
+    assert "127.0.0.1" in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("store_server", REMOTE, indirect=True)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_nobody_listens(place: Place, operation: str) -> None:
+    """A server that is away is destination-unreachable by every method, retryable, naming the place."""
+    port = free_port()
+    scheme = "https" if place.kind == "s3-https" else "http"
+    changes = {"endpoint_url": f"{scheme}://127.0.0.1:{port}"} if place.kind.startswith("s3") else {"port": port}
+    with open_store(place.destination(**changes)) as store, pytest.raises(StoreError) as caught:
+        OPERATIONS[operation](store)
+    assert (caught.value.code, caught.value.retryable) == ("destination-unreachable", True)
+    assert f"127.0.0.1:{port}" in caught.value.message
+
+
+@pytest.mark.parametrize("store_server", REMOTE, indirect=True)
+def test_unknown_host(place: Place) -> None:
+    """A name that nobody knows is destination-unreachable, and the message has the name."""
+    host = "no-such-host.invalid"
+    changes = {"endpoint_url": f"http://{host}"} if place.kind.startswith("s3") else {"host": host}
+    with open_store(place.destination(**changes)) as store, pytest.raises(StoreError) as caught:
+        store.stat(KEY)
+    assert caught.value.code == "destination-unreachable"
+    assert host in caught.value.message

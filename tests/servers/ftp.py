@@ -1,0 +1,207 @@
+"""Real FTP and FTPS servers for tests: pyftpdlib in a thread, vsftpd as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.handlers import FTPHandler, TLS_FTPHandler
+from pyftpdlib.ioloop import IOLoop
+from pyftpdlib.servers import FTPServer as PyServer
+
+from nanumpay_backupd.settings.schema import FtpDestination
+from nanumpay_backupd.system.secrets import Secret
+from tests.servers.certs import Certificate
+from tests.servers.process import free_port, running
+
+__all__ = ["FtpServer", "start_pyftpdlib", "start_vsftpd"]
+
+PASSWORD: Final = "geheim+fuer%Tests"
+PASSIVE_PORTS: Final = 8
+FOLDER: Final = "/backup/nanumpay"
+
+
+@dataclass(frozen=True)
+class FtpServer:
+    """A running server. ``user`` may do everything in the folder he sees as ``base``; on this disk it is ``home``."""
+
+    host: str
+    port: int
+    home: Path
+    base: str
+    user: str
+    certificate: Certificate | None
+    passive_ports: tuple[int, ...] = ()
+
+    def destination(self, **changes: Any) -> FtpDestination:
+        """Return settings that reach this server; ``changes`` replace single ones."""
+        settings: dict[str, Any] = {
+            "name": "office",
+            "host": self.host,
+            "port": self.port,
+            "username": self.user,
+            "password": Secret(PASSWORD),
+            "path": self.base + FOLDER,
+            "secure": self.certificate is not None,
+            "ca_file": str(self.certificate.authority) if self.certificate else "",
+            "timeout": 10.0,
+        }
+        return FtpDestination(**{**settings, **changes})
+
+    @property
+    def folder(self) -> Path:
+        """Return where the objects of `destination` lie."""
+        return self.home / FOLDER.lstrip("/")
+
+
+@contextlib.contextmanager
+def start_pyftpdlib(
+    root: Path,
+    certificate: Certificate | None = None,
+    *,
+    address: str = "127.0.0.1",
+    permissions: str = "elradfmwMT",
+    handler: type[Any] | None = None,
+    require_tls: bool = True,
+    **attributes: Any,
+) -> Iterator[FtpServer]:
+    """Run pyftpdlib in a thread. ``handler`` and ``attributes`` make it a server with its own ways."""
+    root.mkdir(parents=True, exist_ok=True)
+    users = DummyAuthorizer()
+    users.add_user("backup", PASSWORD, str(root), perm=permissions)
+    passive = tuple(free_port(address) for _ in range(PASSIVE_PORTS))
+    base = handler or (TLS_FTPHandler if certificate else FTPHandler)
+    # The library keeps its settings in class attributes: a class of its own for each server.
+    settings: dict[str, Any] = {"authorizer": users, "passive_ports": passive, "auth_failed_timeout": 0.05}
+    if certificate is not None:
+        settings |= {"certfile": str(certificate.bundle), "ssl_context": None}
+        settings |= {"tls_control_required": require_tls, "tls_data_required": require_tls}
+    loop = IOLoop()
+    server = PyServer((address, 0), type("Handler", (base,), {**settings, **attributes}), ioloop=loop)
+    stop = threading.Event()
+
+    def serve() -> None:
+        while not stop.is_set():
+            loop.loop(timeout=0.05, blocking=False)
+
+    thread = threading.Thread(target=serve, name="pyftpdlib", daemon=True)
+    thread.start()
+    try:
+        yield FtpServer(address, server.socket.getsockname()[1], root, "", "backup", certificate, passive)
+    finally:
+        stop.set()
+        thread.join(10)
+        server.close_all()
+        loop.close()
+
+
+@contextlib.contextmanager
+def start_vsftpd(
+    root: Path,
+    folder: Path,
+    certificate: Certificate | None = None,
+    *,
+    address: str = "127.0.0.1",
+    extra: str = "",
+    newest_tls: str = "",
+) -> Iterator[FtpServer]:
+    """Run vsftpd over ``root / "files"``; with a certificate it insists on FTPS and on the reuse of TLS sessions.
+
+    Its one user is ``anonymous`` with a password that is checked (secure_email_list), so that the host's own accounts
+    are left alone. Needs root. ``newest_tls`` (``TLSv1.2``) keeps it from newer versions.
+    """
+    program = shutil.which("vsftpd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None or os.geteuid() != 0:
+        raise RuntimeError("tests with vsftpd need the package vsftpd (apt-get install vsftpd) and root")
+    # It refuses a root that its user may write to, and so the user gets a folder below.
+    (root / "files").mkdir(parents=True, exist_ok=True)
+    # It looks into this account's home before anything else, so the home has to exist.
+    account = next(user for user in pwd.getpwall() if 0 < user.pw_uid < 1000 and os.path.isdir(user.pw_dir))
+    os.chown(root / "files", account.pw_uid, account.pw_gid)
+    empty = folder / "empty"
+    empty.mkdir(parents=True, exist_ok=True)
+    (folder / "passwords").write_text(PASSWORD + "\n", encoding="ascii")
+    port = free_port(address)
+    first = _free_range(address)
+    lines = [
+        _VSFTPD,
+        f"ftp_username={account.pw_name}",
+        f"listen_address={address}",
+        f"listen_port={port}",
+        f"anon_root={root}",
+    ]
+    lines += [f"email_password_file={folder / 'passwords'}", f"secure_chroot_dir={empty}"]
+    lines += [
+        f"pasv_min_port={first}",
+        f"pasv_max_port={first + PASSIVE_PORTS - 1}",
+        f"vsftpd_log_file={folder / 'vsftpd.log'}",
+    ]
+    if certificate is not None:
+        lines += [_VSFTPD_TLS, f"rsa_cert_file={certificate.certificate}", f"rsa_private_key_file={certificate.key}"]
+    config = folder / "vsftpd.conf"
+    config.write_text("\n".join([*lines, extra, ""]), encoding="ascii")
+    openssl = folder / "openssl.cnf"
+    openssl.write_text(_OPENSSL.format(version=newest_tls or "TLSv1.3"), encoding="ascii")
+    with running([program, str(config)], folder / "vsftpd.out", address, port, {"OPENSSL_CONF": str(openssl)}):
+        passive = tuple(range(first, first + PASSIVE_PORTS))
+        yield FtpServer(address, port, root / "files", "/files", "anonymous", certificate, passive)
+
+
+def _free_range(address: str) -> int:
+    """Return the first of as many neighbouring free ports as vsftpd is given for data."""
+    import socket
+
+    for _ in range(100):
+        first = free_port(address)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            for port in range(first, first + PASSIVE_PORTS):
+                stack.enter_context(socket.socket()).bind((address, port))
+            return first
+    raise RuntimeError("no range of free ports")
+
+
+_VSFTPD: Final = """\
+listen=YES
+background=NO
+seccomp_sandbox=NO
+anonymous_enable=YES
+local_enable=NO
+secure_email_list_enable=YES
+nopriv_user=nobody
+write_enable=YES
+anon_upload_enable=YES
+anon_mkdir_write_enable=YES
+anon_other_write_enable=YES
+anon_world_readable_only=NO
+anon_umask=022
+delay_failed_login=0
+delay_successful_login=0
+use_localtime=NO
+xferlog_enable=YES
+log_ftp_protocol=YES"""
+
+_VSFTPD_TLS: Final = """\
+ssl_enable=YES
+allow_anon_ssl=YES
+force_anon_logins_ssl=YES
+force_anon_data_ssl=YES
+require_ssl_reuse=YES
+ssl_ciphers=HIGH"""
+
+_OPENSSL: Final = """\
+openssl_conf = default
+[default]
+ssl_conf = sections
+[sections]
+system_default = limits
+[limits]
+MaxProtocol = {version}
+"""

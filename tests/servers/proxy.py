@@ -1,0 +1,155 @@
+"""A TCP proxy that breaks things: cuts a connection after so many bytes, keeps an answer back, or notes what passes.
+
+It listens on 127.0.0.1 on the same port numbers that the server uses on another loopback address (127.0.0.2), so an
+FTP client that follows the server's passive port comes through here too, whether it speaks TLS or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+
+__all__ = ["BreakingProxy", "start_proxy"]
+
+
+class BreakingProxy:
+    """What goes wrong is told by the attributes, at any time; what went through is counted."""
+
+    def __init__(self, target: str, port: int, data_ports: Sequence[int]) -> None:
+        self.port = port
+        self.cuts: list[int] = []
+        """Bytes towards the server after which a data connection is reset; one number for each cut to come."""
+        self.cut_control = False
+        """A cut ends the control connections as well."""
+        self.mute_after_upload = False
+        """Once a data connection has brought something to the server, the next answer on a control connection is kept
+        back for ever, as a router does that has forgotten the connection."""
+        self.sent = 0
+        """Bytes that clients sent on data connections."""
+        self.recorded = bytearray()
+        """What clients sent on the main port."""
+        self._target = target
+        self._data_ports = tuple(data_ports)
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._control: set[socket.socket] = set()
+        self._muted: set[socket.socket] = set()
+        self._listeners: list[socket.socket] = []
+
+    def start(self) -> None:
+        """Listen on all ports."""
+        for port in (self.port, *self._data_ports):
+            listener = socket.create_server(("127.0.0.1", port))
+            self._listeners.append(listener)
+            threading.Thread(target=self._accept, args=(listener, port), daemon=True).start()
+
+    def stop(self) -> None:
+        """Close everything."""
+        for listener in self._listeners:
+            # shutdown wakes the thread that waits in accept
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        with self._lock:
+            for sock in self._open:
+                _reset(sock)
+
+    def _accept(self, listener: socket.socket, port: int) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection((self._target, port), timeout=10)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            is_data = port != self.port
+            with self._lock:
+                self._open |= {client, server}
+                if not is_data:
+                    self._control |= {client, server}
+            up = self._send_data if is_data else self._send_control
+            threading.Thread(target=self._guard, args=(up, client, server), daemon=True).start()
+            down = self._pass_on if is_data else self._pass_on_unless_muted
+            threading.Thread(target=self._guard, args=(down, server, client), daemon=True).start()
+
+    @staticmethod
+    def _guard(move: object, source: socket.socket, sink: socket.socket) -> None:
+        # A connection that breaks under us is what this is about.
+        with contextlib.suppress(OSError):
+            move(source, sink)  # type: ignore[operator]  # one of the methods below
+
+    def _send_data(self, client: socket.socket, server: socket.socket) -> None:
+        moved = 0
+        while chunk := client.recv(16384):
+            with self._lock:
+                self.sent += len(chunk)
+                limit = self.cuts[0] if self.cuts else None
+                cut = limit is not None and moved + len(chunk) >= limit
+                if cut:
+                    self.cuts.pop(0)
+            if cut:
+                assert limit is not None
+                server.sendall(chunk[: limit - moved])
+                self._cut(client, server)
+                return
+            server.sendall(chunk)
+            moved += len(chunk)
+        if moved and self.mute_after_upload:
+            with self._lock:
+                self.mute_after_upload = False
+                self._muted |= self._control
+        server.shutdown(socket.SHUT_WR)
+
+    def _cut(self, client: socket.socket, server: socket.socket) -> None:
+        # The server gets an orderly end and keeps what arrived; the client is told that nobody is there.
+        server.shutdown(socket.SHUT_WR)
+        _reset(client)
+        if self.cut_control:
+            with self._lock:
+                for sock in self._control:
+                    _reset(sock)
+                self._control.clear()
+
+    def _send_control(self, client: socket.socket, server: socket.socket) -> None:
+        while chunk := client.recv(16384):
+            self.recorded += chunk
+            server.sendall(chunk)
+        server.shutdown(socket.SHUT_WR)
+
+    def _pass_on_unless_muted(self, server: socket.socket, client: socket.socket) -> None:
+        while chunk := server.recv(16384):
+            if client not in self._muted:
+                client.sendall(chunk)
+        client.shutdown(socket.SHUT_WR)
+
+    @staticmethod
+    def _pass_on(server: socket.socket, client: socket.socket) -> None:
+        while chunk := server.recv(16384):
+            client.sendall(chunk)
+        client.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def start_proxy(target: str, port: int, data_ports: Sequence[int] = ()) -> Iterator[BreakingProxy]:
+    """Stand between clients on 127.0.0.1 and the server at ``target``, on the same port numbers."""
+    proxy = BreakingProxy(target, port, data_ports)
+    try:
+        proxy.start()
+        yield proxy
+    finally:
+        proxy.stop()
+
+
+def _reset(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # close alone does not wake a thread that waits in recv on it
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
