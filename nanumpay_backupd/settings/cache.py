@@ -5,6 +5,7 @@ The file holds the secrets of the settings, so it is private (0600); it is writt
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -39,10 +40,12 @@ class CachedSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SettingsCache:
-    """One file with one `CachedSettings`. Neither method raises: without a cache the daemon works all the same."""
+    """One file with one `CachedSettings`; may be used from threads. Neither method raises: a cache is not vital."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # A stop may save while a thread still does; both would write the same temporary file.
+        self._writing = threading.Lock()
 
     def load(self) -> CachedSettings | None:
         """Return what was saved, or None; a damaged file is ignored with a warning in the log."""
@@ -66,6 +69,7 @@ class SettingsCache:
         """Replace what was saved; waits for the disk. A disk that refuses is a warning in the log."""
         try:
             make_private_dir(self._path.parent)
-            write_atomic(self._path, msgspec.json.encode(cached, enc_hook=encode_hook), mode=0o600)
+            with self._writing:
+                write_atomic(self._path, msgspec.json.encode(cached, enc_hook=encode_hook), mode=0o600)
         except OSError as error:
             _log.warning("the last good settings cannot be kept on disk", file=str(self._path), reason=error.strerror)

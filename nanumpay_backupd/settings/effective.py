@@ -61,8 +61,9 @@ def _differences(first: Mapping[str, Any], app: AppSettings, others: Sequence[Ma
     if len(differing) > _SHOWN_NAMES:
         shown += f" and {len(differing) - _SHOWN_NAMES} more"
     name = _name(first)
+    verb = "differs" if len(differing) == 1 else "differ"
     warning = (
-        f"{len(others) + 1} administrators carry backup settings, and {len(differing)} differ from those in force: "
+        f"{len(others) + 1} administrators carry backup settings, and {len(differing)} {verb} from those in force: "
         f"in force are those of {name} (lowest _id), not those of {shown}; save as {name} to change what is done"
     )
     return (warning,)

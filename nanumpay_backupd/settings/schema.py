@@ -121,12 +121,16 @@ Destination = S3Destination | FtpDestination | LocalDestination
 
 
 class MongoSource(_Settings, frozen=True, tag_field="type", tag="mongodb"):
-    """A MongoDB database (``database`` empty: all of the server's)."""
+    """A MongoDB database (``database`` empty: all of the server's).
+
+    ``parallel_collections``: mongodump's memory grows with it (measured on 1.2 GB: 1 takes 105 MB, 2 takes 160 MB, its
+    own default of 4 takes 290 MB) and its speed hardly does.
+    """
 
     uri: Secret
     database: str
     mongodump: str = "mongodump"
-    parallel_collections: int = 4
+    parallel_collections: int = 2
 
 
 class Paths(_Settings, frozen=True):
@@ -288,7 +292,7 @@ class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
     ``action`` is ``backup``, ``upload`` (only the queued copies that are due), ``prune``, ``delete:BACKUP[@PLACE]``,
-    ``doctor`` or ``doctor:DESTINATION``.
+    ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``.
     """
 
     run: str
@@ -313,7 +317,8 @@ def decode_hook(kind: type, value: Any) -> Any:
         return Secret(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(f"cannot decode {kind.__name__}")
+    # msgspec makes a ValidationError of this, with the place in the data.
+    raise TypeError(f"expected a text for {kind.__name__}, got {type(value).__name__}")
 
 
 def _mask(value: Any) -> Any:

@@ -148,7 +148,7 @@ class SettingsWatch:
                     self._dirty.clear()
                     await self._pause(backoff_delay(self._failures, random.random()))  # noqa: S311 - spreads load only
         finally:
-            self._keep_token()
+            self._keep_last()
 
     # One connection
 
@@ -221,17 +221,19 @@ class SettingsWatch:
     async def _follow_stream(self, stream: _Stream, collection: _Collection, server: str) -> None:
         """Read all once, then after each change, and once a minute in case a change went unnoticed."""
         self._dirty.clear()
+        self._note_token(stream)
         pump = asyncio.create_task(self._pump(stream), name="settings change stream")
         pump.add_done_callback(lambda _: self._dirty.set())
         try:
             await self._refresh(collection, "change-stream", server)
             while True:
                 await self._pause(self._reread_interval)
-                if pump.done():
-                    return pump.result()
                 # One save may be several events, and a burst of them need not be a burst of reads.
                 await asyncio.sleep(_DEBOUNCE)
                 self._dirty.clear()
+                # Looked at after the flag is cleared: the end of the pump sets it only once.
+                if pump.done():
+                    return pump.result()
                 await self._refresh(collection, "change-stream", server)
         finally:
             await _end(pump)
@@ -240,9 +242,14 @@ class SettingsWatch:
         """Turn events into the dirty flag, until the stream ends (invalidated) or fails."""
         while stream.alive:
             change = await stream.try_next()
-            self._token, self._token_at = stream.resume_token, self._clock.now()
+            self._note_token(stream)
             if change is not None:
                 self._dirty.set()
+
+    def _note_token(self, stream: _Stream) -> None:
+        token = stream.resume_token
+        if token is not None:
+            self._token, self._token_at = token, self._clock.now()
 
     async def _pause(self, seconds: float) -> None:
         """Wait for so many seconds, or until the dirty flag is set."""
@@ -311,7 +318,8 @@ class SettingsWatch:
         self._saved = cached
         if cached.place == self._place and cached.token:
             with contextlib.suppress(ValueError, TypeError):
-                self._token, self._token_at = json_util.loads(cached.token), cached.token_at
+                token = json_util.loads(cached.token)
+                self._token, self._token_at = (token if isinstance(token, Mapping) else None), cached.token_at
         await self._tell(app=cached.app, origin="cache", document_id=cached.document_id, since=cached.since)
 
     async def _save(self, verdict: Verdict) -> None:
@@ -337,10 +345,10 @@ class SettingsWatch:
             token_at=self._token_at if self._token is not None else None,
         )
 
-    def _keep_token(self) -> None:
-        """Save where the stream stood, for the next start."""
+    def _keep_last(self) -> None:
+        """Save what is in force and where the stream stood, for the next start."""
         now = self._to_keep()
-        if self._cache is not None and now is not None and now.token:
+        if self._cache is not None and now is not None:
             self._cache.save(now)
 
 

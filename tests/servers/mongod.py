@@ -167,6 +167,15 @@ class Mongod:
         elif not isinstance(self, _Member):
             self.wait_writable()
 
+    def forget_oplog(self) -> None:
+        """Cut the oplog down to its last entry, as time does on a busy server; restarts it twice."""
+        self.restart(replica_set=False)
+        with self.direct() as client:
+            oplog = client.local["oplog.rs"]
+            last = oplog.find().sort("$natural", -1).limit(1)[0]
+            oplog.delete_many({"ts": {"$lt": last["ts"]}})
+        self.restart(replica_set=True)
+
     def create_user(self) -> None:
         """Create the administrator that `uri` uses, by the localhost exception; harmless when there is one."""
         user: Document = {"createUser": USER, "pwd": PASSWORD, "roles": ["root"]}
