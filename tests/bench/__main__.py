@@ -1,0 +1,242 @@
+"""`make bench`: runs every measurement, prints the table and writes docs/benchmarks.md. Nothing is judged in a test."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from tests.servers.environment import clean_environment
+
+clean_environment()
+
+from tests.bench.measure import Peak, rss, settle, timed  # noqa: E402
+from tests.bench.site import DATABASE, SETTINGS, Site, median_of  # noqa: E402
+from tests.bulk_data import load_bulk  # noqa: E402
+from tests.sample_data import save_settings  # noqa: E402
+from tests.servers.mongod import Mongod, start_mongod  # noqa: E402
+from tests.servers.tools import PROJECT, find_tool  # noqa: E402
+
+_GB: Final = 1_000_000_000
+_MB: Final = 1_000_000
+_BACKUPS_IN_CATALOG: Final = 10_000
+
+
+@dataclass
+class Row:
+    """One line of the table: what, measured, promised."""
+
+    what: str
+    measured: str
+    target: str
+    kept: bool
+
+
+@dataclass
+class Report:
+    """The rows and the plain facts of one bench."""
+
+    rows: list[Row] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+
+    def add(self, what: str, measured: float, target: float, *, unit: str = "", least: bool = False) -> None:
+        """Add a row; ``least``: the target is a floor, else a ceiling."""
+        sign = "≥" if least else "≤"
+        kept = measured >= target if least else measured <= target
+        number = f"{measured:,.2f}" if measured < 10 else f"{measured:,.0f}"
+        row = Row(what, f"{number}{unit}", f"{sign} {target:g}{unit}", kept)
+        self.rows.append(row)
+        print(f"  {'✓' if kept else '✗'} {row.what}: {row.measured} (target {row.target})", flush=True)
+
+    def fact(self, text: str) -> None:
+        """Add a plain fact."""
+        self.facts.append(text)
+        print(f"    {text}", flush=True)
+
+
+def main() -> int:
+    """Measure everything; returns 0 when every promise was kept, else 1."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--bytes", type=float, default=1.17 * _GB, help="size of the data (default: 1.17e9)")
+    parser.add_argument("--large", type=float, default=4 * _GB, help="size for the memory comparison; 0 skips it")
+    parser.add_argument("--rounds", type=int, default=5, help="how often the ways are run in turn")
+    options = parser.parse_args()
+    base = PROJECT / ".demo"
+    base.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
+    report = Report()
+    try:
+        with start_mongod(folder / "db", replica_set=True) as server:
+            _measure(folder, server, report, options)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _write(report, options)
+    return 0 if all(row.kept for row in report.rows) else 1
+
+
+def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Namespace) -> None:
+    print(f"Loading {options.bytes / _GB:.2f} GB of sample data ...", flush=True)
+    with server.client() as client:
+        load_bulk(client[DATABASE], int(options.bytes))
+        save_settings(client[DATABASE], SETTINGS)
+    site = Site(folder, server)
+    with site.daemon():
+        report.add("daemon, idle, RSS", rss(site.pid) / _MB, 60, unit=" MB")
+        _latencies(site, report)
+        _ways(folder, site, server, report, options.rounds)
+        small = _memory(site)
+        size = f"{options.bytes / _GB:.1f} GB"
+        report.add(f"peak memory of daemon, worker and children at {size}", small, 350, unit=" MB")
+        if options.large:
+            print(f"Loading up to {options.large / _GB:.1f} GB ...", flush=True)
+            with server.client() as client:
+                client.drop_database(DATABASE)
+                load_bulk(client[DATABASE], int(options.large))
+                save_settings(client[DATABASE], SETTINGS)
+            large = _memory(site)
+            report.add(f"the same at {options.large / _GB:.1f} GB", large, 350, unit=" MB")
+            report.add("memory at the larger size / at the smaller", large / small, 1.15)
+        _catalog(site, report)
+
+
+def _latencies(site: Site, report: Report) -> None:
+    found = site.settings_latency(10)
+    report.add("settings saved → new next run in status, median", median_of(found) * 1000, 200, unit=" ms")
+    report.fact(f"slowest of {len(found)}: {max(found) * 1000:.0f} ms")
+    site.backupctl("status")
+    status = [site.backupctl("status") for _ in range(15)]
+    report.add("`backupctl status`, whole process, median", median_of(status) * 1000, 150, unit=" ms")
+
+
+def _ways(folder: Path, site: Site, server: Mongod, report: Report, rounds: int) -> None:
+    """Run the ways in turn, so that a change of the machine's speed meets all of them."""
+    out = folder / "out"
+    uri = server.uri_for(DATABASE)
+    dump = f"'{find_tool('mongodump')}' --uri='{uri}' --db={DATABASE}"
+    ways: dict[str, str] = {
+        "raw": f"{dump} --out='{out}'",
+        "seed": f"{dump} --out='{out}/x' && tar -czf '{out}/x.tar.gz' -C '{out}' x",
+        "gzip": f"{dump} --gzip --archive='{out}/x.archive.gz'",
+    }
+    times: dict[str, list[float]] = {name: [] for name in (*ways, "ours", "whole")}
+    staging, verify, sizes = [], [], []
+    for number in range(rounds):
+        for name, line in ways.items():
+            # The slow ways are run less often: their ratios are far from their targets.
+            if name == "raw" or number < max(2, rounds // 2):
+                times[name].append(_clean(out, lambda line=line: timed([], shell=line)))  # type: ignore[misc]
+        settle()
+        # Sampling folders costs processor time, so it is done in a round that is not timed.
+        committed, whole, record = site.run()
+        times["ours"].append(committed)
+        times["whole"].append(whole)
+        manifest = site.call("DescribeBackup", backup=record["backup"])["backup"]["manifest"]
+        sizes = [manifest["artifact"]["raw_bytes"], manifest["artifact"]["size"]]
+        verify.append(manifest["verification"][-1]["bytes"] / manifest["verification"][-1]["seconds"])
+        print(f"    round {number + 1}: " + ", ".join(f"{n} {t[-1]:.2f} s" for n, t in times.items()), flush=True)
+    with Peak.of_folder(site.staging) as peak:
+        site.run()
+    staging.append(peak.value)
+    raw, artifact = sizes
+    ratios = [ours / plain for ours, plain in zip(times["ours"], times["raw"], strict=True)]
+    report.add("whole run to the committed, hashed manifest / raw mongodump --out", median_of(ratios), 1.5)
+    ours = median_of(times["ours"])
+    report.add("seed (mongodump && tar -czf) / whole run", median_of(times["seed"]) / ours, 6, least=True)
+    report.add("mongodump --gzip --archive / whole run", median_of(times["gzip"]) / ours, 4, least=True)
+    report.add("read-back verification, BSON per second", median_of(verify) / _MB, 300, unit=" MB/s", least=True)
+    report.add("staging beyond the artifact, share of the raw size", (peak.value - artifact) / raw, 0.1)
+    report.fact(f"{raw / _GB:.2f} GB of BSON in {artifact / _MB:.0f} MB; staging peak {peak.value / _MB:.0f} MB")
+    for name, label in _LABELS.items():
+        report.fact(f"{label}: {median_of(times[name]):.2f} s (median of {len(times[name])})")
+
+
+_LABELS: Final = {
+    "raw": "raw mongodump --out",
+    "ours": "nanumpay-backupd, call to commit",
+    "whole": "nanumpay-backupd, with read-back verification and retention",
+    "gzip": "mongodump --gzip --archive",
+    "seed": "seed: mongodump, then tar -czf",
+}
+
+
+def _clean(out: Path, work: Callable[[], float]) -> float:
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    try:
+        return work()
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def _memory(site: Site) -> float:
+    """Return the largest sum of resident memory during a run, in MB."""
+    with Peak.of_memory(site.pid) as peak:
+        site.run()
+    return peak.value / _MB
+
+
+def _catalog(site: Site, report: Report) -> None:
+    site.fill_catalog(_BACKUPS_IN_CATALOG)
+    listed = [site.backupctl("list") for _ in range(3)]
+    pruned = [site.backupctl("prune") for _ in range(3)]
+    report.add(f"`backupctl list` of {_BACKUPS_IN_CATALOG:,} backups, median", median_of(listed), 1, unit=" s")
+    report.add(f"`backupctl prune` (dry) of {_BACKUPS_IN_CATALOG:,} backups, median", median_of(pruned), 1, unit=" s")
+
+
+def _write(report: Report, options: argparse.Namespace) -> None:
+    """Write docs/benchmarks.md: the machine, the date, the table."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Made by `make bench`; every figure is measured in one run, the ways in turn, so the ratios hold where the",
+        "seconds do not. mongod runs on the same processors.",
+        "",
+        f"- date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        f"- machine: {os.cpu_count()} processors ({_processor()}), {_memory_size()}, Linux {platform.release()}",
+        f"- Python {platform.python_version()}, {_version('mongod')}, {_version('mongodump')}",
+        f"- rounds: {options.rounds}",
+        "",
+        "| what | measured | target | |",
+        "|---|---:|---:|---|",
+        *(_line(row) for row in report.rows),
+        "",
+        *(f"- {fact}" for fact in report.facts),
+        "",
+    ]
+    target = PROJECT / "docs" / "benchmarks.md"
+    target.write_text("\n".join(lines), encoding="utf-8")
+    print(f"\nwritten to {target.relative_to(PROJECT)}")
+
+
+def _line(row: Row) -> str:
+    return f"| {row.what} | {row.measured} | {row.target} | {'kept' if row.kept else '**missed**'} |"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _memory_size() -> str:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{total / (1 << 30):.0f} GiB of memory"
+
+
+def _version(tool: str) -> str:
+    done = subprocess.run([find_tool(tool), "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0].replace("db version v", "mongod ").replace(" version:", "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
