@@ -26,7 +26,8 @@ _BACKLOG_LIMIT: Final = 64 << 20
 """Raw bytes the dump may be ahead of compression before it is held: keeps staging near the artifact's own size."""
 _RESERVE: Final = 64 << 20
 """Bytes left free on the filesystem for others: the dump stops before it takes the last of the disk."""
-_REST: Final = 0.01
+_REST: Final = 0.015
+"""Seconds between two looks; what is in the threads lasts longer than this."""
 _FIRST_RATIO: Final = 0.6
 """Artifact bytes per raw byte assumed before there is a backup to learn from (BSON usually gets to 0.1 to 0.3)."""
 _MARGIN: Final = 1.25
@@ -121,10 +122,10 @@ def _dump(source: Source, folder: Path, archive: GrowingArchive, recorder: Recor
             told = written
             if not busy:
                 _watch_space(staging)
-                dump.wait(_REST)
+                recorder.clock.sleep(_REST)
         harvest = dump.harvest(archive.sizes())
         recorder.progress(archive.written - told, harvest.documents)
-        recorder.detail(f"{harvest.documents} documents in {len(harvest.source.collections)} collections")
+        recorder.detail(f"{harvest.documents:,} documents in {len(harvest.source.collections)} collections")
     finally:
         dump.resume()
         dump.kill()

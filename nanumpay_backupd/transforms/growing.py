@@ -25,7 +25,9 @@ __all__ = ["ArchiveResult", "GrowingArchive"]
 
 BLOCK: Final = 2 << 20
 """Bytes compressed as one gzip member: large enough for the ratio, small enough to keep memory flat."""
-_IN_FLIGHT: Final = 4
+_IN_FLIGHT: Final = 8
+_LOOK_EVERY: Final = 8
+"""Steps between two looks for new files; in between only the sizes of the open ones are asked for."""
 _TAR_BLOCK: Final = 512
 _TAR_RECORD: Final = 10240
 _COPY: Final = 4 << 20
@@ -63,6 +65,11 @@ class _Growing:
         if self._fd is None:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
+
+    def grow(self) -> None:
+        """Ask for the size anew, if the file is open."""
+        if self._fd is not None:
+            self.size = os.fstat(self._fd).st_size
 
     def whole(self) -> bytes:
         """Read all of a small file, without keeping it open."""
@@ -120,6 +127,7 @@ class GrowingArchive:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="compress")
         self._files: dict[str, _Growing] = {}
         self._in_flight = 0
+        self._steps = 0
 
     @property
     def backlog(self) -> int:
@@ -138,7 +146,12 @@ class GrowingArchive:
 
     def step(self) -> bool:
         """Do what can be done without waiting; returns False when there was nothing, so that the caller may rest."""
-        self._discover()
+        if self._steps % _LOOK_EVERY == 0:
+            self._discover()
+        else:
+            for file in self._files.values():
+                file.grow()
+        self._steps += 1
         busy = False
         for file in self._files.values():
             busy |= self._collect(file, wait=False)
