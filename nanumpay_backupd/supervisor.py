@@ -395,8 +395,8 @@ class Supervisor:
         """Return the run as the worker recorded it; one that ended without a word is ``interrupted``."""
         now = self._clock.now()
         run = await self.db(lambda catalog: catalog.run(active.run.id)) or active.run
-        for line in process.errors:
-            log.error(line, run=run.id, job=run.job, code="internal")
+        if process.errors:
+            log.error("\n".join(["the worker said:", *process.errors]), run=run.id, job=run.job, code="internal")
         if run.outcome is not None:
             return run
         if active.cancelled_by and code == -signal.SIGTERM:

@@ -252,12 +252,15 @@ def _list_collections(client: MongoClient[dict[str, Any]], databases: tuple[str,
 
 
 def _connect(settings: MongoSource) -> MongoClient[dict[str, Any]]:
-    return MongoClient(
-        settings.uri.reveal(),
-        serverSelectionTimeoutMS=_TIMEOUT_MS,
-        connectTimeoutMS=_TIMEOUT_MS,
-        appname="nanumpay-backupd",
-    )
+    try:
+        return MongoClient(
+            settings.uri.reveal(),
+            serverSelectionTimeoutMS=_TIMEOUT_MS,
+            connectTimeoutMS=_TIMEOUT_MS,
+            appname="nanumpay-backupd",
+        )
+    except (OSError, ValueError, TypeError) as error:  # a certificate's file that is not there, a wrong option
+        raise ConfigurationError(str(error)) from None
 
 
 class _errors_named:  # noqa: N801 - a context manager reads like a verb

@@ -76,10 +76,10 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = _PATIENCE) 
 def backup_settings(**changes: Any) -> Document:
     """Return the settings of a fresh install with some fields changed: ``time="03:00"``, ``ftp={...}``, ``s3={...}``.
 
-    ``ftp`` and ``s3`` choose that storage and are merged into it; ``retention`` is merged as well.
+    ``ftp`` and ``s3`` choose that storage (ftp, if both) and are merged into it; so is ``retention``.
     """
     settings = copy.deepcopy(DEFAULT_BACKUP)
-    for kind in ("ftp", "s3"):
+    for kind in ("s3", "ftp"):
         if kind in changes:
             settings["storage"]["type"] = kind
             settings["storage"][kind] |= changes.pop(kind)
