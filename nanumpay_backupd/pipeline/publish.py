@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,6 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError, BusyError
 from nanumpay_backupd.model import Manifest, from_json, to_json
 from nanumpay_backupd.pipeline.layout import Layout
-from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.files import (
     fsync_dir,
     make_private_dir,
@@ -32,24 +32,28 @@ __all__ = ["commit", "open_staging", "read_manifest", "rewrite_manifest", "sweep
 
 _INTENT: Final = "manifest.json"
 _LOCK: Final = "lock"
-_MOMENT: Final = 0.02
-_TRIES: Final = 50
+_DOOR: Final = ".staging.lock"
 
 
 def open_staging(layout: Layout, run: str) -> tuple[Path, FileLock]:
     """Make a run's staging folder, locked for as long as the run's process lives."""
     folder = layout.run_staging(run)
     lock = FileLock(folder / _LOCK, f"run {run}")
-    clock = SystemClock()
-    for _ in range(_TRIES):
+    with _door(layout):
         make_private_dir(folder)
-        with contextlib.suppress(BusyError):
-            lock.acquire()
-            return folder, lock
-        # Somebody sweeps just now and takes the new folder for a dead run's.
-        clock.sleep(_MOMENT)
-    lock.acquire()
+        lock.acquire()
     return folder, lock
+
+
+@contextlib.contextmanager
+def _door(layout: Layout) -> Iterator[None]:
+    """Let one process at a time make or sweep staging folders: a new one is never taken for a dead run's."""
+    lock = FileLock(layout.locks / _DOOR, "the staging folder")
+    lock.acquire(wait=True)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def commit(layout: Layout, staging: Path, artifact: Path, manifest: Manifest) -> None:
@@ -112,23 +116,26 @@ def sweep(layout: Layout) -> list[str]:
     """
     if not layout.staging.is_dir():
         return []
-    swept = []
-    for folder in sorted(layout.staging.iterdir()):
-        if not folder.is_dir():
-            remove_tree(folder)
-            continue
-        lock = FileLock(folder / _LOCK, f"run {folder.name}")
-        try:
-            lock.acquire()
-        except BusyError:
-            continue
-        try:
-            _complete(layout, folder)
-            remove_tree(folder)
-        finally:
-            lock.release()
-        swept.append(folder.name)
-    return swept
+    with _door(layout):
+        return [folder.name for folder in sorted(layout.staging.iterdir()) if _sweep_one(layout, folder)]
+
+
+def _sweep_one(layout: Layout, folder: Path) -> bool:
+    """Clean up one entry of the staging folder; returns whether it was a dead run's."""
+    if not folder.is_dir():
+        remove_tree(folder)
+        return False
+    lock = FileLock(folder / _LOCK, f"run {folder.name}")
+    try:
+        lock.acquire()
+    except BusyError:
+        return False
+    try:
+        _complete(layout, folder)
+        remove_tree(folder)
+    finally:
+        lock.release()
+    return True
 
 
 def _complete(layout: Layout, folder: Path) -> None:

@@ -23,22 +23,22 @@ class FileLock:
         self._what = what
         self._fd: int | None = None
 
-    def acquire(self) -> None:
-        """Take the lock or raise BusyError at once, saying which process holds it."""
-        fd = self._locked()
+    def acquire(self, *, wait: bool = False) -> None:
+        """Take the lock, or raise BusyError at once that says which process holds it; with ``wait``, wait for it."""
+        fd = self._locked(wait=wait)
         # Whoever held it before may have removed the file (a swept staging folder): then this lock would guard nothing.
         while not self._is_there(fd):
             os.close(fd)
-            fd = self._locked()
+            fd = self._locked(wait=wait)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
         self._fd = fd
 
-    def _locked(self) -> int:
+    def _locked(self, *, wait: bool) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
