@@ -38,6 +38,8 @@ _WRITING: Final = re.compile(r"\twriting (?P<rest>.+)$")
 _DONE: Final = re.compile(r"\tdone dumping (?P<ns>.+) \((?P<count>\d+) documents?\)$")
 _PROGRESS: Final = re.compile(r"\]\s+(?P<ns>\S.*?)\s+(?P<count>\d+)/\d+\s+\(")
 _VERSION: Final = re.compile(r"mongodump version: (\S+)")
+_DISK_RATIO: Final = 3
+"""Bytes of BSON for a byte on the server's disk, where it compresses with snappy (usually 2 to 3)."""
 _INTERNAL_DATABASES: Final = frozenset({"admin", "config", "local"})
 _AUTH_CODES: Final = frozenset({13, 18, 8000})
 
@@ -99,7 +101,7 @@ class _Facts:
             if settings.database
             else tuple(name for name in client.list_database_names() if name not in _INTERNAL_DATABASES)
         )
-        self.raw_bytes = sum(int(client[name].command("dbStats")["dataSize"]) for name in self.databases)
+        self.raw_bytes = sum(_data_size(client, name) for name in self.databases)
         self.collections = _list_collections(client, self.databases)
 
     def still_there(self, settings: MongoSource) -> frozenset[str]:
@@ -235,6 +237,21 @@ def _consistency_reason(topology: str) -> str:
         "a standalone server keeps no oplog, so the collections are of slightly different moments; "
         "a one-node replica set makes consistent backups possible (docs/install.md)"
     )
+
+
+def _data_size(client: MongoClient[dict[str, Any]], database: str) -> int:
+    """Return the bytes of BSON in a database, as near as this user may know.
+
+    The role ``backup``, which is all that mongodump needs, does not allow dbStats (seen on 6.0). It does allow
+    listDatabases, whose size is that on the server's disk; an estimate on the safe side is made from that.
+    """
+    try:
+        return int(client[database].command("dbStats")["dataSize"])
+    except OperationFailure as error:
+        if error.code not in _AUTH_CODES:
+            raise
+    listed = client.list_databases(filter={"name": database})
+    return sum(int(entry.get("sizeOnDisk", 0)) for entry in listed) * _DISK_RATIO
 
 
 def _list_collections(client: MongoClient[dict[str, Any]], databases: tuple[str, ...]) -> frozenset[str]:
