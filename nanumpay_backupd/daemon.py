@@ -34,6 +34,7 @@ from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.notify import ServiceManager
+from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
 
 __all__ = ["Daemon", "serve"]
@@ -137,15 +138,14 @@ class Daemon:
 
     async def _shut_down(self, server: ControlServer, tasks: list[asyncio.Task[None]]) -> None:
         self._manager.stopping(_STOP_BUDGET + 15)
-        self._manager.status("stopping")
+        self._show_status()
         log.info("stopping", running=len(self.supervisor.active))
         if self._watch is not None:
             tasks.append(self._watch)
         await self.supervisor.stop(_STOP_BUDGET if self.supervisor.active else 0.0)
         await server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in await end_tasks(tasks):
+            log.error(f"the {task.get_name()} does not end", code="internal")
         # Last: what callers and tasks were still doing needed the catalog.
         await self.supervisor.close()
         log.info("stopped")
@@ -242,8 +242,7 @@ class Daemon:
 
     async def _restart_settings(self) -> None:
         if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+            await end_tasks([self._watch])
             self._watch = None
         self._settings = None
         await self._start_settings()
@@ -312,14 +311,19 @@ class Daemon:
             with contextlib.suppress(BackupdError):
                 self._last = await self.supervisor.db(_last_words)
             self._show_status()
+            # Not wait_for: that of Python 3.11 forgets a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._refresh_status.wait(), _STATUS_INTERVAL)
+                async with asyncio.timeout(_STATUS_INTERVAL):
+                    await self._refresh_status.wait()
             await asyncio.sleep(_STATUS_PAUSE)
 
     def _show_status(self) -> None:
         """Keep the line in ``systemctl status`` true."""
         running = self.supervisor.active.values()
         parts = [f"{active.run.job} is running ({active.stage or 'starting'})" for active in running]
+        if self._stop.is_set():
+            self._manager.status(", ".join(["stopping", *parts]))
+            return
         due = min(self.supervisor.plans.values(), default=None)
         parts.append(f"next backup {self._local(due)}" if due else "no backup is planned")
         if self._last:

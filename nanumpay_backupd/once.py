@@ -11,22 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-import msgspec
-
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import EXIT_OK, BackupdError, ConfigError, NotFoundError, RefusedError
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger
-from nanumpay_backupd.pipeline.inventory import rebuild
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.rebuild import adopt_remote, rebuild_local
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter
 from nanumpay_backupd.settings.cache import SettingsCache
 from nanumpay_backupd.settings.hostfile import load_host_file
 from nanumpay_backupd.settings.merge import build_jobs
-from nanumpay_backupd.settings.schema import APPLICATION_JOB, HostConfig, JobSpec, RetryPolicy, RunSpec
+from nanumpay_backupd.settings.schema import APPLICATION_JOB, AppSettings, HostConfig, JobSpec, RetryPolicy, RunSpec
 from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
+from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
+from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.worker import EXIT_CODES, execute
 
@@ -37,14 +37,13 @@ __all__ = [
     "read_settings",
     "rebuild_catalog",
     "run_once",
-    "with_backups",
 ]
 
 _PATIENCE = 15.0
 
 
 def run_once(config: Path | None, name: str, *, force: bool) -> int:
-    """Make one backup of a job in this process; failed uploads are tried again within the run. Returns the exit code."""
+    """Make one backup of a job in this process, failed uploads tried again within the run; returns the exit code."""
     configure("warning")
     host = load_host_file(config)
     job = find_job(host, name)
@@ -97,8 +96,7 @@ async def read_settings(host: HostConfig) -> SettingsUpdate:
             retryable=True,
         ) from None
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end_tasks([task])
 
 
 def perform(host: HostConfig, job: JobSpec, reporter: Reporter, *, retry: RetryPolicy | None) -> Run:
@@ -132,9 +130,24 @@ def rebuild_catalog(config: Path | None) -> int:
     host = load_host_file(config)
     _make_state(host.paths.state)
     with Catalog(host.paths.state / "catalog.db") as catalog:
-        count = rebuild(catalog, Layout(host.paths.backups), SystemClock().now())
-    sys.stdout.write(f"{count} backups found in {host.paths.backups}\n")
+        now = SystemClock().now()
+        count = rebuild_local(catalog, Layout(host.paths.backups), now)
+        sys.stdout.write(f"{count} backups found in {host.paths.backups}\n")
+        faults: list[BackupdError] = []
+        for job in build_jobs(host, _cached_settings(host)):
+            found, failed = adopt_remote(job, catalog, now, open_store)
+            faults += failed
+            if job.destinations:
+                sys.stdout.write(f"{found} copies of job {job.name} found at its destinations\n")
+    if faults:
+        raise faults[0]
     return EXIT_OK
+
+
+def _cached_settings(host: HostConfig) -> AppSettings | None:
+    """Return the last good application settings, because rebuilding must work without MongoDB."""
+    cached = SettingsCache(host.paths.state / "settings.json").load()
+    return cached.app if cached is not None else None
 
 
 def _make_state(state: Path) -> None:
@@ -177,8 +190,3 @@ class _Lines:
 
     def committed(self, artifact: str, size: int) -> None:
         self._write(f"committed  {artifact} ({human_size(size)})\n")
-
-
-def with_backups(host: HostConfig, backups: Path) -> HostConfig:
-    """Return the host's settings with another backups folder."""
-    return msgspec.structs.replace(host, paths=msgspec.structs.replace(host.paths, backups=backups))

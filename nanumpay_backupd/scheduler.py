@@ -21,11 +21,11 @@ from croniter import CroniterError, croniter
 from nanumpay_backupd.settings.schema import Schedule
 from nanumpay_backupd.system.clock import host_timezone
 
-__all__ = ["Verdict", "judge", "latest_due", "next_due", "upcoming", "zone_of"]
+__all__ = ["ON_TIME", "Verdict", "judge", "latest_due", "next_due", "upcoming", "zone_of"]
 
 _SLACK: Final = timedelta(hours=3)
 """More than any DST change moves the clocks."""
-_ON_TIME: Final = timedelta(seconds=90)
+ON_TIME: Final = timedelta(seconds=90)
 """A run that starts within this of its due time is on schedule; later it is caught up."""
 _FAR: Final = timedelta(days=3660)
 
@@ -81,7 +81,7 @@ def judge(planned: datetime, now: datetime, window: timedelta) -> Verdict:
     late = now - planned
     if late < timedelta(0):
         return Verdict.WAIT
-    if late <= _ON_TIME:
+    if late <= ON_TIME:
         return Verdict.RUN
     return Verdict.CATCH_UP if late <= window else Verdict.TOO_LATE
 

@@ -25,7 +25,7 @@ from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.pipeline.upload import queue_again
-from nanumpay_backupd.scheduler import Verdict, judge, latest_due, next_due
+from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next_due
 from nanumpay_backupd.settings.schema import JobSpec, Paths, RunSpec
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
@@ -42,6 +42,9 @@ _INVENTORY_INTERVAL: Final = 60.0
 _UPLOAD_HOLD: Final = 15.0
 """Seconds before queued uploads are tried again after a run that could not even try (its job was locked, it died)."""
 _AFTER_FAULT: Final = 5.0
+_CANCEL_PATIENCE: Final = 30.0
+"""Seconds that a cancelled run has to end by itself (it may wait for a server that is silent)."""
+_MOMENT: Final = timedelta(seconds=1)
 log = structlog.get_logger()
 
 
@@ -111,6 +114,9 @@ class Supervisor:
             return
         for run in ended:
             log.warning("a run was cut off by the end of its process", run=run.id, job=run.job, code="interrupted")
+            # Only the scheduled run itself: a catch-up that brought the daemon down is not tried for ever.
+            if run.trigger is Trigger.SCHEDULE:
+                await self._plan_again(run)
 
     def settled(self) -> None:
         """Tell that the sources can be reached: catch-up need not wait any longer."""
@@ -129,8 +135,10 @@ class Supervisor:
                     # The catalog's disk is full or its file locked: that may mend itself, and plans are in memory too.
                     log.error(error.message, code=error.code, hint=error.hint)
                     pause = _AFTER_FAULT
+                # Not wait_for: that of Python 3.11 forgets a cancellation that comes together with the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
         finally:
             inventory.cancel()
 
@@ -140,20 +148,28 @@ class Supervisor:
         self._wake.set()
         active = list(self.active.values())
         if active:
-            waits = [asyncio.create_task(item.ended.wait()) for item in active]
-            _, pending = await asyncio.wait(waits, timeout=max(budget - 20.0, budget / 2))
-            if pending:
-                for item in active:
-                    item.cancel("the daemon's stop")
-                _, pending = await asyncio.wait(pending, timeout=min(15.0, budget / 3))
-            if pending:
-                for item in active:
-                    item.kill()
-                await asyncio.wait(pending, timeout=5.0)
+            await self._end(active, budget)
         for queue in self._watchers:
             _put(queue, None)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5.0)
+
+    async def _end(self, active: list[ActiveRun], budget: float) -> None:
+        """Let runs finish, cancel them or end them by force; a scheduled one that made no backup is due again."""
+        waits = [asyncio.create_task(item.ended.wait()) for item in active]
+        _, pending = await asyncio.wait(waits, timeout=max(budget - 20.0, budget / 2))
+        if not pending:
+            return
+        for item in active:
+            item.cancel("the daemon's stop")
+        _, pending = await asyncio.wait(pending, timeout=min(15.0, budget / 3))
+        if pending:
+            for item in active:
+                item.kill()
+            await asyncio.wait(pending, timeout=5.0)
+        for item in active:
+            if item.run.trigger in {Trigger.SCHEDULE, Trigger.CATCH_UP}:
+                await self._plan_again(item.run)
 
     async def close(self) -> None:
         """Close the catalog, after everything that might ask it has ended."""
@@ -207,6 +223,13 @@ class Supervisor:
             await self.db(lambda catalog: catalog.save_plan(name, due))
         except BackupdError as error:
             log.error(f"the plan of job {name} cannot be saved: {error.message}", code=error.code, hint=error.hint)
+
+    async def _plan_again(self, run: Run) -> None:
+        """Have a run that was cut off before it made a backup caught up at the next start."""
+        if run.backup is not None or run.outcome not in {Outcome.CANCELLED, Outcome.INTERRUPTED}:
+            return
+        with contextlib.suppress(BackupdError):
+            await self.db(lambda catalog: catalog.save_plan(run.job, run.started - ON_TIME - _MOMENT))
 
     async def _saved_plan(self, name: str) -> datetime | None:
         with contextlib.suppress(BackupdError):
@@ -362,9 +385,22 @@ class Supervisor:
         if len(candidates) > 1:
             names = ", ".join(item.run.id for item in candidates)
             raise RefusedError(f"{len(candidates)} runs are running", hint=f"name one of them: {names}")
-        candidates[0].cancel(who)
-        log.info(f"run cancelled by {who}", run=candidates[0].run.id, job=candidates[0].run.job)
-        return candidates[0]
+        chosen = candidates[0]
+        chosen.cancel(who)
+        log.info(f"run cancelled by {who}", run=chosen.run.id, job=chosen.run.job)
+        task = asyncio.create_task(self._insist(chosen))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return chosen
+
+    async def _insist(self, active: ActiveRun) -> None:
+        """End a cancelled run by force when it does not end by itself; what it had committed stays."""
+        try:
+            async with asyncio.timeout(_CANCEL_PATIENCE):
+                await active.ended.wait()
+        except TimeoutError:
+            log.warning("the run does not end by itself and is ended by force", run=active.run.id, job=active.run.job)
+            active.kill()
 
     async def _follow(self, active: ActiveRun, process: WorkerProcess) -> None:
         """Read a worker's events to the end, then settle how the run ended."""
@@ -399,10 +435,10 @@ class Supervisor:
             log.error("\n".join(["the worker said:", *process.errors]), run=run.id, job=run.job, code="internal")
         if run.outcome is not None:
             return run
-        if active.cancelled_by and code == -signal.SIGTERM:
-            return await self.db(lambda catalog: _cancelled_early(catalog, run, now))
         how = f"the worker was killed by signal {-code}" if code < 0 else f"the worker ended with exit code {code}"
         ended = await self.db(lambda catalog: interrupt(catalog, run, now, how))
+        if active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}:
+            ended = await self.db(lambda catalog: _cancelled(catalog, ended))
         await self.db(lambda catalog: tidy(catalog, self.layout, now))
         return ended
 
@@ -504,10 +540,14 @@ def _put(queue: asyncio.Queue[dict[str, Any] | None], event: dict[str, Any] | No
         queue.put_nowait(None)
 
 
-def _cancelled_early(catalog: Catalog, run: Run, now: datetime) -> Run:
-    """Record a run whose worker was told to end before it could listen: nothing had begun."""
-    error = CancelledError("the run was cancelled", hint="it had not begun yet")
-    ended = msgspec.structs.replace(run, ended=now, outcome=Outcome.CANCELLED, error=error_info(error))
+def _cancelled(catalog: Catalog, run: Run) -> Run:
+    """Record that a run which ended without a word did so because it was told to: too early or too busy to answer."""
+    error = CancelledError("the run was cancelled", hint="nothing that was not committed before is kept")
+    stages = tuple(
+        msgspec.structs.replace(stage, outcome=Outcome.CANCELLED) if stage.outcome is Outcome.INTERRUPTED else stage
+        for stage in run.stages
+    )
+    ended = msgspec.structs.replace(run, outcome=Outcome.CANCELLED, stages=stages, error=error_info(error))
     catalog.save_run(ended)
     return ended
 

@@ -30,6 +30,7 @@ from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger
 from nanumpay_backupd.pipeline.backup import back_up, upload_queued
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.prune import PruneLine, delete_backup, prune
+from nanumpay_backupd.pipeline.rebuild import adopt_remote
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
 from nanumpay_backupd.settings.schema import Destination, RetryPolicy, RunSpec, decode_spec, encode_spec
 from nanumpay_backupd.sources.factory import open_source
@@ -94,13 +95,18 @@ def examine(spec: RunSpec) -> Iterator[Check]:
 
 
 def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
-    """Do ``prune``, or ``delete:BACKUP[@PLACE]``, under the job's lock; returns what was decided or deleted.
+    """Do ``prune``, ``delete:BACKUP[@PLACE]`` or ``adopt`` under the job's lock; returns what was decided or deleted.
 
     Raises BusyError while a run of the job is active, StoreError for a place that refuses.
     """
     layout = Layout(spec.paths.backups)
     lock = FileLock(layout.lock(spec.job.name), f"job {spec.job.name}")
     with Catalog(spec.paths.state / "catalog.db") as catalog, lock:
+        if spec.action == "adopt":
+            _, faults = adopt_remote(spec.job, catalog, clock.now(), open_store)
+            if faults:
+                raise faults[0]
+            return []
         if spec.action == "prune":
             lines, faults = prune(spec.job, catalog, layout, clock.now(), open_store)
             if faults:
@@ -149,7 +155,7 @@ def main() -> int:
         for check in examine(spec):
             reporter.emit("check", check=to_builtins(check))
         return EXIT_OK
-    if spec.action.startswith(("delete:", "prune")):
+    if spec.action.startswith(("delete:", "prune", "adopt")):
         try:
             reporter.emit("lines", lines=to_builtins(remove(spec, SystemClock())))
         except BackupdError as error:

@@ -9,14 +9,15 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 import msgspec
+import structlog
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.server import Call, Handler, may_administer
-from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
+from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
 from nanumpay_backupd.model import Backup, BackupState, CopyState, Outcome, Trigger, to_builtins
-from nanumpay_backupd.pipeline.inventory import rebuild
 from nanumpay_backupd.pipeline.prune import plan
+from nanumpay_backupd.pipeline.rebuild import rebuild_local
 from nanumpay_backupd.settings.schema import JobSpec, RunSpec
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import Clock
@@ -29,6 +30,7 @@ __all__ = ["DaemonView", "Methods"]
 _RUNS: Final = 20
 _MOST_RUNS: Final = 1000
 _LOW_SPACE: Final = 1 << 30
+log = structlog.get_logger()
 
 
 class DaemonView(Protocol):
@@ -245,7 +247,10 @@ class Methods:
         if self._supervisor.active:
             raise RefusedError("a run is in progress", hint="wait for it: backupctl status", retryable=True)
         now, layout = self._clock.now(), self._supervisor.layout
-        backups = await self._supervisor.db(lambda catalog: rebuild(catalog, layout, now))
+        await self._supervisor.db(lambda catalog: rebuild_local(catalog, layout, now))
+        for job in self._supervisor.jobs.values():
+            await self._change(job, "adopt")
+        backups = await self._supervisor.db(lambda catalog: len(catalog.backups()))
         runs = await self._supervisor.db(lambda catalog: len(catalog.runs(limit=1_000_000)))
         return {"backups": backups, "runs": runs}
 
@@ -302,8 +307,15 @@ class Methods:
         try:
             async for event in process.events():
                 yield event
-            if await process.wait() < 0:
+            code = await process.wait()
+            if code < 0:
                 raise BackupdError(f"the helper process for {action} was killed", code="interrupted", retryable=True)
+            if code > 0:
+                log.error("\n".join(["the helper said:", *process.errors]), job=job.name, code="internal")
+                raise InternalError(
+                    f"the helper process for {action} failed because of a defect",
+                    hint="the journal has the details: journalctl -u nanumpay-backupd -n 100; please report them",
+                )
         finally:
             process.kill()
 
@@ -383,14 +395,15 @@ class _Fault(msgspec.Struct, frozen=True):
     retryable: bool = False
 
     def as_error(self) -> BackupdError:
-        kinds: dict[str, type[BackupdError]] = {"not-found": NotFoundError, "refused": RefusedError}
+        kinds: dict[str, type[BackupdError]] = {"not-found": NotFoundError, "refused": RefusedError, "busy": BusyError}
         kind = kinds.get(self.code, BackupdError)
         return kind(self.message, hint=self.hint, code=self.code, retryable=self.retryable)
 
 
 def _job_facts(catalog: Catalog, name: str) -> dict[str, Any]:
     ended = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED, Outcome.CANCELLED, Outcome.INTERRUPTED)
-    last = catalog.last_run(name, *ended)
+    # A retry of uploads says nothing of how the last backup went; queued copies are told by themselves.
+    last = catalog.last_backup_run(name, *ended)
     success = catalog.last_run(name, Outcome.SUCCEEDED)
     newest = next(iter(catalog.backups(name, limit=1)), None)
     count, size, pending = catalog.totals(name)

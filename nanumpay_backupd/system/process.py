@@ -54,6 +54,7 @@ def run_text(argv: Sequence[str], *, timeout: float = 30.0) -> str:
             timeout=timeout,
             check=False,
             env=child_environment(),
+            preexec_fn=die_with_parent,
         )
     except subprocess.TimeoutExpired:
         raise ToolError(f"{name} did not answer within {timeout:.0f} s", code="tool-timeout", retryable=True) from None

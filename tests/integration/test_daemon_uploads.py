@@ -31,7 +31,7 @@ def ftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FtpServer]:
 @pytest.fixture
 def door(ftp: FtpServer) -> Iterator[BreakingProxy]:
     """The way to the FTP server at 127.0.0.1; closed until somebody calls `start`."""
-    proxy = BreakingProxy(ftp.host, ftp.port, ftp.passive_ports)
+    proxy = BreakingProxy(ftp.host, ftp.port, ftp.passive_ports, ftp.port)
     yield proxy
     proxy.stop()
 
