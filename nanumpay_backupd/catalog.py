@@ -177,7 +177,7 @@ class Catalog:
         return from_json(Run, _blob(rows[0][0])) if rows else None
 
     def last_backup_run(self, job: str, *outcomes: Outcome) -> Run | None:
-        """Return the newest run that was to make a backup, not to repeat uploads, and ended with one of ``outcomes``."""
+        """Return the newest run that ended with one of ``outcomes`` and was to make a backup, not to repeat uploads."""
         for run in self.runs(job, limit=_LOOK_BACK):
             if run.trigger is not Trigger.RETRY and run.outcome in outcomes:
                 return run

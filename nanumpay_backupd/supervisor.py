@@ -88,6 +88,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._hold_until = clock.monotonic() + _SETTLE
         self._hold_uploads: dict[str, float] = {}
+        self._seen = 0.0
+        self._looked = float("-inf")
         self._planned: set[str] = set()
         self.on_change: Callable[[], None] = lambda: None
 
@@ -527,7 +529,18 @@ class Supervisor:
     async def refresh(self) -> None:
         """Bring the catalog in line with the backups folder now; raises BackupdError when it cannot be read."""
         now = self._clock.now()
-        await self.db(lambda catalog: sync_local(catalog, self.layout, now))
+        await self.db(lambda catalog: self._look(catalog, now))
+
+    def _look(self, catalog: Catalog, now: datetime) -> None:
+        """Look through the folder, unless no name in it came or went since the last look a moment ago."""
+        seen = self.layout.changed()
+        fresh = self._clock.monotonic() - self._looked < _INVENTORY_INTERVAL
+        if fresh and seen == self._seen and not self.active:
+            return
+        sync_local(catalog, self.layout, now)
+        # A folder changed in this very moment may change again without a newer time.
+        self._seen = seen if seen < now.timestamp() - 1 else 0.0
+        self._looked = self._clock.monotonic()
 
 
 def _put(queue: asyncio.Queue[dict[str, Any] | None], event: dict[str, Any] | None) -> None:

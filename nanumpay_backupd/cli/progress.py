@@ -103,7 +103,9 @@ class Progress:
                 lines.extend(self._stage(stage, event.get("time")))
             if heard and heard["stage"] in self._going:
                 self._going[heard["stage"]].progress = heard
-            if event.get("kind") == "message" and event.get("message"):
+            # The publish stage's own line says the same as "committed NAME".
+            told = event.get("message") or ""
+            if event.get("kind") == "message" and told and not told.startswith("committed "):
                 self.said.add(event["message"])
                 lines.append(f"  {event['message']}")
             if lines:

@@ -83,16 +83,25 @@ class Column:
         self.short = short
         self.shorter = shorter
         self.drop = drop
-        self.width = self._measure()
+        self._measure()
 
     def use(self, cells: Callable[[], list[str]] | None) -> None:
         """Show other cells, where there are some."""
         if cells is not None:
             self.cells = cells()
-            self.width = self._measure()
+            self._measure()
 
-    def _measure(self) -> int:
-        return max([width(self.title), *(width(cell) for cell in self.cells)])
+    def padded(self) -> list[str]:
+        """Return the title and the cells, all of the column's width."""
+        texts = [self.title, *self.cells]
+        if self.right:
+            return [" " * (self.width - wide) + text for text, wide in zip(texts, self._widths, strict=True)]
+        return [text + " " * (self.width - wide) for text, wide in zip(texts, self._widths, strict=True)]
+
+    def _measure(self) -> None:
+        # Once for each cell: a table may have ten thousand rows.
+        self._widths = [width(self.title), *map(width, self.cells)]
+        self.width = max(self._widths)
 
 
 class Screen:
@@ -176,10 +185,8 @@ class Screen:
     def table(self, *given: Column, indent: str = "") -> list[str]:
         """Lay out a table with a title line; on a terminal that is too narrow, cells get shorter and columns go."""
         columns = self._narrow(list(given), len(indent))
-        lines = [indent + self.paint(_row(columns, [column.title for column in columns]), "dim")]
-        rows = zip(*(column.cells for column in columns), strict=True)
-        lines.extend(indent + _row(columns, list(row)) for row in rows)
-        return lines
+        title, *rows = ["  ".join(row).rstrip() for row in zip(*(column.padded() for column in columns), strict=True)]
+        return [indent + self.paint(title, "dim"), *(indent + row for row in rows)]
 
     def _narrow(self, columns: list[Column], indent: int) -> list[Column]:
         if not self.tty:
@@ -197,14 +204,6 @@ class Screen:
 
 def _total(columns: list[Column]) -> int:
     return sum(column.width for column in columns) + 2 * (len(columns) - 1)
-
-
-def _row(columns: list[Column], cells: list[str]) -> str:
-    parts = []
-    for column, cell in zip(columns, cells, strict=True):
-        gap = " " * (column.width - width(cell))
-        parts.append(gap + cell if column.right else cell + gap)
-    return "  ".join(parts).rstrip()
 
 
 def _encodes(stream: TextIO) -> bool:

@@ -68,6 +68,13 @@ class Layout:
         """Return the lock file that makes runs of one job exclude each other, whoever starts them."""
         return self.locks / f"{job}.lock"
 
+    def changed(self) -> float:
+        """Return when a name last came or went in the backups folder or among the manifests (Unix time), or now."""
+        try:
+            return max(self.backups.stat().st_mtime, self.manifests.stat().st_mtime)
+        except OSError:
+            return float("inf")
+
     def create(self) -> None:
         """Make the folders that are not there yet; raises OSError."""
         for folder in (self.staging, self.manifests, self.locks):

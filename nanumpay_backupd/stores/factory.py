@@ -24,13 +24,13 @@ def open_store(
 
     With ``retry`` it repeats what fails for a passing reason (`RetryingStore` explains the other arguments).
     """
-    store = _driver(destination)
+    store = _driver(destination, clock)
     if retry is None:
         return store
     return RetryingStore(store, retry, clock=clock, cancelled=cancelled, on_retry=on_retry)
 
 
-def _driver(destination: Destination) -> Store:
+def _driver(destination: Destination, clock: Clock | None) -> Store:
     match destination:
         case S3Destination():
             # boto3 takes half a second and 30 MB: only who has a bucket pays for it.
@@ -40,7 +40,7 @@ def _driver(destination: Destination) -> Store:
         case FtpDestination():
             from nanumpay_backupd.stores.ftp import FtpStore
 
-            return FtpStore(destination)
+            return FtpStore(destination, clock)
         case LocalDestination():
             from nanumpay_backupd.stores.local import LocalStore
 

@@ -24,11 +24,14 @@ from nanumpay_backupd.stores.base import (
     unreadable_source,
 )
 from nanumpay_backupd.stores.ftp_link import REFUSED, FtpLink
+from nanumpay_backupd.system.clock import Clock, SystemClock
 
 __all__ = ["FtpStore", "parse_list", "parse_mlsd"]
 
 _MOST_CUTS: Final = 5
 """Reconnections within one put, each of which must find more bytes there than the one before."""
+_LONGEST_PAUSE: Final = 5
+"""Seconds before a reconnection: 1, 2, 4 and then this. A server needs a moment to write down what it got."""
 _SAMPLE: Final = 64 << 10
 _WORTH_RESUMING: Final = 1 << 20
 """A part of an earlier put is gone on with from this size; below, sending it again is as quick as looking."""
@@ -46,9 +49,10 @@ class FtpStore(Store):
 
     properties = Properties(ranged_get=True, proves_content=False, resumes_put=True)
 
-    def __init__(self, destination: FtpDestination) -> None:
+    def __init__(self, destination: FtpDestination, clock: Clock | None = None) -> None:
         self.name = destination.name
         self._settings = destination
+        self._clock = clock or SystemClock()
         self._link: FtpLink | None = None
 
     def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
@@ -137,6 +141,12 @@ class FtpStore(Store):
             self._link = FtpLink(self._settings)
         return self._link
 
+    def _ready(self) -> FtpLink:
+        """Return a connection that stands in the destination's folder, which is made if need be."""
+        link = self._open()
+        self._enter(link, make=True)
+        return link
+
     def _give_back(self, link: FtpLink) -> None:
         if self._link is None:
             self._link = link
@@ -201,11 +211,13 @@ class FtpStore(Store):
         # A kept connection may have died unnoticed.
         self._run(lambda link: link.ask("NOOP", "connecting"))
         for attempt in range(_MOST_CUTS + 1):
+            if cut is not None:
+                self._pause(min(2 ** (attempt - 1), _LONGEST_PAUSE), position)
             there = self._there(part, source, trusted=position.began)
             if cut is not None and there <= reached:
-                raise cut
+                raise store_error(cut.code, cut.message, f"{cut.hint}; or is the disk of the server full?")
             reached = max(there, 0)
-            link = self._open()
+            link = self._ready()
             try:
                 position.at(reached)
                 if there < 0 or there < source.size:
@@ -222,30 +234,34 @@ class FtpStore(Store):
                 self.close()
                 raise
 
+    def _pause(self, seconds: int, position: _Position) -> None:
+        for _ in range(seconds):
+            position.moved(0)  # so that the callback can break off
+            self._clock.sleep(1.0)
+
     def _there(self, part: str, source: _Source, *, trusted: bool) -> int:
         """Return how many bytes of the file the server has under the temporary name, -1 for nothing to go on with.
 
         What an earlier put left (not ``trusted``) counts only if its end is the same as the file's at that place.
         """
-        link = self._open()
+        link = self._ready()
+        size = link.size(part)
+        if size is None or size > source.size:
+            return -1
+        if trusted:
+            return size
+        if size < _WORTH_RESUMING or "REST" not in link.features:
+            return -1
+        start = size - _SAMPLE
         try:
-            self._enter(link, make=True)
-            size = link.size(part)
-            if size is None or size > source.size:
-                return -1
-            if trusted:
-                return size
-            if size < _WORTH_RESUMING or "REST" not in link.features:
-                return -1
-            start = size - _SAMPLE
             sample = b"".join(link.download(part, f"comparing {part}", start))
-            return size if sample == source.at(start, _SAMPLE) else -1
         except StoreError as error:
+            # A new connection: on this one the server may still have the place to begin in mind.
             self.close()
-            # Write, but not read: such accounts exist, and then nothing can be gone on with.
-            if error.code == "destination-denied" and link.entered:
+            if error.code == "destination-denied":  # write, but not read: such accounts exist
                 return -1
             raise
+        return size if sample == source.at(start, _SAMPLE) else -1
 
     def _send(self, link: FtpLink, key: str, source: _Source, position: _Position, offset: int) -> None:
         part, doing = _part(key), f"storing {key} ({source.size} bytes)"
@@ -256,6 +272,14 @@ class FtpStore(Store):
         else:
             # Every server knows APPE (RFC 959); where it does not work, the size shows it.
             link.upload(f"APPE {part}", doing, None, source.chunks(offset), position.moved)
+        # Without TLS a server cannot tell a cut from the end, and says that all is well.
+        there = link.size(part) or 0
+        if there < source.size:
+            raise store_error(
+                "destination-unreachable",
+                f"destination {self.name!r}: {doing} ended after {there} bytes ({self._folder})",
+                "the connection was cut; it is gone on with",
+            )
 
     def _forget_part(self, part: str, error: StoreError) -> None:
         """Delete the temporary file unless it is worth going on with. Best effort."""
@@ -380,7 +404,7 @@ class _Position:
 
     def moved(self, size: int) -> None:
         """Note that so many bytes were sent."""
-        self.began = True
+        self.began = self.began or size > 0
         self._now += size
         self._report()
 

@@ -22,7 +22,7 @@ REFUSED: Final = ("550", "553")
 """Replies that mean: not there, or not allowed; FTP does not tell which."""
 _UNKNOWN: Final = ("500", "501", "502", "504")
 _CONNECT_TIMEOUT: Final = 10.0
-_REASON_TIMEOUT: Final = 10.0
+_REASON_TIMEOUT: Final = 3.0
 """Seconds to wait on the control connection for the reason why the data connection broke."""
 _DATA: Final = 256 << 10
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -178,6 +179,7 @@ class S3Store(Store):
             response_checksum_validation=checksums,
             user_agent_extra="nanumpay-backupd",
         )
+        self._check_ca_file()
         # Without keys boto3 looks for them itself: environment, ~/.aws, the machine's role.
         with_keys = bool(settings.access_key_id)
         session = boto3.session.Session(
@@ -197,6 +199,19 @@ class S3Store(Store):
                 retryable=False,
             ) from error
         return self._client
+
+    def _check_ca_file(self) -> None:
+        # Here, because boto3 finds out at the first request, and then does not name the file.
+        if not self._settings.ca_file:
+            return
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self._settings.ca_file)
+        except OSError as error:
+            raise store_error(
+                "destination-tls",
+                f"destination {self.name!r}: ca_file {self._settings.ca_file} cannot be used: {error.strerror or error}",
+                "ca_file is a PEM file with the certificate of the server's authority, readable by the service's user",
+            ) from error
 
     def _object_options(self) -> dict[str, str]:
         options = {

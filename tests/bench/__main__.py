@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("--large", type=float, default=4 * _GB, help="size for the memory comparison; 0 skips it")
     parser.add_argument("--rounds", type=int, default=5, help="how often the ways are run in turn")
     options = parser.parse_args()
-    base = PROJECT / ".demo"
+    base = PROJECT / ".tools"
     base.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
     report = Report()
