@@ -33,16 +33,13 @@ from nanumpay_backupd.model import (
     StageRecord,
     from_json,
 )
-from nanumpay_backupd.pipeline import produce
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import MongoSource, Paths, RetryPolicy, RunSpec
-from nanumpay_backupd.sources import mongodb
 from nanumpay_backupd.sources.base import Dump
 from nanumpay_backupd.sources.mongodb import MongoDatabase
 from nanumpay_backupd.system.files import free_bytes
 from nanumpay_backupd.system.locks import FileLock
-from nanumpay_backupd.system.process import Child
 from nanumpay_backupd.system.secrets import Secret
 from tests import sample_data
 from tests.compare import compare_databases
@@ -473,36 +470,6 @@ def test_too_little_room_is_refused_before_anything_is_written(tmp_path: Path, s
         assert [record.stage for record in run.stages] == [Stage.PREFLIGHT]
         assert site.visible() == []
         assert site.clean()
-
-
-def test_a_dump_that_gets_ahead_is_held_and_let_go_again(
-    tmp_path: Path, server: Mongod, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With next to no backlog allowed mongodump is stopped again and again, and the backup is whole all the same."""
-    held: list[int] = []
-
-    class Held(Child):
-        """Tells when it is held."""
-
-        def pause(self) -> None:
-            held.append(self.pid)
-            super().pause()
-
-    database = "run_large"
-    with server.client() as client:
-        for name in ("one", "two"):
-            client[database][name].insert_many([{"data": os.urandom(1 << 20)} for _ in range(12)])
-    monkeypatch.setattr(produce, "_BACKLOG_LIMIT", 2)
-    monkeypatch.setattr(mongodb, "Child", Held)
-    site = Site(tmp_path, server, tmp_path / "backups")
-    try:
-        run = site.run(source=MongoSource(uri=Secret(server.uri_for(database)), database=database))
-    finally:
-        with server.client() as client:
-            client.drop_database(database)
-    assert run.outcome is Outcome.SUCCEEDED
-    assert held
-    assert site.only_backup().documents == 24
 
 
 class Filling(MongoDatabase):
