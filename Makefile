@@ -6,13 +6,16 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick check lint format types layers bench tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick check lint format types layers bench tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: demo-tools  ## a real backup, from saved settings to restored data; KEEP=1 leaves it running to play with
 	@$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
+
+demo-stop:  ## stop the demo that KEEP=1 left running, and delete its files
+	@$(BIN)/python -m tests.demo --stop
 
 test: tools  ## all tests, against real servers; PYTEST_ARGS="-k ftp" for some of them
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
