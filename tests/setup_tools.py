@@ -42,6 +42,7 @@ LIBRARIES: Final = {
 }
 DEMO_COMMANDS: Final[Mapping[str, str]] = {}
 TEST_COMMANDS: Final[Mapping[str, str]] = {
+    "curl": "curl",
     "openssl": "openssl",
     "socat": "socat",
     "strace": "strace",
