@@ -209,7 +209,7 @@ class S3Store(Store):
         except OSError as error:
             raise store_error(
                 "destination-tls",
-                f"destination {self.name!r}: ca_file {self._settings.ca_file} cannot be used: {error.strerror or error}",
+                f"destination {self.name!r}: ca_file {self._settings.ca_file} is of no use: {error.strerror or error}",
                 "ca_file is a PEM file with the certificate of the server's authority, readable by the service's user",
             ) from error
 

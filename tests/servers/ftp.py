@@ -68,6 +68,7 @@ def start_pyftpdlib(
     certificate: Certificate | None = None,
     *,
     address: str = "127.0.0.1",
+    port: int = 0,
     permissions: str = "elradfmwMT",
     handler: type[Any] | None = None,
     require_tls: bool = True,
@@ -77,7 +78,8 @@ def start_pyftpdlib(
     root.mkdir(parents=True, exist_ok=True)
     users = DummyAuthorizer()
     users.add_user("backup", PASSWORD, str(root), perm=permissions)
-    passive = tuple(free_port(address) for _ in range(PASSIVE_PORTS))
+    first = free_port(PASSIVE_PORTS)
+    passive = tuple(range(first, first + PASSIVE_PORTS))
     base = handler or (TLS_FTPHandler if certificate else FTPHandler)
     # The library keeps its settings in class attributes: a class of its own for each server.
     settings: dict[str, Any] = {"authorizer": users, "passive_ports": passive, "auth_failed_timeout": 0.05}
@@ -85,7 +87,7 @@ def start_pyftpdlib(
         settings |= {"certfile": str(certificate.bundle), "ssl_context": None}
         settings |= {"tls_control_required": require_tls, "tls_data_required": require_tls}
     loop = IOLoop()
-    server = PyServer((address, 0), type("Handler", (base,), {**settings, **attributes}), ioloop=loop)
+    server = PyServer((address, port or free_port()), type("Handler", (base,), {**settings, **attributes}), ioloop=loop)
     stop = threading.Event()
 
     def serve() -> None:
@@ -129,8 +131,8 @@ def start_vsftpd(
     empty = folder / "empty"
     empty.mkdir(parents=True, exist_ok=True)
     (folder / "passwords").write_text(PASSWORD + "\n", encoding="ascii")
-    port = free_port(address)
-    first = _free_range(address)
+    port = free_port()
+    first = free_port(PASSIVE_PORTS)
     lines = [
         _VSFTPD,
         f"ftp_username={account.pw_name}",
@@ -153,19 +155,6 @@ def start_vsftpd(
     with running([program, str(config)], folder / "vsftpd.out", address, port, {"OPENSSL_CONF": str(openssl)}):
         passive = tuple(range(first, first + PASSIVE_PORTS))
         yield FtpServer(address, port, root / "files", "/files", "anonymous", certificate, passive)
-
-
-def _free_range(address: str) -> int:
-    """Return the first of as many neighbouring free ports as vsftpd is given for data."""
-    import socket
-
-    for _ in range(100):
-        first = free_port(address)
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
-            for port in range(first, first + PASSIVE_PORTS):
-                stack.enter_context(socket.socket()).bind((address, port))
-            return first
-    raise RuntimeError("no range of free ports")
 
 
 _VSFTPD: Final = """\
@@ -197,8 +186,8 @@ require_ssl_reuse=YES
 ssl_ciphers=HIGH"""
 
 _OPENSSL: Final = """\
-openssl_conf = default
-[default]
+openssl_conf = start
+[start]
 ssl_conf = sections
 [sections]
 system_default = limits

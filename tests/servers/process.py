@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,13 +20,24 @@ __all__ = ["TRUST_VARIABLES", "free_port", "is_listening", "running"]
 TRUST_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "AWS_CA_BUNDLE")
 """Where these are set they take the place of a private authority's file."""
 _START_SECONDS: Final = 20.0
+_PORTS: Final = range(15000, 32000)
 
 
-def free_port(address: str = "127.0.0.1") -> int:
-    """Return a TCP port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+def free_port(count: int = 1) -> int:
+    """Return a TCP port that nobody uses on any address, or the first of ``count`` neighbouring ones.
+
+    Below the range from which the kernel takes the ports of outgoing connections, which would come in between.
+    """
+    for _ in range(1000):
+        first = random.randrange(_PORTS.start, _PORTS.stop - count)
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.create_server(("", port)))
+            except OSError:
+                continue
+            return first
+    raise RuntimeError("no free ports")
 
 
 def is_listening(address: str, port: int) -> bool:

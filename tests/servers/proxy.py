@@ -18,8 +18,9 @@ __all__ = ["BreakingProxy", "start_proxy"]
 class BreakingProxy:
     """What goes wrong is told by the attributes, at any time; what went through is counted."""
 
-    def __init__(self, target: str, port: int, data_ports: Sequence[int]) -> None:
+    def __init__(self, target: str, port: int, data_ports: Sequence[int], forward_to: int) -> None:
         self.port = port
+        self._forward_to = forward_to
         self.cuts: list[int] = []
         """Bytes towards the server after which a data connection is reset; one number for each cut to come."""
         self.cut_control = False
@@ -27,6 +28,10 @@ class BreakingProxy:
         self.mute_after_upload = False
         """Once a data connection has brought something to the server, the next answer on a control connection is kept
         back for ever, as a router does that has forgotten the connection."""
+        self.damage = b""
+        """The first byte of these, where they pass towards the main port within one read, is changed."""
+        self.refuse_after: int | None = None
+        """Connections to the main port are reset when they have brought so many bytes."""
         self.sent = 0
         """Bytes that clients sent on data connections."""
         self.recorded = bytearray()
@@ -57,6 +62,14 @@ class BreakingProxy:
             for sock in self._open:
                 _reset(sock)
 
+    def drop_all(self) -> None:
+        """Cut every connection there is."""
+        with self._lock:
+            for sock in self._open:
+                _reset(sock)
+            self._open.clear()
+            self._control.clear()
+
     def _accept(self, listener: socket.socket, port: int) -> None:
         while True:
             try:
@@ -64,12 +77,12 @@ class BreakingProxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection((self._target, port), timeout=10)
+                is_data = port != self.port
+                server = socket.create_connection((self._target, port if is_data else self._forward_to), timeout=10)
             except OSError:
                 client.close()
                 continue
             server.settimeout(None)
-            is_data = port != self.port
             with self._lock:
                 self._open |= {client, server}
                 if not is_data:
@@ -112,14 +125,28 @@ class BreakingProxy:
         server.shutdown(socket.SHUT_WR)
         _reset(client)
         if self.cut_control:
+            # A server whose control connection goes away throws away what it has not yet read of the data.
+            with contextlib.suppress(OSError):
+                server.settimeout(5)
+                while server.recv(16384):
+                    pass
             with self._lock:
                 for sock in self._control:
                     _reset(sock)
                 self._control.clear()
 
     def _send_control(self, client: socket.socket, server: socket.socket) -> None:
+        moved = 0
         while chunk := client.recv(16384):
             self.recorded += chunk
+            moved += len(chunk)
+            if self.refuse_after is not None and moved >= self.refuse_after:
+                _reset(client)
+                _reset(server)
+                return
+            if self.damage and self.damage in chunk:
+                at = chunk.index(self.damage)
+                chunk = chunk[:at] + bytes((chunk[at] ^ 1,)) + chunk[at + 1 :]
             server.sendall(chunk)
         server.shutdown(socket.SHUT_WR)
 
@@ -137,9 +164,11 @@ class BreakingProxy:
 
 
 @contextlib.contextmanager
-def start_proxy(target: str, port: int, data_ports: Sequence[int] = ()) -> Iterator[BreakingProxy]:
-    """Stand between clients on 127.0.0.1 and the server at ``target``, on the same port numbers."""
-    proxy = BreakingProxy(target, port, data_ports)
+def start_proxy(
+    target: str, port: int, data_ports: Sequence[int] = (), *, forward_to: int | None = None
+) -> Iterator[BreakingProxy]:
+    """Stand between clients on 127.0.0.1 and the server at ``target``; same ports, or ``forward_to`` for the first."""
+    proxy = BreakingProxy(target, port, data_ports, forward_to or port)
     try:
         proxy.start()
         yield proxy
