@@ -19,7 +19,8 @@ examples:
   nanumpay-backupd check-config                      read the host file and say whether it is right
   nanumpay-backupd rebuild                           read the catalog anew from the manifests
 
-exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 degraded (a destination failed), 5 busy, 130 interrupted
+exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 degraded (a destination failed), 5 busy,
+            6 not found, 7 refused, 130 interrupted
 """
 
 

@@ -166,16 +166,6 @@ class Catalog:
         )
         return [from_json(Run, _blob(row[0])) for row in rows]
 
-    def last_run(self, job: str, *outcomes: Outcome) -> Run | None:
-        """Return the newest run of a job that ended with one of ``outcomes``."""
-        marks = ", ".join("?" * len(outcomes))
-        rows = self._read(
-            f"SELECT record FROM runs WHERE job = ? AND outcome IN ({marks}) ORDER BY started DESC LIMIT 1",  # noqa: S608
-            job,
-            *outcomes,
-        )
-        return from_json(Run, _blob(rows[0][0])) if rows else None
-
     def last_backup_run(self, job: str, *outcomes: Outcome) -> Run | None:
         """Return the newest run that ended with one of ``outcomes`` and was to make a backup, not to repeat uploads."""
         for run in self.runs(job, limit=_LOOK_BACK):

@@ -88,7 +88,8 @@ def _follow(client: Client, *, force: bool) -> int:
         message = event.get("message") or ""
         if message.startswith("committed "):
             artifact = message.removeprefix("committed ")
-            print(f"✅ 압축 완료: {artifact}")
+        if stage.get("stage") == "verify" and stage.get("outcome") == "succeeded":
+            _tell_file(artifact)
     return _finish(run.get("outcome"), run.get("error") or {}, artifact)
 
 
@@ -183,6 +184,8 @@ class _Reporter:
     def stage(self, record: Any) -> None:
         if record.ended is None:
             _tell_stage(record.stage)
+        elif record.stage == "verify" and record.outcome == "succeeded":
+            _tell_file(self.artifact)
 
     def progress(self, progress: Any) -> None:
         """Nothing: the old program showed none."""
@@ -193,7 +196,6 @@ class _Reporter:
 
     def committed(self, artifact: str, _size: int) -> None:
         self.artifact = artifact
-        print(f"✅ 압축 완료: {artifact}")
 
 
 def _tell_stage(stage: str) -> None:
@@ -206,6 +208,11 @@ def _tell_stage(stage: str) -> None:
     }
     if stage in words:
         print(words[stage])
+
+
+def _tell_file(artifact: str | None) -> None:
+    """Write the line by which the application takes the backup as made: only once it was read back and proven."""
+    print(f"✅ 압축 완료: {artifact}")
 
 
 def _finish(outcome: str | None, error: dict[str, Any], artifact: str | None) -> int:

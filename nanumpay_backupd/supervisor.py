@@ -333,9 +333,10 @@ class Supervisor:
             await self._skip(run_id, job, trigger)
         if compress is not None:
             job = msgspec.structs.replace(job, compress=compress)
-        spec = RunSpec(run=run_id, job=job, paths=self.paths, trigger=trigger, action=action)
+        now = self._clock.now()
+        spec = RunSpec(run=run_id, job=job, paths=self.paths, trigger=trigger, action=action, started=now)
         # The job counts as busy from here on, also while the process is being started.
-        active = self.active[name] = ActiveRun(new_run(run_id, name, trigger, self._clock.now()))
+        active = self.active[name] = ActiveRun(new_run(run_id, name, trigger, now))
         try:
             await self.db(lambda catalog: catalog.save_run(active.run))
             active.process = await self._launch(active, spec)

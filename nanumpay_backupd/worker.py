@@ -74,7 +74,7 @@ def execute(
         return open_store(destination, retry=retry, clock=clock)
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:
-        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), clock.now())
+        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now())
         recorder = Recorder(run, catalog, reporter, clock)
         if on_start is not None:
             on_start(recorder)
@@ -208,7 +208,7 @@ class WorkerProcess:
         except OSError as error:
             raise BackupdError(
                 f"the worker process cannot be started: {os.strerror(error.errno or 0)}",
-                hint="check memory and process limits (systemctl status nanumpay-backupd)",
+                hint=f"check that the service's user may run {sys.executable}, and the limits of memory and processes",
                 code="worker-start",
                 retryable=True,
             ) from None

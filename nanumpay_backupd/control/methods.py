@@ -404,7 +404,7 @@ def _job_facts(catalog: Catalog, name: str) -> dict[str, Any]:
     ended = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED, Outcome.CANCELLED, Outcome.INTERRUPTED)
     # A retry of uploads says nothing of how the last backup went; queued copies are told by themselves.
     last = catalog.last_backup_run(name, *ended)
-    success = catalog.last_run(name, Outcome.SUCCEEDED)
+    success = catalog.last_backup_run(name, Outcome.SUCCEEDED)
     newest = next(iter(catalog.backups(name, limit=1)), None)
     count, size, pending = catalog.totals(name)
     return {

@@ -6,6 +6,7 @@ needs to know; it crosses to the worker process as JSON on standard input (`enco
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -292,7 +293,8 @@ class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
     ``action`` is ``backup``, ``upload`` (only the queued copies that are due), ``prune``, ``delete:BACKUP[@PLACE]``,
-    ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``.
+    ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``. ``started`` (UTC) is when the
+    run began for whoever asked for it; None: when the worker begins.
     """
 
     run: str
@@ -300,6 +302,7 @@ class RunSpec(_Settings, frozen=True):
     paths: Paths
     trigger: str
     action: str = "backup"
+    started: datetime | None = None
 
 
 def encode_hook(value: Any) -> Any:

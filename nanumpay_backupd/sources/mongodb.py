@@ -233,10 +233,7 @@ def _topology(hello: dict[str, Any]) -> str:
 def _consistency_reason(topology: str) -> str:
     if topology == "replica-set":
         return "the collections were read one after the other while the application went on writing"
-    return (
-        "a standalone server keeps no oplog, so the collections are of slightly different moments; "
-        "a one-node replica set makes consistent backups possible (docs/install.md)"
-    )
+    return "a standalone server keeps no oplog, so the collections are of slightly different moments"
 
 
 def _data_size(client: MongoClient[dict[str, Any]], database: str) -> int:
