@@ -90,7 +90,10 @@ def start_daemon(scene: Scene) -> None:
 def _connected(scene: Scene) -> Reply | None:
     status = scene.control.call("GetStatus")
     settings = status["settings"]
-    return status if settings["connected"] and settings["mode"] == "change-stream" and settings["since"] else None
+    # What was read shows a moment before the plan that follows from it.
+    planned = all(job["next_run"] for job in status["jobs"])
+    ready = settings["connected"] and settings["mode"] == "change-stream" and settings["since"] and planned
+    return status if ready else None
 
 
 def save_settings(scene: Scene) -> None:
