@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import IO, Any, Final
 
@@ -121,10 +122,11 @@ class _PipeReporter:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
+        self._lock = threading.Lock()
 
     def emit(self, kind: str, **fields: Any) -> None:
-        # The daemon may be gone: the run goes on, its record is in the catalog.
-        with contextlib.suppress(BrokenPipeError, ValueError):
+        # Uploads report from threads of their own. The daemon may be gone: the run goes on, it is in the catalog.
+        with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
             self._stream.write(json.dumps({"kind": kind, **fields}, ensure_ascii=False) + "\n")
             self._stream.flush()
 

@@ -19,6 +19,7 @@ from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, Spa
 from nanumpay_backupd.model import (
     LOCAL,
     Backup,
+    BackupState,
     Copy,
     CopyState,
     Manifest,
@@ -45,6 +46,8 @@ from nanumpay_backupd.system.units import human_size
 __all__ = ["back_up", "interrupt", "recover", "tidy", "upload_queued"]
 
 _TENTH: Final = 0.1
+_LEFTOVERS: Final = 10
+"""How far back a run looks for backups that were committed but never proven."""
 
 
 def back_up(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
@@ -177,6 +180,7 @@ def _stages(
         sweep(layout)
     manifest = _make(spec, source, layout, catalog, recorder, punch=punch)
     backup = _verify(source, layout, manifest, catalog, recorder)
+    _verify_leftovers(spec, source, layout, catalog, recorder)
     faults: list[BackupdError] = []
     if spec.job.destinations:
         with recorder.stage(Stage.UPLOAD, total=backup.size * len(spec.job.destinations)):
@@ -250,6 +254,18 @@ def _verify(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog
             f"at {human_size(proof.bytes / max(proof.seconds, 0.001))}/s"
         )
         return _keep_proof(layout, manifest, proof, CopyState.VERIFIED, catalog, recorder)
+
+
+def _verify_leftovers(spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder) -> None:
+    """Prove what an earlier run committed but, being cut off, did not read back; its faults are warnings."""
+    for summary in catalog.backups(spec.job.name, limit=_LEFTOVERS):
+        backup = catalog.backup(summary.id) if summary.state is BackupState.COMMITTED else None
+        if backup is None or backup.manifest is None or not layout.artifact(backup.artifact).exists():
+            continue
+        try:
+            _verify(source, layout, backup.manifest, catalog, recorder)
+        except VerifyError as error:
+            recorder.warn(f"{backup.id}, which an interrupted run left unproven: {error.message}", error)
 
 
 def _keep_proof(

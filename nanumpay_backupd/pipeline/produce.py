@@ -96,7 +96,7 @@ def produce(
             harvest = _dump(source, folder, archive, recorder, staging)
         with recorder.stage(Stage.COMPRESS):
             output = staging / f"{backup}{codec.suffix}"
-            result = archive.finish(output)
+            result = archive.finish(output, recorder.progress)
             recorder.detail(f"{human_size(result.raw_bytes)} of data in {human_size(result.size)}")
     except OSError as error:
         raise _write_error(error, staging) from None

@@ -111,8 +111,9 @@ def delete_backup(
 def delete_copy(catalog: Catalog, layout: Layout, backup_id: str, place: str, store: Store | None) -> int:
     """Delete one copy; returns its bytes.
 
-    The artifact goes first, then what tells of it, so that a crash in between leaves a record without a file (noticed
-    as ``missing``), never a file without a record.
+    The catalog's record goes last, so that what a crash cut off is done again. In the backups folder the artifact goes
+    before its manifest (an artifact alone would look like the old program's); at a destination the manifest goes first
+    (a reader of the destination believes manifests).
 
     Raises StoreError or BackupdError when the place refuses; the record then stays.
     """
@@ -123,8 +124,8 @@ def delete_copy(catalog: Catalog, layout: Layout, backup_id: str, place: str, st
     if store is None:
         _delete_local(layout, copy)
     else:
-        store.delete(copy.key)
         store.delete(f"{copy.key}{MANIFEST_SUFFIX}")
+        store.delete(copy.key)
     catalog.forget_copy(backup_id, place)
     if catalog.backup(backup_id) is None:
         _delete_manifest(layout, backup_id)

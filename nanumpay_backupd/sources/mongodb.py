@@ -92,8 +92,7 @@ class _Facts:
         hello = client.admin.command("hello")
         self.version: str = client.server_info()["version"]
         self.topology = _topology(hello)
-        host, port = client.address or ("?", 0)
-        self.address = f"{host}:{port}"
+        self.address = str(hello.get("me") or _hosts(settings))
         self.tool = tool
         self.tool_version = tool_version
         self.databases = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import ssl
@@ -274,7 +275,7 @@ class S3Store(Store):
             try:
                 while True:
                     room = self._settings.parallel_parts - len(pending)
-                    pending.update(pool.submit(send, number) for number, _ in zip(numbers, range(room), strict=False))
+                    pending.update(pool.submit(send, number) for number in itertools.islice(numbers, room))
                     if not pending:
                         break
                     finished, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)

@@ -12,6 +12,7 @@ import hashlib
 import os
 import tarfile
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final
@@ -163,8 +164,11 @@ class GrowingArchive:
         self._discover()
         return {key: file.size for key, file in self._files.items()}
 
-    def finish(self, output: Path) -> ArchiveResult:
-        """Put the archive together in ``output`` (a staged file, not yet durable). The tool must have ended."""
+    def finish(self, output: Path, progress: Callable[[int], None] | None = None) -> ArchiveResult:
+        """Put the archive together in ``output`` (a staged file, not yet durable). The tool must have ended.
+
+        ``progress`` gets the archive's bytes as they are written; what it raises ends the work.
+        """
         self._discover()
         # First what any file still has in the threads: it takes the places that the others' last blocks need.
         for file in self._files.values():
@@ -175,7 +179,8 @@ class GrowingArchive:
                     self._submit(file, whole=True)
                     self._collect(file, wait=True)
         with output.open("xb", buffering=0) as stream, ThreadPoolExecutor(1, thread_name_prefix="hash") as hasher:
-            return _Assembly(self._codec, stream, hasher, punch=self._punch).run(self._entries(), self._files)
+            assembly = _Assembly(self._codec, stream, hasher, punch=self._punch, progress=progress)
+            return assembly.run(self._entries(), self._files)
 
     def close(self) -> None:
         """Stop the threads and close every file; the files themselves are the caller's to remove."""
@@ -253,8 +258,17 @@ class GrowingArchive:
 class _Assembly:
     """Writes headers, members and padding one after the other, hashing in a second thread as it goes."""
 
-    def __init__(self, codec: Codec, stream: IO[bytes], hasher: ThreadPoolExecutor, *, punch: bool) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        stream: IO[bytes],
+        hasher: ThreadPoolExecutor,
+        *,
+        punch: bool,
+        progress: Callable[[int], None] | None,
+    ) -> None:
         self._codec = codec
+        self._progress = progress or (lambda _count: None)
         self._stream = stream
         self._hasher = hasher
         self._punch = punch
@@ -324,3 +338,4 @@ class _Assembly:
         while view:
             view = view[self._stream.write(view) :]
         self._size += len(data)
+        self._progress(len(data))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
@@ -21,6 +23,7 @@ from nanumpay_backupd.pipeline.produce import preflight, produce
 from nanumpay_backupd.pipeline.report import Recorder, new_run
 from nanumpay_backupd.sources.base import Dump, Estimate, Harvest, Source
 from nanumpay_backupd.system.clock import SystemClock
+from nanumpay_backupd.transforms.codec import gzip_codec
 from nanumpay_backupd.transforms.growing import BLOCK
 from tests.workbench import NOW, Ear, SetClock, job_spec, published, recorder, small_disk
 
@@ -120,6 +123,10 @@ def test_a_dump_that_gets_ahead_is_held_and_let_go_again(
 ) -> None:
     """Beyond the backlog's limit the writer is held, behind it it goes on, and all of it is in the archive."""
     monkeypatch.setattr(room, "_BACKLOG_LIMIT", 2 * BLOCK)
+    # A compression that any writer outruns, however busy the machine is.
+    fast = gzip_codec(2)
+    slow = msgspec.structs.replace(fast, encode=lambda data: (time.sleep(0.2), fast.encode(data))[1])
+    monkeypatch.setattr(room, "gzip_codec", lambda _level: slow)
     # Ends of files alone are more than the limit: they must hold nobody.
     piece = os.urandom(BLOCK + BLOCK // 2)
     source = Pieces([piece] * 3, files=4)
