@@ -21,7 +21,7 @@ pytestmark = pytest.mark.servers
 KEY: Final = "nanumpay-backup-2026-11-21T02-00-00.tar.gz"
 _random = random.Random(20261121)
 LARGE: Final = _random.randbytes((12 << 20) + 4321)
-"""Three parts of 5 MiB, the last one short."""
+"""For S3 three parts of 5 MiB, the last one short, of which two at a time go up."""
 SMALL: Final = _random.randbytes(70_001)
 BAD_KEYS: Final = ("", ".", "..", "../x", "a/b", ".hidden", "a b", "a\nb", "백업", "x" * 201)
 

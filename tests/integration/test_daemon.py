@@ -79,11 +79,12 @@ class TestReadiness:
         assert site.notify.keys() == ["STOPPING"]
 
     def test_watchdog_is_fed(self, site: Site) -> None:
-        """With WATCHDOG_USEC the event loop sends a beat at least every half interval, also while a run is going on."""
+        """With WATCHDOG_USEC beats come, also while a run is going on; the status line says which stage that is in."""
         site.start(environment={"WATCHDOG_USEC": "200000"})
-        site.hold("nanumpay_backupd.pipeline.backup:produce")
+        site.hold("nanumpay_backupd.pipeline.backup:read_back")
         run = site.begin()
         site.wait_held()
+        wait_for(lambda: site.notify.status.startswith("nanumpay is running (verify)"), "the stage in the status line")
         beats = site.notify.count("WATCHDOG")
         site.notify.wait_for("WATCHDOG", beats + 3)
         site.release()
@@ -106,16 +107,6 @@ class TestReadiness:
         site.stop()
         site.start()
         wait_for(lambda: re.fullmatch(last, site.notify.status), "the same line after a restart")
-
-    def test_status_line_shows_the_stage(self, site: Site) -> None:
-        """While a run is going on the line says which job and which stage."""
-        site.start()
-        site.hold("nanumpay_backupd.pipeline.backup:read_back")
-        run = site.begin()
-        site.wait_held()
-        wait_for(lambda: site.notify.status.startswith("nanumpay is running (verify)"), "the stage in the status line")
-        site.release()
-        site.ended(run)
 
     def test_defect_ends_with_failure(self, site: Site) -> None:
         """When a part of the daemon breaks down the daemon ends with an exit code that makes systemd start it anew."""
@@ -288,7 +279,7 @@ class TestReload:
     """SIGHUP and the method Reload read the host file again."""
 
     def test_sighup(self, site: Site) -> None:
-        """SIGHUP: RELOADING with the monotonic time, the new configuration, READY."""
+        """SIGHUP: RELOADING with the monotonic time, the new configuration, READY; what must wait for a restart is told."""
         site.start()
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         site.write_config("[[job]]\nname = 'extra'\nschedule = '30 3 * * *'")
@@ -301,6 +292,12 @@ class TestReload:
         site.write_config()
         assert site.call("Reload")["message"] == f"reloaded {site.config}"
         assert [job["name"] for job in site.status()["jobs"]] == ["nanumpay"]
+        running = site.status()["backups_path"]
+        site.backups = site.folder / "elsewhere"
+        site.write_config("[control]\ngroup = 'nogroup'")
+        message = site.call("Reload")["message"]
+        assert "what changed in [paths] and [control] group waits for: systemctl restart" in message
+        assert site.status()["backups_path"] == running
 
     def test_refused_reload_changes_nothing(self, site: Site) -> None:
         """A host file with a mistake keeps what is running; path, reason and fix are told until it is right."""
@@ -321,16 +318,6 @@ class TestReload:
         site.write_config()
         site.call("Reload")
         assert "reload" not in problems(site)
-
-    def test_what_needs_a_restart_is_told(self, site: Site) -> None:
-        """Paths and the socket's group stay as they are, and the answer says that they wait for a restart."""
-        site.start()
-        running = site.status()["backups_path"]
-        site.backups = site.folder / "elsewhere"
-        site.write_config("[control]\ngroup = 'nogroup'")
-        message = site.call("Reload")["message"]
-        assert "what changed in [paths] and [control] group waits for: systemctl restart" in message
-        assert site.status()["backups_path"] == running
 
 
 class TestAccess:

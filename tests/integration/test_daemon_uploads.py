@@ -148,8 +148,8 @@ def test_locked_job_is_not_hammered(site: Site) -> None:
     try:
         assert site.newest(trigger="retry")
         wait_for(lambda: "skipped" in [run["outcome"] for run in site.runs()], "a retry that found the job locked")
-        # Nothing is to happen now, so there is nothing to wait for; without the pause three more would fit in here.
-        time.sleep(1.5)
+        # Nothing is to happen now, so there is nothing to wait for; without the pause two more would fit in here.
+        time.sleep(1.0)
         assert [run["outcome"] for run in site.runs()].count("skipped") == 1
     finally:
         lock.release()

@@ -128,8 +128,7 @@ def test_errors_leak_nothing(site: Site) -> None:
     for uri in (
         good.replace(quote(MONGO_PASSWORD, safe=""), WRONG),
         f"mongodb://root:{WRONG}@127.0.0.1:notaport/x",
-        f"mongodb://root:{WRONG}@x@127.0.0.1/x",
-        f"mongodb://root:{WRONG}@127.0.0.1:1/x?tls=true&tlsCAFile=/nowhere",
+        f"mongodb://root:{WRONG}@127.0.0.1/x?tls=true&tlsCAFile=/nowhere",
     ):
         site.config.write_text(config.replace(good, uri), encoding="utf-8")
         told = ""

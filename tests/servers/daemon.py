@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import pymongo
+from bson import ObjectId
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
@@ -135,8 +136,9 @@ class Site:
     def save(self, settings: Any, login_id: str = "admin") -> None:
         """Save settings the way the application does: the whole ``systemSettings`` object of one administrator."""
         with self.db() as db:
-            value = {"maintenanceMode": False, "backup": settings}
-            db.admins.update_one({"loginId": login_id}, {"$set": {"systemSettings": value}}, upsert=True)
+            change = {"$set": {"systemSettings": {"maintenanceMode": False, "backup": settings}}}
+            # An _id of our own, so that a later administrator's is higher.
+            db.admins.update_one({"loginId": login_id}, {**change, "$setOnInsert": {"_id": ObjectId()}}, upsert=True)
 
     # Life
 

@@ -45,6 +45,7 @@ class S3Server:
             "path_style": True,
             "ca_file": self.ca_file,
             "part_size": 5 << 20,
+            "parallel_parts": 2,
             "timeout": 20.0,
         }
         return S3Destination(**{**settings, **changes})

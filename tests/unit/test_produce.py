@@ -125,7 +125,12 @@ def test_a_dump_that_gets_ahead_is_held_and_let_go_again(
     monkeypatch.setattr(room, "_BACKLOG_LIMIT", 2 * BLOCK)
     # A compression that any writer outruns, however busy the machine is.
     fast = gzip_codec(2)
-    slow = msgspec.structs.replace(fast, encode=lambda data: (time.sleep(0.2), fast.encode(data))[1])
+
+    def outrun(data: bytes) -> bytes:
+        time.sleep(0.2)
+        return fast.encode(data)
+
+    slow = msgspec.structs.replace(fast, encode=outrun)
     monkeypatch.setattr(room, "gzip_codec", lambda _level: slow)
     # Ends of files alone are more than the limit: they must hold nobody.
     piece = os.urandom(BLOCK + BLOCK // 2)
