@@ -142,7 +142,7 @@ def _check_end(teller: Teller, house: House, code: int, answer: Answer) -> int:
     if left:
         teller.cross("still running: " + "; ".join(left))
         code = code or 1
-    elif daemon not in (0, None):
+    elif daemon not in (0, None, -signal.SIGTERM):  # by the signal where it had not got as far as catching it
         teller.cross(f"the daemon ended with exit code {daemon}")
         code = code or 1
     else:

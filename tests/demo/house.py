@@ -21,7 +21,7 @@ __all__ = ["KEPT", "House", "kept_facts", "stop_kept"]
 
 KEPT: Final = PROJECT / ".demo"
 _MARK: Final = "demo.json"
-_LONGEST_SOCKET_PATH: Final = 100  # Linux takes 107 bytes
+_LONGEST_SOCKET_PATH: Final = 90  # Linux takes 107 bytes; the daemon makes it under a longer name first
 _STOP_SECONDS: Final = 60.0
 
 _HOST_FILE: Final = """\
@@ -61,7 +61,7 @@ class House:
         self.socket = self.folder / "control.sock"
         self._short = ""
         if len(os.fsencode(self.socket)) > _LONGEST_SOCKET_PATH:
-            self._short = tempfile.mkdtemp(prefix="nanumpay-demo-")
+            self._short = tempfile.mkdtemp(prefix="nanumpay-demo-", dir="/tmp")
             self.socket = Path(self._short) / "control.sock"
         self.off = 0
         self.note()
