@@ -99,7 +99,11 @@ class Progress:
             heard = event.get("progress")
             if heard and heard["stage"] in self._going:
                 self._going[heard["stage"]].progress = heard
-            for stage in [*(run or {}).get("stages", ()), *([event["stage"]] if event.get("stage") else [])]:
+            known = (run or {}).get("stages", ())
+            if event.get("kind") in {"message", "progress", "stage"}:
+                # The run in a reply is newer than the event in it: its stages' ends would overtake messages.
+                known = [one for one in known if one.get("outcome") is None]
+            for stage in [*known, *([event["stage"]] if event.get("stage") else [])]:
                 lines.extend(self._stage(stage, event.get("time")))
             if heard and heard["stage"] in self._going:
                 self._going[heard["stage"]].progress = heard

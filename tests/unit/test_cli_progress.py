@@ -110,6 +110,23 @@ def test_a_stage_is_told_once() -> None:
     assert written(shown, raw) == "✓ dump           2.0 s\n"
 
 
+def test_a_stage_does_not_end_before_its_messages() -> None:
+    """A reply carries the run as it is by now, newer than its event: the events alone decide the order."""
+    done = stage("upload", ended="2026-11-20T20:00:02Z", outcome="succeeded", detail="2 of 2 destinations")
+    late = run(stages=[done])
+    shown, raw = screen()
+    with Progress(shown) as live:
+        live.feed(late, {"kind": "stage", "time": "2026-11-20T20:00:00Z", "stage": stage("upload")})
+        for place in ("office", "app"):
+            live.feed(late, {"kind": "message", "time": "2026-11-20T20:00:01Z", "message": f"it is at {place}"})
+        live.feed(late, {"kind": "stage", "time": "2026-11-20T20:00:02Z", "stage": done})
+    assert written(shown, raw).splitlines() == [
+        "  it is at office",
+        "  it is at app",
+        "✓ upload         2.0 s  2 of 2 destinations",
+    ]
+
+
 def test_outcomes_of_stages() -> None:
     """A stage that did not succeed has another mark and says its outcome."""
     shown, raw = screen()
