@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.errors import EXIT_INTERRUPTED, BackupdError
@@ -63,11 +65,18 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def _leave(code: int) -> NoReturn:
+    """End the process at once: the driver's threads would hold it up for half a second, and all is written."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.command == "worker":
         from nanumpay_backupd import worker
 
-        return worker.main()
+        _leave(worker.main())
     if options.command == "run-once":
         from nanumpay_backupd.once import run_once
 

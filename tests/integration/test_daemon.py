@@ -279,7 +279,7 @@ class TestReload:
     """SIGHUP and the method Reload read the host file again."""
 
     def test_sighup(self, site: Site) -> None:
-        """SIGHUP: RELOADING with the monotonic time, the new configuration, READY; what must wait for a restart is told."""
+        """SIGHUP: RELOADING with the time, the new configuration, READY; what must wait for a restart is told."""
         site.start()
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         site.write_config("[[job]]\nname = 'extra'\nschedule = '30 3 * * *'")

@@ -70,7 +70,7 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = _PATIENCE) 
     while not (result := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited in vain: {what}")
-        time.sleep(0.02)
+        time.sleep(0.04)
     return result
 
 
