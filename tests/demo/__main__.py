@@ -85,7 +85,7 @@ def _demo(teller: Teller, kept: Path | None, steps: Sequence[Step]) -> int:
     house = House(kept)
     code = _EXIT_INTERRUPTED
     try:
-        with Site(house.folder, {**os.environ, "PYTHONPATH": str(PROJECT)}) as site:
+        with Site(house.folder, house.socket.parent, {**os.environ, "PYTHONPATH": str(PROJECT)}) as site:
             house.note(pid=site.pid)
             code = _tell(Scene(teller, house, site), steps, keep=bool(kept))
             # From here on things are put away, which a second Ctrl-C must not cut short.
@@ -165,7 +165,8 @@ def _processes_of(folder: Path) -> list[str]:
             continue
         with contextlib.suppress(OSError):
             command = (process / "cmdline").read_bytes()
-            if os.fsencode(folder) in command + b"\0" + (process / "environ").read_bytes() and command:
+            place = os.fsencode((process / "cwd").readlink())
+            if command and os.fsencode(folder) in b"\0".join((command, place, (process / "environ").read_bytes())):
                 words = command.replace(b"\0", b" ").decode("utf-8", "replace").strip()
                 found.append(f"{process.name} {words}")
     return found

@@ -59,10 +59,9 @@ class House:
         """``kept`` is where a demo that is left running lives; others have a temporary folder."""
         self.folder = _kept_folder(kept) if kept else Path(tempfile.mkdtemp(prefix="nanumpay-demo-"))
         self.socket = self.folder / "control.sock"
-        self._short = ""
         if len(os.fsencode(self.socket)) > _LONGEST_SOCKET_PATH:
-            self._short = tempfile.mkdtemp(prefix="nanumpay-demo-", dir="/tmp")
-            self.socket = Path(self._short) / "control.sock"
+            # Deleted by the demo's servers (site) when they end.
+            self.socket = Path(tempfile.mkdtemp(prefix="nanumpay-demo-", dir="/tmp")) / "control.sock"
         self.off = 0
         self.note()
 
@@ -110,15 +109,13 @@ class House:
         return text
 
     def note(self, **facts: Any) -> None:
-        """Keep facts for `stop_kept` and `known`."""
-        known = {**_facts(self.folder), "socket_folder": self._short, **facts}
+        """Keep facts for `stop_kept` and `kept_facts`."""
+        known = {**_facts(self.folder), "folder": str(self.folder), **facts}
         (self.folder / _MARK).write_text(json.dumps(known, indent=2), encoding="utf-8")
 
     def remove(self) -> None:
         """Delete everything of this demo."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self._short:
-            shutil.rmtree(self._short, ignore_errors=True)
 
 
 def stop_kept(folder: Path) -> bool:
@@ -132,8 +129,6 @@ def stop_kept(folder: Path) -> bool:
             if time.monotonic() > deadline:
                 raise DemoError(f"the demo (process {facts['pid']}) does not stop", f"kill -9 {facts['pid']}")
             time.sleep(0.05)
-    if facts.get("socket_folder"):
-        shutil.rmtree(facts["socket_folder"], ignore_errors=True)
     if facts:
         shutil.rmtree(folder, ignore_errors=True)
     return running

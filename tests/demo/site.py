@@ -1,8 +1,9 @@
 """The demo's servers and its daemon, in a process of their own that can outlive the demo; no backup knowledge.
 
-Run as ``python -m tests.demo.site FOLDER``. It takes one JSON command per line on standard input and answers each with
-one line. At the end of its input, and on SIGTERM, it stops all it started and ends: a demo that is killed leaves
-nothing running. After ``keep`` only SIGTERM counts, which is how ``make demo KEEP=1`` gives the terminal back.
+Run as ``python -m tests.demo.site FOLDER SOCKET_FOLDER``. It takes one JSON command per line on standard input and
+answers each with one line. At the end of its input, and on SIGTERM, it stops all it started and ends: a demo that is
+killed leaves nothing running. After ``keep`` only SIGTERM counts, which is how ``make demo KEEP=1`` gives the terminal
+back.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,10 +38,10 @@ _STOP_SECONDS: Final = 60.0
 class Site:
     """The demo's side: starts the process, asks it for servers, and ends it."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, socket_folder: Path, environment: Mapping[str, str]) -> None:
         with (folder / "servers.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.demo.site", str(folder)],
+                [sys.executable, "-m", "tests.demo.site", str(folder), str(socket_folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -102,7 +104,7 @@ class Site:
 
 def main(argv: Sequence[str]) -> int:
     """Carry out commands until the input ends; then stop everything."""
-    folder = Path(argv[1])
+    folder, socket_folder = map(Path, argv[1:])
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     servers = _Servers(folder)
@@ -118,7 +120,10 @@ def main(argv: Sequence[str]) -> int:
         pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _say(servers.stop())
+        answer = servers.stop()
+        if socket_folder != folder:
+            shutil.rmtree(socket_folder, ignore_errors=True)
+        _say(answer)
     return 0
 
 

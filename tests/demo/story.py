@@ -91,7 +91,7 @@ def _connected(scene: Scene) -> Reply | None:
     status = scene.control.call("GetStatus")
     settings = status["settings"]
     # What was read shows a moment before the plan that follows from it.
-    planned = all(job["next_run"] for job in status["jobs"])
+    planned = any(job["next_run"] for job in status["jobs"])
     ready = settings["connected"] and settings["mode"] == "change-stream" and settings["since"] and planned
     return status if ready else None
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -80,15 +80,9 @@ def left_running(folder: Path) -> list[str]:
         if process.name.isdigit() and int(process.name) != os.getpid():
             with contextlib.suppress(OSError):
                 command = (process / "cmdline").read_bytes()
-                # The demo's own variable is not enough: whoever is started by this test has TMPDIR.
-                if command and str(folder).encode() in command + _socket(process):
+                if command and str(folder) in f"{command!r} {(process / 'cwd').readlink()}":
                     found.append(command.replace(b"\0", b" ").decode())
     return found
-
-
-def _socket(process: Path) -> bytes:
-    variables = (process / "environ").read_bytes().split(b"\0")
-    return b" ".join(one for one in variables if one.startswith(b"NANUMPAY_BACKUPD_SOCKET="))
 
 
 def await_nothing_left(folder: Path) -> None:
@@ -176,8 +170,7 @@ def test_daemon_that_ends_is_told_at_once_with_the_end_of_its_log(temporary: Pat
     """The demo does not wait for a daemon that is gone, and shows what it said."""
     process = demo(temporary)
     read_until(process, "ready; watches the settings")
-    (daemon,) = (pid for pid in _pids(temporary) if b"nanumpay-backupd\0--config" in _command(pid))
-    os.kill(daemon, signal.SIGKILL)
+    os.kill(daemon_of(temporary), signal.SIGKILL)
     code, text = ended(process)
     assert code == 1
     assert "Traceback" not in text
@@ -185,16 +178,14 @@ def test_daemon_that_ends_is_told_at_once_with_the_end_of_its_log(temporary: Pat
     assert "nanumpay-backupd is ready" in text.partition("The end of daemon.log:")[2]
 
 
-def _pids(temporary: Path) -> Iterator[int]:
+def daemon_of(temporary: Path) -> int:
+    """Return the process id of a demo's daemon: it works in the demo's folder."""
     for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            with contextlib.suppress(OSError):
-                if str(temporary).encode() in _socket(process):
-                    yield int(process.name)
-
-
-def _command(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+        with contextlib.suppress(OSError):
+            works_there = process.name.isdigit() and (process / "cwd").readlink().is_relative_to(temporary)
+            if works_there and b"nanumpay-backupd\0--config" in (process / "cmdline").read_bytes():
+                return int(process.name)
+    raise AssertionError("no daemon")
 
 
 def test_kept_demo_can_be_played_with_until_it_is_stopped(temporary: Path) -> None:
