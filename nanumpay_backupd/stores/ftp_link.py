@@ -44,6 +44,10 @@ _RIGHTS_HINT: Final = "let this user create, write, rename and delete in that fo
 _TLS_HINT: Final = "does the server want FTPS? then secure has to be true; does it not offer it? then false"
 
 
+_CUT: Final = ("destination-unreachable", _NETWORK_HINT)
+_TLS_CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""How TLS calls a connection that ended without its good-bye."""
+
 Phase = Literal["tls", "login", "session"]
 
 
@@ -288,12 +292,14 @@ class FtpLink:
             raise store_error(code, self._message(doing, str(error)), hint, retryable=retryable) from error
         except ssl.SSLCertVerificationError as error:
             raise self._untrusted(error) from error
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError, EOFError) as error:
+        except (*_TLS_CUT, EOFError) as error:
             reason = "the connection was cut"
             raise store_error("destination-unreachable", self._message(doing, reason), _NETWORK_HINT) from error
         except ssl.SSLError as error:
             reason = f"TLS failed: {error.reason or error}"
-            raise store_error("destination-tls", self._message(doing, reason), _TLS_HINT) from error
+            # Once TLS was agreed upon on the control connection, what makes no sense later was cut short.
+            code, hint = ("destination-tls", _TLS_HINT) if self._phase == "tls" else _CUT
+            raise store_error(code, self._message(doing, reason), hint) from error
         except OSError as error:
             reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
             raise store_error("destination-unreachable", self._message(doing, reason), _NETWORK_HINT) from error

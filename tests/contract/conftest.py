@@ -27,7 +27,6 @@ KINDS: Final = (
     "ftps-pyftpdlib",
     "ftp-vsftpd",
     "ftps-vsftpd",
-    "ftps-vsftpd-tls12",
 )
 REMOTE: Final = KINDS[1:]
 
@@ -90,8 +89,7 @@ def store_server(
             if "pyftpdlib" in kind:
                 ftp = stack.enter_context(start_pyftpdlib(folder / "root", pem))
             else:
-                newest = "TLSv1.2" if kind.endswith("tls12") else ""
-                ftp = stack.enter_context(start_vsftpd(folder / "root", folder, pem, newest_tls=newest))
+                ftp = stack.enter_context(start_vsftpd(folder / "root", folder, pem))
 
             def account(name: str, **changes: Any) -> Destination:
                 return ftp.destination(**{"path": f"{ftp.base}/{name}/sub", **changes})
