@@ -65,7 +65,7 @@ def test_progress_counts_every_byte_once(place: Place, tmp_path: Path) -> None:
     place.store.put(KEY, _file(tmp_path, LARGE), moved.append)
     assert sum(moved) == len(LARGE)
     assert min(moved) >= 0
-    assert len(moved) >= 3
+    assert len(moved) >= 2
 
 
 @pytest.mark.parametrize("second", [LARGE, SMALL[:100], b""], ids=["longer", "shorter", "empty"])
