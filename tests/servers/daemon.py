@@ -104,6 +104,7 @@ class Site:
         self.notify = NotifySocket(folder / "notify.sock")
         self.client = Client(str(self.socket), timeout=60)
         self.process: subprocess.Popen[bytes] | None = None
+        self._mongo: pymongo.MongoClient[Document] | None = None
         self._holds = folder / "holds"
         self._holds.mkdir()
 
@@ -120,9 +121,10 @@ class Site:
 
     @contextlib.contextmanager
     def db(self) -> Iterator[Database[Document]]:
-        """Open the site's database."""
-        with self.server.client() as client:
-            yield client[self.database]
+        """Open the site's database; the connection stays until `close`."""
+        if self._mongo is None:
+            self._mongo = self.server.client()
+        yield self._mongo[self.database]
 
     def fill(self, settings: Document | None = None, documents: int = 40) -> None:
         """Make the database: one administrator with settings, some users."""
@@ -205,11 +207,10 @@ class Site:
         if self.process is not None and self.process.poll() is None:
             self.kill()
         self.notify.close()
-        with (
-            contextlib.suppress(PyMongoError),
-            self.server.client(serverSelectionTimeoutMS=500) as client,
-        ):
-            client.drop_database(self.database)
+        if self._mongo is not None:
+            with contextlib.suppress(PyMongoError), pymongo.timeout(1):
+                self._mongo.drop_database(self.database)
+            self._mongo.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # Asking
