@@ -162,10 +162,17 @@ class SourceInfo(_Record, frozen=True):
 
 
 class Consistency(_Record, frozen=True):
-    """``level`` is ``none`` (``reason`` says why) or ``point-in-time``."""
+    """``level`` is ``none`` (``reason`` says why) or ``point-in-time``: all is of the one ``moment``.
+
+    ``start`` and ``end`` are oplog timestamps (``seconds:counter``); ``entries`` counts what is in ``oplog.bson``.
+    """
 
     level: str
     reason: str = ""
+    start: str = ""
+    end: str = ""
+    moment: datetime | None = None
+    entries: int = 0
 
 
 class Artifact(_Record, frozen=True):

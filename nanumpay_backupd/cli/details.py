@@ -179,7 +179,7 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
         ("holds", f"{holds} of {', '.join(source['databases']) or 'no database'}, {raw}"),
         ("encryption", artifact.get("encryption", "none")),
         ("source", f"{source['type']} {source['server_version']}, {source['topology']}, host {manifest['host']}"),
-        ("consistency", ": ".join(part for part in (consistency["level"], consistency.get("reason")) if part)),
+        ("consistency", _consistency(consistency, times)),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()) or "not recorded"),
     ]
     for check in manifest.get("verification", ()):
@@ -188,6 +188,14 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
         spent = duration(check["seconds"])
         rows.append(("checked", f"{times.when(check['at'])}, {check['level']}, {verdict} in {spent}{detail}"))
     return rows
+
+
+def _consistency(consistency: Reply, times: Times) -> str:
+    """Say of which moment a backup is, or why it is of none."""
+    if consistency.get("moment"):
+        replay = f", {plural(consistency['entries'], 'oplog entry', 'oplog entries')} to replay"
+        return f"{consistency['level']}: as of {times.when(consistency['moment'])}{replay}"
+    return ": ".join(part for part in (consistency["level"], consistency.get("reason")) if part)
 
 
 def _copies_lines(screen: Screen, copies: list[Reply], times: Times) -> list[str]:

@@ -94,9 +94,11 @@ def produce(
     try:
         with recorder.stage(Stage.DUMP):
             harvest = _dump(source, folder, archive, recorder, staging)
+        for warning in harvest.warnings:
+            recorder.warn(warning)
         with recorder.stage(Stage.COMPRESS):
             output = staging / f"{backup}{codec.suffix}"
-            result = archive.finish(output, recorder.progress)
+            result = archive.finish(output, recorder.progress, harvest.leave_out)
             recorder.detail(f"{human_size(result.raw_bytes)} of data in {human_size(result.size)}")
     except OSError as error:
         raise _write_error(error, staging) from None

@@ -23,6 +23,8 @@ from nanumpay_backupd.system.files import drop_cache
 __all__ = ["read_back"]
 
 _CHUNK: Final = 1 << 20
+_OPLOG: Final = "oplog.bson"
+"""The one file of a dump that stands beside the database folders (`sources.oplog`)."""
 _QUEUED: Final = 8
 _GZIP_WBITS: Final = 31
 _MOST_AT_ONCE: Final = 2 << 20
@@ -152,6 +154,14 @@ def _compare(manifest: Manifest, counts: dict[str, int], sizes: dict[str, int]) 
             f"{manifest.artifact.name} holds {total} bytes of files, its manifest says {manifest.artifact.raw_bytes}",
             hint=_HINT,
             code="verify-size",
+        )
+    entries = counts.pop(_OPLOG, None)
+    promised = manifest.consistency.entries if manifest.consistency.level == "point-in-time" else None
+    if entries != promised:
+        raise VerifyError(
+            f"{manifest.artifact.name} holds {entries or 'no'} oplog entries, its manifest says {promised or 'none'}",
+            hint=_HINT,
+            code="verify-counts",
         )
     expected = {f"{item.database}/{item.name}": (item.documents, item.bytes) for item in manifest.source.collections}
     # mongodump escapes names the way URLs do.

@@ -22,12 +22,17 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Harvest(msgspec.Struct, frozen=True):
-    """What a finished dump holds, as the dump tool itself reported it; goes into the manifest."""
+    """What a finished dump holds, as the dump tool itself reported it; goes into the manifest.
+
+    ``leave_out`` names files of the folder that do not belong into the archive.
+    """
 
     source: SourceInfo
     consistency: Consistency
     tools: dict[str, str]
     documents: int
+    leave_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Dump(ABC):

@@ -22,6 +22,7 @@ from pymongo.uri_parser import parse_uri
 from nanumpay_backupd.errors import BackupdError, ConfigError, SourceError, SpaceError, ToolError
 from nanumpay_backupd.model import CollectionStat, Consistency, SourceInfo
 from nanumpay_backupd.settings.schema import MongoSource
+from nanumpay_backupd.sources import oplog
 from nanumpay_backupd.sources.base import Dump, Estimate, Harvest, Source
 from nanumpay_backupd.sources.bson_walk import BsonWalk
 from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
@@ -120,6 +121,7 @@ class _MongoDump(Dump):
         self._paths: dict[str, str] = {}
         self._done: dict[str, int] = {}
         self._partial: dict[str, int] = {}
+        self._capture, self._inconsistent = _begin_capture(settings, facts, folder)
         uri = json.dumps(_dump_uri(settings))
         with secret_file(f"uri: {uri}\n") as fd:
             argv = [
@@ -134,7 +136,12 @@ class _MongoDump(Dump):
 
     @property
     def running(self) -> bool:
-        return self._child.running
+        if self._child.running:
+            return True
+        if self._capture is None:
+            return False
+        self._capture.finish()
+        return self._capture.running
 
     @property
     def documents(self) -> int:
@@ -148,10 +155,17 @@ class _MongoDump(Dump):
         self._child.resume()
 
     def wait(self, timeout: float) -> bool:
-        return self._child.wait(timeout) is not None
+        if self._child.wait(timeout) is None:
+            return False
+        if self._capture is None:
+            return True
+        self._capture.finish()
+        return self._capture.join(timeout)
 
     def kill(self) -> None:
         self._child.kill()
+        if self._capture is not None:
+            self._capture.cancel()
 
     def harvest(self, sizes: dict[str, int]) -> Harvest:
         """See `Dump.harvest`: exit code, then every collection that was and is there must have been reported whole."""
@@ -168,6 +182,7 @@ class _MongoDump(Dump):
                 code="dump-incomplete",
                 retryable=True,
             )
+        consistency = self._consistency()
         stats = tuple(self._stat(ns, count, sizes) for ns, count in sorted(self._done.items()))
         return Harvest(
             source=SourceInfo(
@@ -177,9 +192,32 @@ class _MongoDump(Dump):
                 databases=self._facts.databases,
                 collections=stats,
             ),
-            consistency=Consistency(level="none", reason=_consistency_reason(self._facts.topology)),
+            consistency=consistency,
             tools={"mongodump": self._facts.tool_version},
             documents=sum(self._done.values()),
+            leave_out=(oplog.FILE,) if consistency.level == "none" else (),
+            warnings=self._warnings(consistency),
+        )
+
+    def _warnings(self, consistency: Consistency) -> tuple[str, ...]:
+        """A replica set could give a backup of one moment: tell when it did not. A standalone server never can."""
+        if consistency.level != "none" or self._facts.topology != "replica-set":
+            return ()
+        return (f"this backup is not of one moment: {consistency.reason}",)
+
+    def _consistency(self) -> Consistency:
+        """Say whether the dump with its oplog is of one moment, else why not."""
+        if self._capture is None:
+            return Consistency(level="none", reason=self._inconsistent)
+        captured = self._capture.result()
+        if captured.problem:
+            return Consistency(level="none", reason=captured.problem)
+        return Consistency(
+            level="point-in-time",
+            start=f"{captured.start.time}:{captured.start.inc}",
+            end=f"{captured.end.time}:{captured.end.inc}",
+            moment=captured.moment,
+            entries=captured.entries,
         )
 
     def _stat(self, ns: str, count: int, sizes: dict[str, int]) -> CollectionStat:
@@ -229,10 +267,23 @@ def _topology(hello: dict[str, Any]) -> str:
     return "replica-set" if hello.get("setName") else "standalone"
 
 
-def _consistency_reason(topology: str) -> str:
-    if topology == "replica-set":
-        return "the collections were read one after the other while the application went on writing"
-    return "a standalone server keeps no oplog, so the collections are of slightly different moments"
+def _begin_capture(settings: MongoSource, facts: _Facts, folder: Path) -> tuple[oplog.OplogCapture | None, str]:
+    """Begin to follow the oplog beside the dump; where that is not possible, return the reason instead."""
+    if facts.topology == "standalone":
+        return None, "a standalone server keeps no oplog, so the collections are of slightly different moments"
+    if facts.topology != "replica-set":
+        return None, "a sharded cluster's shards have oplogs of their own, which are not captured"
+    client = _connect(settings)
+    try:
+        capture = oplog.OplogCapture(client, facts.databases, folder / oplog.FILE)
+    except PyMongoError as error:
+        client.close()
+        code = getattr(error, "code", None)
+        refused = isinstance(error, OperationFailure) and code in _AUTH_CODES
+        why = "the user may not read the oplog (give it the role 'backup')" if refused else "the oplog cannot be read"
+        return None, f"{why}, so the collections are of slightly different moments"
+    capture.begin()
+    return capture, ""
 
 
 def _data_size(client: MongoClient[dict[str, Any]], database: str) -> int:

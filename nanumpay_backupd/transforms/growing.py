@@ -12,7 +12,7 @@ import hashlib
 import os
 import tarfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final
@@ -164,12 +164,19 @@ class GrowingArchive:
         self._discover()
         return {key: file.size for key, file in self._files.items()}
 
-    def finish(self, output: Path, progress: Callable[[int], None] | None = None) -> ArchiveResult:
+    def finish(
+        self, output: Path, progress: Callable[[int], None] | None = None, leave_out: Iterable[str] = ()
+    ) -> ArchiveResult:
         """Put the archive together in ``output`` (a staged file, not yet durable). The tool must have ended.
 
-        ``progress`` gets the archive's bytes as they are written; what it raises ends the work.
+        ``progress`` gets the archive's bytes as they are written; what it raises ends the work. Files named by
+        ``leave_out`` (paths below the folder) do not get into the archive.
         """
         self._discover()
+        for name in leave_out:
+            if (unwanted := self._files.pop(name, None)) is not None:
+                self._in_flight -= len(unwanted.pending)
+                unwanted.close()
         # First what any file still has in the threads: it takes the places that the others' last blocks need.
         for file in self._files.values():
             self._collect(file, wait=True)

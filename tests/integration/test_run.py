@@ -226,8 +226,8 @@ def test_a_backup_is_made_proven_copied_and_restores_with_stock_tools(
     assert [proof.ok for proof in manifest.verification] == [True]
     assert manifest.verification[0].documents == backup.documents > 100
     assert manifest.source.topology == ("replica-set" if any_server.replica_set else "standalone")
-    assert manifest.consistency.level == "none"
-    assert manifest.consistency.reason
+    assert manifest.consistency.level == ("point-in-time" if any_server.replica_set else "none")
+    assert bool(manifest.consistency.reason) is not any_server.replica_set
 
     for folder in (s3.root / s3.bucket / prefix, ftp.folder):
         assert sorted(path.name for path in folder.iterdir()) == [artifact.name, f"{artifact.name}.manifest.json"]
