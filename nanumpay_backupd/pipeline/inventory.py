@@ -188,8 +188,10 @@ def _heal_manifest(catalog: Catalog, layout: Layout, summary: Backup) -> None:
 def _legacy(files: dict[str, int], known: dict[str, Backup], now: datetime) -> list[Backup]:
     """List the archives that carry a name of ours but have no manifest: the old program made them."""
     found = []
+    # Reading a date out of a name is slow for thousands of names, and nearly all are known.
+    listed = {backup.artifact for backup in known.values()}
     for name, size in files.items():
-        parsed = parse_artifact(name)
+        parsed = None if name in listed else parse_artifact(name)
         if parsed is None or parsed[0] in known:
             continue
         identifier, job, created = parsed

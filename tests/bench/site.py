@@ -99,8 +99,8 @@ class Site:
         with Client(str(self.socket)) as client:
             return client.call(method, params)
 
-    def run(self) -> tuple[float, float, dict[str, Any]]:
-        """Make a backup: seconds from the call to the commit, seconds to the end, and the run's record."""
+    def run(self) -> tuple[float, float, float, dict[str, Any]]:
+        """Make a backup: seconds from dump to commit, from the call to the commit, to the end, and the run's record."""
         began = time.perf_counter()
         committed = 0.0
         record: dict[str, Any] = {}
@@ -113,7 +113,11 @@ class Site:
                 record = event.get("run") or reply["run"]
         if record.get("outcome") != "succeeded":
             raise RuntimeError(f"the run did not succeed: {record}")
-        return committed, time.perf_counter() - began, record
+        whole = time.perf_counter() - began
+        stages = {stage["stage"]: stage for stage in record["stages"]}
+        dumped = datetime.fromisoformat(stages["dump"]["started"])
+        published = datetime.fromisoformat(stages["publish"]["ended"])
+        return (published - dumped).total_seconds(), committed, whole, record
 
     def backupctl(self, *words: str) -> float:
         """Return the wall seconds of one backupctl command as a whole process."""
