@@ -172,8 +172,8 @@ class Daemon:
 
     async def _on_settings(self, update: SettingsUpdate) -> None:
         """Take new settings, or the news that there are none."""
-        before, self._settings = self._settings, update
-        await self._apply()
+        before = self._settings
+        await self._apply(update)
         self._tell(before, update)
         self._loaded.set()
         if update.connected:
@@ -196,11 +196,13 @@ class Daemon:
                 next_run=self._local(due) if due else "none",
             )
 
-    async def _apply(self) -> None:
+    async def _apply(self, update: SettingsUpdate | None = None) -> None:
+        """Put settings in force, new ones or (after a reload) those that are; only then they are told to be."""
         async with self._applying:
-            update = self._settings
+            update = update or self._settings
             app = update.app if update else None
             await self.supervisor.apply(build_jobs(self._host, app, update.warnings if update else ()))
+            self._settings = update
 
     # Reload
 

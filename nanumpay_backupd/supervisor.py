@@ -36,7 +36,7 @@ T = TypeVar("T")
 _LONGEST_SLEEP: Final = 30.0
 """Seconds: the wall clock may jump (suspend, NTP), so no wait is longer than this."""
 _FULL_QUEUE: Final = 2000
-_SETTLE: Final = 20.0
+_SETTLE: Final = 120.0
 """Seconds that catch-up waits after the start for MongoDB to come up beside us."""
 _INVENTORY_INTERVAL: Final = 60.0
 _UPLOAD_HOLD: Final = 15.0

@@ -294,5 +294,5 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
     deleted = [line for line in lines if line.action == "delete"]
-    recorder.detail(f"{len(deleted)} deleted, {len(lines) - len(deleted)} kept")
+    recorder.detail(f"{len(deleted)} deleted and {len(lines) - len(deleted)} kept, of {len(lines)} copies")
     catalog.forget_old_runs()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Protocol
@@ -49,18 +51,16 @@ def host_timezone() -> tzinfo:
 
     A fixed-offset zone (what ``datetime.astimezone()`` gives) would be wrong across a DST change.
     """
-    name = os.environ.get("TZ", "").lstrip(":")
-    if not name:
-        target = os.path.realpath("/etc/localtime")
-        name = target.partition("/zoneinfo/")[2]
-    if not name:
-        try:
-            name = Path("/etc/timezone").read_text(encoding="utf-8").strip()
-        except OSError:
-            name = ""
-    for prefix in ("posix/", "right/"):
-        name = name.removeprefix(prefix)
-    try:
-        return ZoneInfo(name or "UTC")
-    except (OSError, ValueError, KeyError):
-        return UTC
+    for name in _zone_names():
+        # A $TZ may also be a rule (KST-9) that names no zone; then the next place tells.
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return ZoneInfo(name.removeprefix("posix/").removeprefix("right/"))
+    return UTC
+
+
+def _zone_names() -> Iterator[str]:
+    """Yield what the places that may name the host's zone say, the first one first."""
+    yield os.environ.get("TZ", "").lstrip(":")
+    yield os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    with contextlib.suppress(OSError):
+        yield Path("/etc/timezone").read_text(encoding="utf-8").strip()

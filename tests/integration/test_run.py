@@ -340,7 +340,7 @@ def test_retention_prunes_every_place(site: Site, ftp: FtpServer) -> None:
     with site.catalog() as catalog:
         assert [backup.artifact for backup in catalog.backups()] == expected[::-1]
         run = catalog.runs(limit=1)[0]
-    assert run.stages[-1].detail == "2 deleted, 4 kept"
+    assert run.stages[-1].detail == "2 deleted and 4 kept, of 6 copies"
 
 
 class Tampering(Ear):
