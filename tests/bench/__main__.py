@@ -69,9 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--bytes", type=float, default=1.17 * _GB, help="size of the data (default: 1.17e9)")
     parser.add_argument("--large", type=float, default=4 * _GB, help="size for the memory comparison; 0 skips it")
-    parser.add_argument(
-        "--cache", type=int, default=1024, help="mongod's cache in MiB (default: 1024, as on a 3 GB host)"
-    )
+    parser.add_argument("--cache", type=int, default=2048, help="MiB of cache for mongod (default: 2048)")
     parser.add_argument("--rounds", type=int, default=5, help="how often the ways are run in turn")
     options = parser.parse_args()
     base = PROJECT / ".tools"
