@@ -167,7 +167,7 @@ class Catalog:
         return [from_json(Run, _blob(row[0])) for row in rows]
 
     def last_backup_run(self, job: str, *outcomes: Outcome) -> Run | None:
-        """Return the newest run that was to make a backup (not to upload or restore) and ended as one of ``outcomes``."""
+        """Return the newest run that was to make a backup (not to upload, not to restore) and ended so."""
         for run in self.runs(job, limit=_LOOK_BACK):
             if run.action == "backup" and run.trigger is not Trigger.RETRY and run.outcome in outcomes:
                 return run

@@ -1,4 +1,4 @@
-"""Which copy a restore takes, where it goes and what it replaces. Pure decisions; what is done about them is next door."""
+"""Which copy a restore takes, where it goes, what it replaces: pure decisions. What carries them out is next door."""
 
 from __future__ import annotations
 
@@ -122,6 +122,8 @@ def make_plan(
         warnings.append("an archive of the old program: what it holds is only known once it has been read")
     elif backup.state is not BackupState.VERIFIED:
         warnings.append("this backup was not read back yet; it is before anything is changed")
+    exists = bool(facts.collections or facts.views)
+    # Views are in a dump too, but a manifest does not name them.
     later = sorted(set(facts.collections) - set(collections))
     if later and collections and not order.collection:
         warnings.append(f"not in the backup, stays as it is: {_some(later)}")
@@ -135,10 +137,10 @@ def make_plan(
         bytes=sum(item.bytes for item in stats),
         moment=moment,
         replays_oplog=replay,
-        target_exists=bool(facts.collections),
-        target_collections=len(facts.collections),
+        target_exists=exists,
+        target_collections=len(facts.collections) + len(facts.views),
         target_documents=facts.documents,
-        safety_backup=order.safety and bool(facts.collections),
+        safety_backup=order.safety and exists,
         warnings=tuple(warnings),
     )
 

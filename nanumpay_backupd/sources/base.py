@@ -36,13 +36,14 @@ class Harvest(msgspec.Struct, frozen=True):
 
 
 class TargetFacts(msgspec.Struct, frozen=True):
-    """What stands where a restore would go: collections by name, documents in all, and how the server is called.
+    """What stands where a restore would go: collections and views, documents in all, and how the server is called.
 
     ``may_replay`` tells whether this user is allowed to replay an oplog there.
     """
 
     address: str
     collections: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
     documents: int = 0
     may_replay: bool = True
 

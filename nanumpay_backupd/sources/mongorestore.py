@@ -53,6 +53,7 @@ class MongoTarget:
         """
         with _errors_named(self._settings), _connect(self._settings) as client:
             names: list[str] = []
+            views: list[str] = []
             documents = 0
             for database in databases:
                 db = client[database]
@@ -60,13 +61,16 @@ class MongoTarget:
                     name = entry["name"]
                     if name.startswith("system."):
                         continue
+                    if entry["type"] == "view":
+                        views.append(name)
+                        continue
                     names.append(name)
-                    if entry["type"] != "view":
-                        stored = f"{_BUCKETS}{name}" if entry["type"] == "timeseries" else name
-                        documents += db[stored].estimated_document_count()
+                    stored = f"{_BUCKETS}{name}" if entry["type"] == "timeseries" else name
+                    documents += db[stored].estimated_document_count()
             return TargetFacts(
                 address=_hosts(self._settings),
                 collections=tuple(sorted(names)),
+                views=tuple(sorted(views)),
                 documents=documents,
                 may_replay=_may_replay(client),
             )
