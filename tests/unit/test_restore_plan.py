@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,20 @@ FULL = TargetFacts(address="db:27017", collections=("admins", "drafts", "users")
 EMPTY = TargetFacts(address="db:27017")
 
 
-def backup(state: BackupState = BackupState.VERIFIED, *, entries: int | None = None, **copies: CopyState) -> Backup:
-    """Make a backup; ``entries`` gives it an oplog, ``copies`` says where it is."""
+def backup(
+    state: BackupState = BackupState.VERIFIED,
+    copies: Mapping[str, CopyState] | None = None,
+    *,
+    entries: int | None = None,
+) -> Backup:
+    """Make a backup; ``entries`` gives it an oplog, ``copies`` says where it is (default: here, and good)."""
     manifest = manifest_of(b"data", collections=COLLECTIONS, proven=True)
     if entries is not None:
         consistency = Consistency(level="point-in-time", end="1:2", moment=NOW, entries=entries)
         manifest = msgspec.structs.replace(manifest, consistency=consistency)
     made = [
         Copy(backup=manifest.backup, destination=name, state=of, key=manifest.artifact.name, size=4, updated=NOW)
-        for name, of in copies.items()
+        for name, of in ({LOCAL: CopyState.VERIFIED} if copies is None else copies).items()
     ]
     return msgspec.structs.replace(backup_from_manifest(manifest, *made), state=state)
 
@@ -63,7 +69,7 @@ GOOD, LOST, BAD, WAITING = CopyState.VERIFIED, CopyState.MISSING, CopyState.CORR
 )
 def test_the_copy_that_is_read(copies: dict[str, CopyState], source: str, chosen: str) -> None:
     """The one asked for, else the local one, else the first remote one that is there."""
-    assert choose_copy(backup(**copies), source, ["app", "nas"]).destination == chosen
+    assert choose_copy(backup(copies=copies), source, ["app", "nas"]).destination == chosen
 
 
 @pytest.mark.parametrize(
@@ -82,7 +88,7 @@ def test_no_copy_that_can_be_relied_on(
 ) -> None:
     """Missing, corrupt or unreachable copies are refused, with what there is instead."""
     with pytest.raises(BackupdError) as caught:
-        choose_copy(backup(state, **copies), source, ["app", "nas"])
+        choose_copy(backup(state, copies), source, ["app", "nas"])
     assert caught.value.code == code
     assert caught.value.hint
 
@@ -103,7 +109,7 @@ def test_the_oplog_is_replayed_where_that_is_possible(
     entries: int | None, facts: TargetFacts, order: dict[str, Any], replays: bool, says: str
 ) -> None:
     """Only the whole database under its own name, by a user who may; otherwise the plan says what that means."""
-    made = plan(backup(entries=entries, local=GOOD), facts, **order)
+    made = plan(backup(entries=entries), facts, **order)
     assert made.replays_oplog is replays
     told = [warning for warning in made.warnings if "moments" in warning or "replay" in warning]
     assert bool(told) is bool(says)
@@ -112,16 +118,16 @@ def test_the_oplog_is_replayed_where_that_is_possible(
 
 def test_what_is_there_is_saved_and_what_stays_is_named() -> None:
     """A target that holds anything is backed up first unless that is not wanted; views are no leftovers."""
-    made = plan(backup(local=GOOD))
+    made = plan(backup())
     assert (made.target_exists, made.target_collections, made.target_documents) == (True, 4, 9)
     assert made.safety_backup
     assert made.collections == ("admins", "readings", "users")
     assert (made.documents, made.bytes, made.database, made.server) == (6, 600, "nanumpay", "db:27017")
     assert any(warning.endswith("stays as it is: drafts") for warning in made.warnings)
-    assert not plan(backup(local=GOOD), safety=False).safety_backup
-    empty = plan(backup(local=GOOD), EMPTY)
+    assert not plan(backup(), safety=False).safety_backup
+    empty = plan(backup(), EMPTY)
     assert (empty.target_exists, empty.safety_backup) == (False, False)
-    one = plan(backup(local=GOOD), collection="readings")
+    one = plan(backup(), collection="readings")
     assert (one.collections, one.documents) == (("readings",), 2)
 
 
@@ -129,25 +135,26 @@ def test_what_is_there_is_saved_and_what_stays_is_named() -> None:
 def test_impossible_names_of_databases_are_refused(name: str) -> None:
     """Neither MongoDB's own databases nor what could be a path or a pattern."""
     with pytest.raises(BackupdError) as caught:
-        plan(backup(local=GOOD), to_database=name)
+        plan(backup(), to_database=name)
     assert caught.value.code == "refused"
 
 
 def test_several_databases_go_back_as_a_whole_only() -> None:
     """A backup of all databases cannot be renamed or taken apart."""
-    made = backup(local=GOOD)
+    made = backup()
     assert made.manifest is not None
     source = msgspec.structs.replace(made.manifest.source, databases=("nanumpay", "shop"))
     made = msgspec.structs.replace(made, manifest=msgspec.structs.replace(made.manifest, source=source))
     assert plan(made).database == "nanumpay, shop"
-    for order in ({"to_database": "x"}, {"collection": "users"}):
-        with pytest.raises(BackupdError, match="several databases"):
-            plan(made, **order)
+    with pytest.raises(BackupdError, match="several databases"):
+        plan(made, to_database="x")
+    with pytest.raises(BackupdError, match="several databases"):
+        plan(made, collection="users")
 
 
 def test_an_archive_of_the_old_program_goes_to_the_jobs_database() -> None:
     """It has no manifest, so its content is not promised; without a database of the job a name is needed."""
-    old = msgspec.structs.replace(backup(local=GOOD), kind=Kind.LEGACY, state=BackupState.LEGACY, manifest=None)
+    old = msgspec.structs.replace(backup(), kind=Kind.LEGACY, state=BackupState.LEGACY, manifest=None)
     made = plan(old)
     assert (made.database, made.collections, made.documents, made.replays_oplog) == ("nanumpay", (), 0, False)
     assert any("old program" in warning for warning in made.warnings)
