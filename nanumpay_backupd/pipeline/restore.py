@@ -271,6 +271,10 @@ class _Restore:
                 while not running.wait(_REST):
                     self._recorder.progress(0, running.documents)
                 count = running.judge()
+            except BackupdError as error:
+                if not isinstance(error, CancelledError):
+                    self._recorder.reporter.message("warning", f"mongorestore said: {running.tail}")
+                raise
             finally:
                 running.kill()
             self._state = "written"

@@ -125,6 +125,11 @@ class Restoring:
         with self._lock:
             return sum(self._done.values())
 
+    @property
+    def tail(self) -> str:
+        """Return the last lines that mongorestore said, without secrets."""
+        return self._child.tail
+
     def wait(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds; tells whether it has ended."""
         return self._child.wait(timeout) is not None

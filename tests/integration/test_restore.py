@@ -31,13 +31,13 @@ from tests.compare import compare_databases, describe_database
 from tests.integration.test_cli import Terminal, backupctl
 from tests.sample_data import load
 from tests.servers.daemon import Site as DaemonSite
-from tests.servers.daemon import backup_settings, open_site, wait_for
+from tests.servers.daemon import as_user, backup_settings, open_site, wait_for
 from tests.servers.ftp import FtpServer, start_pyftpdlib
 from tests.servers.mongod import PASSWORD, USER, Mongod, start_mongod
 from tests.servers.process import free_port
 from tests.servers.s3 import S3Server, start_s3
 from tests.servers.tools import find_tool
-from tests.workbench import Ear, job_spec
+from tests.workbench import Ear, job_spec, small_disk
 
 pytestmark = pytest.mark.servers
 
@@ -368,6 +368,21 @@ def test_documents_that_failed_are_a_failure_although_the_exit_code_is_0(house: 
     assert "3 documents failed" in text(run)
     assert f"database {DATABASE} is half restored" in text(run)
     assert f"backupctl restore {run.backup}" in text(run)
+    assert any(said in message for _, message, _ in house.ear.messages)
+
+
+def test_without_room_to_unpack_nothing_is_changed(house: House) -> None:
+    """A disk that filled up since the backup: refused with what is needed and what is free."""
+    with small_disk(house.root / "backups", 120 << 20):
+        backup = house.back_up()
+        (house.root / "backups" / "ballast").write_bytes(bytes(60 << 20))
+        house.damage()
+        before = house.describe()
+        run = house.restore(backup.id)
+        assert run.error is not None
+        assert run.error.code == "no-space"
+        assert "are free; nothing was changed" in text(run)
+        assert house.describe() == before
 
 
 def test_what_is_there_afterwards_is_counted(house: House) -> None:
@@ -499,6 +514,7 @@ def test_the_oplog_is_replayed_only_for_the_whole_database_under_its_name(set_ho
 def site(mongod_rs: Mongod) -> Iterator[DaemonSite]:
     """A daemon with one backup."""
     with open_site(mongod_rs, backup_settings(storage={"type": "none"})) as site:
+        site.write_config("[control]\ngroup = 'nogroup'")
         site.start()
         assert site.run()["outcome"] == "succeeded"
         yield site
@@ -523,6 +539,8 @@ def test_by_command(site: DaemonSite) -> None:
         terminal.wait_for("type the name of the database:")
         terminal.type("y\n")
         assert terminal.end() == 7
+    (answer,) = as_user(site, "nobody", "nogroup", [("Restore", {"backup": "latest", "dry_run": True})])
+    assert answer["code"] == "not-allowed"
     with site.db() as db:
         assert db.users.count_documents({}) == 0
     assert [run["action"] for run in site.runs()] == ["backup"]
