@@ -167,9 +167,9 @@ class Catalog:
         return [from_json(Run, _blob(row[0])) for row in rows]
 
     def last_backup_run(self, job: str, *outcomes: Outcome) -> Run | None:
-        """Return the newest run that ended with one of ``outcomes`` and was to make a backup, not to repeat uploads."""
+        """Return the newest run that was to make a backup (not to upload, not to restore) and ended so."""
         for run in self.runs(job, limit=_LOOK_BACK):
-            if run.trigger is not Trigger.RETRY and run.outcome in outcomes:
+            if run.action == "backup" and run.trigger is not Trigger.RETRY and run.outcome in outcomes:
                 return run
         return None
 

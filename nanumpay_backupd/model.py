@@ -65,7 +65,7 @@ class Outcome(StrEnum):
 
 
 class Stage(StrEnum):
-    """The pipeline's stages, in the order of what they promise."""
+    """The pipeline's stages, in the order of what they promise; the last four are those of a restore."""
 
     PREFLIGHT = "preflight"
     DUMP = "dump"
@@ -74,6 +74,10 @@ class Stage(StrEnum):
     VERIFY = "verify"
     UPLOAD = "upload"
     RETENTION = "retention"
+    FETCH = "fetch"
+    CHECK = "check"
+    RESTORE = "restore"
+    COMPARE = "compare"
 
 
 class Kind(StrEnum):
@@ -126,7 +130,11 @@ class StageRecord(_Record, frozen=True):
 
 
 class Run(_Record, frozen=True):
-    """One execution of a job; ``outcome`` is None while it is running."""
+    """One execution of a job; ``outcome`` is None while it is running.
+
+    ``action`` is what it is to do: ``backup``, ``upload`` (queued copies only) or ``restore``; ``backup`` is what it
+    made, in a restore the safety backup.
+    """
 
     id: str
     job: str
@@ -138,6 +146,7 @@ class Run(_Record, frozen=True):
     stages: tuple[StageRecord, ...] = ()
     error: ErrorInfo | None = None
     warnings: tuple[str, ...] = ()
+    action: str = "backup"
 
 
 class CollectionStat(_Record, frozen=True):

@@ -20,13 +20,13 @@ import structlog
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, NotFoundError, RefusedError
 from nanumpay_backupd.model import Outcome, Run, StageRecord, Trigger, error_info, to_builtins
-from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy
+from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.pipeline.upload import queue_again
 from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next_due
-from nanumpay_backupd.settings.schema import JobSpec, Paths, RunSpec
+from nanumpay_backupd.settings.schema import JobSpec, Paths, RestoreOrder, RunSpec
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
 
@@ -314,6 +314,7 @@ class Supervisor:
         action: str = "backup",
         force: bool = False,
         compress: bool | None = None,
+        restore: RestoreOrder | None = None,
     ) -> ActiveRun:
         """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped)."""
         job = self.jobs.get(name)
@@ -330,13 +331,15 @@ class Supervisor:
                 code="job-disabled",
             )
         if name in self.active:
-            await self._skip(run_id, job, trigger)
+            await self._skip(run_id, job, trigger, action)
         if compress is not None:
             job = msgspec.structs.replace(job, compress=compress)
         now = self._clock.now()
-        spec = RunSpec(run=run_id, job=job, paths=self.paths, trigger=trigger, action=action, started=now)
+        spec = RunSpec(
+            run=run_id, job=job, paths=self.paths, trigger=trigger, action=action, started=now, restore=restore
+        )
         # The job counts as busy from here on, also while the process is being started.
-        active = self.active[name] = ActiveRun(new_run(run_id, name, trigger, now))
+        active = self.active[name] = ActiveRun(new_run(run_id, name, trigger, now, action))
         try:
             await self.db(lambda catalog: catalog.save_run(active.run))
             active.process = await self._launch(active, spec)
@@ -365,14 +368,14 @@ class Supervisor:
             self._tell(failed)
             raise
 
-    async def _skip(self, run_id: str, job: JobSpec, trigger: Trigger) -> None:
+    async def _skip(self, run_id: str, job: JobSpec, trigger: Trigger, action: str) -> None:
         """Record that a run could not begin because the job is running already, then raise BusyError."""
         other = self.active[job.name].run.id
         text = f"job {job.name} is running already (run {other})"
         error = BusyError(text, hint="follow it: backupctl status --watch")
         now = self._clock.now()
         run = msgspec.structs.replace(
-            new_run(run_id, job.name, trigger, now), ended=now, outcome=Outcome.SKIPPED, error=error_info(error)
+            new_run(run_id, job.name, trigger, now, action), ended=now, outcome=Outcome.SKIPPED, error=error_info(error)
         )
         await self.db(lambda catalog: catalog.save_run(run))
         log.warning(f"run skipped: {error.message}", run=run_id, job=job.name, trigger=trigger.value, code="busy")
@@ -479,9 +482,10 @@ class Supervisor:
     def _tell(self, run: Run) -> None:
         """Write the one line that an operator looks for in the journal in the morning."""
         seconds = ((run.ended or run.started) - run.started).total_seconds()
-        text = f"run {run.outcome or 'ended'} in {seconds:.1f} s"
+        what = "run" if run.action == "backup" else run.action
+        text = f"{what} {run.outcome or 'ended'} in {seconds:.1f} s"
         if run.backup:
-            text += f": {run.backup}"
+            text += f": {run.backup}" if run.action == "backup" else f", safety backup {run.backup}"
         if run.error is not None:
             text += f": {run.error.message}"
         good = run.outcome in (Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SKIPPED)
@@ -556,7 +560,8 @@ def _put(queue: asyncio.Queue[dict[str, Any] | None], event: dict[str, Any] | No
 
 def _cancelled(catalog: Catalog, run: Run) -> Run:
     """Record that a run which ended without a word did so because it was told to: too early or too busy to answer."""
-    error = CancelledError("the run was cancelled", hint="nothing that was not committed before is kept")
+    text = f"the run was cancelled{unfinished(run)}"
+    error = CancelledError(text, hint="nothing that was not committed before is kept")
     stages = tuple(
         msgspec.structs.replace(stage, outcome=Outcome.CANCELLED) if stage.outcome is Outcome.INTERRUPTED else stage
         for stage in run.stages

@@ -33,8 +33,10 @@ from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.prune import PruneLine, delete_backup, prune
 from nanumpay_backupd.pipeline.rebuild import adopt_remote
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
+from nanumpay_backupd.pipeline.restore import plan_restore, restore
+from nanumpay_backupd.pipeline.restore_plan import RestorePlan
 from nanumpay_backupd.settings.schema import Destination, RetryPolicy, RunSpec, decode_spec, encode_spec
-from nanumpay_backupd.sources.factory import open_source
+from nanumpay_backupd.sources.factory import open_source, open_target
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
@@ -55,6 +57,7 @@ _NICE: Final = 5
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_BEST_EFFORT_LOW: Final = (2 << 13) | 6
 _LONGEST_LINE: Final = 16 << 20
+_FETCH_RETRY: Final = RetryPolicy(attempts=3, delay=2.0)
 
 
 def execute(
@@ -75,12 +78,16 @@ def execute(
         return open_store(destination, retry=retry, clock=clock)
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:
-        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now())
+        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), spec.action)
         recorder = Recorder(run, catalog, reporter, clock)
         if on_start is not None:
             on_start(recorder)
         if spec.action == "upload":
             return upload_queued(spec, catalog, recorder, opener)
+        if spec.action == "restore":
+            # A download that breaks off goes on where it was: somebody is waiting for it.
+            retry = retry or _FETCH_RETRY
+            return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
         return back_up(spec, open_source(spec.job.source), catalog, recorder, opener)
 
 
@@ -93,6 +100,12 @@ def examine(spec: RunSpec) -> Iterator[Check]:
                 yield from check_destination(spec.job.name, destination, open_store)
         return
     yield from check_job(spec.job, spec.paths, open_source(spec.job.source), open_store, SystemClock().now())
+
+
+def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
+    """Say what the restore that ``spec`` orders would do; changes nothing. Raises BackupdError."""
+    with Catalog(spec.paths.state / "catalog.db") as catalog:
+        return plan_restore(spec, open_target(spec.job.source), catalog, clock.now())
 
 
 def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
@@ -156,6 +169,12 @@ def main() -> int:
     if spec.action.startswith("doctor"):
         for check in examine(spec):
             reporter.emit("check", check=to_builtins(check))
+        return EXIT_OK
+    if spec.action == "restore-plan":
+        try:
+            reporter.emit("plan", plan=to_builtins(foresee(spec, SystemClock())))
+        except BackupdError as error:
+            reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
     if spec.action.startswith(("delete:", "prune", "adopt")):
         try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["cancel", "delete", "prune", "run"]
+__all__ = ["cancel", "delete", "prune", "run", "watched"]
 
 _EXIT_BY_OUTCOME = {
     "succeeded": EXIT_OK,
@@ -42,10 +42,15 @@ def run(context: Context) -> int:
     params = {"job": context.args.job, "force": context.args.force}
     if context.args.no_wait:
         return _start_only(context, params)
+    return watched(context, "Run", params)
+
+
+def watched(context: Context, method: str, params: Reply) -> int:
+    """Call a method that starts a run, show the run until it ends, and return the exit code of its outcome."""
     seen: dict[str, Reply] = {}
     said: set[str] = set()
     try:
-        said = _follow(context, params, seen)
+        said = _follow(context, method, params, seen)
     except KeyboardInterrupt:
         _detached(context, seen.get("run"))
         return EXIT_INTERRUPTED
@@ -75,19 +80,19 @@ def _start_only(context: Context, params: Reply) -> int:
     return EXIT_BUSY if started.get("outcome") == "skipped" else EXIT_OK
 
 
-def _follow(context: Context, params: Reply, seen: dict[str, Reply]) -> set[str]:
+def _follow(context: Context, method: str, params: Reply, seen: dict[str, Reply]) -> set[str]:
     """Show the stream of a run and return the messages that were shown.
 
     ``seen["run"]`` is the run as it was heard of last, also when this is interrupted.
     """
     if context.args.json:
-        for reply in context.stream("Run", params):
+        for reply in context.stream(method, params):
             seen["run"] = reply["run"]
         return set()
     from nanumpay_backupd.cli.progress import Progress
 
     with Progress(context.screen) as progress:
-        for reply in context.stream("Run", params):
+        for reply in context.stream(method, params):
             if "run" not in seen:
                 started = reply["run"]
                 progress.say(f"Run {started['id']} of job {started['job']}")
@@ -139,12 +144,27 @@ def _sentences(context: Context, ended: Reply) -> list[str]:
     word = context.screen.paint(outcome.capitalize(), outcome_style(outcome), "bold")
     if outcome == "skipped":
         return [f"{word}: nothing was done."]
+    if ended.get("action") == "restore":
+        return _restored(ended, word)
     if ended.get("backup"):
         made, *copies = _made(context, ended["backup"])
         return [f"{word} after {took(ended)}: {made}", *copies]
     broken = [stage["stage"] for stage in ended["stages"] if stage.get("outcome") == outcome]
     where = f" in stage {broken[-1]}" if broken and outcome != "succeeded" else ""
     return [f"{word} after {took(ended)}{where}{'' if outcome == 'succeeded' else '; no backup was made'}."]
+
+
+def _restored(ended: Reply, word: str) -> list[str]:
+    """Say how a restore ended, what it brought, and how to go back."""
+    from nanumpay_backupd.cli.views import took
+
+    done = [stage["detail"] for stage in ended["stages"] if stage["stage"] == "restore" and stage["detail"]]
+    lines = [f"{word} after {took(ended)}{': ' + done[0] if done and ended['outcome'] == 'succeeded' else '.'}"]
+    if ended.get("backup"):
+        lines.append(f"What was there before is in {ended['backup']}.")
+        lines.append(f"  go back to it:  backupctl restore {ended['backup']}")
+        lines.append(f"  not needed:     backupctl delete {ended['backup']} --force")
+    return lines
 
 
 def _made(context: Context, identifier: str) -> list[str]:

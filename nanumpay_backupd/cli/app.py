@@ -52,6 +52,10 @@ def _command(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli import actions
 
         return {"run": actions.run, "cancel": actions.cancel, "delete": actions.delete, "prune": actions.prune}[name]
+    if name == "restore":
+        from nanumpay_backupd.cli.restore import restore
+
+        return restore
     from nanumpay_backupd.cli import commands
 
     return {

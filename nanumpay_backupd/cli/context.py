@@ -73,28 +73,41 @@ class Context:
         Raises RefusedError where nobody can be asked: a script has to say --yes.
         """
         self.must_be_asked()
-        self.screen.raw(f"{question} [y/N] ")
+        answer = self.typed(f"{question} [y/N]")
+        return answer.lower() in {"y", "yes"} or answer in answers
+
+    def typed(self, question: str) -> str:
+        """Ask on the terminal and return the answer; `must_be_asked` was called before."""
+        self.screen.raw(f"{question} ")
         try:
-            typed = sys.stdin.readline()
+            answer = sys.stdin.readline()
         except KeyboardInterrupt:
             self.screen.line()
             raise
-        if not typed:
+        if not answer:
             self.screen.line()  # Ctrl-D leaves the cursor behind the question
-        answer = typed.strip()
-        return answer.lower() in {"y", "yes"} or answer in answers
+        return answer.strip()
 
-    def must_be_asked(self) -> None:
+    def must_be_asked(
+        self,
+        what: str = "removes backups for good",
+        hint: str = "look first at what would go (backupctl list, backupctl prune), then add --yes",
+    ) -> None:
         """Raise RefusedError when nobody is there to answer a question, or when only JSON is to be printed."""
         if self.args.json or not sys.stdin.isatty() or not self.screen.tty:
             raise RefusedError(
-                f"{self.args.command} removes backups for good, and nobody can be asked here whether that is meant",
-                hint="look first at what would go (backupctl list, backupctl prune), then add --yes",
+                f"{self.args.command} {what}, and nobody can be asked here whether that is meant",
+                hint=hint,
             )
 
 
 def _given(params: Reply | None) -> Reply:
-    return {name: value for name, value in (params or {}).items() if value is not None and value is not False}
+    # False is the default of every switch but that of the safety backup.
+    return {
+        name: value
+        for name, value in (params or {}).items()
+        if value is not None and (value is not False or name == "safety")
+    }
 
 
 def complain(sentence: str, hint: str, code: str, color: str = "auto") -> None:

@@ -248,7 +248,7 @@ def _restore_lines(backup: Reply, manifest: Reply) -> list[str]:
 def run_lines(screen: Screen, run: Reply, times: Times) -> list[str]:
     """Write one run: stages with their times, outcome, fault and warnings, and where its log is."""
     rows = [
-        ("job", f"{run['job']} (trigger: {run['trigger']})"),
+        ("job", f"{run['job']} (trigger: {run['trigger']}{', a restore' if run.get('action') == 'restore' else ''})"),
         ("started", f"{times.exact(run['started'])}, {times.ago(run['started'])}"),
         ("outcome", outcome_text(screen, run) + (f" after {took(run)}" if run.get("ended") else "")),
     ]

@@ -99,6 +99,27 @@ The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cance
         (_word("id", "BACKUP|RUN", "id of a backup or of a run, or: latest"),),
         "  backupctl show latest\n  backupctl show nanumpay-backup-2026-11-21T02-00-00",
     ),
+    "restore": (
+        "bring a backup back into the database, or into another one",
+        (
+            _word("backup", "BACKUP|latest", "id of a backup, or latest: the newest"),
+            ("--to-db", {"metavar": "NAME", "help": "into this database instead of its own"}),
+            ("--collection", {"metavar": "C", "help": "only this collection"}),
+            ("--from", {"metavar": "DEST", "dest": "source", "help": "take the copy at this destination"}),
+            _flag("--dry-run", "only show what would be done"),
+            _flag("--no-safety-backup", "do not back up first what is going to be replaced"),
+            _YES,
+        ),
+        """\
+  backupctl restore latest --dry-run
+  backupctl restore nanumpay-backup-2026-11-21T02-00-00
+  backupctl restore latest --to-db nanumpay_check --yes
+  backupctl restore latest --collection users --from nas
+
+It shows what it will do and asks; where nobody can be asked it needs --yes. The copy is read back whole before
+anything changes. Ctrl-C only stops watching; to stop it: backupctl cancel
+The exit code is 0 succeeded, 1 failed, 7 refused, 130 cancelled or no longer watched.""",
+    ),
     "delete": (
         "delete a backup with all its copies, or one copy",
         (

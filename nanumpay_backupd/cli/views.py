@@ -153,7 +153,7 @@ def runs_table(screen: Screen, runs: list[Reply], times: Times) -> list[str]:
             short=lambda: [times.when(run["started"]) for run in runs],
             shorter=lambda: [times.ago(run["started"]) for run in runs],
         ),
-        Column("TRIGGER", [run["trigger"] for run in runs], drop=4),
+        Column("TRIGGER", [_trigger(run) for run in runs], drop=4),
         Column("OUTCOME", [outcome_text(screen, run) for run in runs]),
         Column("TOOK", [took(run) or "-" for run in runs], right=True, drop=-2),
         Column(
@@ -164,6 +164,11 @@ def runs_table(screen: Screen, runs: list[Reply], times: Times) -> list[str]:
             drop=-1,
         ),
     )
+
+
+def _trigger(run: Reply) -> str:
+    """Write why a run was started; a restore is told apart from a backup."""
+    return f"{run['trigger']}, restore" if run.get("action") == "restore" else str(run["trigger"])
 
 
 def _result(run: Reply, *, brief: bool = False) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -16,10 +17,11 @@ from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.server import Call, Handler, may_administer
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
 from nanumpay_backupd.model import Backup, BackupState, CopyState, Outcome, Trigger, to_builtins
+from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.pipeline.prune import plan
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
-from nanumpay_backupd.settings.schema import JobSpec, RunSpec
-from nanumpay_backupd.supervisor import Supervisor
+from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, RunSpec
+from nanumpay_backupd.supervisor import ActiveRun, Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.files import free_bytes
 from nanumpay_backupd.system.units import human_size
@@ -87,6 +89,7 @@ class Methods:
             "ListBackups": self.list_backups,
             "DescribeBackup": self.describe_backup,
             "Delete": self.delete,
+            "Restore": self.restore,
             "Prune": self.prune,
             "GetSettings": self.get_settings,
             "TestDestination": self.test_destination,
@@ -162,17 +165,59 @@ class Methods:
     async def run(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         """Answer Run: start it, and with ``more`` stream its events until it ends."""
         name = call.params.get("job") or self._only_job()
+        force, compress = bool(call.params.get("force")), call.params.get("compress")
+
+        async def start() -> ActiveRun:
+            return await self._supervisor.start_run(name, Trigger.MANUAL, force=force, compress=compress)
+
+        async with contextlib.aclosing(self._followed(start)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def restore(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        """Answer Restore: with ``dry_run`` the plan, else start it, and with ``more`` stream its events."""
+        self._admin(call, "restore")
+        await self._supervisor.refresh()
+        name = call.params["backup"]
+        backup = await self._supervisor.db(lambda catalog: _find(catalog, name))
+        job = self._restoring(backup)
+        order = RestoreOrder(
+            backup=backup.id,
+            to_database=call.params.get("to_database") or "",
+            collection=call.params.get("collection") or "",
+            source=call.params.get("source") or "",
+            safety=call.params.get("safety") is not False,
+        )
+        if call.params.get("dry_run"):
+            yield {"plan": await self._foresee(job, order)}
+            return
+
+        async def start() -> ActiveRun:
+            return await self._supervisor.start_run(
+                job.name, Trigger.MANUAL, action="restore", force=True, restore=order
+            )
+
+        async with contextlib.aclosing(self._followed(start)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _foresee(self, job: JobSpec, order: RestoreOrder) -> dict[str, Any]:
+        """Let a worker work the plan out: it asks the server, and drivers are not for this process."""
+        async for event in self._helper(job, "restore-plan", order):
+            if event.get("kind") == "fault":
+                raise msgspec.convert(event["fault"], _Fault).as_error()
+            if event.get("kind") == "plan":
+                return dict(event["plan"])
+        raise InternalError("the helper process made no plan", hint="journalctl -u nanumpay-backupd -n 100")
+
+    async def _followed(self, start: Callable[[], Awaitable[ActiveRun]]) -> AsyncGenerator[dict[str, Any], None]:
+        """Start a run and yield its events until it ends."""
         events = self._supervisor.watch()
         first = asyncio.ensure_future(anext(events))
         try:
             # The watcher must be there before the run, or its first events are lost.
             await asyncio.sleep(0)
-            active = await self._supervisor.start_run(
-                name,
-                Trigger.MANUAL,
-                force=bool(call.params.get("force")),
-                compress=call.params.get("compress"),
-            )
+            active = await start()
             yield {"run": to_builtins(active.run)}
             event = await first
             while True:
@@ -301,8 +346,17 @@ class Methods:
                 lines += event["lines"]
         return lines
 
-    async def _helper(self, job: JobSpec, action: str) -> AsyncIterator[dict[str, Any]]:
-        spec = RunSpec(run="none", job=job, paths=self._supervisor.paths, trigger=Trigger.MANUAL.value, action=action)
+    async def _helper(
+        self, job: JobSpec, action: str, restore: RestoreOrder | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        spec = RunSpec(
+            run="none",
+            job=job,
+            paths=self._supervisor.paths,
+            trigger=Trigger.MANUAL.value,
+            action=action,
+            restore=restore,
+        )
         process = await WorkerProcess.start(spec)
         try:
             async for event in process.events():
@@ -353,6 +407,16 @@ class Methods:
             raise NotFoundError(f"job {backup.job} is not configured any more", hint="delete the file by hand")
         return msgspec.structs.replace(some, name=backup.job, destinations=())
 
+    def _restoring(self, backup: Backup) -> JobSpec:
+        """Return the job whose server a backup goes back to; that of a safety backup is the job it was made for."""
+        for name in (backup.job, backup.job.removesuffix(SAFETY_SUFFIX)):
+            if name in self._supervisor.jobs:
+                return self._supervisor.jobs[name]
+        raise NotFoundError(
+            f"job {backup.job} of {backup.id} is not configured (any more), so its server is not known",
+            hint="configure it again, or restore by hand: backupctl show shows the commands",
+        )
+
     async def _protect(self, backup: Backup) -> None:
         """Refuse to delete the newest verified backup of a job."""
         backups = await self._supervisor.db(lambda catalog: catalog.backups(backup.job))
@@ -396,6 +460,7 @@ class _Fault(msgspec.Struct, frozen=True):
 
     def as_error(self) -> BackupdError:
         kinds: dict[str, type[BackupdError]] = {"not-found": NotFoundError, "refused": RefusedError, "busy": BusyError}
+        kinds["copy-unusable"] = RefusedError
         kind = kinds.get(self.code, BackupdError)
         return kind(self.message, hint=self.hint, code=self.code, retryable=self.retryable)
 
@@ -441,7 +506,9 @@ def _job_problems(jobs: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _find(catalog: Catalog, name: str) -> Backup:
     if name == "latest":
-        newest = next((item for item in catalog.backups() if _present(item)), None)
+        # What a restore saved before it replaced everything is hardly what is meant.
+        own = (item for item in catalog.backups() if not item.job.endswith(SAFETY_SUFFIX))
+        newest = next((item for item in own if _present(item)), None)
         name = newest.id if newest is not None else name
     backup = catalog.backup(name) or catalog.backup(name.removesuffix(".gz").removesuffix(".tar"))
     if backup is None:

@@ -43,7 +43,17 @@ from nanumpay_backupd.system.files import is_disk_full, remove_tree
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["back_up", "interrupt", "recover", "tidy", "upload_queued"]
+__all__ = [
+    "back_up",
+    "disk_fault",
+    "interrupt",
+    "recorded",
+    "recover",
+    "safety_backup",
+    "tidy",
+    "unfinished",
+    "upload_queued",
+]
 
 _TENTH: Final = 0.1
 _LEFTOVERS: Final = 10
@@ -57,7 +67,7 @@ def back_up(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder,
     def work() -> list[BackupdError]:
         return _stages(spec, source, layout, catalog, recorder, open_store)
 
-    return _recorded(spec, layout, recorder, work, partly=Outcome.DEGRADED)
+    return recorded(spec, layout, recorder, work, partly=Outcome.DEGRADED)
 
 
 def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
@@ -70,10 +80,10 @@ def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_stor
             recorder.detail(f"{count - len(faults)} of {count} queued copies uploaded")
         return faults
 
-    return _recorded(spec, layout, recorder, work, partly=Outcome.FAILED)
+    return recorded(spec, layout, recorder, work, partly=Outcome.FAILED)
 
 
-def _recorded(
+def recorded(
     spec: RunSpec, layout: Layout, recorder: Recorder, work: Callable[[], list[BackupdError]], *, partly: Outcome
 ) -> Run:
     """Do ``work`` under the job's lock and record how it ended; ``partly`` is the outcome when it returns faults."""
@@ -83,14 +93,14 @@ def _recorded(
     except BusyError as error:
         return recorder.finish(Outcome.SKIPPED, error)
     except OSError as error:
-        return recorder.finish(Outcome.FAILED, _disk_fault(error, layout))
+        return recorder.finish(Outcome.FAILED, disk_fault(error, layout))
     try:
         faults = work()
         return recorder.finish(partly, faults[0]) if faults else recorder.finish(Outcome.SUCCEEDED)
     except CancelledError as error:
         return recorder.finish(Outcome.CANCELLED, error)
     except OSError as error:
-        return recorder.finish(Outcome.FAILED, _disk_fault(error, layout))
+        return recorder.finish(Outcome.FAILED, disk_fault(error, layout))
     except Exception as raised:
         fault = as_expected(raised)
         run = recorder.finish(Outcome.FAILED, fault)
@@ -101,7 +111,7 @@ def _recorded(
         lock.release()
 
 
-def _disk_fault(error: OSError, layout: Layout) -> BackupdError:
+def disk_fault(error: OSError, layout: Layout) -> BackupdError:
     """Name a fault of the disk or the folder's rights, wherever in a run it shows."""
     place = error.filename or layout.backups
     if is_disk_full(error):
@@ -153,7 +163,7 @@ def tidy(catalog: Catalog, layout: Layout, now: datetime) -> None:
 def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the process of the run ended") -> Run:
     """Record that a run ended without a word of its own."""
     error = BackupdError(
-        f"{reason} before it was finished",
+        f"{reason} before it was finished{unfinished(run)}",
         hint="backups committed before are untouched; look at the journal for the cause",
         code="interrupted",
         retryable=True,
@@ -165,6 +175,18 @@ def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the proc
     done = msgspec.structs.replace(run, ended=now, outcome=Outcome.INTERRUPTED, stages=stages, error=error_info(error))
     catalog.save_run(done)
     return done
+
+
+def unfinished(run: Run) -> str:
+    """Say, to be appended, what a restore that ended without a word of its own left behind; empty for other runs."""
+    if run.action != "restore":
+        return ""
+    if not any(record.stage is Stage.RESTORE for record in run.stages):
+        return "; nothing was changed in the database"
+    if any(record.stage is Stage.COMPARE for record in run.stages):
+        return "; the database is restored, but was not compared with the backup"
+    back = f", or go back to what was there before: backupctl restore {run.backup}" if run.backup else ""
+    return f"; the database is half restored: restore again{back}"
 
 
 def _stages(
@@ -219,6 +241,18 @@ def _make(
         remove_tree(staging)
         lock.release()
     return manifest
+
+
+def safety_backup(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder) -> Backup:
+    """Make and prove one backup within another run, which has the job's lock; it stays on this host.
+
+    ``spec.job`` names it. Raises as the stages do; nothing is pruned.
+    """
+    layout = Layout(spec.paths.backups)
+    with recorder.stage(Stage.PREFLIGHT):
+        punch = preflight(source, spec.job, layout, catalog, recorder)
+    manifest = _make(spec, source, layout, catalog, recorder, punch=punch)
+    return _verify(source, layout, manifest, catalog, recorder)
 
 
 def _name(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder) -> tuple[datetime, str]:

@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ARTIFACT", "Layout", "artifact_prefix", "backup_id", "parse_artifact"]
+__all__ = ["ARTIFACT", "SAFETY_SUFFIX", "Layout", "artifact_prefix", "backup_id", "parse_artifact"]
 
 MANIFEST_SUFFIX: Final = ".manifest.json"
 ARTIFACT: Final = re.compile(
     r"(?P<id>(?P<job>[a-z0-9][a-z0-9-]*)-backup-(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d))(?P<suffix>\.tar(?:\.gz)?)"
 )
+SAFETY_SUFFIX: Final = "-safety"
+"""Ends the job's name in safety backups, which a restore makes: retention and ``latest`` then leave them alone."""
 _STAMP: Final = "%Y-%m-%dT%H-%M-%S"
 
 

@@ -176,9 +176,9 @@ class Recorder:
         self.reporter.stage(record)
 
 
-def new_run(run_id: str, job: str, trigger: Trigger, started: datetime) -> Run:
+def new_run(run_id: str, job: str, trigger: Trigger, started: datetime, action: str = "backup") -> Run:
     """Return the record of a run that begins now."""
-    return Run(id=run_id, job=job, trigger=trigger, started=started)
+    return Run(id=run_id, job=job, trigger=trigger, started=started, action=action)
 
 
 def as_expected(error: Exception) -> BackupdError:

@@ -20,7 +20,7 @@ from nanumpay_backupd.model import Manifest, Verification
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.files import drop_cache
 
-__all__ = ["read_back"]
+__all__ = ["UNREADABLE", "Pump", "check_file", "read_back"]
 
 _CHUNK: Final = 1 << 20
 _OPLOG: Final = "oplog.bson"
@@ -32,7 +32,7 @@ _MOST_AT_ONCE: Final = 2 << 20
 _HINT: Final = "do not rely on this backup; older verified ones are kept; run a new one now: backupctl run"
 _LARGEST_SIDE_FILE: Final = 64 << 20
 """Bytes of a file that is read as a whole (metadata): far more than mongodump ever writes into one."""
-_UNREADABLE: Final[tuple[type[Exception], ...]] = (
+UNREADABLE: Final[tuple[type[Exception], ...]] = (
     tarfile.TarError,
     igzip_lib.IsalError,  # type: ignore[assignment]
     EOFError,
@@ -87,11 +87,11 @@ def _read(
     digest = hashlib.sha256()
     # What the kernel still holds in memory proves nothing about the disk.
     drop_cache(stream.fileno())
-    plain = _Pump(stream, digest.update, gzip=manifest.artifact.compression == "gzip")
+    plain = Pump(stream, digest.update, gzip=manifest.artifact.compression == "gzip")
     try:
         found = _walk(plain, manifest, check, progress)
         plain.drain()
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         # Pieces are walked as they come, so damage may show as nonsense before a member's CRC tells.
         raise VerifyError(f"{artifact.name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
     finally:
@@ -103,7 +103,7 @@ def _read(
     return found
 
 
-def _walk(plain: _Pump, manifest: Manifest, check: Check, progress: Progress) -> tuple[dict[str, int], dict[str, int]]:
+def _walk(plain: Pump, manifest: Manifest, check: Check, progress: Progress) -> tuple[dict[str, int], dict[str, int]]:
     """Go through the tar; returns documents and bytes per file, by path inside the backup's folder."""
     counts: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -122,11 +122,12 @@ def _walk(plain: _Pump, manifest: Manifest, check: Check, progress: Progress) ->
             content = archive.extractfile(member)
             assert content is not None
             sizes[path] = member.size
-            counts[path] = _check_file(path, member.size, content, check, progress)
+            counts[path] = check_file(path, member.size, content, check, progress)
     return counts, sizes
 
 
-def _check_file(path: str, size: int, content: IO[bytes], check: Check, progress: Progress) -> int:
+def check_file(path: str, size: int, content: IO[bytes], check: Check, progress: Progress) -> int:
+    """Read one file of an archive to its end and return its documents; raises VerifyError when it is damaged."""
     checker = check(path)
     if checker is None and path.endswith(".json"):
         if size > _LARGEST_SIDE_FILE:
@@ -184,7 +185,7 @@ def _compare(manifest: Manifest, counts: dict[str, int], sizes: dict[str, int]) 
     return sum(counts.values())
 
 
-class _Pump:
+class Pump:
     """A readable of the plain bytes: one thread reads and hashes, another decompresses, the caller walks."""
 
     def __init__(self, stream: IO[bytes], digest: Callable[[bytes], Any], *, gzip: bool) -> None:

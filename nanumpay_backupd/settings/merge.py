@@ -18,6 +18,7 @@ from nanumpay_backupd.settings.schema import (
     S3Destination,
     Schedule,
 )
+from nanumpay_backupd.system.secrets import Secret
 
 __all__ = ["application_destination", "build_jobs"]
 
@@ -73,7 +74,7 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
     own = application_destination(host, known)
     return JobSpec(
         name=APPLICATION_JOB,
-        source=MongoSource(uri=host.mongodb.uri, database=host.mongodb.database, mongodump=host.tools.mongodump),
+        source=_source(host, host.mongodb.uri, host.mongodb.database),
         schedule=None if app is None else to_schedule(app, host.timezone),
         destinations=(*((own,) if own else ()), *_named(host, host.nanumpay.destinations)),
         retention=known.retention,
@@ -89,7 +90,7 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
 def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
     return JobSpec(
         name=job.name,
-        source=MongoSource(uri=job.uri, database=job.database, mongodump=host.tools.mongodump),
+        source=_source(host, job.uri, job.database),
         schedule=Schedule(cron=job.schedule, timezone=host.timezone) if job.schedule else None,
         destinations=_named(host, job.destinations),
         retention=job.retention,
@@ -99,6 +100,11 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
         catch_up=job.catch_up,
         retry=host.retry,
     )
+
+
+def _source(host: HostConfig, uri: Secret, database: str) -> MongoSource:
+    tools = host.tools
+    return MongoSource(uri=uri, database=database, mongodump=tools.mongodump, mongorestore=tools.mongorestore)
 
 
 def _named(host: HostConfig, names: Iterable[str]) -> tuple[Destination, ...]:

@@ -201,7 +201,10 @@ SINGLE: Final = (
         "tools",
         Tools,
         "Stock tools that do the work.",
-        (Option("mongodump", _TOOL, "Name (looked up on PATH) or absolute path.", '"/usr/bin/mongodump"'),),
+        (
+            Option("mongodump", _TOOL, "Name (looked up on PATH) or absolute path.", '"/usr/bin/mongodump"'),
+            Option("mongorestore", _TOOL, "Needed for `backupctl restore` only.", '"/usr/bin/mongorestore"'),
+        ),
     ),
     Table(
         "control",

@@ -34,6 +34,7 @@ __all__ = [
     "MongoConnection",
     "MongoSource",
     "Paths",
+    "RestoreOrder",
     "RetryPolicy",
     "RunSpec",
     "S3Destination",
@@ -131,6 +132,7 @@ class MongoSource(_Settings, frozen=True, tag_field="type", tag="mongodb"):
     uri: Secret
     database: str
     mongodump: str = "mongodump"
+    mongorestore: str = "mongorestore"
     parallel_collections: int = 2
 
 
@@ -212,6 +214,7 @@ class Tools(_Settings, frozen=True):
     """Stock tools by name (looked up on PATH) or absolute path."""
 
     mongodump: str = "mongodump"
+    mongorestore: str = "mongorestore"
 
 
 class ControlOptions(_Settings, frozen=True):
@@ -289,12 +292,26 @@ class HostConfig(_Settings, frozen=True):
     jobs: tuple[HostJob, ...] = ()
 
 
+class RestoreOrder(_Settings, frozen=True):
+    """What is to be restored. Empty: the database's own name, all collections, the copy that is best at hand.
+
+    ``source`` names the destination whose copy is taken; ``safety``: back the target up first when it holds anything.
+    """
+
+    backup: str
+    to_database: str = ""
+    collection: str = ""
+    source: str = ""
+    safety: bool = True
+
+
 class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
     ``action`` is ``backup``, ``upload`` (only the queued copies that are due), ``prune``, ``delete:BACKUP[@PLACE]``,
-    ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``. ``started`` (UTC) is when the
-    run began for whoever asked for it; None: when the worker begins.
+    ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``, ``restore`` or
+    ``restore-plan`` (both with the order in ``restore``). ``started`` (UTC) is when the run began for whoever asked for
+    it; None: when the worker begins.
     """
 
     run: str
@@ -303,6 +320,7 @@ class RunSpec(_Settings, frozen=True):
     trigger: str
     action: str = "backup"
     started: datetime | None = None
+    restore: RestoreOrder | None = None
 
 
 def encode_hook(value: Any) -> Any:

@@ -10,7 +10,7 @@ import msgspec
 
 from nanumpay_backupd.model import Consistency, SourceInfo
 
-__all__ = ["Dump", "Estimate", "Harvest", "Source"]
+__all__ = ["Dump", "Estimate", "Expected", "Harvest", "Source", "TargetFacts"]
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -33,6 +33,28 @@ class Harvest(msgspec.Struct, frozen=True):
     documents: int
     leave_out: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+class TargetFacts(msgspec.Struct, frozen=True):
+    """What stands where a restore would go: collections and views, documents in all, and how the server is called.
+
+    ``may_replay`` tells whether this user is allowed to replay an oplog there.
+    """
+
+    address: str
+    collections: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    documents: int = 0
+    may_replay: bool = True
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """What a restored collection has to hold; ``documents`` None: not known (the oplog changed it afterwards)."""
+
+    database: str
+    name: str
+    documents: int | None
+    indexes: int = 0
 
 
 class Dump(ABC):

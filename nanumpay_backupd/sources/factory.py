@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nanumpay_backupd.settings.schema import MongoSource
 from nanumpay_backupd.sources.base import Source
 
-__all__ = ["open_source"]
+if TYPE_CHECKING:
+    from nanumpay_backupd.sources.mongorestore import MongoTarget
+
+__all__ = ["open_source", "open_target"]
 
 
 def open_source(settings: MongoSource) -> Source:
@@ -14,3 +19,10 @@ def open_source(settings: MongoSource) -> Source:
     from nanumpay_backupd.sources.mongodb import MongoDatabase
 
     return MongoDatabase(settings)
+
+
+def open_target(settings: MongoSource) -> MongoTarget:
+    """Return the server that ``settings`` describe as the target of a restore; nothing is connected yet."""
+    from nanumpay_backupd.sources.mongorestore import MongoTarget
+
+    return MongoTarget(settings)

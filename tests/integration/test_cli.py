@@ -145,6 +145,7 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("cancel",), "Cancel"),
         (("prune",), "Prune"),
         (("delete", OTHER, "--yes"), "Delete"),
+        (("restore", "latest", "--dry-run"), "Restore"),
         (("run", "--no-wait"), "Run"),
         (("run",), "Run"),
     ],
@@ -162,6 +163,26 @@ def test_json_is_what_the_daemon_answered(
     assert (human.returncode, human.stderr) == (0, "")
     assert human.stdout.strip()
     assert not human.stdout.startswith("{")
+
+
+def test_a_restore_is_planned_asked_about_and_followed(daemon: CannedDaemon, path: Path) -> None:
+    """The plan is shown; what was shown is what is ordered; without consent nothing is."""
+    assert backupctl(path, "restore", "latest").returncode == 7
+    assert backupctl(path, "restore", "latest", "--json").returncode == 7
+    assert daemon.calls == []
+    words = ("restore", "latest", "--collection", "users", "--from", "nas", "--no-safety-backup")
+    done = backupctl(path, *words, "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "12,345 documents" in done.stdout
+    assert "no safety backup is made" in done.stdout
+    wanted = {"collection": "users", "source": "nas", "safety": False}
+    asked = [params for name, params in daemon.calls if name == "Restore"]
+    assert asked == [{"backup": "latest", "dry_run": True, **wanted}, {"backup": BACKUP, **wanted}]
+    for answer, code in (("n\n", 7), ("nanumpay\n", 7), ("y\n", 0)):
+        with Terminal(path, "restore", "latest", "--to-db", "other") as terminal:
+            terminal.wait_for("Restore it? [y/N]")
+            terminal.type(answer)
+            assert terminal.end() == code
 
 
 def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:

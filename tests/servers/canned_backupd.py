@@ -324,6 +324,36 @@ class CannedDaemon:
         places = [destination] if destination else ["local", "app"]
         return {"deleted": [self._line(backup, place, "delete", "asked for by hand") for place in places]}
 
+    def _on_Restore(
+        self,
+        backup: str,
+        to_database: str | None = None,
+        collection: str | None = None,
+        source: str | None = None,
+        dry_run: bool = False,
+        safety: bool = True,
+    ) -> Record:
+        if not dry_run:
+            brought = stage("restore", 0, 3.0, "12,345 documents restored into nanumpay")
+            return {"run": run(action="restore", backup="nanumpay-safety-backup-2026-11-20T19-59-50", stages=[brought])}
+        plan = {
+            "backup": BACKUP if backup == "latest" else backup,
+            "copy": source or "local",
+            "server": "localhost:27017",
+            "database": to_database or "nanumpay",
+            "collections": [collection] if collection else ["admins", "users", "weeklypaymentplans"],
+            "documents": 12_345,
+            "bytes": 1_123_395_000,
+            "moment": moment(hours=3),
+            "replays_oplog": not to_database and not collection,
+            "target_exists": not to_database,
+            "target_collections": 0 if to_database else 3,
+            "target_documents": 0 if to_database else 12_001,
+            "safety_backup": safety and not to_database,
+            "warnings": ["not in the backup, stays as it is: drafts"],
+        }
+        return {"plan": plan}
+
     @staticmethod
     def _line(backup: str, destination: str, action: str, reason: str) -> Record:
         return {

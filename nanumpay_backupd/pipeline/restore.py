@@ -1,0 +1,394 @@
+"""A restore from start to end: fetch, prove, unpack, safety backup, mongorestore, comparison. Decisions are next door.
+
+Nothing in the target changes before the artifact was read back whole, unpacked, and the target was backed up. However
+it ends, the fault says what state the target is in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, SpaceError, VerifyError
+from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Outcome, Run, Stage
+from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
+from nanumpay_backupd.pipeline.inventory import sync_local
+from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
+from nanumpay_backupd.pipeline.publish import open_staging
+from nanumpay_backupd.pipeline.report import Recorder
+from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
+from nanumpay_backupd.pipeline.unpack import OPLOG, Found, collection_of, look_through, unpack
+from nanumpay_backupd.pipeline.upload import OpenStore
+from nanumpay_backupd.pipeline.verify import read_back
+from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
+from nanumpay_backupd.sources.base import Expected, Source
+from nanumpay_backupd.system.files import free_bytes, remove_tree
+from nanumpay_backupd.system.units import human_size
+
+if TYPE_CHECKING:
+    from nanumpay_backupd.sources.mongorestore import MongoTarget
+
+__all__ = ["plan_restore", "restore"]
+
+_RESERVE: Final = 64 << 20
+"""Bytes left free on the filesystem of the staging folder."""
+_REST: Final = 0.1
+_BUCKETS: Final = "system.buckets."
+OpenSource = Callable[[MongoSource], Source]
+
+
+def plan_restore(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime) -> RestorePlan:
+    """Say what the restore that ``spec`` orders would do; changes nothing but the catalog's view of the folder.
+
+    Raises NotFoundError, RefusedError (``copy-unusable``), SourceError (server not reached), ToolError.
+    """
+    return _prepare(spec, target, catalog, now).plan
+
+
+def restore(
+    spec: RunSpec,
+    target: MongoTarget,
+    open_source: OpenSource,
+    catalog: Catalog,
+    recorder: Recorder,
+    open_store: OpenStore,
+) -> Run:
+    """Do the restore that ``spec`` orders and return the finished Run, whatever happened."""
+    layout = Layout(spec.paths.backups)
+
+    def work() -> list[BackupdError]:
+        _Restore(spec, target, open_source, catalog, recorder, open_store).run()
+        return []
+
+    return recorded(spec, layout, recorder, work, partly=Outcome.FAILED)
+
+
+class _Prepared(msgspec.Struct, frozen=True):
+    """What is decided before anything moves; ``names`` as of `restore_plan.goal`."""
+
+    backup: Backup
+    copy: Copy
+    names: dict[str, str]
+    plan: RestorePlan
+
+
+def _order(spec: RunSpec) -> RestoreOrder:
+    assert spec.restore is not None, "a restore needs an order"
+    return spec.restore
+
+
+def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime) -> _Prepared:
+    order = _order(spec)
+    layout = Layout(spec.paths.backups)
+    sync_local(catalog, layout, now)
+    backup = catalog.backup(order.backup)
+    if backup is None:
+        raise NotFoundError(f"there is no backup {order.backup!r}", hint="see: backupctl list")
+    copy = choose_copy(backup, order.source, [destination.name for destination in spec.job.destinations])
+    names = goal(backup, order, spec.job.source.database)
+    target.tool()
+    facts = target.look(names.values())
+    return _Prepared(backup, copy, names, make_plan(backup, order, copy, names, facts))
+
+
+class _Restore:
+    """One restore under way, and how far it came."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        target: MongoTarget,
+        open_source: OpenSource,
+        catalog: Catalog,
+        recorder: Recorder,
+        open_store: OpenStore,
+    ) -> None:
+        self._spec = spec
+        self._order = _order(spec)
+        self._target = target
+        self._open_source = open_source
+        self._catalog = catalog
+        self._recorder = recorder
+        self._open_store = open_store
+        self._layout = Layout(spec.paths.backups)
+        self._database = self._order.to_database or spec.job.source.database
+        self._safety = ""
+        self._state = "untouched"
+
+    def run(self) -> None:
+        """Do it; every fault leaves with a sentence on the target's state."""
+        try:
+            self._steps()
+        except BackupdError as error:
+            raise self._told(error) from None
+        except OSError as error:
+            raise self._told(disk_fault(error, self._layout)) from None
+
+    def _steps(self) -> None:
+        with self._recorder.stage(Stage.PREFLIGHT):
+            self._layout.create()
+            ready = _prepare(self._spec, self._target, self._catalog, self._recorder.clock.now())
+            plan = ready.plan
+            self._database = plan.database or self._database
+            self._recorder.detail(f"{plan.backup} from {plan.copy} into {self._database} at {plan.server}")
+        for warning in plan.warnings:
+            self._recorder.warn(warning)
+        staging, lock = open_staging(self._layout, f"{self._spec.run}-restore")
+        try:
+            artifact = self._fetch(ready, staging)
+            folder = staging / "unpacked"
+            folder.mkdir()
+            expected = self._check(ready, artifact, folder)
+            if plan.safety_backup:
+                self._make_safe(ready)
+            self._restore(folder, ready)
+            self._compare(expected)
+        finally:
+            remove_tree(staging)
+            lock.release()
+
+    def _fetch(self, ready: _Prepared, staging: Path) -> Path:
+        """Return where the artifact is; a remote copy is brought into staging first, its checksum taken on the way."""
+        backup, copy = ready.backup, ready.copy
+        manifest = backup.manifest
+        if copy.destination == LOCAL:
+            self._room(manifest.artifact.raw_bytes if manifest is not None else 0)
+            return self._layout.artifact(backup.artifact)
+        assert manifest is not None, "remote copies are known by their manifest"
+        self._room(manifest.artifact.raw_bytes + copy.size)
+        destination = next(item for item in self._spec.job.destinations if item.name == copy.destination)
+        artifact = staging / backup.artifact
+        digest = hashlib.sha256()
+        with self._recorder.stage(Stage.FETCH, total=copy.size):
+            with self._open_store(destination) as store, artifact.open("xb") as stream:
+                for chunk in store.get(copy.key):
+                    digest.update(chunk)
+                    stream.write(chunk)
+                    self._recorder.progress(len(chunk))
+            size = artifact.stat().st_size
+            if size != manifest.artifact.size or digest.hexdigest() != manifest.artifact.sha256:
+                raise VerifyError(
+                    f"the copy of {backup.artifact} at {copy.destination} is not what was stored there "
+                    f"({size} bytes, its manifest says {manifest.artifact.size}; the checksum differs)",
+                    hint=self._instead(backup, copy),
+                    code="verify-checksum",
+                )
+            self._recorder.detail(f"{human_size(size)} from {copy.destination}, checksum as in the manifest")
+        return artifact
+
+    def _room(self, needed: int) -> None:
+        free = free_bytes(self._layout.staging)
+        if free < needed + _RESERVE:
+            raise SpaceError(
+                f"not enough room in {self._layout.backups} to unpack the backup: this needs about "
+                f"{human_size(needed + _RESERVE)}, {human_size(free)} are free",
+                hint="free space there or set [paths] backups to a larger disk",
+            )
+
+    def _check(self, ready: _Prepared, artifact: Path, folder: Path) -> list[Expected]:
+        """Prove the artifact, unpack what is wanted, and return what then has to be in the database."""
+        backup, recorder = ready.backup, self._recorder
+        check = self._open_source(self._spec.job.source).check
+        manifest = backup.manifest
+        with recorder.stage(Stage.CHECK):
+            try:
+                if manifest is not None:
+                    read_back(artifact, manifest, check, recorder.clock, recorder.progress)
+                    place = self._place(backup.id, ready)
+                    expected = _expected(ready, self._order)
+                    needed = 0
+                else:
+                    found = look_through(artifact, check, recorder.progress)
+                    root, names = _legacy_root(backup, found, ready)
+                    place = self._place(root, msgspec.structs.replace(ready, names=names))
+                    expected = [
+                        Expected(database, _stored(path), found[path].documents)
+                        for path in found
+                        if path.endswith(".bson") and (database := _parent(place(path)))
+                    ]
+                    needed = sum(item.size for path, item in found.items() if place(path))
+            except VerifyError as error:
+                raise VerifyError(error.message, hint=self._instead(backup, ready.copy), code=error.code) from None
+            self._room(needed)
+            written = unpack(artifact, folder, place, recorder.progress)
+            if not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
+                what = f"collection {self._order.collection!r}" if self._order.collection else "collection"
+                raise NotFoundError(f"{backup.artifact} holds no {what}", hint=f"look into it: tar -tf {artifact}")
+            expected = _with_indexes(expected, folder)
+            if ready.plan.replays_oplog:
+                expected = _without_touched(expected, folder / OPLOG)
+            recorder.detail(f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked")
+        return expected
+
+    def _place(self, root: str, ready: _Prepared) -> Callable[[str], str | None]:
+        """Return the function that says where in the unpacked folder a file of the archive goes, None: not wanted."""
+        wanted, names, replay = self._order.collection, ready.names, ready.plan.replays_oplog
+        parts = len(PurePosixPath(root).parts)
+
+        def place(path: str) -> str | None:
+            inside = PurePosixPath(path).parts
+            if "/".join(inside[:parts]) != root and parts:
+                return None
+            rest = inside[parts:]
+            if rest == (OPLOG,):
+                return OPLOG if replay else None
+            if len(rest) != 2 or unquote(rest[0]) not in names:
+                return None
+            collection = collection_of(rest[1])
+            if collection is None or wanted not in ("", collection):
+                return None
+            return f"{quote(names[unquote(rest[0])], safe='')}/{rest[1]}"
+
+        return place
+
+    def _make_safe(self, ready: _Prepared) -> None:
+        """Back the target up, under a job's name of its own: retention of the job is not misled by it."""
+        job = self._spec.job
+        one = next(iter(ready.names.values())) if len(ready.names) == 1 else ""
+        source = msgspec.structs.replace(job.source, database=one)
+        name = f"{job.name.removesuffix(SAFETY_SUFFIX)}{SAFETY_SUFFIX}"
+        spec = msgspec.structs.replace(
+            self._spec, job=msgspec.structs.replace(job, name=name, source=source, destinations=())
+        )
+        self._safety = safety_backup(spec, self._open_source(source), self._catalog, self._recorder).id
+
+    def _restore(self, folder: Path, ready: _Prepared) -> None:
+        replay = ready.plan.replays_oplog
+        with self._recorder.stage(Stage.RESTORE):
+            # From here on collections are dropped and filled anew.
+            self._recorder.check()
+            running = self._target.start(folder, replay=replay)
+            self._state = "half"
+            try:
+                while not running.wait(_REST):
+                    self._recorder.progress(0, running.documents)
+                count = running.judge()
+            except BackupdError as error:
+                if not isinstance(error, CancelledError):
+                    self._recorder.reporter.message("warning", f"mongorestore said: {running.tail}")
+                raise
+            finally:
+                running.kill()
+            self._state = "written"
+            replayed = ", oplog replayed" if replay else ""
+            self._recorder.detail(f"{count:,} documents restored into {self._database}{replayed}")
+
+    def _compare(self, expected: list[Expected]) -> None:
+        with self._recorder.stage(Stage.COMPARE):
+            differing = self._target.differences(expected)
+            if differing:
+                raise VerifyError(
+                    f"what is there now is not what the backup holds: {'; '.join(differing[:3])}"
+                    + (f" and {len(differing) - 3} more" if len(differing) > 3 else ""),
+                    hint="was the application writing meanwhile? stop it",
+                    code="restore-incomplete",
+                )
+            unknown = sum(item.documents is None for item in expected)
+            late = f"; {unknown} others were changed by the oplog after they were counted" if unknown else ""
+            self._recorder.detail(f"documents and indexes of {len(expected) - unknown} collections as expected{late}")
+
+    def _instead(self, backup: Backup, copy: Copy) -> str:
+        """Say what else could be restored: another copy, or the next older good backup."""
+        present = (CopyState.UPLOADED, CopyState.VERIFIED)
+        places = {item.name for item in self._spec.job.destinations} | {LOCAL}
+        for other in backup.copies:
+            if other.destination != copy.destination and other.state in present and other.destination in places:
+                return f"take another copy: backupctl restore {backup.id} --from {other.destination}"
+        for older in self._catalog.backups(backup.job):
+            good = older.state is BackupState.VERIFIED and any(item.state in present for item in older.copies)
+            if good and older.created < backup.created:
+                return f"take the next older good backup: backupctl restore {older.id}"
+        return "there is no other copy and no older verified backup; look for the file elsewhere"
+
+    def _told(self, error: BackupdError) -> BackupdError:
+        """Add to a fault what state the target is in and what can be done about it."""
+        where = f"database {self._database}" if self._database else "the database"
+        again = f"restore again: backupctl restore {self._order.backup}"
+        back = f"; or go back to what was there before: backupctl restore {self._safety}" if self._safety else ""
+        if isinstance(error, CancelledError):
+            error.message, error.hint = "the restore was cancelled", ""
+        if self._state == "untouched":
+            error.message += f"; nothing was changed in {where}"
+            return error
+        is_now = "is half restored" if self._state == "half" else "is restored, but not as it should be"
+        error.message += f"; {where} {is_now}"
+        error.hint = "; ".join(part for part in (error.hint, again) if part) + back
+        return error
+
+
+def _expected(ready: _Prepared, order: RestoreOrder) -> list[Expected]:
+    """Say what the manifest promises of the collections that are restored."""
+    assert ready.backup.manifest is not None
+    return [
+        Expected(ready.names[item.database], item.name, item.documents, item.indexes)
+        for item in ready.backup.manifest.source.collections
+        if order.collection in ("", item.name.removeprefix(_BUCKETS))
+    ]
+
+
+def _legacy_root(backup: Backup, found: dict[str, Found], ready: _Prepared) -> tuple[str, dict[str, str]]:
+    """Find the folder of an old archive that holds the dump: ``<name>/nanumpay`` or ``<timestamp>/nanumpay``.
+
+    Returns the folder above it, and which database goes where.
+    """
+    folders = {str(PurePosixPath(path).parent) for path in found if path.endswith((".bson", ".metadata.json"))}
+    folders = {folder for folder in folders if any(path.startswith(f"{folder}/") for path in found)}
+    (wanted, new) = next(iter(ready.names.items()))
+    named = sorted(folder for folder in folders if unquote(PurePosixPath(folder).name) == wanted)
+    chosen = named or sorted(folders)
+    if len(chosen) != 1:
+        raise VerifyError(
+            f"{backup.artifact} holds {len(folders)} folders of dumped collections, one is needed"
+            + (f" ({', '.join(sorted(folders)[:5])})" if folders else ""),
+            hint="restore it by hand: docs/operations.md",
+            code="verify-structure",
+        )
+    path = PurePosixPath(chosen[0])
+    root = "" if str(path.parent) == "." else str(path.parent)
+    return root, {unquote(path.name): new or unquote(path.name)}
+
+
+def _parent(placed: str | None) -> str:
+    return unquote(placed.partition("/")[0]) if placed and "/" in placed else ""
+
+
+def _stored(path: str) -> str:
+    return unquote(PurePosixPath(path).name.removesuffix(".bson"))
+
+
+def _with_indexes(expected: list[Expected], folder: Path) -> list[Expected]:
+    """Add the number of indexes where only the unpacked metadata tells it."""
+    return [
+        item if item.indexes else msgspec.structs.replace(item, indexes=_indexes(item, folder)) for item in expected
+    ]
+
+
+def _indexes(item: Expected, folder: Path) -> int:
+    name = quote(item.name.removeprefix(_BUCKETS), safe="")
+    try:
+        metadata = json.loads((folder / quote(item.database, safe="") / f"{name}.metadata.json").read_bytes())
+    except (OSError, ValueError):
+        return 0
+    return len(metadata.get("indexes", ())) if isinstance(metadata, dict) else 0
+
+
+def _without_touched(expected: list[Expected], oplog: Path) -> list[Expected]:
+    """Forget the counts of collections that the oplog changes after they were dumped."""
+    # bson is heavy, and most restores have nothing to replay.
+    from nanumpay_backupd.sources.mongorestore import touched_by
+
+    touched = touched_by(oplog)
+    return [
+        msgspec.structs.replace(item, documents=None, indexes=0)
+        if {f"{item.database}.{item.name}", f"{item.database}.*"} & touched
+        else item
+        for item in expected
+    ]
