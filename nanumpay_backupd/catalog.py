@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from nanumpay_backupd.model import (
     Manifest,
     Outcome,
     Run,
+    Stream,
     Trigger,
     from_json,
     to_json,
@@ -31,15 +32,17 @@ from nanumpay_backupd.model import (
 
 __all__ = ["Catalog"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE runs (
-    id TEXT PRIMARY KEY, job TEXT NOT NULL, started TEXT NOT NULL, outcome TEXT, record BLOB NOT NULL);
+    id TEXT PRIMARY KEY, job TEXT NOT NULL, started TEXT NOT NULL, outcome TEXT, record BLOB NOT NULL,
+    action TEXT NOT NULL DEFAULT 'backup');
 CREATE INDEX runs_by_time ON runs (started DESC);
 CREATE INDEX runs_by_job ON runs (job, started DESC);
 CREATE TABLE backups (
     id TEXT PRIMARY KEY, job TEXT NOT NULL, kind TEXT NOT NULL, created TEXT NOT NULL, state TEXT NOT NULL,
-    artifact TEXT NOT NULL, size INTEGER NOT NULL, documents INTEGER NOT NULL, run TEXT, manifest BLOB);
+    artifact TEXT NOT NULL, size INTEGER NOT NULL, documents INTEGER NOT NULL, run TEXT, manifest BLOB,
+    first TEXT NOT NULL DEFAULT '', last TEXT NOT NULL DEFAULT '', pinned TEXT NOT NULL DEFAULT '');
 CREATE INDEX backups_by_time ON backups (created DESC);
 CREATE INDEX backups_by_job ON backups (job, created DESC);
 CREATE TABLE copies (
@@ -47,10 +50,24 @@ CREATE TABLE copies (
     next_attempt TEXT, record BLOB NOT NULL, PRIMARY KEY (backup, destination));
 CREATE INDEX copies_pending ON copies (next_attempt) WHERE state = 'pending';
 CREATE TABLE plans (job TEXT PRIMARY KEY, due TEXT NOT NULL);
+CREATE TABLE streams (job TEXT PRIMARY KEY, record BLOB NOT NULL);
 """
+_UPGRADES: Final = {
+    1: """
+ALTER TABLE runs ADD COLUMN action TEXT NOT NULL DEFAULT 'backup';
+UPDATE runs SET action = json_extract(CAST(record AS TEXT), '$.action')
+    WHERE json_extract(CAST(record AS TEXT), '$.action') IS NOT NULL;
+ALTER TABLE backups ADD COLUMN first TEXT NOT NULL DEFAULT '';
+ALTER TABLE backups ADD COLUMN last TEXT NOT NULL DEFAULT '';
+ALTER TABLE backups ADD COLUMN pinned TEXT NOT NULL DEFAULT '';
+UPDATE backups SET first = coalesce(json_extract(CAST(manifest AS TEXT), '$.consistency.start'), ''),
+    last = coalesce(json_extract(CAST(manifest AS TEXT), '$.consistency.end'), '') WHERE manifest IS NOT NULL;
+CREATE TABLE streams (job TEXT PRIMARY KEY, record BLOB NOT NULL)
+"""
+}
+"""How a catalog of an older format becomes one of the next."""
 _KEPT_RUNS: Final = 20_000
-_LOOK_BACK: Final = 200
-_BACKUP_COLUMNS: Final = "id, job, kind, created, state, artifact, size, documents, run"
+_BACKUP_COLUMNS: Final = "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned"
 
 
 class Catalog:
@@ -93,10 +110,11 @@ class Catalog:
             )
         with self._write() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            # Another process may have done it meanwhile.
+            steps = [_SCHEMA] if version == 0 else [_UPGRADES[older] for older in range(version, SCHEMA_VERSION)]
+            for statement in ";".join(steps).split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -150,8 +168,8 @@ class Catalog:
         """Insert or replace a run."""
         with self._write() as db:
             db.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)",
-                (run.id, run.job, _stamp(run.started), run.outcome, to_json(run)),
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)",
+                (run.id, run.job, _stamp(run.started), run.outcome, to_json(run), run.action),
             )
 
     def run(self, run_id: str) -> Run | None:
@@ -159,19 +177,34 @@ class Catalog:
         rows = self._read("SELECT record FROM runs WHERE id = ?", run_id)
         return from_json(Run, _blob(rows[0][0])) if rows else None
 
-    def runs(self, job: str | None = None, limit: int = 20) -> list[Run]:
-        """Return the newest runs first."""
+    def runs(self, job: str | None = None, limit: int = 20, *, slices: bool = True) -> list[Run]:
+        """Return the newest runs first; without ``slices`` those are left out that only captured the changes."""
         rows = self._read(
-            "SELECT record FROM runs WHERE ?1 IS NULL OR job = ?1 ORDER BY started DESC, id DESC LIMIT ?2", job, limit
+            "SELECT record FROM runs WHERE (?1 IS NULL OR job = ?1) AND (?3 OR action != 'slice') "
+            "ORDER BY started DESC, id DESC LIMIT ?2",
+            job,
+            limit,
+            slices,
         )
         return [from_json(Run, _blob(row[0])) for row in rows]
 
-    def last_backup_run(self, job: str, *outcomes: Outcome) -> Run | None:
-        """Return the newest run that was to make a backup (not to upload, not to restore) and ended so."""
-        for run in self.runs(job, limit=_LOOK_BACK):
-            if run.action == "backup" and run.trigger is not Trigger.RETRY and run.outcome in outcomes:
-                return run
-        return None
+    def forget_run(self, run_id: str) -> None:
+        """Drop one run: a slice that found nothing new leaves no trace."""
+        with self._write() as db:
+            db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+
+    def last_run(self, job: str, action: str, *outcomes: Outcome) -> Run | None:
+        """Return the newest run of ``action`` that ended in one of ``outcomes``; retries of uploads do not count."""
+        marks = ", ".join("?" * len(outcomes))
+        rows = self._read(
+            f"SELECT record FROM runs WHERE job = ? AND action = ? AND outcome IN ({marks}) "  # noqa: S608
+            "ORDER BY started DESC, id DESC LIMIT 20",
+            job,
+            action,
+            *outcomes,
+        )
+        runs = (from_json(Run, _blob(row[0])) for row in rows)
+        return next((run for run in runs if run.trigger is not Trigger.RETRY), None)
 
     def unfinished_runs(self) -> list[Run]:
         """Return the runs without an outcome: running now, or cut off with their process."""
@@ -202,10 +235,11 @@ class Catalog:
     def _put_backup(self, db: sqlite3.Connection, backup: Backup) -> None:
         manifest = to_json(backup.manifest) if backup.manifest is not None else None
         db.execute(
-            f"INSERT INTO backups ({_BACKUP_COLUMNS}, manifest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
+            f"INSERT INTO backups ({_BACKUP_COLUMNS}, manifest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
             "ON CONFLICT (id) DO UPDATE SET job = excluded.job, kind = excluded.kind, created = excluded.created, "
             "state = excluded.state, artifact = excluded.artifact, size = excluded.size, "
             "documents = excluded.documents, run = coalesce(excluded.run, run), "
+            "first = excluded.first, last = excluded.last, "
             "manifest = coalesce(excluded.manifest, manifest)",
             (
                 backup.id,
@@ -217,6 +251,9 @@ class Catalog:
                 backup.size,
                 backup.documents,
                 backup.run,
+                backup.start,
+                backup.end,
+                backup.pinned,
                 manifest,
             ),
         )
@@ -259,20 +296,28 @@ class Catalog:
             db.execute("DELETE FROM copies")
             db.execute("DELETE FROM backups")
 
-    def backups(self, job: str | None = None, limit: int | None = None) -> list[Backup]:
-        """Return backups with their copies, newest first, without manifests."""
-        rows = self._read(
-            f"SELECT {_BACKUP_COLUMNS} FROM backups WHERE ?1 IS NULL OR job = ?1 "  # noqa: S608
-            "ORDER BY created DESC, id DESC LIMIT ?2",
-            job,
-            -1 if limit is None else limit,
+    def backups(
+        self, job: str | None = None, limit: int | None = None, kinds: Collection[Kind] = frozenset(Kind)
+    ) -> list[Backup]:
+        """Return backups of these kinds with their copies, newest first, without manifests."""
+        chosen = (
+            "FROM backups WHERE (?1 IS NULL OR job = ?1) AND kind IN (SELECT value FROM json_each(?3)) "
+            "ORDER BY created DESC, id DESC LIMIT ?2"
         )
-        wanted = {str(row[0]) for row in rows}
+        values = (job, -1 if limit is None else limit, to_json([kind.value for kind in kinds]).decode())
+        rows = self._read(f"SELECT {_BACKUP_COLUMNS} {chosen}", *values)
         copies: dict[str, list[Copy]] = {}
-        for name, record in self._read("SELECT backup, record FROM copies ORDER BY backup, destination"):
-            if name in wanted:
-                copies.setdefault(str(name), []).append(from_json(Copy, _blob(record)))
+        for name, record in self._read(
+            f"SELECT backup, record FROM copies WHERE backup IN (SELECT id {chosen}) ORDER BY backup, destination",  # noqa: S608
+            *values,
+        ):
+            copies.setdefault(str(name), []).append(from_json(Copy, _blob(record)))
         return [_backup(row, tuple(copies.get(str(row[0]), ()))) for row in rows]
+
+    def pin(self, backup: str, reason: str) -> None:
+        """Keep retention from deleting a backup; an empty reason lets it go again."""
+        with self._write() as db:
+            db.execute("UPDATE backups SET pinned = ? WHERE id = ?", (reason, backup))
 
     def backup(self, backup_id: str) -> Backup | None:
         """Return one backup with copies and manifest, or None."""
@@ -304,6 +349,18 @@ class Catalog:
         )
         return [from_json(Copy, _blob(row[0])) for row in rows]
 
+    # Streams: how far the changes of each job are captured
+
+    def stream(self, job: str) -> Stream | None:
+        """Return how far the changes of a job are captured, or None."""
+        rows = self._read("SELECT record FROM streams WHERE job = ?", job)
+        return from_json(Stream, _blob(rows[0][0])) if rows else None
+
+    def save_stream(self, stream: Stream) -> None:
+        """Remember how far the changes of a job are captured."""
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO streams VALUES (?, ?)", (stream.job, to_json(stream)))
+
     # Plans: when each job is due next, so that a due time that passed while nobody was there is noticed
 
     def plan(self, job: str) -> datetime | None:
@@ -321,7 +378,7 @@ class Catalog:
 
 
 def _backup(row: tuple[object, ...], copies: tuple[Copy, ...], manifest: Manifest | None = None) -> Backup:
-    identifier, job, kind, created, state, artifact, size, documents, run = row[:9]
+    identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned = row[:12]
     return Backup(
         id=str(identifier),
         job=str(job),
@@ -332,6 +389,9 @@ def _backup(row: tuple[object, ...], copies: tuple[Copy, ...], manifest: Manifes
         size=int(str(size)),
         documents=int(str(documents)),
         run=None if run is None else str(run),
+        start=str(first),
+        end=str(last),
+        pinned=str(pinned),
         copies=copies,
         manifest=manifest,
     )

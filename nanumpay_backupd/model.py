@@ -6,31 +6,36 @@ back with `to_json` and `from_json`; unknown keys of a newer format are ignored 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import msgspec
 
 from nanumpay_backupd.errors import BackupdError
 
 __all__ = [
+    "SLICES",
     "Artifact",
     "Backup",
     "BackupState",
     "CollectionStat",
     "Consistency",
+    "Content",
     "Copy",
     "CopyState",
     "ErrorInfo",
     "Kind",
     "Manifest",
+    "Objectives",
+    "OpTime",
     "Outcome",
     "Policy",
     "Run",
     "SourceInfo",
     "Stage",
     "StageRecord",
+    "Stream",
     "Trigger",
     "Verification",
     "error_info",
@@ -44,13 +49,37 @@ LOCAL = "local"
 """Name of the copy in the backups folder itself, beside the named destinations."""
 
 
+class OpTime(NamedTuple):
+    """A place in MongoDB's oplog: seconds since 1970 (UTC) and a counter within them. Written ``seconds:counter``."""
+
+    seconds: int
+    counter: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``seconds:counter``; raises ValueError."""
+        seconds, colon, counter = text.partition(":")
+        if not colon or not seconds.isdecimal() or not counter.isdecimal():
+            raise ValueError(f"{text!r} is not an oplog time (seconds:counter)")
+        return cls(int(seconds), int(counter))
+
+    @property
+    def moment(self) -> datetime:
+        """Return it as a time of day; the oplog counts whole seconds."""
+        return datetime.fromtimestamp(self.seconds, UTC)
+
+    def __str__(self) -> str:
+        return f"{self.seconds}:{self.counter}"
+
+
 class Trigger(StrEnum):
-    """Why a run was started."""
+    """Why a run was started. ``repair``: a chain broke or a verification failed, so a new full is made."""
 
     SCHEDULE = "schedule"
     MANUAL = "manual"
     CATCH_UP = "catch-up"
     RETRY = "retry"
+    REPAIR = "repair"
 
 
 class Outcome(StrEnum):
@@ -65,10 +94,11 @@ class Outcome(StrEnum):
 
 
 class Stage(StrEnum):
-    """The pipeline's stages, in the order of what they promise; the last four are those of a restore."""
+    """The pipeline's stages, in the order of what they promise; ``fetch`` and what follows are those of a restore."""
 
     PREFLIGHT = "preflight"
     DUMP = "dump"
+    CAPTURE = "capture"
     COMPRESS = "compress"
     PUBLISH = "publish"
     VERIFY = "verify"
@@ -78,13 +108,24 @@ class Stage(StrEnum):
     CHECK = "check"
     RESTORE = "restore"
     COMPARE = "compare"
+    SWAP = "swap"
 
 
 class Kind(StrEnum):
-    """What a backup holds (design.md, Words). ``legacy``: made by the old program, no manifest."""
+    """What a backup holds (docs/architecture.md, Words). ``legacy``: made by the old program, no manifest.
+
+    ``incremental`` and ``differential`` are slices of the oplog; ``collection`` is one collection by itself.
+    """
 
     FULL = "full"
+    INCREMENTAL = "incremental"
+    DIFFERENTIAL = "differential"
+    COLLECTION = "collection"
     LEGACY = "legacy"
+
+
+SLICES: Final = frozenset({Kind.INCREMENTAL, Kind.DIFFERENTIAL})
+"""The kinds that restore nothing by themselves: they lead on from a full."""
 
 
 class BackupState(StrEnum):
@@ -132,8 +173,9 @@ class StageRecord(_Record, frozen=True):
 class Run(_Record, frozen=True):
     """One execution of a job; ``outcome`` is None while it is running.
 
-    ``action`` is what it is to do: ``backup``, ``upload`` (queued copies only) or ``restore``; ``backup`` is what it
-    made, in a restore the safety backup.
+    ``action`` is what it is to do: ``backup``, ``slice``, ``upload`` (queued copies only), ``verify``, ``drill`` or
+    ``restore``; ``backup`` is what it made, in a restore the safety backup, in ``verify`` and ``drill`` what was
+    proven.
     """
 
     id: str
@@ -149,8 +191,19 @@ class Run(_Record, frozen=True):
     action: str = "backup"
 
 
+class Content(_Record, frozen=True):
+    """What a collection holds: documents, and a digest of them that does not depend on their order."""
+
+    documents: int
+    digest: str
+
+
 class CollectionStat(_Record, frozen=True):
-    """One collection in a dump: documents as mongodump itself reported them, bytes of BSON, number of indexes."""
+    """One collection in a dump: documents as mongodump itself reported them, bytes of BSON, number of indexes.
+
+    ``digest`` (`Content.digest`) is of the documents in the dump, empty until they were read back. ``settled`` is what
+    the collection held at the backup's moment, where the oplog changed it after it was dumped; None: not known.
+    """
 
     database: str
     name: str
@@ -158,6 +211,8 @@ class CollectionStat(_Record, frozen=True):
     bytes: int
     indexes: int
     type: str = "collection"
+    digest: str = ""
+    settled: Content | None = None
 
 
 class SourceInfo(_Record, frozen=True):
@@ -173,7 +228,8 @@ class SourceInfo(_Record, frozen=True):
 class Consistency(_Record, frozen=True):
     """``level`` is ``none`` (``reason`` says why) or ``point-in-time``: all is of the one ``moment``.
 
-    ``start`` and ``end`` are oplog timestamps (``seconds:counter``); ``entries`` counts what is in ``oplog.bson``.
+    ``start`` and ``end`` are oplog times (`OpTime`); ``entries`` counts what is in ``oplog.bson``, or in a slice, which
+    holds what was written after ``start`` and up to ``end``.
     """
 
     level: str
@@ -210,7 +266,10 @@ class Verification(_Record, frozen=True):
 
 
 class Manifest(_Record, frozen=True):
-    """The commit record of a backup: it exists if and only if the artifact is whole (design.md, Formats)."""
+    """The commit record of a backup: it exists if and only if the artifact is whole.
+
+    Of a slice, ``parent`` is the backup that it follows, ``chain`` the full that it belongs to.
+    """
 
     backup: str
     job: str
@@ -244,7 +303,11 @@ class Copy(_Record, frozen=True):
 
 
 class Backup(_Record, frozen=True):
-    """A backup as the catalog knows it; ``created`` is the moment in its name."""
+    """A backup as the catalog knows it; ``created`` is the moment in its name.
+
+    ``start`` and ``end`` are the oplog times of its consistency, empty where it has none. ``pinned`` says why retention
+    must leave it alone, empty: it is not pinned.
+    """
 
     id: str
     job: str
@@ -255,8 +318,39 @@ class Backup(_Record, frozen=True):
     size: int
     documents: int = 0
     run: str | None = None
+    start: str = ""
+    end: str = ""
+    pinned: str = ""
     copies: tuple[Copy, ...] = ()
     manifest: Manifest | None = None
+
+
+class Stream(_Record, frozen=True):
+    """How far a job's changes are captured: ``position`` is the oplog time up to which all is in backups.
+
+    ``parent`` is the newest backup on the way there, ``chain`` its full. ``first`` and ``newest`` are the oldest and
+    the newest oplog entry that the server held when it was looked at (``checked``). ``broken`` says why nothing can
+    follow on, empty: all is well.
+    """
+
+    job: str
+    position: str
+    parent: str
+    chain: str
+    checked: datetime
+    first: str = ""
+    newest: str = ""
+    broken: str = ""
+
+
+class Objectives(_Record, frozen=True):
+    """What a job promises, in seconds: ``rpo`` the most that may be lost, ``rto`` the longest a restore may take.
+
+    0: nothing is promised.
+    """
+
+    rpo: float = 0.0
+    rto: float = 0.0
 
 
 class Policy(_Record, frozen=True):

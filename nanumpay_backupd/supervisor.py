@@ -22,7 +22,7 @@ from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, Not
 from nanumpay_backupd.model import Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
 from nanumpay_backupd.pipeline.inventory import sync_local
-from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.layout import Layout, job_of
 from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.pipeline.upload import queue_again
 from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next_due
@@ -292,7 +292,7 @@ class Supervisor:
         pending = await self.db(lambda catalog: catalog.pending_copies())
         pause = _LONGEST_SLEEP
         for copy in pending:
-            name = copy.backup.rpartition("-backup-")[0]
+            name = job_of(copy.backup)
             if copy.next_attempt is None or name not in self.jobs or name in self.active:
                 continue
             hold = self._hold_uploads.get(name, 0.0) - self._clock.monotonic()

@@ -468,8 +468,8 @@ class _Fault(msgspec.Struct, frozen=True):
 def _job_facts(catalog: Catalog, name: str) -> dict[str, Any]:
     ended = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED, Outcome.CANCELLED, Outcome.INTERRUPTED)
     # A retry of uploads says nothing of how the last backup went; queued copies are told by themselves.
-    last = catalog.last_backup_run(name, *ended)
-    success = catalog.last_backup_run(name, Outcome.SUCCEEDED)
+    last = catalog.last_run(name, "backup", *ended)
+    success = catalog.last_run(name, "backup", Outcome.SUCCEEDED)
     newest = next(iter(catalog.backups(name, limit=1)), None)
     count, size, pending = catalog.totals(name)
     return {

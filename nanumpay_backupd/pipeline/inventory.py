@@ -15,8 +15,8 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError
-from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Kind, Manifest
-from nanumpay_backupd.pipeline.layout import Layout, parse_artifact
+from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, Kind, Manifest
+from nanumpay_backupd.pipeline.layout import Layout, backup_id, parse_artifact
 from nanumpay_backupd.pipeline.publish import read_manifest, rewrite_manifest
 
 __all__ = ["backup_from_manifest", "sync_local"]
@@ -38,7 +38,12 @@ def sync_local(catalog: Catalog, layout: Layout, now: datetime) -> int:
 
 
 def _differences(catalog: Catalog, layout: Layout, now: datetime) -> list[Backup]:
-    files = _scan(layout.backups)
+    files = {
+        name: size for name, size in _scan(layout.backups).items() if layout.artifact(name).parent == layout.backups
+    }
+    files |= {
+        name: size for name, size in _scan(layout.slices).items() if layout.artifact(name).parent == layout.slices
+    }
     manifests = _scan(layout.manifests)
     known = {backup.id: backup for backup in catalog.backups()}
     changed: list[Backup] = []
@@ -84,6 +89,7 @@ def rebuild(catalog: Catalog, layout: Layout, now: datetime) -> int:
 def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
     """Return the catalog's record of a backup whose manifest is at hand."""
     parsed = parse_artifact(manifest.artifact.name)
+    sliced = manifest.kind in SLICES
     last = manifest.verification[-1] if manifest.verification else None
     state = BackupState.COMMITTED if last is None else BackupState.VERIFIED if last.ok else BackupState.CORRUPT
     return Backup(
@@ -94,8 +100,12 @@ def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
         state=state,
         artifact=manifest.artifact.name,
         size=manifest.artifact.size,
-        documents=sum(item.documents for item in manifest.source.collections),
+        documents=manifest.consistency.entries
+        if sliced
+        else sum(item.documents for item in manifest.source.collections),
         run=manifest.run,
+        start=manifest.consistency.start,
+        end=manifest.consistency.end,
         copies=copies,
         manifest=manifest,
     )
@@ -192,7 +202,7 @@ def _legacy(files: dict[str, int], known: dict[str, Backup], now: datetime) -> l
     listed = {backup.artifact for backup in known.values()}
     for name, size in files.items():
         parsed = None if name in listed else parse_artifact(name)
-        if parsed is None or parsed[0] in known:
+        if parsed is None or parsed[0] in known or backup_id(parsed[1], parsed[2]) != parsed[0]:
             continue
         identifier, job, created = parsed
         copy = Copy(backup=identifier, destination=LOCAL, state=CopyState.UPLOADED, key=name, size=size, updated=now)

@@ -1,7 +1,8 @@
 """Names and places: artifact names, the folders beside them. The one room that knows how a backups folder looks.
 
 The application deletes everything in its backups folder whose name begins with ``nanumpay-backup-`` except the newest
-``.tar.gz``; so all of ours but the artifacts lives below ``.backupd``, which that rule does not touch.
+``.tar.gz``; so only fulls have such a name. Oplog slices lie in a folder of their own, ``slices``; what is not an
+artifact lives below ``.backupd``.
 """
 
 from __future__ import annotations
@@ -11,25 +12,37 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ARTIFACT", "SAFETY_SUFFIX", "Layout", "artifact_prefix", "backup_id", "parse_artifact"]
+from nanumpay_backupd.model import Kind
+
+__all__ = ["ARTIFACT", "SAFETY_SUFFIX", "Layout", "backup_id", "job_of", "parse_artifact"]
 
 MANIFEST_SUFFIX: Final = ".manifest.json"
 ARTIFACT: Final = re.compile(
-    r"(?P<id>(?P<job>[a-z0-9][a-z0-9-]*)-backup-(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d))(?P<suffix>\.tar(?:\.gz)?)"
+    r"(?P<id>(?P<job>[a-z0-9][a-z0-9-]*)-(?:(?P<tar>backup|collection)|(?P<slice>slice|diff))"
+    r"-(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d))(?P<suffix>(?(tar)\.tar(?:\.gz)?|\.bson\.zst))"
 )
+_ID: Final = re.compile(r"(?P<job>[a-z0-9][a-z0-9-]*)-(?:backup|collection|slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
+_WORDS: Final = {
+    Kind.FULL: "backup",
+    Kind.LEGACY: "backup",
+    Kind.COLLECTION: "collection",
+    Kind.INCREMENTAL: "slice",
+    Kind.DIFFERENTIAL: "diff",
+}
 SAFETY_SUFFIX: Final = "-safety"
 """Ends the job's name in safety backups, which a restore makes: retention and ``latest`` then leave them alone."""
 _STAMP: Final = "%Y-%m-%dT%H-%M-%S"
 
 
-def artifact_prefix(job: str) -> str:
-    """Return what the names of a job's artifacts begin with."""
-    return f"{job}-backup-"
-
-
-def backup_id(job: str, moment: datetime) -> str:
+def backup_id(job: str, moment: datetime, kind: Kind = Kind.FULL) -> str:
     """Return a backup's id, which also names its artifact and the folder inside; ``moment`` counts to the second."""
-    return f"{artifact_prefix(job)}{moment.astimezone(UTC).strftime(_STAMP)}"
+    return f"{job}-{_WORDS[kind]}-{moment.astimezone(UTC).strftime(_STAMP)}"
+
+
+def job_of(backup: str) -> str:
+    """Return the job that a backup's id names, empty when it is no such id."""
+    match = _ID.fullmatch(backup)
+    return match["job"] if match is not None else ""
 
 
 def parse_artifact(name: str) -> tuple[str, str, datetime] | None:
@@ -49,6 +62,7 @@ class Layout:
 
     def __init__(self, backups: Path) -> None:
         self.backups = backups
+        self.slices = backups / "slices"
         self.private = backups / ".backupd"
         self.staging = self.private / "staging"
         self.manifests = self.private / "manifests"
@@ -56,7 +70,8 @@ class Layout:
 
     def artifact(self, name: str) -> Path:
         """Return where an artifact stands once it is published."""
-        return self.backups / name
+        match = ARTIFACT.fullmatch(name)
+        return (self.slices if match is not None and match["slice"] else self.backups) / name
 
     def manifest(self, backup: str) -> Path:
         """Return where a backup's manifest stands once it is committed."""
@@ -71,13 +86,13 @@ class Layout:
         return self.locks / f"{job}.lock"
 
     def changed(self) -> float:
-        """Return when a name last came or went in the backups folder or among the manifests (Unix time), or now."""
+        """Return when a name last came or went among artifacts or manifests (Unix time), or now."""
         try:
-            return max(self.backups.stat().st_mtime, self.manifests.stat().st_mtime)
+            return max(folder.stat().st_mtime for folder in (self.backups, self.slices, self.manifests))
         except OSError:
             return float("inf")
 
     def create(self) -> None:
         """Make the folders that are not there yet; raises OSError."""
-        for folder in (self.staging, self.manifests, self.locks):
+        for folder in (self.staging, self.manifests, self.locks, self.slices):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)

@@ -136,7 +136,7 @@ def _delete_local(layout: Layout, copy: Copy) -> None:
     path = layout.artifact(copy.key)
     try:
         path.unlink(missing_ok=True)
-        fsync_dir(layout.backups)
+        fsync_dir(path.parent)
     except OSError as error:
         raise StoreError(
             f"{path} cannot be deleted: {os.strerror(error.errno or 0)}",

@@ -145,5 +145,5 @@ def _complete(layout: Layout, folder: Path) -> None:
     artifact = layout.artifact(manifest.artifact.name)
     with contextlib.suppress(FileNotFoundError):
         if artifact.stat().st_size == manifest.artifact.size and not layout.manifest(manifest.backup).exists():
-            fsync_dir(layout.backups)
+            fsync_dir(artifact.parent)
             _settle(layout, folder / _INTENT, manifest)

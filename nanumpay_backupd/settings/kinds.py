@@ -46,6 +46,7 @@ _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h
 _SIZES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE: Final = re.compile(r"([0-9]+)\s*(B|KiB|MiB|GiB|KB|MB|GB)")
 _CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
+_NEVER: Final = "never"
 _CRON_FIELDS: Final = 5
 _CRON_CHECK_FROM: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -321,13 +322,20 @@ class Names(Kind):
 
 
 class Cron(Names):
-    """One cron expression or a list of them; the earliest counts."""
+    """One cron expression or a list of them; the earliest counts. With ``off`` the word "never" is one too."""
 
     expected = "a cron expression of five fields, or a list of them"
     example = '"0 3 * * *"'
 
+    def __init__(self, *, off: bool = False) -> None:
+        self._off = off
+        if off:
+            self.expected = f'{self.expected}, or "{_NEVER}"'
+
     def parse(self, value: object, place: Place) -> tuple[str, ...]:  # noqa: ARG002 - the contract of Kind
         """Return the expressions; each has five fields and a date on which it is due."""
+        if self._off and value == _NEVER:
+            return ()
         lines = value if isinstance(value, list) else [value]
         if not lines:
             raise self.mismatch(value)
@@ -344,6 +352,13 @@ class Cron(Names):
         except ValueError:
             raise Mismatch(f"is {show(line)}, which is never due", "name a day that exists") from None
         return " ".join(line.split())
+
+    def show(self, value: object) -> str:
+        """Show one expression as a text, several as a list."""
+        lines = value if isinstance(value, tuple) else ()
+        if self._off and not lines:
+            return f'"{_NEVER}"'
+        return f'"{lines[0]}"' if len(lines) == 1 else super().show(value)
 
 
 class SecretValue(Kind):

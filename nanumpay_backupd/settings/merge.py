@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Final
 
 from nanumpay_backupd.settings.document import to_schedule
 from nanumpay_backupd.settings.schema import (
@@ -15,12 +16,20 @@ from nanumpay_backupd.settings.schema import (
     HostJob,
     JobSpec,
     MongoSource,
+    Protection,
     S3Destination,
     Schedule,
 )
 from nanumpay_backupd.system.secrets import Secret
 
-__all__ = ["application_destination", "build_jobs"]
+__all__ = ["TIERS", "application_destination", "build_jobs"]
+
+TIERS: Final = {
+    "critical": (900.0, 3600.0),
+    "important": (3600.0, 4 * 3600.0),
+    "normal": (86400.0, 86400.0),
+}
+"""Seconds of rpo and rto for each tier."""
 
 
 def build_jobs(host: HostConfig, app: AppSettings | None, warnings: Iterable[str] = ()) -> tuple[JobSpec, ...]:
@@ -84,6 +93,7 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
         catch_up=host.nanumpay.catch_up,
         retry=host.retry,
         warnings=(*known.warnings, *warnings),
+        **_protection(host.nanumpay),
     )
 
 
@@ -99,12 +109,27 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
         enabled=job.enabled,
         catch_up=job.catch_up,
         retry=host.retry,
+        **_protection(job),
     )
 
 
 def _source(host: HostConfig, uri: Secret, database: str) -> MongoSource:
     tools = host.tools
-    return MongoSource(uri=uri, database=database, mongodump=tools.mongodump, mongorestore=tools.mongorestore)
+    return MongoSource(
+        uri=uri,
+        database=database,
+        mongodump=tools.mongodump,
+        mongorestore=tools.mongorestore,
+        mongoexport=tools.mongoexport,
+        mongod=tools.mongod,
+    )
+
+
+def _protection(settings: Protection) -> dict[str, Any]:
+    """Return what goes beyond the fulls; a tier fills in the objectives that are not given themselves."""
+    values = {name: getattr(settings, name) for name in Protection.__struct_fields__}
+    rpo, rto = TIERS.get(settings.tier, (0.0, 0.0))
+    return {**values, "rpo": settings.rpo or rpo, "rto": settings.rto or rto}
 
 
 def _named(host: HostConfig, names: Iterable[str]) -> tuple[Destination, ...]:

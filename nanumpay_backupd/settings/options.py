@@ -100,6 +100,28 @@ _CATCH_UP_DOC: Final = (
 )
 _LEVEL_DOC: Final = "Effort of the compression, from 0 (none) to 9 (smallest and slowest)."
 
+_MAYBE_CRON: Final = Cron(off=True)
+_OBJECTIVE: Final = Duration("0s", "365d")
+_PROTECTION: Final = (
+    Option(
+        "incremental", _MAYBE_CRON, "When the changes since the last slice are saved (replica set).", '"0 */6 * * *"'
+    ),
+    Option("pitr", Duration("0s", "1d"), "Save the changes continuously, this often; `0s`: not.", '"60s"'),
+    Option("differential", _MAYBE_CRON, "When all changes since the last full are saved in one piece.", '"0 12 * * *"'),
+    Option("verify", _MAYBE_CRON, "When every copy, here and elsewhere, is read again.", '"0 4 1 * *"'),
+    Option("verify_rate", Size("0KiB", "100GiB"), "The most that it reads per second; `0KiB`: no limit.", '"20MiB"'),
+    Option(
+        "drill", _MAYBE_CRON, "When the newest backup is restored into a scratch place and compared.", '"0 5 * * *"'
+    ),
+    Option(
+        "tier",
+        Choice("", "critical", "important", "normal"),
+        "Preset: critical is rpo 15m, rto 1h; important 1h, 4h; normal 24h, 24h.",
+        '"critical"',
+    ),
+    Option("rpo", _OBJECTIVE, "The most that may be lost; status says whether it is kept. `0s`: no promise.", '"15m"'),
+    Option("rto", _OBJECTIVE, "The longest that a restore may take; the drills measure it. `0s`: no promise.", '"1h"'),
+)
 _S3_EXTRAS: Final = (
     Option("endpoint_url", Url(), "Address of an S3 server that is not AWS.", '"https://s3.example.com"'),
     Option(
@@ -203,7 +225,9 @@ SINGLE: Final = (
         "Stock tools that do the work.",
         (
             Option("mongodump", _TOOL, "Name (looked up on PATH) or absolute path.", '"/usr/bin/mongodump"'),
-            Option("mongorestore", _TOOL, "Needed for `backupctl restore` only.", '"/usr/bin/mongorestore"'),
+            Option("mongorestore", _TOOL, "Needed to restore and for drills.", '"/usr/bin/mongorestore"'),
+            Option("mongoexport", _TOOL, "Needed for `backupctl run --format json` only.", '"/usr/bin/mongoexport"'),
+            Option("mongod", _TOOL, "Drills start a scratch server with it.", '"/usr/bin/mongod"'),
         ),
     ),
     Table(
@@ -241,6 +265,7 @@ SINGLE: Final = (
             Option("destinations", Names(), "Further destinations, by name.", '["offsite"]'),
             Option("catch_up", _CATCH_UP, _CATCH_UP_DOC, '"7d"'),
             Option("compression_level", _LEVEL, _LEVEL_DOC, "2"),
+            *_PROTECTION,
         ),
     ),
     Table("nanumpay.s3", S3Extras, "More about the bucket that the application's form names.", _S3_EXTRAS),
@@ -325,5 +350,6 @@ JOB: Final = Table(
         Option("compression_level", _LEVEL, _LEVEL_DOC, "2"),
         Option("enabled", Flag(), "Whether it runs by itself.", "true"),
         Option("catch_up", _CATCH_UP, _CATCH_UP_DOC, '"7d"'),
+        *_PROTECTION,
     ),
 )

@@ -22,6 +22,7 @@ __all__ = [
     "AppS3",
     "AppSettings",
     "ApplicationJob",
+    "CollectionOrder",
     "ControlOptions",
     "Destination",
     "FtpDestination",
@@ -34,6 +35,7 @@ __all__ = [
     "MongoConnection",
     "MongoSource",
     "Paths",
+    "Protection",
     "RestoreOrder",
     "RetryPolicy",
     "RunSpec",
@@ -41,6 +43,7 @@ __all__ = [
     "S3Extras",
     "Schedule",
     "Tools",
+    "VerifyOrder",
     "decode_hook",
     "decode_spec",
     "encode_hook",
@@ -133,6 +136,8 @@ class MongoSource(_Settings, frozen=True, tag_field="type", tag="mongodb"):
     database: str
     mongodump: str = "mongodump"
     mongorestore: str = "mongorestore"
+    mongoexport: str = "mongoexport"
+    mongod: str = "mongod"
     parallel_collections: int = 2
 
 
@@ -144,7 +149,27 @@ class Paths(_Settings, frozen=True):
     socket: Path = Path("/run/nanumpay-backupd/control.sock")
 
 
-class JobSpec(_Settings, frozen=True):
+class Protection(_Settings, frozen=True, kw_only=True):
+    """What a job does beyond its fulls. Schedules are cron expressions, empty: never; durations are seconds, 0: off.
+
+    ``incremental`` and ``differential`` save the changes since the last slice, or since the last full; ``pitr`` does
+    the former that often. ``verify`` reads all copies again, at most ``verify_rate`` bytes per second (0: no limit);
+    ``drill`` restores the newest backup into a scratch place. ``rpo`` is the most that may be lost, ``rto`` the longest
+    that a restore may take; ``tier`` is a preset for both.
+    """
+
+    incremental: tuple[str, ...] = ()
+    differential: tuple[str, ...] = ()
+    pitr: float = 0.0
+    verify: tuple[str, ...] = ()
+    verify_rate: int = 0
+    drill: tuple[str, ...] = ("0 5 * * 0",)
+    tier: str = ""
+    rpo: float = 0.0
+    rto: float = 0.0
+
+
+class JobSpec(Protection, frozen=True, kw_only=True):
     """One job, complete: what, when, how, where, how long."""
 
     name: str
@@ -215,6 +240,8 @@ class Tools(_Settings, frozen=True):
 
     mongodump: str = "mongodump"
     mongorestore: str = "mongorestore"
+    mongoexport: str = "mongoexport"
+    mongod: str = "mongod"
 
 
 class ControlOptions(_Settings, frozen=True):
@@ -250,7 +277,7 @@ class FtpExtras(_Settings, frozen=True):
     timeout: float = 60.0
 
 
-class ApplicationJob(_Settings, frozen=True):
+class ApplicationJob(Protection, frozen=True, kw_only=True):
     """What the host adds to the job `APPLICATION_JOB`. ``enabled`` off: the application's settings are not watched."""
 
     enabled: bool = True
@@ -261,7 +288,7 @@ class ApplicationJob(_Settings, frozen=True):
     ftp: FtpExtras = FtpExtras()
 
 
-class HostJob(_Settings, frozen=True):
+class HostJob(Protection, frozen=True, kw_only=True):
     """A further job of the host file. No ``schedule``: it runs only when asked. ``database`` empty: all databases."""
 
     name: str
@@ -295,21 +322,45 @@ class HostConfig(_Settings, frozen=True):
 class RestoreOrder(_Settings, frozen=True):
     """What is to be restored. Empty: the database's own name, all collections, the copy that is best at hand.
 
-    ``source`` names the destination whose copy is taken; ``safety``: back the target up first when it holds anything.
+    ``at`` is the oplog time (`model.OpTime`) to restore, from the best chain when ``backup`` is empty. ``source``
+    names the destination whose copies are taken; ``safety``: back the target up first when it holds anything. ``swap``:
+    restore beside the database first, then change places with it.
     """
 
     backup: str
+    at: str = ""
     to_database: str = ""
     collection: str = ""
     source: str = ""
     safety: bool = True
+    swap: bool = False
+
+
+class VerifyOrder(_Settings, frozen=True):
+    """What is to be proven. ``level`` is ``checksum``, ``structure`` or ``restore``.
+
+    ``backup`` empty: all of the job's (for ``restore``, a drill, the newest); ``source`` empty: the copies at all
+    places (for a drill: the one that is best at hand).
+    """
+
+    backup: str = ""
+    level: str = "checksum"
+    source: str = ""
+
+
+class CollectionOrder(_Settings, frozen=True):
+    """One collection to be backed up by itself, as ``bson`` or as ``json`` (Extended JSON, a document a line)."""
+
+    collection: str
+    format: str = "bson"
 
 
 class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
-    ``action`` is ``backup``, ``upload`` (only the queued copies that are due), ``prune``, ``delete:BACKUP[@PLACE]``,
-    ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``, ``restore`` or
+    ``action`` is ``backup`` (with ``collection``: of that alone), ``slice`` (the changes, as ``kind``), ``verify`` and
+    ``drill`` (with the order in ``verify``), ``upload`` (only the queued copies that are due), ``prune``,
+    ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``, ``restore`` or
     ``restore-plan`` (both with the order in ``restore``). ``started`` (UTC) is when the run began for whoever asked for
     it; None: when the worker begins.
     """
@@ -321,6 +372,9 @@ class RunSpec(_Settings, frozen=True):
     action: str = "backup"
     started: datetime | None = None
     restore: RestoreOrder | None = None
+    verify: VerifyOrder | None = None
+    collection: CollectionOrder | None = None
+    kind: str = "incremental"
 
 
 def encode_hook(value: Any) -> Any:

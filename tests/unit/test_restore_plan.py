@@ -184,7 +184,7 @@ def test_a_restore_is_no_backup_run(tmp_path: Path) -> None:
         later = msgspec.structs.replace(made, id="b", action="restore", outcome=Outcome.FAILED)
         for run in (made, later):
             catalog.save_run(run)
-        found = catalog.last_backup_run("nanumpay", Outcome.SUCCEEDED, Outcome.FAILED)
+        found = catalog.last_run("nanumpay", "backup", Outcome.SUCCEEDED, Outcome.FAILED)
     assert found == made
     old = {name: value for name, value in msgspec.to_builtins(made).items() if name != "action"}
     assert msgspec.convert(old, Run) == made
