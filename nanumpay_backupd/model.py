@@ -330,7 +330,8 @@ class Stream(_Record, frozen=True):
 
     ``parent`` is the newest backup on the way there, ``chain`` its full. ``first`` and ``newest`` are the oldest and
     the newest oplog entry that the server held when it was looked at (``checked``). ``broken`` says why nothing can
-    follow on, empty: all is well.
+    follow on, empty: all is well. ``window`` is how many seconds the full oplog will hold, at the present rate
+    of writes (0: not known).
     """
 
     job: str
@@ -340,6 +341,7 @@ class Stream(_Record, frozen=True):
     checked: datetime
     first: str = ""
     newest: str = ""
+    window: float = 0.0
     broken: str = ""
 
 
