@@ -104,7 +104,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 
 def test_any_moment_is_restored_exactly(desk: Desk) -> None:
-    """For random moments of acknowledged writes, in place or under another name, the restored content is the one then."""
+    """At random moments of acknowledged writes the restored content is the one of then, also under another name."""
     dice = random.Random(SEED)
     oracle = Oracle(desk.server, DATABASE, seed=SEED)
     with oracle.at_work():
