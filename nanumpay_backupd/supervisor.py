@@ -1,4 +1,4 @@
-"""Runs and plans of all jobs: one run per job at a time, catch-up, queued uploads, events for whoever watches.
+"""The runs of all jobs: one of a lane at a time, catch-up, queued uploads, fulls out of turn.
 
 Starts worker processes and follows them; does no backup work itself, speaks no protocol.
 """
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 
+from nanumpay_backupd.broadcast import Broadcast
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import EXIT_OK, BackupdError, BusyError, CancelledError, NotFoundError, RefusedError
 from nanumpay_backupd.model import Outcome, Run, StageRecord, Trigger, error_info, to_builtins
@@ -36,7 +37,6 @@ __all__ = ["ActiveRun", "Supervisor"]
 T = TypeVar("T")
 _LONGEST_SLEEP: Final = 30.0
 """Seconds: the wall clock may jump (suspend, NTP), so no wait is longer than this."""
-_FULL_QUEUE: Final = 2000
 _INVENTORY_INTERVAL: Final = 60.0
 _UPLOAD_HOLD: Final = 15.0
 """Seconds before queued uploads are tried again after a run that could not even try (its job was locked, it died)."""
@@ -90,13 +90,13 @@ class Supervisor:
         self.layout = Layout(paths.backups)
         self.active: dict[str, ActiveRun] = {}
         self.plans = Plans(clock, self.db)
+        self.events = Broadcast(clock)
         self.jobs: dict[str, JobSpec] = {}
         self.stopping = False
         self._clock = clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="catalog")
         self._catalog: Catalog | None = None
         self._wake = asyncio.Event()
-        self._watchers: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._hold_uploads: dict[str, float] = {}
         self._seen = 0.0
@@ -162,8 +162,7 @@ class Supervisor:
         active = list(self.active.values())
         if active:
             await self._end(active, budget)
-        for queue in self._watchers:
-            _put(queue, None)
+        self.events.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5.0)
 
@@ -527,31 +526,12 @@ class Supervisor:
     # Watching
 
     def _publish(self, kind: str, *, run: Run | None = None, run_id: str | None = None, **fields: Any) -> None:
-        event = {
-            "kind": kind,
-            "time": self._clock.now().isoformat().replace("+00:00", "Z"),
-            "run": to_builtins(run) if run is not None else None,
-            "run_id": run.id if run is not None else run_id,
-            **fields,
-        }
-        for queue in list(self._watchers):
-            _put(queue, event)
+        self.events.publish(kind, run=run, run_id=run_id, **fields)
         self.on_change()
 
     def note(self, kind: str, message: str) -> None:
         """Tell the watchers of something that is not part of a run (settings changed)."""
         self._publish(kind, message=message)
-
-    async def watch(self, run_id: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Yield events as they happen, of one run or of all, until the daemon stops or the watcher is too slow."""
-        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_FULL_QUEUE)
-        self._watchers.add(queue)
-        try:
-            while (event := await queue.get()) is not None:
-                if run_id is None or event["run_id"] == run_id:
-                    yield event
-        finally:
-            self._watchers.discard(queue)
 
     async def _inventory(self) -> None:
         """Look at the backups folder now and then: the application deletes files there by itself."""
@@ -575,16 +555,6 @@ class Supervisor:
         # A folder changed in this very moment may change again without a newer time.
         self._seen = seen if seen < now.timestamp() - 1 else 0.0
         self._looked = self._clock.monotonic()
-
-
-def _put(queue: asyncio.Queue[dict[str, Any] | None], event: dict[str, Any] | None) -> None:
-    """Hand an event over; a watcher that does not keep up is ended instead of filling memory."""
-    try:
-        queue.put_nowait(event)
-    except asyncio.QueueFull:
-        with contextlib.suppress(asyncio.QueueEmpty):
-            queue.get_nowait()
-        queue.put_nowait(None)
 
 
 def _cancelled(catalog: Catalog, run: Run) -> Run:

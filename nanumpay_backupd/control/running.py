@@ -160,7 +160,7 @@ class Running(Desk):
 
     async def _followed(self, start: Callable[[], Awaitable[ActiveRun]]) -> AsyncGenerator[dict[str, Any], None]:
         """Start a run and yield its events until it ends."""
-        events = self._supervisor.watch()
+        events = self._supervisor.events.watch()
         first = asyncio.ensure_future(anext(events))
         try:
             # The watcher must be there before the run, or its first events are lost.
@@ -191,7 +191,7 @@ class Running(Desk):
 
     async def watch(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         """Answer Watch: events as they happen."""
-        async for event in self._supervisor.watch(call.params.get("run")):
+        async for event in self._supervisor.events.watch(call.params.get("run")):
             yield {"event": _public(event)}
 
     async def _foresee(self, job: JobSpec, order: RestoreOrder) -> dict[str, Any]:
