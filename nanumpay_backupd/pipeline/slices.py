@@ -41,7 +41,7 @@ from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.sources.oplog_slice import OplogReader, OplogState, SliceRead
 from nanumpay_backupd.system.files import free_bytes, remove_tree
 from nanumpay_backupd.system.units import human_size
-from nanumpay_backupd.transforms.zstd import LEVEL, ZstdWriter
+from nanumpay_backupd.transforms.zstd import LEVEL, Written, ZstdWriter
 
 __all__ = ["choose_start", "take_slice"]
 
@@ -147,9 +147,9 @@ class _Slice:
         backup = prove(self._source, self._layout, manifest, self._catalog, self._recorder)
         return upload_new(self._spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
 
-    def _capture(self, output: Path, state: OplogState) -> tuple[Start, SliceRead, _Written]:
+    def _capture(self, output: Path, state: OplogState) -> tuple[Start, SliceRead, Written]:
         """Read from the best place that the oplog still holds; the stream is noted as broken when there is none."""
-        stream = self._catalog.stream(self._spec.job.name)
+        stream = self._catalog.stream(self._spec.job.name) or self._remembered()
         parent = self._catalog.backup(stream.parent) if stream is not None else None
         starts = choose_start(self._kind, stream, parent, self._base())
         fault: BackupdError = SourceError(
@@ -171,8 +171,18 @@ class _Slice:
             return start, read, written
         if stream is not None and self._kind is Kind.INCREMENTAL:
             broken = stream.broken or fault.message
-            self._catalog.save_stream(msgspec.structs.replace(stream, checked=self._now, broken=broken, **_ends(state)))
+            self._catalog.save_stream(msgspec.structs.replace(stream, checked=self._now, broken=broken))
         raise fault
+
+    def _remembered(self) -> Stream | None:
+        """Return the stream as the newest slice tells it, where the catalog was lost or made anew."""
+        for backup in self._catalog.backups(self._spec.job.name, 1, kinds=(Kind.INCREMENTAL,)):
+            whole = self._catalog.backup(backup.id)
+            chain = whole.manifest.chain if whole is not None and whole.manifest is not None else None
+            return Stream(
+                job=backup.job, position=backup.end, parent=backup.id, chain=chain or "", checked=backup.created
+            )
+        return None
 
     def _base(self) -> Backup | None:
         """Return the newest good full of one moment of which a copy is left."""
@@ -182,11 +192,11 @@ class _Slice:
                 return backup
         return None
 
-    def _read(self, start: Start, output: Path) -> tuple[SliceRead, _Written]:
+    def _read(self, start: Start, output: Path) -> tuple[SliceRead, Written]:
         source, recorder = self._spec.job.source, self._recorder
         databases = (source.database,) if source.database else ()
-        with output.open("wb") as stream:
-            writer = ZstdWriter(stream)
+        output.unlink(missing_ok=True)  # what was begun from a place that the oplog no longer holds
+        with ZstdWriter(output) as writer:
             told = 0
 
             def check(entries: int, size: int) -> None:
@@ -196,8 +206,7 @@ class _Slice:
                 told = size
 
             read = self._reader.read(start.read, databases, writer.write, check)
-            writer.close()
-        return read, _Written(writer.size, writer.sha256, writer.raw_bytes)
+            return read, writer.finish()
 
     def _watch_space(self) -> None:
         free = free_bytes(self._layout.staging)
@@ -208,7 +217,7 @@ class _Slice:
             )
 
     def _commit(
-        self, staging: Path, output: Path, start: Start, read: SliceRead, result: _Written, state: OplogState
+        self, staging: Path, output: Path, start: Start, read: SliceRead, result: Written, state: OplogState
     ) -> Manifest:
         with self._recorder.stage(Stage.PUBLISH):
             started, identifier = name_backup(self._spec, self._layout, self._catalog, self._recorder, self._kind)
@@ -233,12 +242,14 @@ class _Slice:
                 chain=start.chain,
                 checked=self._now,
                 broken=read.broken,
-                **_ends(state),
+                first=str(state.first),
+                newest=str(state.newest),
+                window=state.window,
             )
         )
 
     def _manifest(
-        self, identifier: str, started: datetime, start: Start, read: SliceRead, result: _Written, state: OplogState
+        self, identifier: str, started: datetime, start: Start, read: SliceRead, result: Written, state: OplogState
     ) -> Manifest:
         source = self._spec.job.source
         return Manifest(
@@ -275,15 +286,3 @@ class _Slice:
             ),
             tools={},
         )
-
-
-class _Written(msgspec.Struct, frozen=True):
-    """What a slice's file came to, in bytes."""
-
-    size: int
-    sha256: str
-    raw_bytes: int
-
-
-def _ends(state: OplogState) -> dict[str, str | float]:
-    return {"first": str(state.first), "newest": str(state.newest), "window": state.window}
