@@ -67,10 +67,10 @@ class Start(msgspec.Struct, frozen=True):
     fresh: bool = False
 
 
-def choose_start(kind: Kind, stream: Stream | None, parent: Backup | None, base: Backup | None) -> list[Start]:
+def choose_start(kind: Kind, stream: Stream | None, base: Backup | None) -> list[Start]:
     """Return where a slice may begin, the best place first; empty: nowhere, a full has to be made.
 
-    ``parent`` is the backup that ``stream`` names (None: it is gone), ``base`` the newest good full of one moment.
+    ``base`` is the newest good full of one moment.
     """
     begin = None
     if base is not None:
@@ -80,10 +80,14 @@ def choose_start(kind: Kind, stream: Stream | None, parent: Backup | None, base:
         return [msgspec.structs.replace(begin, fresh=False)] if begin is not None else []
     found = []
     position = OpTime.parse(stream.position) if stream is not None else None
-    if stream is not None and position is not None and not stream.broken and parent is not None and parent.end:
+    if stream is not None and position is not None and not stream.broken:
+        since = OpTime.parse(stream.since)
         # A slice is of the chain of the newest full that it could lead on from.
-        chain = base.id if base is not None and OpTime.parse(base.end) <= position else stream.chain
-        found.append(Start(position, OpTime.parse(parent.end), parent.id, chain))
+        near = begin if begin is not None and begin.after <= position else None
+        if near is not None and near.after >= since:
+            found.append(msgspec.structs.replace(near, read=position, fresh=False))
+        else:
+            found.append(Start(position, since, stream.parent, near.chain if near is not None else stream.chain))
     if begin is not None and (position is None or begin.after > position):
         found.append(begin)
     return found
@@ -131,7 +135,7 @@ class _Slice:
             output = staging / f"slice{_SUFFIX}"
             with self._recorder.stage(Stage.CAPTURE):
                 state = self._reader.state()
-                start, read, result = self._capture(output, state)
+                start, read, result = self._capture(output)
                 if not read.entries:
                     self._move(start, read, state)
                     self._recorder.detail(f"nothing new up to {read.end.moment:%Y-%m-%d %H:%M:%S} UTC")
@@ -147,11 +151,10 @@ class _Slice:
         backup = prove(self._source, self._layout, manifest, self._catalog, self._recorder)
         return upload_new(self._spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
 
-    def _capture(self, output: Path, state: OplogState) -> tuple[Start, SliceRead, Written]:
+    def _capture(self, output: Path) -> tuple[Start, SliceRead, Written]:
         """Read from the best place that the oplog still holds; the stream is noted as broken when there is none."""
         stream = self._catalog.stream(self._spec.job.name) or self._remembered()
-        parent = self._catalog.backup(stream.parent) if stream is not None else None
-        starts = choose_start(self._kind, stream, parent, self._base())
+        starts = choose_start(self._kind, stream, self._base())
         fault: BackupdError = SourceError(
             "there is no verified full of one moment yet that slices could follow on from",
             hint="one is made now; where it stays without a moment, its warnings say why: backupctl show latest",
@@ -180,7 +183,12 @@ class _Slice:
             whole = self._catalog.backup(backup.id)
             chain = whole.manifest.chain if whole is not None and whole.manifest is not None else None
             return Stream(
-                job=backup.job, position=backup.end, parent=backup.id, chain=chain or "", checked=backup.created
+                job=backup.job,
+                position=backup.end,
+                parent=backup.id,
+                since=backup.end,
+                chain=chain or "",
+                checked=backup.created,
             )
         return None
 
@@ -239,6 +247,7 @@ class _Slice:
                 job=self._spec.job.name,
                 position=str(read.end),
                 parent=made or start.parent,
+                since=str(read.end if made else start.after),
                 chain=start.chain,
                 checked=self._now,
                 broken=read.broken,
