@@ -81,13 +81,9 @@ def choose_start(kind: Kind, stream: Stream | None, base: Backup | None) -> list
     found = []
     position = OpTime.parse(stream.position) if stream is not None else None
     if stream is not None and position is not None and not stream.broken:
-        since = OpTime.parse(stream.since)
         # A slice is of the chain of the newest full that it could lead on from.
-        near = begin if begin is not None and begin.after <= position else None
-        if near is not None and near.after >= since:
-            found.append(msgspec.structs.replace(near, read=position, fresh=False))
-        else:
-            found.append(Start(position, since, stream.parent, near.chain if near is not None else stream.chain))
+        chain = base.id if base is not None and begin is not None and begin.after <= position else stream.chain
+        found.append(Start(position, OpTime.parse(stream.since), stream.parent, chain))
     if begin is not None and (position is None or begin.after > position):
         found.append(begin)
     return found
