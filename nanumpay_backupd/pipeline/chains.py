@@ -38,12 +38,9 @@ def known(catalog: Catalog, job: str, places: Collection[str] | None = None) -> 
     bases: list[Base] = []
     pieces: list[Piece] = []
     others: list[Backup] = []
-    ends: dict[str, OpTime] = {}
     for backup in catalog.backups(job, kinds=frozenset({Kind.FULL, Kind.LEGACY}) | SLICES):
         here = any(copy.state in _PRESENT and (places is None or copy.destination in places) for copy in backup.copies)
         good = here and backup.state is BackupState.VERIFIED
-        if backup.end:
-            ends[backup.id] = OpTime.parse(backup.end)
         if backup.kind in SLICES:
             pieces.append(Piece(backup.id, OpTime.parse(backup.start), OpTime.parse(backup.end), good))
         elif backup.end:
@@ -51,13 +48,9 @@ def known(catalog: Catalog, job: str, places: Collection[str] | None = None) -> 
         elif here and backup.state is not BackupState.CORRUPT:
             others.append(backup)
     stream = catalog.stream(job)
-    if (
-        stream is not None
-        and stream.parent in ends
-        and ends[stream.parent] < (reached := OpTime.parse(stream.position))
-    ):
+    if stream is not None and (since := OpTime.parse(stream.since)) < (reached := OpTime.parse(stream.position)):
         # Nothing was written in between, so there is no slice of it.
-        pieces.append(Piece("", ends[stream.parent], reached))
+        pieces.append(Piece("", since, reached))
     return Known(tuple(bases), tuple(pieces), tuple(others))
 
 

@@ -65,6 +65,7 @@ def stream(*, behind: float, window: float, checked: datetime = NOW) -> Stream:
         job="nanumpay",
         position=str(OpTime(int(newest - behind), 1)),
         parent="p",
+        since=str(OpTime(1, 1)),
         chain="c",
         checked=checked,
         newest=str(OpTime(newest, 1)),
