@@ -57,13 +57,15 @@ OpenReader = Callable[[MongoSource], OplogReader]
 class Start(msgspec.Struct, frozen=True):
     """Where a slice begins: the oplog is read from ``read``, the slice counts from ``after``, the end of ``parent``.
 
-    The two differ when there was nothing to save in between. ``fresh``: the stream begins anew here.
+    The two differ when there was nothing to save in between. It goes no further than ``until``: the moment of a full
+    that was made meanwhile, so that the full's own slices begin where it ends. ``fresh``: the stream begins anew here.
     """
 
     read: OpTime
     after: OpTime
     parent: str
     chain: str
+    until: OpTime | None = None
     fresh: bool = False
 
 
@@ -81,9 +83,10 @@ def choose_start(kind: Kind, stream: Stream | None, base: Backup | None) -> list
     found = []
     position = OpTime.parse(stream.position) if stream is not None else None
     if stream is not None and position is not None and not stream.broken:
-        # A slice is of the chain of the newest full that it could lead on from.
-        chain = base.id if base is not None and begin is not None and begin.after <= position else stream.chain
-        found.append(Start(position, OpTime.parse(stream.since), stream.parent, chain))
+        ahead = begin.after if begin is not None and begin.after > position else None
+        # A slice is of the chain of the newest full that it leads on from.
+        chain = begin.parent if begin is not None and ahead is None else stream.chain
+        found.append(Start(position, OpTime.parse(stream.since), stream.parent, chain, until=ahead))
     if begin is not None and (position is None or begin.after > position):
         found.append(begin)
     return found
@@ -126,6 +129,14 @@ class _Slice:
     def take(self) -> list[BackupdError]:
         """Capture, commit, prove and upload; returns the faults of destinations."""
         self._layout.create()
+        faults, ended = self._take_one()
+        while not ended:  # up to a full's moment; the rest is the full's own
+            more, ended = self._take_one()
+            faults += more
+        return faults
+
+    def _take_one(self) -> tuple[list[BackupdError], bool]:
+        """Take one slice; tells whether it reached the present."""
         staging, lock = open_staging(self._layout, self._spec.run)
         try:
             output = staging / f"slice{_SUFFIX}"
@@ -135,7 +146,7 @@ class _Slice:
                 if not read.entries:
                     self._move(start, read, state)
                     self._recorder.detail(f"nothing new up to {read.end.moment:%Y-%m-%d %H:%M:%S} UTC")
-                    return []
+                    return [], start.until is None
                 self._recorder.loud()
                 self._recorder.detail(f"{read.entries:,} oplog entries, {human_size(result.size)}")
             manifest = self._commit(staging, output, start, read, result, state)
@@ -145,7 +156,8 @@ class _Slice:
         if read.broken:
             self._recorder.warn(f"the changes after this slice cannot follow on: {read.broken}")
         backup = prove(self._source, self._layout, manifest, self._catalog, self._recorder)
-        return upload_new(self._spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
+        faults = upload_new(self._spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
+        return faults, start.until is None or bool(read.broken)
 
     def _capture(self, output: Path) -> tuple[Start, SliceRead, Written]:
         """Read from the best place that the oplog still holds; the stream is noted as broken when there is none."""
@@ -209,7 +221,7 @@ class _Slice:
                 recorder.progress(size - told, entries)
                 told = size
 
-            read = self._reader.read(start.read, databases, writer.write, check)
+            read = self._reader.read(start.read, databases, writer.write, check, until=start.until)
             return read, writer.finish()
 
     def _watch_space(self) -> None:

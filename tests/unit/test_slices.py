@@ -46,16 +46,16 @@ def test_a_slice_follows_the_slice_before_and_counts_from_its_end() -> None:
     assert start == Start(_op(30), _op(20), "s1", "full-10:1")
 
 
-def test_a_later_full_changes_the_chain_but_not_the_stream() -> None:
-    """A full made in between is the chain's new beginning; the slice still touches the one before."""
+def test_after_a_full_was_reached_slices_are_of_its_chain() -> None:
+    """A full whose moment the stream has passed is the chain's beginning; the slice still touches the one before."""
     (start,) = choose_start(Kind.INCREMENTAL, _stream("30:1", "20:1"), _full("25:1"))
     assert start == Start(_op(30), _op(20), "s1", "full-25:1")
 
 
-def test_a_full_ahead_of_the_stream_is_the_second_choice() -> None:
-    """If the oplog no longer reaches back to the stream's position, a newer full is where it may begin anew."""
+def test_a_slice_ends_at_a_full_that_was_made_meanwhile() -> None:
+    """The stream is cut at a newer full's moment; if the oplog no longer reaches back, it begins anew there."""
     first, second = choose_start(Kind.INCREMENTAL, _stream("30:1", "30:1"), _full("40:1"))
-    assert (first.read, first.fresh) == (_op(30), False)
+    assert first == Start(_op(30), _op(30), "s1", "full-10:1", until=_op(40))
     assert second == Start(_op(40), _op(40), "full-40:1", "full-40:1", fresh=True)
 
 
