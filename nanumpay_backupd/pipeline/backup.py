@@ -38,7 +38,7 @@ from nanumpay_backupd.pipeline.prune import prune
 from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
-from nanumpay_backupd.pipeline.verify import read_back
+from nanumpay_backupd.pipeline.verify import Proof, prove
 from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import is_disk_full, remove_tree
@@ -50,8 +50,9 @@ __all__ = [
     "back_up",
     "disk_fault",
     "interrupt",
+    "keep_proof",
     "name_backup",
-    "prove",
+    "prove_local",
     "recorded",
     "recover",
     "safety_backup",
@@ -59,6 +60,7 @@ __all__ = [
     "unfinished",
     "upload_new",
     "upload_queued",
+    "with_digests",
 ]
 
 _TENTH: Final = 0.1
@@ -210,7 +212,7 @@ def _stages(
         punch = preflight(source, spec.job, layout, catalog, recorder)
         sweep(layout)
     manifest = _make(spec, source, layout, catalog, recorder, punch=punch)
-    backup = prove(source, layout, manifest, catalog, recorder)
+    backup = prove_local(source, layout, manifest, catalog, recorder)
     _verify_leftovers(spec, source, layout, catalog, recorder)
     faults = upload_new(spec, backup, catalog, layout, recorder, open_store)
     with recorder.stage(Stage.RETENTION):
@@ -258,7 +260,7 @@ def safety_backup(spec: RunSpec, source: Source, catalog: Catalog, recorder: Rec
     with recorder.stage(Stage.PREFLIGHT):
         punch = preflight(source, spec.job, layout, catalog, recorder)
     manifest = _make(spec, source, layout, catalog, recorder, punch=punch)
-    return prove(source, layout, manifest, catalog, recorder)
+    return prove_local(source, layout, manifest, catalog, recorder)
 
 
 def announce(manifest: Manifest, catalog: Catalog, recorder: Recorder) -> None:
@@ -293,23 +295,24 @@ def name_backup(
         recorder.clock.sleep(_TENTH)
 
 
-def prove(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog, recorder: Recorder) -> Backup:
+def prove_local(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog, recorder: Recorder) -> Backup:
     """Read the committed artifact back: only now it is ``verified``. A mismatch marks it ``corrupt``, ends the run."""
     artifact = layout.artifact(manifest.artifact.name)
     with recorder.stage(Stage.VERIFY, total=manifest.artifact.raw_bytes):
         try:
-            proof = read_back(artifact, manifest, source.check, recorder.clock, recorder.progress)
+            proof = prove(artifact, manifest, source.check, recorder.clock, recorder.progress)
         except VerifyError as error:
             failed = Verification(
                 level="structure", at=recorder.clock.now(), ok=False, seconds=0.0, detail=error.message
             )
-            _keep_proof(layout, manifest, failed, CopyState.CORRUPT, catalog, recorder)
+            keep_proof(layout, manifest, failed, catalog, recorder, error)
             raise
+        found = proof.verification
         recorder.detail(
-            f"{proof.documents:,} documents, {human_size(proof.bytes)} read back "
-            f"at {human_size(proof.bytes / max(proof.seconds, 0.001))}/s"
+            f"{found.documents:,} documents, {human_size(found.bytes)} read back "
+            f"at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
         )
-        return _keep_proof(layout, manifest, proof, CopyState.VERIFIED, catalog, recorder)
+        return keep_proof(layout, with_digests(manifest, proof), found, catalog, recorder)
 
 
 def _verify_leftovers(spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder) -> None:
@@ -319,23 +322,43 @@ def _verify_leftovers(spec: RunSpec, source: Source, layout: Layout, catalog: Ca
         if backup is None or backup.manifest is None or not layout.artifact(backup.artifact).exists():
             continue
         try:
-            prove(source, layout, backup.manifest, catalog, recorder)
+            prove_local(source, layout, backup.manifest, catalog, recorder)
         except VerifyError as error:
             recorder.warn(f"{backup.id}, which an interrupted run left unproven: {error.message}", error)
 
 
-def _keep_proof(
-    layout: Layout, manifest: Manifest, proof: Verification, state: CopyState, catalog: Catalog, recorder: Recorder
+def with_digests(manifest: Manifest, proof: Proof) -> Manifest:
+    """Return the manifest with what the reading has learned of the collections."""
+    return msgspec.structs.replace(
+        manifest, source=msgspec.structs.replace(manifest.source, collections=proof.collections)
+    )
+
+
+def keep_proof(
+    layout: Layout,
+    manifest: Manifest,
+    found: Verification,
+    catalog: Catalog,
+    recorder: Recorder,
+    error: BackupdError | None = None,
 ) -> Backup:
-    proven = msgspec.structs.replace(manifest, verification=(*manifest.verification, proof))
+    """Write into manifest and catalog what a reading of the local artifact found; returns the backup as it is now.
+
+    ``error`` is the fault of one that was not ok. Of the earlier readings the manifest keeps the first, and the newest
+    of every other level.
+    """
+    first, others = manifest.verification[:1], manifest.verification[1:]
+    kept = (*first, *(item for item in others if item.level != found.level), found)
+    proven = msgspec.structs.replace(manifest, verification=kept)
     rewrite_manifest(layout, proven)
     copy = Copy(
         backup=manifest.backup,
         destination=LOCAL,
-        state=state,
+        state=CopyState.VERIFIED if found.ok else CopyState.CORRUPT,
         key=manifest.artifact.name,
         size=manifest.artifact.size,
         updated=recorder.clock.now(),
+        error=error_info(error) if error is not None else None,
     )
     backup = backup_from_manifest(proven, copy)
     catalog.save_backup(backup)

@@ -31,7 +31,7 @@ from nanumpay_backupd.model import (
     Stage,
     Stream,
 )
-from nanumpay_backupd.pipeline.backup import announce, name_backup, prove, recorded, upload_new
+from nanumpay_backupd.pipeline.backup import announce, name_backup, prove_local, recorded, upload_new
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.publish import commit, open_staging
 from nanumpay_backupd.pipeline.report import Recorder
@@ -155,7 +155,7 @@ class _Slice:
             lock.release()
         if read.broken:
             self._recorder.warn(f"the changes after this slice cannot follow on: {read.broken}")
-        backup = prove(self._source, self._layout, manifest, self._catalog, self._recorder)
+        backup = prove_local(self._source, self._layout, manifest, self._catalog, self._recorder)
         faults = upload_new(self._spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
         return faults, start.until is None or bool(read.broken)
 
@@ -281,7 +281,7 @@ class _Slice:
             chain=start.chain,
             source=SourceInfo(
                 type="mongodb",
-                server_version=state.version,
+                server_version="",
                 topology="replica-set",
                 databases=(source.database,) if source.database else (),
                 collections=(),

@@ -8,8 +8,8 @@ from nanumpay_backupd.settings.schema import MongoSource
 from nanumpay_backupd.sources.base import Source
 
 if TYPE_CHECKING:
-    from nanumpay_backupd.sources.oplog_slice import OplogReader
     from nanumpay_backupd.sources.mongorestore import MongoTarget
+    from nanumpay_backupd.sources.oplog_slice import OplogReader
 
 __all__ = ["open_oplog", "open_source", "open_target"]
 
