@@ -86,6 +86,12 @@ class MongoTarget:
         """Start mongorestore on the databases in ``folder``, collections that are there are dropped first."""
         return Restoring(self.tool(), self._settings, folder, replay=replay)
 
+    def drop(self, database: str, collections: Iterable[str]) -> None:
+        """Drop collections that must not be there when the restore begins; one that is gone is fine."""
+        with _errors_named(self._settings), _connect(self._settings) as client:
+            for name in collections:
+                client[database].drop_collection(name)
+
     def differences(self, expected: Iterable[Expected]) -> list[str]:
         """Return in words what is not there as expected; more indexes than expected are fine."""
         with _errors_named(self._settings), _connect(self._settings) as client:
