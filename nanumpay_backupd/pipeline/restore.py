@@ -383,7 +383,7 @@ def _indexes(item: Expected, folder: Path) -> int:
 def _without_touched(expected: list[Expected], oplog: Path) -> list[Expected]:
     """Forget the counts of collections that the oplog changes after they were dumped."""
     # bson is heavy, and most restores have nothing to replay.
-    from nanumpay_backupd.sources.mongorestore import touched_by
+    from nanumpay_backupd.sources.oplog_replay import touched_by
 
     touched = touched_by(oplog)
     return [

@@ -23,12 +23,11 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from nanumpay_backupd.model import OpTime
+from nanumpay_backupd.sources.oplog_entry import FILE
 from nanumpay_backupd.sources.oplog_range import LostError, OplogRange, UnfinishedError, newest
 
 __all__ = ["FILE", "Captured", "OplogCapture"]
 
-FILE: Final = "oplog.bson"
-"""The name under which mongorestore looks for the oplog beside the database folders."""
 _PATIENCE: Final = 60.0
 """Seconds to wait for a majority to have the end of the dump."""
 _NAP: Final = 0.1

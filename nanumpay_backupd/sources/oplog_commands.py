@@ -22,7 +22,7 @@ import bson
 from bson.binary import Binary
 from bson.raw_bson import RawBSONDocument
 
-from nanumpay_backupd.sources.oplog_entry import BUCKETS, COMMANDS, Names, rewritten
+from nanumpay_backupd.sources.oplog_entry import BUCKETS, COMMANDS, ForeignSourceError, Names, rewritten
 from nanumpay_backupd.sources.oplog_indexes import DROPPING, RAW, IndexHistory
 
 __all__ = ["Commands", "UnreplayableError", "fcv_changed"]
@@ -68,7 +68,7 @@ class Commands:
         """
         try:
             kept = rewritten(entry, self._names)
-        except ValueError as error:
+        except ForeignSourceError as error:
             raise UnreplayableError(str(error)) from None
         if kept is None:
             return None

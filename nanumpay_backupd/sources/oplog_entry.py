@@ -19,14 +19,17 @@ from nanumpay_backupd.sources.bson_edit import string as text_field
 __all__ = [
     "BUCKETS",
     "COMMANDS",
+    "FILE",
     "VIEWS",
     "Entry",
+    "ForeignSourceError",
     "Names",
     "Stamp",
     "creates",
     "facts",
     "head",
     "optime",
+    "renamings",
     "respliced",
     "rewritten",
     "same",
@@ -39,6 +42,8 @@ Stamp: TypeAlias = int
 Names: TypeAlias = Callable[[bytes], bytes | None]
 """Says what a namespace (``database.collection``) is to be called, or None when nothing of it is wanted."""
 
+FILE: Final = "oplog.bson"
+"""The name under which mongorestore looks for the oplog beside the database folders."""
 COMMANDS: Final = b"admin.$cmd"
 """The namespace of what concerns several databases: transactions, and operations put together."""
 BUCKETS: Final = b"system.buckets."
@@ -51,6 +56,10 @@ _CHAINED: Final = frozenset({b"partialTxn", b"prepare"})
 _int_at = struct.Struct("<i").unpack_from
 _pack_int = struct.Struct("<i").pack
 _stamp_at = struct.Struct("<Q").unpack_from
+
+
+class ForeignSourceError(Exception):
+    """A collection got its content by being renamed from one that is not wanted; the text says which."""
 
 
 class Entry(NamedTuple):
@@ -151,7 +160,7 @@ def rewritten(entry: bytes, names: Names) -> bytes | None:
 
     Parts of a transaction that spans several entries stay, even empty, so that the chain is whole. An entry in which
     nothing changes is returned as the same object. A rename of which only the source is wanted becomes a drop; one of
-    which only the target is wanted raises ValueError, because what it brings is not known.
+    which only the target is wanted raises ForeignSourceError, because what it brings is not known.
     """
     parts = fields(entry)
     named = {field.name: field for field in parts}
@@ -254,7 +263,7 @@ def _rename(content: list[Field], names: Names) -> _Named | None:
     if source_now is None:
         if target_now is None:
             return None
-        raise ValueError(f"{target.decode()} was renamed from {source.decode()}, which is not saved")
+        raise ForeignSourceError(f"{target.decode()} was renamed from {source.decode()}, which is not saved")
     database = text_field(b"ns", source_now.partition(b".")[0] + b".$cmd")
     if target_now is None:
         drop = document([text_field(b"drop", source_now.partition(b".")[2])])
@@ -298,6 +307,19 @@ def creates(entry: bytes) -> Iterator[str]:
                 yield from creates(inner.value)
         elif field.name == b"create":
             yield (named[b"ns"].text.partition(b".")[0] + b"." + field.text).decode()
+
+
+def renamings(entry: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield source and target of what an entry renames, also among operations that were put together."""
+    named = {field.name: field for field in fields(entry)}
+    if named[b"op"].text != b"c":
+        return
+    content = {field.name: field for field in fields(named[b"o"].value)}
+    if b"renameCollection" in content:
+        yield content[b"renameCollection"].text, content[b"to"].text
+    elif b"applyOps" in content:
+        for inner in fields(content[b"applyOps"].value):
+            yield from renamings(inner.value)
 
 
 def touched(entry: bytes) -> Iterator[str]:
