@@ -1,8 +1,8 @@
 """Pure: which copies to keep and which to delete, each with its reason. No files, no clock, no catalog.
 
-Invariants (a test is named after each): the newest good copy at a place is never deleted; a copy that is not proven
-never pushes out one that is; deleting in any interrupted order leaves what is still needed; the same input gives the
-same answer, and applying the answer leaves nothing more to delete.
+Invariants (a test is named after each): the newest good copy at a place is never deleted; what is pinned is never
+deleted; a copy that is not proven never pushes out one that is; deleting in any interrupted order leaves what is still
+needed; the same input gives the same answer, and applying the answer leaves nothing more to delete.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ __all__ = ["Candidate", "Decision", "decide"]
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One copy at one place. ``good``: it was proven whole. ``created`` is the backup's own time (UTC)."""
+    """One copy at one place. ``good``: it was proven whole. ``created`` is the backup's own time (UTC).
+
+    ``pinned`` says why it must stay, empty: the policy decides.
+    """
 
     backup: str
     created: datetime
     good: bool
     legacy: bool = False
+    pinned: str = ""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -41,7 +45,7 @@ def decide(candidates: Iterable[Candidate], policy: Policy, now: datetime) -> li
 
     Copies that are proven, and those of the old program, count. One that is not proven (corrupt, or not read back yet)
     does not count; it is deleted once ``count`` newer ones exist or it is older than ``days``. Where nothing is proven
-    nothing is deleted.
+    nothing is deleted. What is pinned stays, and counts as if it were not pinned.
     """
     ordered = sorted(candidates, key=lambda item: (item.created, item.backup), reverse=True)
     protected = next((item.backup for item in ordered if item.good), None)
@@ -59,6 +63,8 @@ def decide(candidates: Iterable[Candidate], policy: Policy, now: datetime) -> li
 def _judge(item: Candidate, place: int, limit: datetime, policy: Policy, protected: str) -> Decision:
     too_many = place > policy.count
     too_old = item.created < limit
+    if item.pinned:
+        return Decision(item.backup, keep=True, reason=f"pinned: {item.pinned}")
     if item.backup == protected and (too_many or too_old):
         return Decision(item.backup, keep=True, reason="the newest verified backup is never deleted")
     if too_old:

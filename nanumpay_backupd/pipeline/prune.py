@@ -166,7 +166,8 @@ def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: dateti
 
 def _candidate(backup: Backup, copy: Copy) -> Candidate:
     good = backup.state is BackupState.VERIFIED and copy.state in (CopyState.UPLOADED, CopyState.VERIFIED)
-    return Candidate(backup=backup.id, created=backup.created, good=good, legacy=backup.kind is Kind.LEGACY)
+    legacy = backup.kind is Kind.LEGACY
+    return Candidate(backup=backup.id, created=backup.created, good=good, legacy=legacy, pinned=backup.pinned)
 
 
 def _line(decision: Decision, place: str, sizes: dict[str, int]) -> PruneLine:

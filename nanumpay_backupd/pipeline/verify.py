@@ -27,9 +27,9 @@ __all__ = [
     "Keep",
     "Proof",
     "check_file",
+    "opened",
     "prove",
     "prove_checksum",
-    "prove_checksum_stream",
     "prove_stream",
     "read_back",
     "size_differs",
@@ -81,7 +81,7 @@ def prove(
     gone: the application deletes in that folder by itself, and a file that is not there is not a damaged one. OSError
     is of what ``keep`` gave.
     """
-    with _opened(artifact, manifest) as stream:
+    with opened(artifact, manifest) as stream:
         return prove_stream(chunks_of(artifact, stream), manifest, check, clock, progress, keep)
 
 
@@ -115,23 +115,31 @@ def prove_stream(
     return Proof(_record("structure", clock, started, documents, size), collections)
 
 
-def prove_checksum(artifact: Path, manifest: Manifest, clock: Clock, progress: Progress) -> Verification:
-    """Read ``artifact`` from the disk and compare size and SHA-256 only; ``progress`` gets its bytes. See `prove`."""
-    with _opened(artifact, manifest) as stream:
-        return prove_checksum_stream(chunks_of(artifact, stream), manifest, clock, progress)
-
-
-def prove_checksum_stream(
-    chunks: Iterator[bytes], manifest: Manifest, clock: Clock, progress: Progress
-) -> Verification:
-    """Do the same to an artifact that comes in chunks."""
+def prove_checksum(chunks: Iterator[bytes], manifest: Manifest, clock: Clock) -> Verification:
+    """Compare size and SHA-256 of an artifact that comes in chunks with the manifest; raises VerifyError."""
     started = clock.monotonic()
     meter = _Meter(manifest)
     with contextlib.closing(meter.through(chunks)) as passing:
-        for chunk in passing:
-            progress(len(chunk))
+        for _ in passing:
+            pass
     meter.judge()
     return _record("checksum", clock, started, 0, meter.size)
+
+
+def opened(artifact: Path, manifest: Manifest) -> IO[bytes]:
+    """Open an artifact whose size is right; raises as `prove` does."""
+    try:
+        stream = artifact.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"{artifact} was deleted before it could be read back",
+            hint="find out who deletes in that folder (the application keeps only the newest .tar.gz there)",
+            code="artifact-missing",
+        ) from None
+    if (error := size_differs(manifest, os.fstat(stream.fileno()).st_size)) is not None:
+        stream.close()
+        raise error
+    return stream
 
 
 def size_differs(manifest: Manifest, size: int) -> VerifyError | None:
@@ -193,22 +201,6 @@ class _Meter:
                 hint=_HINT,
                 code="verify-checksum",
             )
-
-
-def _opened(artifact: Path, manifest: Manifest) -> IO[bytes]:
-    """Open an artifact whose size is right."""
-    try:
-        stream = artifact.open("rb", buffering=0)
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"{artifact} was deleted before it could be read back",
-            hint="find out who deletes in that folder (the application keeps only the newest .tar.gz there)",
-            code="artifact-missing",
-        ) from None
-    if (error := size_differs(manifest, os.fstat(stream.fileno()).st_size)) is not None:
-        stream.close()
-        raise error
-    return stream
 
 
 def _walk(plain: Pump, manifest: Manifest, check: Check, progress: Progress, keep: Keep) -> dict[str, Seen]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,13 +20,15 @@ policies = st.builds(Policy, count=st.integers(1, 6), days=st.integers(1, 6))
 
 @st.composite
 def places(draw: st.DrawFn, *, proven: bool | None = None) -> list[Candidate]:
-    """What may stand at one place: any mixture of proven, not proven and old program's, some of the same second."""
+    """What may stand at one place: any mixture of proven, pinned, unproven and old program's, some of one second."""
     ages = draw(st.lists(st.integers(-4, 32), max_size=14))
     candidates = []
     for at, age in enumerate(ages):
         good = draw(st.booleans()) if proven is None else proven
         legacy = not good and draw(st.booleans())
-        candidates.append(Candidate(f"b{at:02d}", NOW - timedelta(hours=6 * age), good=good, legacy=legacy))
+        pinned = draw(st.sampled_from(["", "", "", "a newer one is corrupt"]))
+        created = NOW - timedelta(hours=6 * age)
+        candidates.append(Candidate(f"b{at:02d}", created, good=good, legacy=legacy, pinned=pinned))
     return draw(st.permutations(candidates))
 
 
@@ -44,6 +47,17 @@ def test_the_newest_verified_copy_is_never_deleted(candidates: list[Candidate], 
     """However old it is and however many are newer, the newest verified copy stays."""
     good = [item.backup for item in newest_first(candidates) if item.good]
     assert set(good[:1]) <= kept(decide(candidates, policy, NOW))
+
+
+@given(places(), policies)
+def test_what_is_pinned_is_never_deleted(candidates: list[Candidate], policy: Policy) -> None:
+    """Whatever the policy says, a pinned copy stays; what is not pinned is treated as if nothing were."""
+    pinned = {item.backup for item in candidates if item.pinned}
+    decisions = decide(candidates, policy, NOW)
+    assert pinned <= kept(decisions)
+    assert all(item.reason.startswith(("pinned: ", "kept: ")) for item in decisions if item.backup in pinned)
+    free = [msgspec.structs.replace(item, pinned="") for item in candidates]
+    assert kept(decisions) - pinned == kept(decide(free, policy, NOW)) - pinned
 
 
 @given(places(), policies)
@@ -101,10 +115,10 @@ def test_a_more_generous_policy_never_keeps_less(
 
 @given(places(), policies)
 def test_never_more_counted_copies_stay_than_the_policy_says(candidates: list[Candidate], policy: Policy) -> None:
-    """Of copies that count, at most ``count`` stay within ``days``, but for the one that is protected."""
+    """Of copies that count, at most ``count`` stay within ``days``, but for the protected one and what is pinned."""
     keep = kept(decide(candidates, policy, NOW))
     good = [item.backup for item in newest_first(candidates) if item.good]
-    counted = [item for item in candidates if (item.good or item.legacy) and item.backup in keep]
+    counted = [item for item in candidates if (item.good or item.legacy) and item.backup in keep and not item.pinned]
     if good:
         rest = [item for item in counted if item.backup != good[0]]
         assert len(rest) <= policy.count
@@ -164,6 +178,9 @@ def test_reasons_are_sentences_an_operator_understands() -> None:
         "2 newer ones are kept",
         "older than 4 days",
     ]
+    old = Candidate("old", NOW - timedelta(days=9), good=True, pinned="asked")
+    first, pinned = decide([*daily("V"), old], Policy(count=1, days=4), NOW)
+    assert (first.keep, pinned.keep, pinned.reason) == (True, True, "pinned: asked")
     (protected,) = decide(daily("-----V"), Policy(count=2, days=4), NOW)
     assert protected == Decision("d05", keep=True, reason="the newest verified backup is never deleted")
 
