@@ -13,7 +13,7 @@ brings everything to the end's moment (MongoDB's own ``mongodump --oplog`` works
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -37,6 +37,7 @@ _PATIENCE: Final = 60.0
 """Seconds to wait for a majority to have the end of the dump."""
 _NAP: Final = 0.05
 _RENAMING: Final = ("renameCollection", "importCollection")
+Narrow = Callable[[Mapping[str, Any]], bytes | None]
 
 
 class Captured(msgspec.Struct, frozen=True):
@@ -62,10 +63,16 @@ class OplogCapture:
     Entries are appended to a file as BSON. Nothing raises: what goes wrong is told by `result`.
     """
 
-    def __init__(self, client: MongoClient[dict[str, Any]], databases: Iterable[str], path: Path) -> None:
-        """Find the start; raises PyMongoError when it cannot be read. ``client`` is kept until the end, then closed."""
+    def __init__(
+        self, client: MongoClient[dict[str, Any]], databases: Iterable[str], path: Path, *, narrow: Narrow | None = None
+    ) -> None:
+        """Find the start; raises PyMongoError when it cannot be read. ``client`` is kept until the end, then closed.
+
+        ``narrow`` keeps less of an entry than all that concerns ``databases``, as `relevant` does.
+        """
         self._client = client
         self._databases = frozenset(databases)
+        self._narrow = narrow
         self._path = path
         self._oplog = client.local.get_collection("oplog.rs", codec_options=_RAW)
         self._start, self._term = _starting_point(client)
@@ -169,7 +176,7 @@ class OplogCapture:
         return None
 
     def _keep(self, entry: Mapping[str, Any], stream: IO[bytes]) -> None:
-        kept = relevant(entry, self._databases)
+        kept = relevant(entry, self._databases) if self._narrow is None else self._narrow(entry)
         if kept is None:
             return
         if _renames(entry):
