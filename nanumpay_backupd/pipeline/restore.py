@@ -8,33 +8,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, SpaceError, VerifyError
-from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Outcome, Run, Stage
+from nanumpay_backupd.model import FULLS, LOCAL, Backup, BackupState, Copy, CopyState, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
+from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
 from nanumpay_backupd.pipeline.unpack import OPLOG, Found, collection_of, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import read_back
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.base import Expected, Source
+from nanumpay_backupd.sources.extended_json import ToBson
 from nanumpay_backupd.system.files import free_bytes, remove_tree
 from nanumpay_backupd.system.units import human_size
 
 if TYPE_CHECKING:
-    from nanumpay_backupd.sources.mongorestore import MongoTarget
+    from nanumpay_backupd.sources.mongorestore import MongoTarget, Restoring
 
 __all__ = ["plan_restore", "restore"]
 
@@ -218,7 +221,7 @@ class _Restore:
             except VerifyError as error:
                 raise VerifyError(error.message, hint=self._instead(backup, ready.copy), code=error.code) from None
             self._room(needed)
-            written = unpack(artifact, folder, place, recorder.progress)
+            written = unpack(artifact, folder, place, recorder.progress, _creator(ready))
             if not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
                 what = f"collection {self._order.collection!r}" if self._order.collection else "collection"
                 raise NotFoundError(f"{backup.artifact} holds no {what}", hint=f"look into it: tar -tf {artifact}")
@@ -231,6 +234,7 @@ class _Restore:
     def _place(self, root: str, ready: _Prepared) -> Callable[[str], str | None]:
         """Return the function that says where in the unpacked folder a file of the archive goes, None: not wanted."""
         wanted, names, replay = self._order.collection, ready.names, ready.plan.replays_oplog
+        lines = json_files(ready.backup.manifest)
         parts = len(PurePosixPath(root).parts)
 
         def place(path: str) -> str | None:
@@ -242,10 +246,12 @@ class _Restore:
                 return OPLOG if replay else None
             if len(rest) != 2 or unquote(rest[0]) not in names:
                 return None
-            collection = collection_of(rest[1])
+            exported = lines.get("/".join(rest))
+            collection = exported.name if exported is not None else collection_of(rest[1])
             if collection is None or wanted not in ("", collection):
                 return None
-            return f"{quote(names[unquote(rest[0])], safe='')}/{rest[1]}"
+            file = rest[1] if exported is None else f"{rest[1].removesuffix('.json')}.bson"
+            return f"{quote(names[unquote(rest[0])], safe='')}/{file}"
 
         return place
 
@@ -265,21 +271,28 @@ class _Restore:
         with self._recorder.stage(Stage.RESTORE):
             # From here on collections are dropped and filled anew.
             self._recorder.check()
-            running = self._target.start(folder, replay=replay)
-            self._state = "half"
-            try:
-                while not running.wait(_REST):
-                    self._recorder.progress(0, running.documents)
-                count = running.judge()
-            except BackupdError as error:
-                if not isinstance(error, CancelledError):
-                    self._recorder.reporter.message("warning", f"mongorestore said: {running.tail}")
-                raise
-            finally:
-                running.kill()
+            count = self._run(lambda: self._target.start(folder, replay=replay))
+            measured = folder.with_name(MEASURED)
+            if measured.exists():
+                count += self._run(lambda: self._target.start(measured, replay=False, drop=False))
             self._state = "written"
             replayed = ", oplog replayed" if replay else ""
             self._recorder.detail(f"{count:,} documents restored into {self._database}{replayed}")
+
+    def _run(self, start: Callable[[], Restoring]) -> int:
+        """Let one mongorestore do its work; returns the documents that it restored."""
+        running = start()
+        self._state = "half"
+        try:
+            while not running.wait(_REST):
+                self._recorder.progress(0, running.documents)
+            return running.judge()
+        except BackupdError as error:
+            if not isinstance(error, CancelledError):
+                self._recorder.reporter.message("warning", f"mongorestore said: {running.tail}")
+            raise
+        finally:
+            running.kill()
 
     def _compare(self, expected: list[Expected]) -> None:
         with self._recorder.stage(Stage.COMPARE):
@@ -302,10 +315,12 @@ class _Restore:
         for other in backup.copies:
             if other.destination != copy.destination and other.state in present and other.destination in places:
                 return f"take another copy: backupctl restore {backup.id} --from {other.destination}"
-        for older in self._catalog.backups(backup.job):
+        # Of a whole one only this collection is wanted then.
+        only = f" --collection {shlex.quote(backup.collection.partition('.')[2])}" if backup.collection else ""
+        for older in self._catalog.backups(backup.job, kinds=FULLS):
             good = older.state is BackupState.VERIFIED and any(item.state in present for item in older.copies)
-            if good and older.created < backup.created:
-                return f"take the next older good backup: backupctl restore {older.id}"
+            if good and older.id != backup.id and older.created <= backup.created:
+                return f"take the next older good backup: backupctl restore {older.id}{only}"
         return "there is no other copy and no older verified backup; look for the file elsewhere"
 
     def _told(self, error: BackupdError) -> BackupdError:
@@ -322,6 +337,16 @@ class _Restore:
         error.message += f"; {where} {is_now}"
         error.hint = "; ".join(part for part in (error.hint, again) if part) + back
         return error
+
+
+def _creator(ready: _Prepared) -> Callable[[str, Path], IO[bytes] | ToBson]:
+    """Return what opens the files that are unpacked: those of Extended JSON arrive as BSON."""
+    lines = {f"{ready.backup.id}/{path}": stat for path, stat in json_files(ready.backup.manifest).items()}
+
+    def create(path: str, file: Path) -> IO[bytes] | ToBson:
+        return file.open("xb") if path not in lines else writer(lines[path], file)
+
+    return create
 
 
 def _expected(ready: _Prepared, order: RestoreOrder) -> list[Expected]:

@@ -124,7 +124,7 @@ def make_plan(
         warnings.append("this backup was not read back yet; it is before anything is changed")
     exists = bool(facts.collections or facts.views)
     # Views are in a dump too, but a manifest does not name them.
-    later = sorted(set(facts.collections) - set(collections))
+    later = sorted(set(facts.collections) - set(collections)) if backup.kind is not Kind.COLLECTION else []
     if later and collections and not order.collection:
         warnings.append(f"not in the backup, stays as it is: {_some(later)}")
     return RestorePlan(
@@ -150,14 +150,15 @@ def _moment(
 ) -> tuple[bool, datetime, list[str]]:
     """Tell whether the oplog is replayed, of which moment the data then is, and what is to be said about that."""
     manifest = backup.manifest
-    different = "the collections are of slightly different moments"
+    single = backup.kind is Kind.COLLECTION
+    different = f"the {'documents' if single else 'collections'} are of slightly different moments"
     if manifest is None or manifest.consistency.level != "point-in-time":
         return False, backup.created, [different]
     moment = manifest.consistency.moment or backup.created
     if not manifest.consistency.entries:
         return False, moment, []
     renamed = any(name != new for name, new in names.items())
-    if order.collection:
+    if order.collection and not single:
         return False, backup.created, ["one collection is restored as it was dumped, without replaying the oplog"]
     if renamed:
         return False, backup.created, [f"under another name the oplog is not replayed, so {different}"]

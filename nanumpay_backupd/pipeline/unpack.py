@@ -12,6 +12,7 @@ import msgspec
 
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.pipeline.verify import UNREADABLE, Pump, check_file
+from nanumpay_backupd.sources.extended_json import ToBson
 
 __all__ = ["OPLOG", "Found", "collection_of", "look_through", "unpack"]
 
@@ -38,9 +39,15 @@ def look_through(artifact: Path, check: Check, progress: Callable[[int], None]) 
 
 
 def unpack(
-    artifact: Path, folder: Path, place: Callable[[str], str | None], progress: Callable[[int], None]
+    artifact: Path,
+    folder: Path,
+    place: Callable[[str], str | None],
+    progress: Callable[[int], None],
+    create: Callable[[str, Path], IO[bytes] | ToBson] = lambda _, file: file.open("xb"),
 ) -> dict[str, int]:
     """Write the files for which ``place`` gives a path below ``folder``; returns their sizes by that path.
+
+    ``create`` opens what a file, named by its path in the archive, is written to.
 
     Raises VerifyError when the archive is damaged, OSError when the disk refuses.
     """
@@ -51,7 +58,7 @@ def unpack(
             continue
         file = folder / target
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("xb") as stream:
+        with create(path, file) as stream:
             while data := content.read(_CHUNK):
                 stream.write(data)
                 progress(len(data))

@@ -17,6 +17,7 @@ from isal import igzip_lib, isal_zlib
 
 from nanumpay_backupd.errors import NotFoundError, VerifyError
 from nanumpay_backupd.model import Manifest, Verification
+from nanumpay_backupd.pipeline.snapshot import check_lines, json_files
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.files import drop_cache
 
@@ -55,7 +56,7 @@ def read_back(artifact: Path, manifest: Manifest, check: Check, clock: Clock, pr
     started = clock.monotonic()
     try:
         with artifact.open("rb", buffering=0) as stream:
-            counts, sizes = _read(stream, artifact, manifest, check, progress)
+            counts, sizes = _read(stream, artifact, manifest, check_lines(check, manifest), progress)
     except FileNotFoundError:
         raise NotFoundError(
             f"{artifact} was deleted before it could be read back",
@@ -168,6 +169,12 @@ def _compare(manifest: Manifest, counts: dict[str, int], sizes: dict[str, int]) 
     # mongodump escapes names the way URLs do.
     found = {
         unquote(path.removesuffix(".bson")): (counts[path], sizes[path]) for path in counts if path.endswith(".bson")
+    }
+    # A collection snapshot may be Extended JSON instead.
+    found |= {
+        f"{item.database}/{item.name}": (counts[path], sizes[path])
+        for path, item in json_files(manifest).items()
+        if path in counts
     }
     # A very long name is shortened to a hash in the file's name: such files are compared by their figures alone.
     named = expected.keys() & found.keys()
