@@ -26,7 +26,7 @@ from nanumpay_backupd.pipeline.layout import Layout, job_of
 from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.pipeline.upload import queue_again
 from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next_due
-from nanumpay_backupd.settings.schema import JobSpec, Paths, RestoreOrder, RunSpec
+from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, Paths, RestoreOrder, RunSpec
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
 
@@ -315,6 +315,7 @@ class Supervisor:
         force: bool = False,
         compress: bool | None = None,
         restore: RestoreOrder | None = None,
+        collection: CollectionOrder | None = None,
     ) -> ActiveRun:
         """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped)."""
         job = self.jobs.get(name)
@@ -336,7 +337,14 @@ class Supervisor:
             job = msgspec.structs.replace(job, compress=compress)
         now = self._clock.now()
         spec = RunSpec(
-            run=run_id, job=job, paths=self.paths, trigger=trigger, action=action, started=now, restore=restore
+            run=run_id,
+            job=job,
+            paths=self.paths,
+            trigger=trigger,
+            action=action,
+            started=now,
+            restore=restore,
+            collection=collection,
         )
         # The job counts as busy from here on, also while the process is being started.
         active = self.active[name] = ActiveRun(new_run(run_id, name, trigger, now, action))
@@ -485,7 +493,7 @@ class Supervisor:
         what = "run" if run.action == "backup" else run.action
         text = f"{what} {run.outcome or 'ended'} in {seconds:.1f} s"
         if run.backup:
-            text += f": {run.backup}" if run.action == "backup" else f", safety backup {run.backup}"
+            text += f", safety backup {run.backup}" if run.action == "restore" else f": {run.backup}"
         if run.error is not None:
             text += f": {run.error.message}"
         good = run.outcome in (Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SKIPPED)

@@ -16,11 +16,11 @@ from nanumpay_backupd import __version__
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.server import Call, Handler, may_administer
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
-from nanumpay_backupd.model import Backup, BackupState, CopyState, Outcome, Trigger, to_builtins
+from nanumpay_backupd.model import FULLS, Backup, BackupState, CopyState, Outcome, Trigger, to_builtins
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.pipeline.prune import plan
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
-from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, RunSpec
+from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, RunSpec
 from nanumpay_backupd.supervisor import ActiveRun, Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.files import free_bytes
@@ -32,6 +32,7 @@ __all__ = ["DaemonView", "Methods"]
 _RUNS: Final = 20
 _MOST_RUNS: Final = 1000
 _LOW_SPACE: Final = 1 << 30
+_FORMATS: Final = ("bson", "json")
 log = structlog.get_logger()
 
 
@@ -166,9 +167,12 @@ class Methods:
         """Answer Run: start it, and with ``more`` stream its events until it ends."""
         name = call.params.get("job") or self._only_job()
         force, compress = bool(call.params.get("force")), call.params.get("compress")
+        collection = _collection(call.params)
 
         async def start() -> ActiveRun:
-            return await self._supervisor.start_run(name, Trigger.MANUAL, force=force, compress=compress)
+            return await self._supervisor.start_run(
+                name, Trigger.MANUAL, force=force, compress=compress, collection=collection
+            )
 
         async with contextlib.aclosing(self._followed(start)) as replies:
             async for reply in replies:
@@ -418,8 +422,8 @@ class Methods:
         )
 
     async def _protect(self, backup: Backup) -> None:
-        """Refuse to delete the newest verified backup of a job."""
-        backups = await self._supervisor.db(lambda catalog: catalog.backups(backup.job))
+        """Refuse to delete the newest verified full of a job."""
+        backups = await self._supervisor.db(lambda catalog: catalog.backups(backup.job, kinds=FULLS))
         newest = next((item for item in backups if item.state is BackupState.VERIFIED and _present(item)), None)
         if newest is not None and newest.id == backup.id:
             raise RefusedError(
@@ -470,7 +474,7 @@ def _job_facts(catalog: Catalog, name: str) -> dict[str, Any]:
     # A retry of uploads says nothing of how the last backup went; queued copies are told by themselves.
     last = catalog.last_run(name, "backup", *ended)
     success = catalog.last_run(name, "backup", Outcome.SUCCEEDED)
-    newest = next(iter(catalog.backups(name, limit=1)), None)
+    newest = next(iter(catalog.backups(name, limit=1, kinds=FULLS)), None)
     count, size, pending = catalog.totals(name)
     return {
         "last_run": to_builtins(last),
@@ -504,10 +508,22 @@ def _job_problems(jobs: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return problems
 
 
+def _collection(params: Mapping[str, Any]) -> CollectionOrder | None:
+    """Return which collection a caller of Run asked for; raises RefusedError when that makes no sense."""
+    name, form = params.get("collection"), params.get("format")
+    if name is None and form is None:
+        return None
+    if not name:
+        raise RefusedError("format is for a snapshot of one collection", hint="name a collection, or leave it out")
+    if form not in (None, *_FORMATS):
+        raise RefusedError(f"there is no format {form!r}", hint=f"the formats are: {', '.join(_FORMATS)}")
+    return CollectionOrder(collection=name, format=form or _FORMATS[0])
+
+
 def _find(catalog: Catalog, name: str) -> Backup:
     if name == "latest":
         # What a restore saved before it replaced everything is hardly what is meant.
-        own = (item for item in catalog.backups() if not item.job.endswith(SAFETY_SUFFIX))
+        own = (item for item in catalog.backups(kinds=FULLS) if not item.job.endswith(SAFETY_SUFFIX))
         newest = next((item for item in own if _present(item)), None)
         name = newest.id if newest is not None else name
     backup = catalog.backup(name) or catalog.backup(name.removesuffix(".gz").removesuffix(".tar"))
