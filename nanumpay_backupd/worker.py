@@ -79,7 +79,9 @@ def execute(
         return open_store(destination, retry=retry, clock=clock)
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:
-        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), spec.action)
+        # On record it is told apart: how a snapshot of one collection went says nothing of the job's backups.
+        action = "collection" if spec.collection is not None else spec.action
+        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action)
         quiet = spec.action == "slice" and run.trigger is Trigger.SCHEDULE
         recorder = Recorder(run, catalog, reporter, clock, quiet=quiet)
         if on_start is not None:
@@ -98,7 +100,7 @@ def execute(
         if spec.action == "restore":
             retry = retry or _FETCH_RETRY
             return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
-        return back_up(spec, open_source(spec.job.source), catalog, recorder, opener)
+        return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
 
 
 def examine(spec: RunSpec) -> Iterator[Check]:

@@ -27,9 +27,10 @@ from nanumpay_backupd.pipeline.publish import open_staging
 from nanumpay_backupd.pipeline.replay import obtain_slices
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
+from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
 from nanumpay_backupd.pipeline.unpack import OPLOG, Found, Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
-from nanumpay_backupd.pipeline.verify import Check, prove
+from nanumpay_backupd.pipeline.verify import Check, Sink, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.base import Expected, Source
 from nanumpay_backupd.sources.oplog_replay import Replay, build_replay
@@ -206,7 +207,7 @@ class _Restore:
         with recorder.stage(Stage.CHECK):
             try:
                 if manifest is not None:
-                    unpacker = Unpacker(folder, self._place(backup.id, ready))
+                    unpacker = Unpacker(folder, self._place(backup.id, ready), _creator(ready))
                     prove(artifact, manifest, check, recorder.clock, recorder.progress, unpacker)
                     expected, written = _expected(ready, self._order), unpacker.written()
                 else:
@@ -265,7 +266,13 @@ class _Restore:
         return expected, unpack(artifact, folder, place, self._recorder.progress)
 
     def _place(self, root: str, ready: _Prepared) -> Callable[[str], str | None]:
-        return placing(root, ready.names, collection=self._order.collection, replay=ready.plan.replays_oplog)
+        return placing(
+            root,
+            ready.names,
+            collection=self._order.collection,
+            replay=ready.plan.replays_oplog,
+            lines=json_files(ready.backup.manifest),
+        )
 
     def _make_safe(self, ready: _Prepared) -> None:
         """Back the target up, under a job's name of its own: retention of the job is not misled by it."""
@@ -286,8 +293,11 @@ class _Restore:
             self._state = "half"
             if ready.plan.drops:
                 self._target.drop(ready.plan.database, ready.plan.drops)
-            running = self._target.start(folder, replay=replay)
-            count = finish_restoring(running, self._recorder)
+            count = finish_restoring(self._target.start(folder, replay=replay), self._recorder)
+            measured = folder.with_name(MEASURED)
+            if measured.exists():
+                again = self._target.start(measured, replay=False, drop=False)
+                count += finish_restoring(again, self._recorder)
             self._state = "written"
             replayed = ", oplog replayed" if replay else ""
             self._recorder.detail(f"{count:,} documents restored into {self._database}{replayed}")
@@ -324,6 +334,16 @@ class _Restore:
         error.message += f"; {where} {is_now}"
         error.hint = "; ".join(part for part in (error.hint, again) if part) + back
         return error
+
+
+def _creator(ready: _Prepared) -> Callable[[str, Path], Sink]:
+    """Return what opens the files that are unpacked: those of Extended JSON arrive as BSON."""
+    lines = {f"{ready.backup.id}/{path}": stat for path, stat in json_files(ready.backup.manifest).items()}
+
+    def create(path: str, file: Path) -> Sink:
+        return file.open("xb") if path not in lines else writer(lines[path], file)
+
+    return create
 
 
 def _expected(ready: _Prepared, order: RestoreOrder) -> list[Expected]:

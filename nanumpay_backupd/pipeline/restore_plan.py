@@ -136,13 +136,11 @@ def make_plan(
         warnings.append("this backup was not read back yet; it is before anything is changed")
     exists = bool(facts.collections or facts.views)
     # Views are in a dump too, but a manifest does not name them.
-    later = sorted(set(facts.collections) - set(collections))
+    later = sorted(set(facts.collections) - set(collections)) if backup.kind is not Kind.COLLECTION else []
     # Of a moment, the whole database is to be what it was; and what the replay makes must not be there already.
     drops = tuple(later) if order.at and not order.collection and len(names) == 1 else ()
     if drops:
-        warnings.append(
-            f"not in the full backup, dropped (what existed then is made again by the replay): {_some(drops)}"
-        )
+        warnings.append(f"not in the full backup, dropped (the replay makes again what there was): {_some(drops)}")
     elif later and collections and not order.collection:
         warnings.append(f"not in the backup, stays as it is: {_some(later)}")
     return RestorePlan(
@@ -171,7 +169,8 @@ def _moment(
 ) -> tuple[bool, datetime, list[str]]:
     """Tell whether the oplog is replayed, of which moment the data then is, and what is to be said about that."""
     manifest = backup.manifest
-    different = "the collections are of slightly different moments"
+    single = backup.kind is Kind.COLLECTION
+    different = f"the {'documents' if single else 'collections'} are of slightly different moments"
     if manifest is None or manifest.consistency.level != "point-in-time":
         return False, backup.created, [different]
     moment = OpTime.parse(order.at).moment if order.at else manifest.consistency.moment or backup.created

@@ -81,9 +81,9 @@ class MongoTarget:
             raise ToolError(f"{tool} does not look like mongorestore: it tells no version", hint=_INSTALL_HINT)
         return str(tool)
 
-    def start(self, folder: Path, *, replay: bool) -> Restoring:
-        """Start mongorestore on the databases in ``folder``, collections that are there are dropped first."""
-        return Restoring(self.tool(), self._settings, folder, replay=replay)
+    def start(self, folder: Path, *, replay: bool, drop: bool = True) -> Restoring:
+        """Start mongorestore on the databases in ``folder``; with ``drop`` collections that are there go first."""
+        return Restoring(self.tool(), self._settings, folder, replay=replay, drop=drop)
 
     def drop(self, database: str, collections: Iterable[str]) -> None:
         """Drop collections that must not be there when the restore begins; one that is gone is fine."""
@@ -103,7 +103,7 @@ class MongoTarget:
 class Restoring:
     """A running mongorestore and what it said."""
 
-    def __init__(self, tool: str, settings: MongoSource, folder: Path, *, replay: bool) -> None:
+    def __init__(self, tool: str, settings: MongoSource, folder: Path, *, replay: bool, drop: bool = True) -> None:
         self._lock = threading.Lock()
         self._done: dict[str, int] = {}
         self._failed = 0
@@ -116,7 +116,7 @@ class Restoring:
             argv = [
                 tool,
                 f"--config=/dev/fd/{fd}",
-                "--drop",
+                *(["--drop"] if drop else []),
                 "--bypassDocumentValidation",
                 f"--numParallelCollections={settings.parallel_collections}",
                 *(["--oplogReplay"] if replay else []),

@@ -12,12 +12,15 @@ brings everything to the end's moment (MongoDB's own ``mongodump --oplog`` works
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+import bson
 import msgspec
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
@@ -31,6 +34,8 @@ __all__ = ["FILE", "Captured", "OplogCapture"]
 _PATIENCE: Final = 60.0
 """Seconds to wait for a majority to have the end of the dump."""
 _NAP: Final = 0.1
+_RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
+Narrow = Callable[[Mapping[str, Any]], bytes | None]
 
 
 class Captured(msgspec.Struct, frozen=True):
@@ -56,10 +61,16 @@ class OplogCapture:
     Entries are appended to a file as BSON. Nothing raises: what goes wrong is told by `result`.
     """
 
-    def __init__(self, client: MongoClient[dict[str, Any]], databases: Iterable[str], path: Path) -> None:
-        """Find the start; raises PyMongoError when it cannot be read. ``client`` is kept until the end, then closed."""
+    def __init__(
+        self, client: MongoClient[dict[str, Any]], databases: Iterable[str], path: Path, *, narrow: Narrow | None = None
+    ) -> None:
+        """Find the start; raises PyMongoError when it cannot be read. ``client`` is kept until the end, then closed.
+
+        ``narrow`` keeps less of an entry than all that concerns ``databases``, reduced as `oplog_collection` does.
+        """
         self._client = client
         self._databases = frozenset(databases)
+        self._narrow = narrow
         self._path = path
         self._start, self._term = _starting_point(client)
         self._finish = threading.Event()
@@ -119,8 +130,17 @@ class OplogCapture:
         """Read on, again and again, until the end is known and reached."""
         reading = OplogRange(self._client, self._databases, _time(self._start), beside_dump=True)
 
+        narrowed = 0
+
         def keep(data: bytes) -> None:
-            stream.write(data)
+            nonlocal narrowed
+            if self._narrow is None:
+                stream.write(data)
+                return
+            for entry in bson.decode_iter(data, _RAW):
+                if (kept := self._narrow(entry)) is not None:
+                    stream.write(kept)
+                    narrowed += 1
 
         while not self._stop.is_set() and not self._problem:
             if self._finish.is_set():
@@ -129,7 +149,8 @@ class OplogCapture:
                     return
             end = _time(self._end) if self._end is not None else newest(self._client)[1]
             reading.read(end, keep, self._check)
-            self._entries, self._problem = reading.entries, reading.broken
+            self._entries = reading.entries if self._narrow is None else narrowed
+            self._problem = reading.broken
             if self._end is not None:
                 return
             self._finish.wait(_NAP)

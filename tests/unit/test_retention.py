@@ -70,6 +70,20 @@ def test_a_copy_that_is_not_proven_never_pushes_out_one_that_is(candidates: list
         assert with_them == without
 
 
+@given(places(), places(), places(), policies)
+def test_one_group_is_judged_as_if_the_others_were_not_there(
+    fulls: list[Candidate], users: list[Candidate], plans: list[Candidate], policy: Policy
+) -> None:
+    """Snapshots of a collection push out neither fulls nor those of another collection, nor do they protect any."""
+    groups = [
+        [Candidate(f"{name}{item.backup}", item.created, item.good, item.legacy, name) for item in items]
+        for name, items in (("", fulls), ("users", users), ("plans", plans))
+    ]
+    together = decide([item for group in groups for item in group], policy, NOW)
+    apart = [decision for group in groups for decision in decide(group, policy, NOW)]
+    assert sorted(together, key=lambda one: one.backup) == sorted(apart, key=lambda one: one.backup)
+
+
 @given(places(proven=False), policies)
 def test_nothing_is_deleted_where_nothing_is_proven(candidates: list[Candidate], policy: Policy) -> None:
     """Without a verified copy at a place, every copy there may be the only one that can be restored."""
