@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from nanumpay_backupd.model import Policy
+from nanumpay_backupd.model import OpTime, Policy
 
-__all__ = ["Candidate", "Decision", "decide"]
+__all__ = ["Candidate", "Decision", "SliceCandidate", "decide", "decide_slices"]
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -31,6 +31,15 @@ class Candidate(msgspec.Struct, frozen=True):
     legacy: bool = False
     pinned: str = ""
     group: str = ""
+
+
+class SliceCandidate(msgspec.Struct, frozen=True):
+    """One copy of a slice at one place; ``end`` is the oplog time up to which it holds the changes."""
+
+    backup: str
+    created: datetime
+    end: OpTime
+    pinned: str = ""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -54,6 +63,32 @@ def decide(candidates: Iterable[Candidate], policy: Policy, now: datetime) -> li
     for item in sorted(candidates, key=lambda item: (item.created, item.backup), reverse=True):
         groups.setdefault(item.group, []).append(item)
     return [decision for name in sorted(groups) for decision in _decide(groups[name], policy, now)]
+
+
+def decide_slices(
+    slices: Iterable[SliceCandidate], oldest: OpTime | None, policy: Policy, now: datetime
+) -> list[Decision]:
+    """Say which slices at one place are still of use, newest first.
+
+    ``oldest`` is the moment of the oldest full that is kept there: a slice that ends by then leads on from nothing.
+    Without such a full slices are kept for ``days``: what they lead on from may be at another place.
+    """
+    limit = now - timedelta(days=policy.days)
+    decisions = []
+    for item in sorted(slices, key=lambda item: (item.end, item.backup), reverse=True):
+        if item.pinned:
+            decisions.append(Decision(item.backup, keep=True, reason=f"pinned: {item.pinned}"))
+        elif oldest is not None and item.end <= oldest:
+            decisions.append(
+                Decision(item.backup, keep=False, reason="it ends before the oldest full that is kept here")
+            )
+        elif oldest is not None:
+            decisions.append(Decision(item.backup, keep=True, reason="it leads on from a full that is kept here"))
+        elif item.created < limit:
+            decisions.append(Decision(item.backup, keep=False, reason=f"older than {policy.days} days"))
+        else:
+            decisions.append(Decision(item.backup, keep=True, reason="no full here says yet whether it is needed"))
+    return decisions
 
 
 def _decide(ordered: list[Candidate], policy: Policy, now: datetime) -> list[Decision]:

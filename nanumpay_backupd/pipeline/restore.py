@@ -34,6 +34,7 @@ from nanumpay_backupd.pipeline.verify import Check, Sink, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.base import Expected, Source
 from nanumpay_backupd.sources.oplog_replay import Replay, build_replay
+from nanumpay_backupd.sources.oplog_validation import levels_in
 from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.units import human_size
 
@@ -235,18 +236,16 @@ class _Restore:
             except BackupdError as error:
                 hint = f"{self._instead(backup, copy)}; or another moment: backupctl timeline {backup.job}"
                 raise VerifyError(error.message, hint=hint, code=error.code) from None
-        own = folder.parent / "full-oplog.bson"
-        if (folder / OPLOG).exists():
-            (folder / OPLOG).rename(own)
-        else:
-            own.touch()
+        own = folder / OPLOG
+        own.touch()  # a full without changes during its dump has none
         return build_replay(
             [own, *slices],
-            folder / OPLOG,
+            own,
             after=OpTime.parse(ready.backup.end) if ready.backup.end else None,
             until=ready.until,
             names=ready.names,
             collection=self._order.collection,
+            levels=levels_in(folder),
             progress=self._recorder.progress,
         )
 

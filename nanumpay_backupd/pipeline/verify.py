@@ -226,9 +226,7 @@ def _walk_slice(plain: Pump, manifest: Manifest, _: Check, progress: Progress, k
     return {name: msgspec.structs.replace(seen, size=plain.tell())}
 
 
-def _kept(
-    sink: Sink | None, path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress
-) -> Seen:
+def _kept(sink: Sink | None, path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress) -> Seen:
     if sink is None:
         return check_file(path, size, pieces, check, progress)
     with sink:

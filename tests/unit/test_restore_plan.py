@@ -100,8 +100,8 @@ def test_no_copy_that_can_be_relied_on(
         (5, FULL, {}, True, ""),
         (5, FULL, {"to_database": "nanumpay"}, True, ""),
         (0, FULL, {}, False, ""),
-        (5, FULL, {"to_database": "other"}, False, "under another name"),
-        (5, FULL, {"collection": "users"}, False, "without replaying"),
+        (5, FULL, {"to_database": "other"}, True, ""),
+        (5, FULL, {"collection": "users"}, True, ""),
         (5, msgspec.structs.replace(FULL, may_replay=False), {}, False, "may not replay"),
     ],
 )

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.control.methods import _find, _job_facts
+from nanumpay_backupd.control.desk import find
+from nanumpay_backupd.control.facts import job_facts
 from nanumpay_backupd.errors import NotFoundError, VerifyError
 from nanumpay_backupd.model import (
     FULLS,
@@ -185,13 +186,13 @@ def test_snapshots_and_slices_are_never_taken_for_the_newest_backup(catalog: Cat
     entered(catalog, 1, kind=Kind.INCREMENTAL)
     entered(catalog, 2, kind=Kind.DIFFERENTIAL)
     with pytest.raises(NotFoundError):
-        _find(catalog, "latest")
-    facts = _job_facts(catalog, "nanumpay")
+        find(catalog, "latest")
+    facts = job_facts(catalog, "nanumpay")
     assert (facts["newest_backup"], facts["backups"]) == (None, 0)
     unlearned = _learned_ratio(job_spec(), catalog)
     full = entered(catalog, 30, kind=Kind.FULL)
-    assert _find(catalog, "latest").id == full
-    facts = _job_facts(catalog, "nanumpay")
+    assert find(catalog, "latest").id == full
+    facts = job_facts(catalog, "nanumpay")
     assert (facts["newest_backup"]["id"], facts["backups"]) == (full, 1)
     assert _learned_ratio(job_spec(), catalog) == 0.3 * 1.25 != unlearned
 
@@ -203,7 +204,7 @@ def test_how_a_snapshot_went_says_nothing_of_the_jobs_backups(catalog: Catalog) 
     ):
         run = new_run(f"run{at}", "nanumpay", Trigger.MANUAL, NOW + at * HOUR, action)
         catalog.save_run(msgspec.structs.replace(run, ended=NOW, outcome=outcome))
-    facts = _job_facts(catalog, "nanumpay")
+    facts = job_facts(catalog, "nanumpay")
     assert (facts["last_run"]["id"], facts["last_success"]["id"]) == ("run1", "run0")
 
 
