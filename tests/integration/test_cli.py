@@ -448,7 +448,7 @@ def test_a_reader_that_leaves(daemon: CannedDaemon, path: Path) -> None:
     names = [f"nanumpay-backup-{index:05d}" for index in range(3000)]
     listed = backupctl(path, "list", "--json", "-n", "1")
     one = json.loads(listed.stdout)["backups"][0]
-    daemon.replies["ListBackups"] = {"backups": [one | {"id": name} for name in names]}
+    daemon.replies["ListBackups"] = {"backups": [one | {"id": name} for name in names], "hidden_slices": 0}
     command = f"{sys.executable} -m nanumpay_backupd.cli list | head -n 2"
     done = subprocess.run(["bash", "-c", command], env=environment(path), capture_output=True, text=True)
     assert done.stdout.count("\n") == 2
