@@ -504,7 +504,7 @@ class CannedDaemon:
             "collections": [collection] if collection else ["admins", "users", "weeklypaymentplans"],
             "documents": 12_345,
             "bytes": 1_123_395_000,
-            "moment": moment(hours=3) if not at else moment() if at == "latest" or ":" not in at[-9:] else at,
+            "moment": (at if at.endswith("Z") else moment()) if at else moment(hours=3),
             "replays_oplog": not to_database and not collection,
             "slices": [one["id"] for one in reversed(slices())] if at else [],
             "swap": swap,
