@@ -15,8 +15,8 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError
 
 __all__ = [
-    "FULLS",
     "SLICES",
+    "WHOLE",
     "Artifact",
     "Backup",
     "BackupState",
@@ -127,8 +127,8 @@ class Kind(StrEnum):
     LEGACY = "legacy"
 
 
-FULLS: Final = frozenset({Kind.FULL, Kind.LEGACY})
-"""The kinds that hold everything of a job: what is meant where no other kind is named, as in ``restore latest``."""
+WHOLE: Final = frozenset({Kind.FULL, Kind.LEGACY})
+"""The kinds that hold everything of a job: what is meant where none is named, as in ``restore latest``."""
 SLICES: Final = frozenset({Kind.INCREMENTAL, Kind.DIFFERENTIAL})
 """The kinds that restore nothing by themselves: they lead on from a full."""
 
@@ -346,18 +346,22 @@ class Backup(_Record, frozen=True):
 class Stream(_Record, frozen=True):
     """How far a job's changes are captured: ``position`` is the oplog time up to which all is in backups.
 
-    ``parent`` is the newest backup on the way there, ``chain`` its full. ``first`` and ``newest`` are the oldest and
+    ``parent`` is the newest backup on the way there, ``since`` its end (nothing was written between that and
+    ``position``), ``chain`` its full. ``first`` and ``newest`` are the oldest and
     the newest oplog entry that the server held when it was looked at (``checked``). ``broken`` says why nothing can
-    follow on, empty: all is well.
+    follow on, empty: all is well. ``window`` is how many seconds the full oplog will hold, at the present rate
+    of writes (0: not known).
     """
 
     job: str
     position: str
     parent: str
+    since: str
     chain: str
     checked: datetime
     first: str = ""
     newest: str = ""
+    window: float = 0.0
     broken: str = ""
 
 

@@ -1,7 +1,7 @@
 """A restore from start to end: fetch, prove, unpack, safety backup, mongorestore, comparison. Decisions are next door.
 
-Nothing in the target changes before the artifact was read back whole, unpacked, and the target was backed up. However
-it ends, the fault says what state the target is in.
+Nothing in the target changes before the artifact was read back whole (it is unpacked into staging on the way), and the
+target was backed up. However it ends, the fault says what state the target is in.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, SpaceError, VerifyError
-from nanumpay_backupd.model import FULLS, LOCAL, Backup, BackupState, Copy, CopyState, Outcome, Run, Stage
+from nanumpay_backupd.model import LOCAL, WHOLE, Backup, BackupState, Copy, CopyState, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
-from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
-from nanumpay_backupd.pipeline.unpack import OPLOG, Found, collection_of, look_through, unpack
+from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, unpacked_name, writer
+from nanumpay_backupd.pipeline.unpack import OPLOG, Found, Unpacker, collection_of, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
-from nanumpay_backupd.pipeline.verify import read_back
+from nanumpay_backupd.pipeline.verify import Check, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.base import Expected, Source
-from nanumpay_backupd.sources.extended_json import ToBson
 from nanumpay_backupd.system.files import free_bytes, remove_tree
 from nanumpay_backupd.system.units import human_size
 
@@ -204,24 +203,13 @@ class _Restore:
         with recorder.stage(Stage.CHECK):
             try:
                 if manifest is not None:
-                    read_back(artifact, manifest, check, recorder.clock, recorder.progress)
-                    place = self._place(backup.id, ready)
-                    expected = _expected(ready, self._order)
-                    needed = 0
+                    unpacker = Unpacker(folder, self._place(backup.id, ready), _creator(ready))
+                    prove(artifact, manifest, check, recorder.clock, recorder.progress, unpacker)
+                    expected, written = _expected(ready, self._order), unpacker.written()
                 else:
-                    found = look_through(artifact, check, recorder.progress)
-                    root, names = _legacy_root(backup, found, ready)
-                    place = self._place(root, msgspec.structs.replace(ready, names=names))
-                    expected = [
-                        Expected(database, _stored(path), found[path].documents)
-                        for path in found
-                        if path.endswith(".bson") and (database := _parent(place(path)))
-                    ]
-                    needed = sum(item.size for path, item in found.items() if place(path))
+                    expected, written = self._check_legacy(ready, artifact, folder, check)
             except VerifyError as error:
                 raise VerifyError(error.message, hint=self._instead(backup, ready.copy), code=error.code) from None
-            self._room(needed)
-            written = unpack(artifact, folder, place, recorder.progress, _creator(ready))
             if not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
                 what = f"collection {self._order.collection!r}" if self._order.collection else "collection"
                 raise NotFoundError(f"{backup.artifact} holds no {what}", hint=f"look into it: tar -tf {artifact}")
@@ -230,6 +218,21 @@ class _Restore:
                 expected = _without_touched(expected, folder / OPLOG)
             recorder.detail(f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked")
         return expected
+
+    def _check_legacy(
+        self, ready: _Prepared, artifact: Path, folder: Path, check: Check
+    ) -> tuple[list[Expected], dict[str, int]]:
+        """Read an archive twice: only what is in it says where the dump is and how much room it takes."""
+        found = look_through(artifact, check, self._recorder.progress)
+        root, names = _legacy_root(ready.backup, found, ready)
+        place = self._place(root, msgspec.structs.replace(ready, names=names))
+        expected = [
+            Expected(database, _stored(path), found[path].documents)
+            for path in found
+            if path.endswith(".bson") and (database := _parent(place(path)))
+        ]
+        self._room(sum(item.size for path, item in found.items() if place(path)))
+        return expected, unpack(artifact, folder, place, self._recorder.progress)
 
     def _place(self, root: str, ready: _Prepared) -> Callable[[str], str | None]:
         """Return the function that says where in the unpacked folder a file of the archive goes, None: not wanted."""
@@ -250,7 +253,7 @@ class _Restore:
             collection = exported.name if exported is not None else collection_of(rest[1])
             if collection is None or wanted not in ("", collection):
                 return None
-            file = rest[1] if exported is None else f"{rest[1].removesuffix('.json')}.bson"
+            file = rest[1] if exported is None else unpacked_name(exported)
             return f"{quote(names[unquote(rest[0])], safe='')}/{file}"
 
         return place
@@ -317,7 +320,7 @@ class _Restore:
                 return f"take another copy: backupctl restore {backup.id} --from {other.destination}"
         # Of a whole one only this collection is wanted then.
         only = f" --collection {shlex.quote(backup.collection.partition('.')[2])}" if backup.collection else ""
-        for older in self._catalog.backups(backup.job, kinds=FULLS):
+        for older in self._catalog.backups(backup.job, kinds=WHOLE):
             good = older.state is BackupState.VERIFIED and any(item.state in present for item in older.copies)
             if good and older.id != backup.id and older.created <= backup.created:
                 return f"take the next older good backup: backupctl restore {older.id}{only}"
@@ -339,11 +342,11 @@ class _Restore:
         return error
 
 
-def _creator(ready: _Prepared) -> Callable[[str, Path], IO[bytes] | ToBson]:
+def _creator(ready: _Prepared) -> Callable[[str, Path], IO[bytes]]:
     """Return what opens the files that are unpacked: those of Extended JSON arrive as BSON."""
     lines = {f"{ready.backup.id}/{path}": stat for path, stat in json_files(ready.backup.manifest).items()}
 
-    def create(path: str, file: Path) -> IO[bytes] | ToBson:
+    def create(path: str, file: Path) -> IO[bytes]:
         return file.open("xb") if path not in lines else writer(lines[path], file)
 
     return create

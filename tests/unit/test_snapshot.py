@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.control.methods import _find, _job_facts
+from nanumpay_backupd.control.desk import find
+from nanumpay_backupd.control.facts import job_facts
 from nanumpay_backupd.errors import NotFoundError, VerifyError
 from nanumpay_backupd.model import (
-    FULLS,
     LOCAL,
+    WHOLE,
     Backup,
     CollectionStat,
     Copy,
@@ -33,7 +34,7 @@ from nanumpay_backupd.pipeline.layout import Layout, backup_id
 from nanumpay_backupd.pipeline.produce import _learned_ratio
 from nanumpay_backupd.pipeline.prune import plan, prune
 from nanumpay_backupd.pipeline.report import new_run
-from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
+from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, unpacked_name, writer
 from nanumpay_backupd.pipeline.verify import read_back
 from nanumpay_backupd.settings.schema import Destination
 from nanumpay_backupd.sources.bson_walk import BsonWalk
@@ -119,18 +120,17 @@ def test_only_snapshots_hold_extended_json() -> None:
 
 def test_lines_arrive_as_bson_where_mongorestore_looks(tmp_path: Path) -> None:
     """A collection's file holds its documents; that of a time-series none, they lie beside it for a second pass."""
-    folder = tmp_path / "unpacked"
-    (folder / "pay").mkdir(parents=True)
+    folder = tmp_path / "unpacked" / "pay"
+    folder.mkdir(parents=True)
     expected = [{"_id": number} for number in range(5)]
     plain = CollectionStat(database="pay", name="users", documents=5, bytes=1, indexes=1)
-    with writer(plain, folder / "pay" / "users.bson") as stream:
-        stream.write(LINES)
-    assert bson.decode_all((folder / "pay" / "users.bson").read_bytes()) == expected
     series = msgspec.structs.replace(plain, name="metrics", type="timeseries")
-    with writer(series, folder / "pay" / "metrics.bson") as stream:
-        stream.write(LINES)
-    assert sorted(path.name for path in (folder / "pay").iterdir()) == ["system.buckets.metrics.bson", "users.bson"]
-    assert (folder / "pay" / "system.buckets.metrics.bson").read_bytes() == b""
+    for stat in (plain, series):
+        with writer(stat, folder / unpacked_name(stat)) as stream:
+            stream.write(LINES)
+    assert sorted(path.name for path in folder.iterdir()) == ["system.buckets.metrics.bson", "users.bson"]
+    assert bson.decode_all((folder / "users.bson").read_bytes()) == expected
+    assert (folder / "system.buckets.metrics.bson").read_bytes() == b""
     assert bson.decode_all((tmp_path / MEASURED / "pay" / "metrics.bson").read_bytes()) == expected
 
 
@@ -169,7 +169,7 @@ def test_the_catalog_knows_of_what_a_snapshot_is(catalog: Catalog) -> None:
     full = entered(catalog, 3, kind=Kind.FULL)
     assert [backup.collection for backup in catalog.backups()] == ["pay.users.old", "pay.metrics", ""]
     assert [entry(catalog, name).collection for name in (users, metrics, full)] == ["pay.users.old", "pay.metrics", ""]
-    assert [backup.id for backup in catalog.backups(kinds=FULLS)] == [full]
+    assert [backup.id for backup in catalog.backups(kinds=WHOLE)] == [full]
 
 
 def entry(catalog: Catalog, name: str) -> Backup:
@@ -185,13 +185,13 @@ def test_snapshots_and_slices_are_never_taken_for_the_newest_backup(catalog: Cat
     entered(catalog, 1, kind=Kind.INCREMENTAL)
     entered(catalog, 2, kind=Kind.DIFFERENTIAL)
     with pytest.raises(NotFoundError):
-        _find(catalog, "latest")
-    facts = _job_facts(catalog, "nanumpay")
+        find(catalog, "latest")
+    facts = job_facts(catalog, "nanumpay")
     assert (facts["newest_backup"], facts["backups"]) == (None, 0)
     unlearned = _learned_ratio(job_spec(), catalog)
     full = entered(catalog, 30, kind=Kind.FULL)
-    assert _find(catalog, "latest").id == full
-    facts = _job_facts(catalog, "nanumpay")
+    assert find(catalog, "latest").id == full
+    facts = job_facts(catalog, "nanumpay")
     assert (facts["newest_backup"]["id"], facts["backups"]) == (full, 1)
     assert _learned_ratio(job_spec(), catalog) == 0.3 * 1.25 != unlearned
 
@@ -203,7 +203,7 @@ def test_how_a_snapshot_went_says_nothing_of_the_jobs_backups(catalog: Catalog) 
     ):
         run = new_run(f"run{at}", "nanumpay", Trigger.MANUAL, NOW + at * HOUR, action)
         catalog.save_run(msgspec.structs.replace(run, ended=NOW, outcome=outcome))
-    facts = _job_facts(catalog, "nanumpay")
+    facts = job_facts(catalog, "nanumpay")
     assert (facts["last_run"]["id"], facts["last_success"]["id"]) == ("run1", "run0")
 
 
