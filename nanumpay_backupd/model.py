@@ -15,8 +15,8 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError
 
 __all__ = [
+    "FULLS",
     "SLICES",
-    "WHOLE",
     "Artifact",
     "Backup",
     "BackupState",
@@ -127,8 +127,8 @@ class Kind(StrEnum):
     LEGACY = "legacy"
 
 
-WHOLE: Final = frozenset({Kind.FULL, Kind.LEGACY})
-"""The kinds that hold everything of a job: what is meant where none is named, as in ``restore latest``."""
+FULLS: Final = frozenset({Kind.FULL, Kind.LEGACY})
+"""The kinds that hold everything of a job: what is meant where no other kind is named, as in ``restore latest``."""
 SLICES: Final = frozenset({Kind.INCREMENTAL, Kind.DIFFERENTIAL})
 """The kinds that restore nothing by themselves: they lead on from a full."""
 

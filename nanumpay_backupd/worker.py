@@ -32,6 +32,7 @@ from nanumpay_backupd.pipeline.backup import back_up, upload_queued
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.prune import PruneLine, delete_backup, prune
 from nanumpay_backupd.pipeline.rebuild import adopt_remote
+from nanumpay_backupd.pipeline.recheck import verify_copies
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
 from nanumpay_backupd.pipeline.restore import plan_restore, restore
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
@@ -92,8 +93,11 @@ def execute(
             return take_slice(spec, open_source(spec.job.source), open_oplog, catalog, recorder, opener)
         if spec.action == "upload":
             return upload_queued(spec, catalog, recorder, opener)
+        # A download that breaks off goes on where it was.
+        if spec.action == "verify":
+            retry = retry or _FETCH_RETRY
+            return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
         if spec.action == "restore":
-            # A download that breaks off goes on where it was: somebody is waiting for it.
             retry = retry or _FETCH_RETRY
             return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
         return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)

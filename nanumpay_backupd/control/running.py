@@ -36,10 +36,11 @@ class Running(Desk):
     async def run(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         """Answer Run: start it, and with ``more`` stream its events until it ends."""
         name = call.params.get("job") or self._only_job()
-        kind, collection = call.params.get("kind") or Kind.FULL.value, _collection(call.params)
+        kind = call.params.get("kind") or Kind.FULL.value
         if kind not in _KINDS:
             raise RefusedError(f"{kind!r} is no kind of backup", hint=f"kinds: {', '.join(_KINDS)}")
         force, compress = bool(call.params.get("force")), call.params.get("compress")
+        collection = _collection(call.params)
 
         async def start() -> ActiveRun:
             return await self._supervisor.start_run(
@@ -225,9 +226,9 @@ def _collection(params: Mapping[str, Any]) -> CollectionOrder | None:
     if name is None and form is None:
         return None
     if not name:
-        raise RefusedError("format is for a backup of one collection", hint="name a collection, or leave it out")
+        raise RefusedError("format is for a snapshot of one collection", hint="name a collection, or leave it out")
     if params.get("kind") not in (None, Kind.FULL.value):
-        raise RefusedError("a slice is of all collections", hint="leave out kind, or collection")
+        raise RefusedError("a collection is backed up as a whole", hint="leave out --kind")
     if form not in (None, *_FORMATS):
         raise RefusedError(f"there is no format {form!r}", hint=f"the formats are: {', '.join(_FORMATS)}")
     return CollectionOrder(collection=name, format=form or _FORMATS[0])

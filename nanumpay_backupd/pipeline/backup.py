@@ -17,8 +17,8 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, SpaceError, VerifyError
 from nanumpay_backupd.model import (
+    FULLS,
     LOCAL,
-    WHOLE,
     Backup,
     BackupState,
     Copy,
@@ -223,14 +223,6 @@ def _stages(
     return faults
 
 
-def _kind(spec: RunSpec) -> Kind:
-    return Kind.FULL if spec.collection is None else Kind.COLLECTION
-
-
-def _alike(spec: RunSpec) -> frozenset[Kind]:
-    return WHOLE if spec.collection is None else frozenset({Kind.COLLECTION})
-
-
 def upload_new(
     spec: RunSpec, backup: Backup, catalog: Catalog, layout: Layout, recorder: Recorder, open_store: OpenStore
 ) -> list[BackupdError]:
@@ -244,15 +236,24 @@ def upload_new(
     return faults
 
 
+def _kind(spec: RunSpec) -> Kind:
+    return Kind.FULL if spec.collection is None else Kind.COLLECTION
+
+
+def _alike(spec: RunSpec) -> frozenset[Kind]:
+    return FULLS if spec.collection is None else frozenset({Kind.COLLECTION})
+
+
 def _make(
     spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder, *, punch: bool
 ) -> Manifest:
     """Dump, compress and commit; returns the committed backup's manifest."""
     staging, lock = open_staging(layout, spec.run)
     try:
-        kind = _kind(spec)
-        started, identifier = name_backup(spec, layout, catalog, recorder, kind)
-        artifact, manifest = produce(source, spec.job, identifier, started, staging, recorder, punch=punch, kind=kind)
+        started, identifier = name_backup(spec, layout, catalog, recorder, _kind(spec))
+        artifact, manifest = produce(
+            source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec)
+        )
         with recorder.stage(Stage.PUBLISH):
             commit(layout, staging, artifact, manifest)
             announce(manifest, catalog, recorder)

@@ -10,7 +10,7 @@ from typing import Final
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, SpaceError
-from nanumpay_backupd.model import WHOLE, Artifact, BackupState, Kind, Manifest, Stage
+from nanumpay_backupd.model import FULLS, Artifact, BackupState, Kind, Manifest, Stage
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import JobSpec
@@ -72,7 +72,7 @@ def _needed(raw: int, job: JobSpec, catalog: Catalog, *, punch: bool) -> int:
 def _learned_ratio(job: JobSpec, catalog: Catalog) -> float:
     if not job.compress:
         return 1.02
-    for summary in catalog.backups(job.name, limit=5, kinds=WHOLE):
+    for summary in catalog.backups(job.name, limit=5, kinds=FULLS):
         if summary.state is not BackupState.VERIFIED:
             continue
         backup = catalog.backup(summary.id)

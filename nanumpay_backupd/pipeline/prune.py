@@ -12,9 +12,9 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, NotFoundError, StoreError
-from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, Kind
+from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, Kind, OpTime
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
-from nanumpay_backupd.retention import Candidate, Decision, decide
+from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, decide, decide_slices
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import fsync_dir
@@ -36,11 +36,8 @@ class PruneLine(msgspec.Struct, frozen=True):
 
 
 def plan(job: JobSpec, backups: Iterable[Backup], now: datetime) -> list[PruneLine]:
-    """Say for every present copy of a job's backups whether retention keeps or deletes it, place by place.
-
-    Slices are left out: they live and die with the fulls that they lead on from.
-    """
-    backups = [backup for backup in backups if backup.kind not in SLICES]
+    """Say for every present copy of a job's backups whether retention keeps or deletes it, place by place."""
+    backups = list(backups)
     places = [LOCAL, *(destination.name for destination in job.destinations)]
     lines: list[PruneLine] = []
     for place in places:
@@ -51,9 +48,27 @@ def plan(job: JobSpec, backups: Iterable[Backup], now: datetime) -> list[PruneLi
             if copy.destination == place and copy.state in _PRESENT
         ]
         sizes = {backup.id: copy.size for backup, copy in here}
-        decisions = decide((_candidate(backup, copy) for backup, copy in here), job.retention, now)
+        whole = [(backup, copy) for backup, copy in here if backup.kind not in SLICES]
+        decisions = decide((_candidate(backup, copy) for backup, copy in whole), job.retention, now)
+        slices = [_slice(backup) for backup, _ in here if backup.kind in SLICES]
+        kept = {decision.backup for decision in decisions if decision.keep}
+        decisions += decide_slices(slices, _oldest(whole, kept), job.retention, now)
         lines.extend(_line(decision, place, sizes) for decision in decisions)
     return lines
+
+
+def _oldest(copies: Iterable[tuple[Backup, Copy]], kept: set[str]) -> OpTime | None:
+    """Return the moment of the oldest full from which slices may still have to lead on."""
+    moments = [
+        OpTime.parse(backup.end)
+        for backup, copy in copies
+        if backup.kind is Kind.FULL and backup.end and backup.id in kept and _candidate(backup, copy).good
+    ]
+    return min(moments, default=None)
+
+
+def _slice(backup: Backup) -> SliceCandidate:
+    return SliceCandidate(backup.id, backup.created, OpTime.parse(backup.end), backup.pinned)
 
 
 def prune(
@@ -180,6 +195,7 @@ def _candidate(backup: Backup, copy: Copy) -> Candidate:
         created=backup.created,
         good=good,
         legacy=backup.kind is Kind.LEGACY,
+        pinned=backup.pinned,
         # Before its manifest was read anew nobody knows of what a snapshot is: such ones make a group of their own.
         group=f"collection {backup.collection}" if backup.kind is Kind.COLLECTION else "",
     )

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Final
 
 from nanumpay_backupd.model import BUCKETS, CollectionStat, Kind, Manifest
 from nanumpay_backupd.sources.extended_json import JsonLines, ToBson, file_stem
 
-__all__ = ["MEASURED", "check_lines", "json_files", "unpacked_name", "writer"]
+__all__ = ["MEASURED", "check_lines", "json_files", "writer"]
 
 MEASURED: Final = "measured"
 """The folder beside the unpacked one for the documents of a time-series collection.
@@ -20,7 +20,6 @@ MEASURED: Final = "measured"
 mongorestore fills such a collection with the buckets in which it is stored, never with documents: these have to be
 restored by themselves, into the collection that was made empty before (seen with 100.7 on MongoDB 6.0).
 """
-_SERIES: Final = "timeseries"
 Check = Callable[[str], Callable[[bytes], None] | None]
 
 
@@ -41,20 +40,15 @@ def check_lines(check: Check, manifest: Manifest) -> Check:
     return lambda path: JsonLines(path) if path in files else check(path)
 
 
-def unpacked_name(stat: CollectionStat) -> str:
-    """Return what a file of Extended JSON is called when it is unpacked, as mongorestore looks for it."""
-    return f"{BUCKETS if stat.type == _SERIES else ''}{file_stem(stat.name)}.bson"
+def writer(stat: CollectionStat, file: Path) -> IO[bytes] | ToBson:
+    """Return where to write a file of Extended JSON, so that mongorestore finds its documents in ``file`` as BSON.
 
-
-def writer(stat: CollectionStat, file: Path) -> IO[bytes]:
-    """Return where to write Extended JSON, so that mongorestore finds its documents in ``file`` as BSON.
-
-    ``file`` is ``FOLDER/DATABASE/NAME`` (`unpacked_name`). That of a time-series collection stays empty: it has no
-    buckets, and the documents are below `MEASURED`. Closing raises VerifyError when the last line is cut off.
+    Of a time-series collection it finds no buckets there, and the documents below `MEASURED`; ``file`` is
+    ``FOLDER/DATABASE/NAME.bson`` for both.
     """
-    if stat.type == _SERIES:
-        file.touch(exist_ok=False)
-        file = file.parents[1].with_name(MEASURED) / file.parent.name / file.name.removeprefix(BUCKETS)
-        file.parent.mkdir(parents=True)
-    # It has of a file what its users need: write, close, and a with block.
-    return cast("IO[bytes]", ToBson(file.open("xb"), file.name))
+    if stat.type != "timeseries":
+        return ToBson(file.open("xb"), file.name)
+    (file.parent / f"{BUCKETS}{file.name}").touch(exist_ok=False)
+    measured = file.parents[1].with_name(MEASURED) / file.parent.name / file.name
+    measured.parent.mkdir(parents=True)
+    return ToBson(measured.open("xb"), file.name)

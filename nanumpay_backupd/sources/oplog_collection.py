@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import bson
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
 
 from nanumpay_backupd.model import BUCKETS
-from nanumpay_backupd.sources.oplog import _bytes, _has_before
 
 __all__ = ["of_collection"]
 
@@ -16,7 +17,7 @@ __all__ = ["of_collection"]
 def of_collection(database: str, collection: str) -> Callable[[Mapping[str, Any]], bytes | None]:
     """Return the function that reduces an oplog entry to what concerns one collection; None: nothing does.
 
-    What it returns can be replayed without touching any other collection. As in `oplog.relevant` the parts of a
+    What it returns can be replayed without touching any other collection. The parts of a
     transaction that spans several entries stay, even empty.
     """
     names = frozenset({collection, f"{BUCKETS}{collection}"})
@@ -48,3 +49,13 @@ def of_collection(database: str, collection: str) -> Callable[[Mapping[str, Any]
         return bson.encode({**dict(entry), "o": {**dict(operation), "applyOps": own}})
 
     return reduced
+
+
+def _has_before(entry: Mapping[str, Any]) -> bool:
+    """Tell whether a transaction's entry has earlier ones."""
+    before = entry.get("prevOpTime")
+    return before is not None and before["ts"] != Timestamp(0, 0)
+
+
+def _bytes(entry: Mapping[str, Any]) -> bytes:
+    return bytes(entry.raw) if isinstance(entry, RawBSONDocument) else bson.encode(entry)

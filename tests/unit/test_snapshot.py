@@ -16,8 +16,8 @@ from nanumpay_backupd.control.desk import find
 from nanumpay_backupd.control.facts import job_facts
 from nanumpay_backupd.errors import NotFoundError, VerifyError
 from nanumpay_backupd.model import (
+    FULLS,
     LOCAL,
-    WHOLE,
     Backup,
     CollectionStat,
     Copy,
@@ -34,7 +34,7 @@ from nanumpay_backupd.pipeline.layout import Layout, backup_id
 from nanumpay_backupd.pipeline.produce import _learned_ratio
 from nanumpay_backupd.pipeline.prune import plan, prune
 from nanumpay_backupd.pipeline.report import new_run
-from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, unpacked_name, writer
+from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
 from nanumpay_backupd.pipeline.verify import read_back
 from nanumpay_backupd.settings.schema import Destination
 from nanumpay_backupd.sources.bson_walk import BsonWalk
@@ -120,17 +120,18 @@ def test_only_snapshots_hold_extended_json() -> None:
 
 def test_lines_arrive_as_bson_where_mongorestore_looks(tmp_path: Path) -> None:
     """A collection's file holds its documents; that of a time-series none, they lie beside it for a second pass."""
-    folder = tmp_path / "unpacked" / "pay"
-    folder.mkdir(parents=True)
+    folder = tmp_path / "unpacked"
+    (folder / "pay").mkdir(parents=True)
     expected = [{"_id": number} for number in range(5)]
     plain = CollectionStat(database="pay", name="users", documents=5, bytes=1, indexes=1)
+    with writer(plain, folder / "pay" / "users.bson") as stream:
+        stream.write(LINES)
+    assert bson.decode_all((folder / "pay" / "users.bson").read_bytes()) == expected
     series = msgspec.structs.replace(plain, name="metrics", type="timeseries")
-    for stat in (plain, series):
-        with writer(stat, folder / unpacked_name(stat)) as stream:
-            stream.write(LINES)
-    assert sorted(path.name for path in folder.iterdir()) == ["system.buckets.metrics.bson", "users.bson"]
-    assert bson.decode_all((folder / "users.bson").read_bytes()) == expected
-    assert (folder / "system.buckets.metrics.bson").read_bytes() == b""
+    with writer(series, folder / "pay" / "metrics.bson") as stream:
+        stream.write(LINES)
+    assert sorted(path.name for path in (folder / "pay").iterdir()) == ["system.buckets.metrics.bson", "users.bson"]
+    assert (folder / "pay" / "system.buckets.metrics.bson").read_bytes() == b""
     assert bson.decode_all((tmp_path / MEASURED / "pay" / "metrics.bson").read_bytes()) == expected
 
 
@@ -169,7 +170,7 @@ def test_the_catalog_knows_of_what_a_snapshot_is(catalog: Catalog) -> None:
     full = entered(catalog, 3, kind=Kind.FULL)
     assert [backup.collection for backup in catalog.backups()] == ["pay.users.old", "pay.metrics", ""]
     assert [entry(catalog, name).collection for name in (users, metrics, full)] == ["pay.users.old", "pay.metrics", ""]
-    assert [backup.id for backup in catalog.backups(kinds=WHOLE)] == [full]
+    assert [backup.id for backup in catalog.backups(kinds=FULLS)] == [full]
 
 
 def entry(catalog: Catalog, name: str) -> Backup:
