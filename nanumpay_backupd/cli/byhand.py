@@ -1,7 +1,6 @@
 """The commands that bring data back without this software: the one place for their words. Text only; runs nothing.
 
-docs/operations.md and docs/recovery.md show the same commands. Paths are those of the backups folder, where the lines
-are meant to be typed.
+The documentation repeats them. Paths are those of the backups folder, where the lines are meant to be typed.
 """
 
 from __future__ import annotations
