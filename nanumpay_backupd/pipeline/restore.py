@@ -6,7 +6,6 @@ it ends, the fault says what state the target is in.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from datetime import datetime
@@ -17,20 +16,21 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, SpaceError, VerifyError
-from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Outcome, Run, Stage
+from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, VerifyError
+from nanumpay_backupd.model import LOCAL, Backup, Copy, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
+from nanumpay_backupd.pipeline.fetch import finish_restoring, make_sure_of_room, obtain, other_choice, placing
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
-from nanumpay_backupd.pipeline.unpack import OPLOG, Found, collection_of, look_through, unpack
+from nanumpay_backupd.pipeline.unpack import OPLOG, Found, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import read_back
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.base import Expected, Source
-from nanumpay_backupd.system.files import free_bytes, remove_tree
+from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.units import human_size
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_restore", "restore"]
 
-_RESERVE: Final = 64 << 20
-"""Bytes left free on the filesystem of the staging folder."""
-_REST: Final = 0.1
 _BUCKETS: Final = "system.buckets."
 OpenSource = Callable[[MongoSource], Source]
 
@@ -156,42 +153,22 @@ class _Restore:
             lock.release()
 
     def _fetch(self, ready: _Prepared, staging: Path) -> Path:
-        """Return where the artifact is; a remote copy is brought into staging first, its checksum taken on the way."""
-        backup, copy = ready.backup, ready.copy
-        manifest = backup.manifest
-        if copy.destination == LOCAL:
-            self._room(manifest.artifact.raw_bytes if manifest is not None else 0)
-            return self._layout.artifact(backup.artifact)
-        assert manifest is not None, "remote copies are known by their manifest"
-        self._room(manifest.artifact.raw_bytes + copy.size)
-        destination = next(item for item in self._spec.job.destinations if item.name == copy.destination)
-        artifact = staging / backup.artifact
-        digest = hashlib.sha256()
-        with self._recorder.stage(Stage.FETCH, total=copy.size):
-            with self._open_store(destination) as store, artifact.open("xb") as stream:
-                for chunk in store.get(copy.key):
-                    digest.update(chunk)
-                    stream.write(chunk)
-                    self._recorder.progress(len(chunk))
-            size = artifact.stat().st_size
-            if size != manifest.artifact.size or digest.hexdigest() != manifest.artifact.sha256:
-                raise VerifyError(
-                    f"the copy of {backup.artifact} at {copy.destination} is not what was stored there "
-                    f"({size} bytes, its manifest says {manifest.artifact.size}; the checksum differs)",
-                    hint=self._instead(backup, copy),
-                    code="verify-checksum",
-                )
-            self._recorder.detail(f"{human_size(size)} from {copy.destination}, checksum as in the manifest")
-        return artifact
-
-    def _room(self, needed: int) -> None:
-        free = free_bytes(self._layout.staging)
-        if free < needed + _RESERVE:
-            raise SpaceError(
-                f"not enough room in {self._layout.backups} to unpack the backup: this needs about "
-                f"{human_size(needed + _RESERVE)}, {human_size(free)} are free",
-                hint="free space there or set [paths] backups to a larger disk",
-            )
+        """Return where the artifact is, once there is room to unpack it."""
+        backup, copy, manifest = ready.backup, ready.copy, ready.backup.manifest
+        make_sure_of_room(
+            self._layout,
+            (manifest.artifact.raw_bytes if manifest is not None else 0)
+            + (copy.size if copy.destination != LOCAL else 0),
+        )
+        return obtain(
+            backup,
+            copy,
+            staging,
+            self._spec,
+            self._recorder,
+            self._open_store,
+            hint=lambda: self._instead(backup, copy),
+        )
 
     def _check(self, ready: _Prepared, artifact: Path, folder: Path) -> list[Expected]:
         """Prove the artifact, unpack what is wanted, and return what then has to be in the database."""
@@ -217,7 +194,7 @@ class _Restore:
                     needed = sum(item.size for path, item in found.items() if place(path))
             except VerifyError as error:
                 raise VerifyError(error.message, hint=self._instead(backup, ready.copy), code=error.code) from None
-            self._room(needed)
+            make_sure_of_room(self._layout, needed)
             written = unpack(artifact, folder, place, recorder.progress)
             if not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
                 what = f"collection {self._order.collection!r}" if self._order.collection else "collection"
@@ -229,25 +206,7 @@ class _Restore:
         return expected
 
     def _place(self, root: str, ready: _Prepared) -> Callable[[str], str | None]:
-        """Return the function that says where in the unpacked folder a file of the archive goes, None: not wanted."""
-        wanted, names, replay = self._order.collection, ready.names, ready.plan.replays_oplog
-        parts = len(PurePosixPath(root).parts)
-
-        def place(path: str) -> str | None:
-            inside = PurePosixPath(path).parts
-            if "/".join(inside[:parts]) != root and parts:
-                return None
-            rest = inside[parts:]
-            if rest == (OPLOG,):
-                return OPLOG if replay else None
-            if len(rest) != 2 or unquote(rest[0]) not in names:
-                return None
-            collection = collection_of(rest[1])
-            if collection is None or wanted not in ("", collection):
-                return None
-            return f"{quote(names[unquote(rest[0])], safe='')}/{rest[1]}"
-
-        return place
+        return placing(root, ready.names, collection=self._order.collection, replay=ready.plan.replays_oplog)
 
     def _make_safe(self, ready: _Prepared) -> None:
         """Back the target up, under a job's name of its own: retention of the job is not misled by it."""
@@ -267,16 +226,7 @@ class _Restore:
             self._recorder.check()
             running = self._target.start(folder, replay=replay)
             self._state = "half"
-            try:
-                while not running.wait(_REST):
-                    self._recorder.progress(0, running.documents)
-                count = running.judge()
-            except BackupdError as error:
-                if not isinstance(error, CancelledError):
-                    self._recorder.reporter.message("warning", f"mongorestore said: {running.tail}")
-                raise
-            finally:
-                running.kill()
+            count = finish_restoring(running, self._recorder)
             self._state = "written"
             replayed = ", oplog replayed" if replay else ""
             self._recorder.detail(f"{count:,} documents restored into {self._database}{replayed}")
@@ -296,17 +246,7 @@ class _Restore:
             self._recorder.detail(f"documents and indexes of {len(expected) - unknown} collections as expected{late}")
 
     def _instead(self, backup: Backup, copy: Copy) -> str:
-        """Say what else could be restored: another copy, or the next older good backup."""
-        present = (CopyState.UPLOADED, CopyState.VERIFIED)
-        places = {item.name for item in self._spec.job.destinations} | {LOCAL}
-        for other in backup.copies:
-            if other.destination != copy.destination and other.state in present and other.destination in places:
-                return f"take another copy: backupctl restore {backup.id} --from {other.destination}"
-        for older in self._catalog.backups(backup.job):
-            good = older.state is BackupState.VERIFIED and any(item.state in present for item in older.copies)
-            if good and older.created < backup.created:
-                return f"take the next older good backup: backupctl restore {older.id}"
-        return "there is no other copy and no older verified backup; look for the file elsewhere"
+        return other_choice(backup, copy, self._spec.job.destinations, self._catalog)
 
     def _told(self, error: BackupdError) -> BackupdError:
         """Add to a fault what state the target is in and what can be done about it."""

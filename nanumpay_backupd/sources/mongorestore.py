@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from nanumpay_backupd.errors import BackupdError, SourceError, ToolError
 from nanumpay_backupd.settings.schema import MongoSource
 from nanumpay_backupd.sources.base import Expected, TargetFacts
 from nanumpay_backupd.sources.mongodb import _connect, _dump_uri, _errors_named, _hosts, _last_words
+from nanumpay_backupd.sources.oplog import touched
 from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
 
 __all__ = ["MongoTarget", "Restoring", "touched_by"]
@@ -130,6 +131,12 @@ class Restoring:
         """Return the last lines that mongorestore said, without secrets."""
         return self._child.tail
 
+    @property
+    def complained(self) -> bool:
+        """Tell whether it said itself that something could not be restored, rather than being called wrongly."""
+        with self._lock:
+            return bool(self._failed) or "\tFailed: " in self.tail
+
     def wait(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds; tells whether it has ended."""
         return self._child.wait(timeout) is not None
@@ -173,20 +180,8 @@ def touched_by(path: Path) -> frozenset[str]:
     found: set[str] = set()
     with path.open("rb") as stream:
         for entry in bson.decode_file_iter(stream):
-            found.update(_touched(entry))
+            found.update(touched(entry))
     return frozenset(found)
-
-
-def _touched(entry: Mapping[str, Any]) -> Iterable[str]:
-    namespace, operation = entry["ns"], entry["o"]
-    if entry["op"] != "c":
-        yield namespace
-    elif "applyOps" in operation:
-        for inner in operation["applyOps"]:
-            yield from _touched(inner)
-    elif operation:
-        database, first = namespace.partition(".")[0], next(iter(operation.values()))
-        yield f"{database}.{first if isinstance(first, str) else '*'}"
 
 
 def _differences(db: Database[dict[str, Any]], item: Expected) -> Iterable[str]:

@@ -13,7 +13,7 @@ brings everything to the end's moment (MongoDB's own ``mongodump --oplog`` works
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -26,7 +26,7 @@ from bson.timestamp import Timestamp
 from pymongo import CursorType, MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-__all__ = ["FILE", "Captured", "OplogCapture", "relevant"]
+__all__ = ["FILE", "Captured", "OplogCapture", "relevant", "touched"]
 
 FILE: Final = "oplog.bson"
 """The name under which mongorestore looks for the oplog beside the database folders."""
@@ -42,13 +42,15 @@ _RENAMING: Final = ("renameCollection", "importCollection")
 class Captured(msgspec.Struct, frozen=True):
     """What was captured: the moment that the backup then is of, and how many entries lead to it.
 
-    ``problem`` is empty, or says why the entries cannot make the dump consistent.
+    ``problem`` is empty, or says why the entries cannot make the dump consistent. ``touched`` names what the entries
+    write to, as the function `touched` does.
     """
 
     start: Timestamp
     end: Timestamp
     entries: int
     problem: str = ""
+    touched: frozenset[str] = frozenset()
 
     @property
     def moment(self) -> datetime:
@@ -74,6 +76,7 @@ class OplogCapture:
         self._end: Timestamp | None = None
         self._last: Timestamp | None = None
         self._entries = 0
+        self._touched: set[str] = set()
         self._problem = ""
         self._thread = threading.Thread(target=self._run, name="oplog", daemon=True)
 
@@ -104,7 +107,13 @@ class OplogCapture:
     def result(self) -> Captured:
         """Return what was captured, after the end."""
         end = self._end or self._start
-        return Captured(start=self._start, end=end, entries=self._entries, problem=self._problem)
+        return Captured(
+            start=self._start,
+            end=end,
+            entries=self._entries,
+            problem=self._problem,
+            touched=frozenset(self._touched),
+        )
 
     def _run(self) -> None:
         try:
@@ -177,6 +186,7 @@ class OplogCapture:
             return
         stream.write(kept)
         self._entries += 1
+        self._touched.update(touched(entry))
 
 
 def relevant(entry: Mapping[str, Any], databases: frozenset[str]) -> bytes | None:
@@ -204,6 +214,23 @@ def relevant(entry: Mapping[str, Any], databases: frozenset[str]) -> bytes | Non
         return _bytes(entry)
     reduced = {**dict(entry), "o": {**dict(command), "applyOps": own}}
     return bson.encode(reduced)
+
+
+def touched(entry: Mapping[str, Any], *, commands_only: bool = False) -> Iterator[str]:
+    """Name what an oplog entry writes to: ``database.collection``, or ``database.*`` for a command on the whole.
+
+    With ``commands_only`` what it merely inserts, updates or deletes documents of is left out.
+    """
+    namespace, operation = entry["ns"], entry["o"]
+    if entry["op"] != "c":
+        if not commands_only:
+            yield namespace
+    elif "applyOps" in operation:
+        for inner in operation["applyOps"]:
+            yield from touched(inner, commands_only=commands_only)
+    elif operation:
+        database, first = namespace.partition(".")[0], next(iter(operation.values()))
+        yield f"{database}.{first if isinstance(first, str) else '*'}"
 
 
 def _has_before(entry: Mapping[str, Any]) -> bool:
