@@ -314,6 +314,16 @@ class Catalog:
             copies.setdefault(str(name), []).append(from_json(Copy, _blob(record)))
         return [_backup(row, tuple(copies.get(str(row[0]), ()))) for row in rows]
 
+    def count(self, job: str | None, kinds: Collection[Kind]) -> int:
+        """Return how many backups of these kinds a job has (None: all jobs)."""
+        kinds_json = to_json([kind.value for kind in kinds]).decode()
+        ((count,),) = self._read(
+            "SELECT count(*) FROM backups WHERE (?1 IS NULL OR job = ?1) AND kind IN (SELECT value FROM json_each(?2))",
+            job,
+            kinds_json,
+        )
+        return int(str(count))
+
     def pin(self, backup: str, reason: str) -> None:
         """Keep retention from deleting a backup; an empty reason lets it go again."""
         with self._write() as db:

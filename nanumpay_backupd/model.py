@@ -328,18 +328,22 @@ class Backup(_Record, frozen=True):
 class Stream(_Record, frozen=True):
     """How far a job's changes are captured: ``position`` is the oplog time up to which all is in backups.
 
-    ``parent`` is the newest backup on the way there, ``chain`` its full. ``first`` and ``newest`` are the oldest and
+    ``parent`` is the newest backup on the way there, ``since`` its end (nothing was written between that and
+    ``position``), ``chain`` its full. ``first`` and ``newest`` are the oldest and
     the newest oplog entry that the server held when it was looked at (``checked``). ``broken`` says why nothing can
-    follow on, empty: all is well.
+    follow on, empty: all is well. ``window`` is how many seconds the full oplog will hold, at the present rate
+    of writes (0: not known).
     """
 
     job: str
     position: str
     parent: str
+    since: str
     chain: str
     checked: datetime
     first: str = ""
     newest: str = ""
+    window: float = 0.0
     broken: str = ""
 
 

@@ -37,7 +37,7 @@ from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_r
 from nanumpay_backupd.pipeline.restore import plan_restore, restore
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
 from nanumpay_backupd.settings.schema import Destination, RetryPolicy, RunSpec, decode_spec, encode_spec
-from nanumpay_backupd.sources.factory import open_source, open_target
+from nanumpay_backupd.sources.factory import open_oplog, open_source, open_target
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
@@ -80,9 +80,15 @@ def execute(
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:
         run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), spec.action)
-        recorder = Recorder(run, catalog, reporter, clock)
+        quiet = spec.action == "slice" and run.trigger is Trigger.SCHEDULE
+        recorder = Recorder(run, catalog, reporter, clock, quiet=quiet)
         if on_start is not None:
             on_start(recorder)
+        if spec.action == "slice":
+            # zstandard and the oplog's own modules: only who slices pays for them.
+            from nanumpay_backupd.pipeline.slices import take_slice
+
+            return take_slice(spec, open_source(spec.job.source), open_oplog, catalog, recorder, opener)
         if spec.action == "upload":
             return upload_queued(spec, catalog, recorder, opener)
         if spec.action == "restore":

@@ -46,6 +46,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "openssl": "openssl",
     "socat": "socat",
     "strace": "strace",
+    "zstd": "zstd",
     "vsftpd": "vsftpd",
 }
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])

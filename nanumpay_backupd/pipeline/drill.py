@@ -29,7 +29,7 @@ from nanumpay_backupd.model import (
     Verification,
     error_info,
 )
-from nanumpay_backupd.pipeline.backup import recorded
+from nanumpay_backupd.pipeline.backup import recorded, with_digests, with_proof
 from nanumpay_backupd.pipeline.fetch import (
     RESERVE,
     finish_restoring,
@@ -43,9 +43,9 @@ from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.publish import open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import choose_copy
-from nanumpay_backupd.pipeline.unpack import OPLOG, unpack
+from nanumpay_backupd.pipeline.unpack import OPLOG, Unpacker
 from nanumpay_backupd.pipeline.upload import OpenStore
-from nanumpay_backupd.pipeline.verify import read_back
+from nanumpay_backupd.pipeline.verify import prove
 from nanumpay_backupd.settings.schema import MongoSource, RunSpec, VerifyOrder
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import free_bytes, remove_tree
@@ -180,44 +180,41 @@ class _Drill:
         folder.mkdir()
         replay = scratch.replays and chosen.manifest.consistency.entries > 0
         try:
-            self._bring(chosen, scratch, staging, folder, replay=replay)
+            manifest = self._bring(chosen, scratch, staging, folder, replay=replay)
         except VerifyError as error:
             self._damaged(chosen, error)
             raise
+        # With the digests of the documents, also where it had none.
+        chosen = msgspec.structs.replace(chosen, manifest=manifest)
         try:
             waited = self._restore(chosen, scratch, folder, replay=replay)
             seconds = round(self._recorder.clock.monotonic() - started - waited, 3)
             findings = self._compare(chosen, scratch, folder, replay=replay)
         except VerifyError as error:
-            self._keep(chosen, _proof(self._recorder, ok=False, detail=error.message), error)
+            self._keep(chosen, self._proof(ok=False, detail=error.message), error)
             raise
-        how = f"restored from {chosen.copy.destination} into {scratch.described}; {self._summary(findings)}"
-        self._keep(
-            chosen,
-            msgspec.structs.replace(
-                _proof(self._recorder, ok=True, detail=how),
-                seconds=seconds,
-                documents=findings.documents,
-                bytes=chosen.manifest.artifact.raw_bytes,
-            ),
-        )
+        how = f"restored from {chosen.copy.destination} into {scratch.described}; {_summary(findings)}"
+        proof = self._proof(ok=True, detail=how)
+        size = manifest.artifact.raw_bytes
+        self._keep(chosen, msgspec.structs.replace(proof, seconds=seconds, documents=findings.documents, bytes=size))
 
-    def _bring(self, chosen: _Chosen, scratch: Scratch, staging: Path, folder: Path, *, replay: bool) -> None:
-        """Fetch, read back and unpack, as a restore does."""
+    def _bring(self, chosen: _Chosen, scratch: Scratch, staging: Path, folder: Path, *, replay: bool) -> Manifest:
+        """Fetch, read back and unpack, as a restore does; returns the manifest with what the reading told."""
         backup, manifest, recorder = chosen.backup, chosen.manifest, self._recorder
 
         def other() -> str:
             return other_choice(backup, chosen.copy, self._spec.job.destinations, self._catalog)
 
         artifact = obtain(backup, chosen.copy, staging, self._spec, recorder, self._open_store, hint=other)
-        place = placing(backup.id, scratch.names(manifest.source.databases), replay=replay)
-        with recorder.stage(Stage.CHECK):
+        unpacker = Unpacker(folder, placing(backup.id, scratch.names(manifest.source.databases), replay=replay))
+        with recorder.stage(Stage.CHECK, total=manifest.artifact.raw_bytes):
             try:
-                read_back(artifact, manifest, self._check_of, recorder.clock, recorder.progress)
+                proof = prove(artifact, manifest, self._check_of, recorder.clock, recorder.progress, unpacker)
             except VerifyError as error:
                 raise VerifyError(error.message, hint=other(), code=error.code) from None
-            written = unpack(artifact, folder, place, recorder.progress)
+            written = unpacker.written()
             recorder.detail(f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked")
+        return with_digests(manifest, proof)
 
     def _restore(self, chosen: _Chosen, scratch: Scratch, folder: Path, *, replay: bool) -> float:
         """Restore; returns the seconds that a real restore would not have needed, because its server runs."""
@@ -260,14 +257,8 @@ class _Drill:
                 more = len(findings.differences) - _SHOWN
                 also = f" and {more} more" if more > 0 else ""
                 raise _failed(chosen.backup, f"was restored, but is not what was dumped: {some}{also}")
-            self._recorder.detail(self._summary(findings))
+            self._recorder.detail(_summary(findings))
         return findings
-
-    def _summary(self, findings: Findings) -> str:
-        text = f"{findings.documents:,} documents in {findings.collections} collections, indexes and options as dumped"
-        if findings.unknown:
-            text += f"; {findings.unknown} of them changed during the dump and were not compared by content"
-        return text if findings.validated else f"{text}; not validated, for want of the right to do so"
 
     def _watch(self, scratch: Scratch) -> None:
         """Stop where going on is no use or harms others."""
@@ -293,20 +284,22 @@ class _Drill:
 
     def _damaged(self, chosen: _Chosen, error: VerifyError) -> None:
         """Mark the copy that is damaged; the backup is lost only where it was the last one."""
-        others = (copy for copy in chosen.backup.copies if copy.destination != chosen.copy.destination)
-        if any(copy.state in _PRESENT for copy in others):
+        places = {LOCAL, *(destination.name for destination in self._spec.job.destinations)} - {chosen.copy.destination}
+        if any(copy.state in _PRESENT and copy.destination in places for copy in chosen.backup.copies):
             self._catalog.save_copy(self._marked(chosen.copy, error))
         else:
-            self._keep(chosen, _proof(self._recorder, ok=False, detail=error.message), error)
+            self._keep(chosen, self._proof(ok=False, detail=error.message), error)
 
     def _keep(self, chosen: _Chosen, proof: Verification, error: BackupdError | None = None) -> None:
         """Keep what was found out in manifest and catalog; `backup_from_manifest` draws the conclusion."""
-        manifest = chosen.manifest
-        proven = msgspec.structs.replace(manifest, verification=(*manifest.verification, proof))
-        # Of a backup that lies elsewhere only, there is no manifest here to be rewritten.
-        if self._layout.manifest(manifest.backup).exists():
-            rewrite_manifest(self._layout, proven)
-        self._catalog.save_backup(backup_from_manifest(proven, self._marked(chosen.copy, error)))
+        proven = with_proof(chosen.manifest, proof)
+        with self._catalog.together():
+            if self._catalog.backup(proven.backup) is None:
+                return  # deleted meanwhile
+            # Of a backup that lies elsewhere only, there is no manifest here to be rewritten.
+            if self._layout.manifest(proven.backup).exists():
+                rewrite_manifest(self._layout, proven)
+            self._catalog.save_backup(backup_from_manifest(proven, self._marked(chosen.copy, error)))
 
     def _marked(self, copy: Copy, error: BackupdError | None) -> Copy:
         return msgspec.structs.replace(
@@ -316,9 +309,15 @@ class _Drill:
             error=error_info(error) if error is not None else None,
         )
 
+    def _proof(self, *, ok: bool, detail: str) -> Verification:
+        return Verification(level="restore", at=self._recorder.clock.now(), ok=ok, seconds=0.0, detail=detail)
 
-def _proof(recorder: Recorder, *, ok: bool, detail: str) -> Verification:
-    return Verification(level="restore", at=recorder.clock.now(), ok=ok, seconds=0.0, detail=detail)
+
+def _summary(findings: Findings) -> str:
+    text = f"{findings.documents:,} documents in {findings.collections} collections, indexes and options as dumped"
+    if findings.unknown:
+        text += f"; {findings.unknown} of them changed during the dump and were not compared by content"
+    return text if findings.validated else f"{text}; not validated, for want of the right to do so"
 
 
 def _failed(backup: Backup, what: str) -> VerifyError:

@@ -1,7 +1,7 @@
 """A restore from start to end: fetch, prove, unpack, safety backup, mongorestore, comparison. Decisions are next door.
 
-Nothing in the target changes before the artifact was read back whole, unpacked, and the target was backed up. However
-it ends, the fault says what state the target is in.
+Nothing in the target changes before the artifact was read back whole (it is unpacked into staging on the way), and the
+target was backed up. However it ends, the fault says what state the target is in.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
-from nanumpay_backupd.pipeline.unpack import OPLOG, Found, look_through, unpack
+from nanumpay_backupd.pipeline.unpack import OPLOG, Found, Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
-from nanumpay_backupd.pipeline.verify import read_back
+from nanumpay_backupd.pipeline.verify import Check, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.base import Expected, Source
 from nanumpay_backupd.system.files import remove_tree
@@ -178,24 +178,13 @@ class _Restore:
         with recorder.stage(Stage.CHECK):
             try:
                 if manifest is not None:
-                    read_back(artifact, manifest, check, recorder.clock, recorder.progress)
-                    place = self._place(backup.id, ready)
-                    expected = _expected(ready, self._order)
-                    needed = 0
+                    unpacker = Unpacker(folder, self._place(backup.id, ready))
+                    prove(artifact, manifest, check, recorder.clock, recorder.progress, unpacker)
+                    expected, written = _expected(ready, self._order), unpacker.written()
                 else:
-                    found = look_through(artifact, check, recorder.progress)
-                    root, names = _legacy_root(backup, found, ready)
-                    place = self._place(root, msgspec.structs.replace(ready, names=names))
-                    expected = [
-                        Expected(database, _stored(path), found[path].documents)
-                        for path in found
-                        if path.endswith(".bson") and (database := _parent(place(path)))
-                    ]
-                    needed = sum(item.size for path, item in found.items() if place(path))
+                    expected, written = self._check_legacy(ready, artifact, folder, check)
             except VerifyError as error:
                 raise VerifyError(error.message, hint=self._instead(backup, ready.copy), code=error.code) from None
-            make_sure_of_room(self._layout, needed)
-            written = unpack(artifact, folder, place, recorder.progress)
             if not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
                 what = f"collection {self._order.collection!r}" if self._order.collection else "collection"
                 raise NotFoundError(f"{backup.artifact} holds no {what}", hint=f"look into it: tar -tf {artifact}")
@@ -204,6 +193,21 @@ class _Restore:
                 expected = _without_touched(expected, folder / OPLOG)
             recorder.detail(f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked")
         return expected
+
+    def _check_legacy(
+        self, ready: _Prepared, artifact: Path, folder: Path, check: Check
+    ) -> tuple[list[Expected], dict[str, int]]:
+        """Read an archive twice: only what is in it says where the dump is and how much room it takes."""
+        found = look_through(artifact, check, self._recorder.progress)
+        root, names = _legacy_root(ready.backup, found, ready)
+        place = self._place(root, msgspec.structs.replace(ready, names=names))
+        expected = [
+            Expected(database, _stored(path), found[path].documents)
+            for path in found
+            if path.endswith(".bson") and (database := _parent(place(path)))
+        ]
+        make_sure_of_room(self._layout, sum(item.size for path, item in found.items() if place(path)))
+        return expected, unpack(artifact, folder, place, self._recorder.progress)
 
     def _place(self, root: str, ready: _Prepared) -> Callable[[str], str | None]:
         return placing(root, ready.names, collection=self._order.collection, replay=ready.plan.replays_oplog)

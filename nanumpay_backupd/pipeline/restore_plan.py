@@ -38,6 +38,8 @@ class RestorePlan(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     moment: datetime
     replays_oplog: bool
+    slices: tuple[str, ...] = ()
+    swap: bool = False
     target_exists: bool
     target_collections: int
     target_documents: int

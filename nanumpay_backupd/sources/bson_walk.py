@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from xxhash import xxh3_128_intdigest
+
 from nanumpay_backupd.errors import VerifyError
 
 __all__ = ["BsonWalk"]
@@ -13,6 +15,7 @@ _LENGTH: Final = struct.Struct("<i")
 _SMALLEST: Final = 5
 _LARGEST: Final = (16 << 20) + (16 << 10)
 """A stored document is at most 16 MiB; the server's internal limit is 16 KiB more (BSONObjMaxInternalSize)."""
+_MODULUS: Final = 1 << 128
 
 
 class BsonWalk:
@@ -21,36 +24,70 @@ class BsonWalk:
     def __init__(self, name: str) -> None:
         self.count = 0
         self._name = name
-        self._rest = b""
+        self._sum = 0
+        self._rest = bytearray()
         self._position = 0
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the documents so far, as `sources.content.ContentDigest` has it."""
+        return f"{self._sum % _MODULUS:032x}"
 
     def __call__(self, data: bytes) -> None:
         """Walk the next piece; an empty piece means that the file has ended."""
         if not data:
             if self._rest:
-                raise self._damaged("the last document is cut off", self._position)
+                raise self._damaged("the last document is cut off", 0)
             return
-        if self._rest:
-            data = self._rest + data
-        end, start, count = len(data), 0, 0
-        unpack = _LENGTH.unpack_from
+        start = self._mend(data) if self._rest else 0
+        done = self._walk(data, start)
+        self._position += done - start
+        self._rest += memoryview(data)[done:]
+
+    def _mend(self, data: bytes) -> int:
+        """Finish the document that the last piece began; returns how many bytes of ``data`` belong to it."""
+        used = max(0, _LENGTH.size - len(self._rest))
+        self._rest += data[:used]
+        if len(self._rest) < _LENGTH.size:
+            return len(data)
+        missing = self._length(self._rest, 0) - len(self._rest)
+        self._rest += memoryview(data)[used : used + missing]
+        if used + missing > len(data):
+            return len(data)
+        whole, self._rest = self._rest, bytearray()
+        self._position += self._walk(whole, 0)
+        return used + missing
+
+    def _walk(self, data: bytes | bytearray, start: int) -> int:
+        """Go through the whole documents from ``start`` on; returns where they end."""
+        # Millions of documents pass here: local names, and slices that copy nothing.
+        begin, total, count = start, 0, 0
+        end, view = len(data), memoryview(data)
+        unpack, digest = _LENGTH.unpack_from, xxh3_128_intdigest
         while end - start >= _SMALLEST:
             (length,) = unpack(data, start)
-            if not _SMALLEST <= length <= _LARGEST:
-                raise self._damaged(f"a document claims {length} bytes", self._position + start)
             following = start + length
-            if following > end:
+            if length < _SMALLEST or following > end:
+                self._length(data, start, start - begin)
                 break
             if data[following - 1]:
-                raise self._damaged("a document does not end where it says", self._position + start)
+                raise self._damaged("a document does not end where it says", start - begin)
+            total += digest(view[start:following])
             start = following
             count += 1
+        self._sum += total
         self.count += count
-        self._position += start
-        self._rest = data[start:]
+        return start
 
-    def _damaged(self, what: str, offset: int) -> VerifyError:
+    def _length(self, data: bytes | bytearray, start: int, ahead: int = 0) -> int:
+        """Read a document's length; raises VerifyError when none can have it. ``ahead``: bytes walked before it."""
+        (length,) = _LENGTH.unpack_from(data, start)
+        if not _SMALLEST <= length <= _LARGEST:
+            raise self._damaged(f"a document claims {length} bytes", ahead)
+        return int(length)
+
+    def _damaged(self, what: str, ahead: int) -> VerifyError:
         return VerifyError(
-            f"{self._name} is damaged at byte {offset}: {what}",
+            f"{self._name} is damaged at byte {self._position + ahead}: {what}",
             hint="do not rely on this backup; run a new one now: backupctl run",
         )

@@ -9,8 +9,9 @@ from nanumpay_backupd.sources.base import Source
 
 if TYPE_CHECKING:
     from nanumpay_backupd.sources.mongorestore import MongoTarget
+    from nanumpay_backupd.sources.oplog_slice import OplogReader
 
-__all__ = ["open_source", "open_target"]
+__all__ = ["open_oplog", "open_source", "open_target"]
 
 
 def open_source(settings: MongoSource) -> Source:
@@ -26,3 +27,10 @@ def open_target(settings: MongoSource) -> MongoTarget:
     from nanumpay_backupd.sources.mongorestore import MongoTarget
 
     return MongoTarget(settings)
+
+
+def open_oplog(settings: MongoSource) -> OplogReader:
+    """Return a reader of the oplog of the server that ``settings`` describe; raises SourceError, ConfigError."""
+    from nanumpay_backupd.sources.oplog_slice import OplogReader
+
+    return OplogReader(settings)

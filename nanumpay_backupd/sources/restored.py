@@ -23,7 +23,6 @@ from pymongo.errors import OperationFailure
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.model import CollectionStat, Content
 from nanumpay_backupd.settings.schema import MongoSource
-from nanumpay_backupd.sources.content import ContentDigest, documents_in
 from nanumpay_backupd.sources.mongodb import _connect, _errors_named
 from nanumpay_backupd.sources.oplog import touched
 from nanumpay_backupd.sources.snapshot import read_content
@@ -33,7 +32,6 @@ __all__ = ["Findings", "Replayed", "Wanted", "compare", "replayed", "wanted"]
 _RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
 _BUCKETS: Final = "system.buckets."
 _METADATA: Final = ".metadata.json"
-_CHUNK: Final = 4 << 20
 _REFUSED: Final = frozenset({13, 8000})
 _LEFT_TO_SERVER: Final = frozenset({"v", "ns", "background"})
 _NOT_OURS: Final = frozenset({"admin", "config", "local"})
@@ -109,10 +107,12 @@ def wanted(folder: Path, stats: Iterable[CollectionStat], names: Mapping[str, st
     for item in stats:
         plain = item.name.removeprefix(_BUCKETS)
         namespaces = (f"{item.database}.{item.name}", f"{item.database}.*")
-        stem, metadata = files.pop((names[item.database], plain), (None, {}))
+        metadata = files.pop((names[item.database], plain), None)
+        if metadata is None:
+            raise VerifyError(f"the backup has no metadata of {item.database}.{plain}", code="drill-failed")
         content: Content | None = item.settled
         if oplog.written.isdisjoint(namespaces):
-            content = Content(documents=item.documents, digest=item.digest or _dumped(stem, item))
+            content = Content(documents=item.documents, digest=item.digest)
         altered = not oplog.altered.isdisjoint((*namespaces, f"{item.database}.{plain}"))
         found.append(
             Wanted(
@@ -128,11 +128,11 @@ def wanted(folder: Path, stats: Iterable[CollectionStat], names: Mapping[str, st
 
 
 def _views(
-    files: Mapping[tuple[str, str], tuple[Path, Mapping[str, Any]]], names: Mapping[str, str], oplog: Replayed
+    files: Mapping[tuple[str, str], Mapping[str, Any]], names: Mapping[str, str], oplog: Replayed
 ) -> Iterator[Wanted]:
     """Yield the views, which are in no manifest because they hold nothing."""
     originals = {called: database for database, called in names.items()}
-    for (called, name), (_, metadata) in files.items():
+    for (called, name), metadata in files.items():
         if metadata.get("type") == "view":
             database = originals[called]
             changed = {f"{database}.system.views", f"{database}.*", f"{database}.{name}"} & oplog.written
@@ -181,8 +181,8 @@ def compare(
     )
 
 
-def _metadata(folder: Path) -> Iterator[tuple[tuple[str, str], tuple[Path, Mapping[str, Any]]]]:
-    """Yield database and collection with the path that their files share, and what mongodump wrote of them."""
+def _metadata(folder: Path) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
+    """Yield database and collection, and what mongodump wrote of them."""
     for path in sorted(folder.glob(f"*/*{_METADATA}")):
         stem = path.name.removesuffix(_METADATA)
         try:
@@ -190,34 +190,7 @@ def _metadata(folder: Path) -> Iterator[tuple[tuple[str, str], tuple[Path, Mappi
         except ValueError:
             raise VerifyError(f"{path.name} is not what mongodump writes", code="drill-failed") from None
         name = metadata.get("collectionName") or unquote(stem)
-        yield (unquote(path.parent.name), name), (path.with_name(stem), metadata)
-
-
-def _dumped(stem: Path | None, item: CollectionStat) -> str:
-    """Work out the digest of a collection from its file, where the manifest has none; empty: no file of that name."""
-    if stem is None:
-        raise VerifyError(f"the backup has no metadata of {item.database}.{item.name}", code="drill-failed")
-    path = stem.with_name(f"{_BUCKETS if item.name.startswith(_BUCKETS) else ''}{stem.name}.bson")
-    if not path.exists():  # a very long name is shortened, and with the buckets' prefix in another way
-        return ""
-    digest = ContentDigest()
-    rest = b""
-    with path.open("rb") as stream:
-        while data := stream.read(_CHUNK):
-            rest += data
-            whole = _whole(rest)
-            for document in documents_in(rest[:whole]):
-                digest.add(document)
-            rest = rest[whole:]
-    return digest.hexdigest()
-
-
-def _whole(data: bytes) -> int:
-    """Return how many bytes of ``data`` are whole documents."""
-    at = 0
-    while len(data) - at >= 4 and (after := at + int.from_bytes(data[at : at + 4], "little")) <= len(data):
-        at = after
-    return at
+        yield (unquote(path.parent.name), name), metadata
 
 
 def _shape(db: Database[dict[str, Any]], item: Wanted, listed: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -274,6 +247,7 @@ def _content(db: Database[dict[str, Any]], item: Wanted, progress: Callable[[int
     found = read_content(db[item.name], progress=progress)
     if found.documents != item.content.documents:
         return (f"{namespace} has {found.documents} documents instead of {item.content.documents}",), found.documents
+    # A collection whose long name is shortened in its file's name is in the manifest without a digest.
     if item.content.digest and found.digest != item.content.digest:
         return (f"{namespace} has as many documents as it should have, but not the same ones",), found.documents
     return (), found.documents
