@@ -25,7 +25,7 @@ from nanumpay_backupd.errors import BackupdError, SourceError, ToolError
 from nanumpay_backupd.settings.schema import MongoSource
 from nanumpay_backupd.sources.base import Expected, TargetFacts
 from nanumpay_backupd.sources.mongodb import _connect, _dump_uri, _errors_named, _hosts, _last_words
-from nanumpay_backupd.sources.oplog import touched
+from nanumpay_backupd.sources.touched import touched
 from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
 
 __all__ = ["MongoTarget", "Restoring", "touched_by"]

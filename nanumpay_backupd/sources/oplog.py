@@ -13,7 +13,7 @@ brings everything to the end's moment (MongoDB's own ``mongodump --oplog`` works
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -26,7 +26,9 @@ from bson.timestamp import Timestamp
 from pymongo import CursorType, MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-__all__ = ["FILE", "Captured", "OplogCapture", "relevant", "touched"]
+from nanumpay_backupd.sources.touched import touched
+
+__all__ = ["FILE", "Captured", "OplogCapture", "relevant"]
 
 FILE: Final = "oplog.bson"
 """The name under which mongorestore looks for the oplog beside the database folders."""
@@ -43,7 +45,7 @@ class Captured(msgspec.Struct, frozen=True):
     """What was captured: the moment that the backup then is of, and how many entries lead to it.
 
     ``problem`` is empty, or says why the entries cannot make the dump consistent. ``touched`` names what the entries
-    write to, as the function `touched` does.
+    write to (`sources.touched`).
     """
 
     start: Timestamp
@@ -214,23 +216,6 @@ def relevant(entry: Mapping[str, Any], databases: frozenset[str]) -> bytes | Non
         return _bytes(entry)
     reduced = {**dict(entry), "o": {**dict(command), "applyOps": own}}
     return bson.encode(reduced)
-
-
-def touched(entry: Mapping[str, Any], *, commands_only: bool = False) -> Iterator[str]:
-    """Name what an oplog entry writes to: ``database.collection``, or ``database.*`` for a command on the whole.
-
-    With ``commands_only`` what it merely inserts, updates or deletes documents of is left out.
-    """
-    namespace, operation = entry["ns"], entry["o"]
-    if entry["op"] != "c":
-        if not commands_only:
-            yield namespace
-    elif "applyOps" in operation:
-        for inner in operation["applyOps"]:
-            yield from touched(inner, commands_only=commands_only)
-    elif operation:
-        database, first = namespace.partition(".")[0], next(iter(operation.values()))
-        yield f"{database}.{first if isinstance(first, str) else '*'}"
 
 
 def _has_before(entry: Mapping[str, Any]) -> bool:

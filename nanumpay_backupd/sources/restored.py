@@ -24,8 +24,8 @@ from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.model import CollectionStat, Content
 from nanumpay_backupd.settings.schema import MongoSource
 from nanumpay_backupd.sources.mongodb import _connect, _errors_named
-from nanumpay_backupd.sources.oplog import touched
 from nanumpay_backupd.sources.snapshot import read_content
+from nanumpay_backupd.sources.touched import touched
 
 __all__ = ["Findings", "Replayed", "Wanted", "compare", "replayed", "wanted"]
 
@@ -65,7 +65,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """What a replayed oplog writes to, and of that what it alters by commands; named as `oplog.touched` does."""
+    """What a replayed oplog writes to, and of that what it alters by commands; named as `touched` does."""
 
     written: frozenset[str] = frozenset()
     altered: frozenset[str] = frozenset()
