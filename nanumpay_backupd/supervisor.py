@@ -511,7 +511,7 @@ class Supervisor:
         what = "run" if run.action == "backup" else run.action
         text = f"{what} {run.outcome or 'ended'} in {seconds:.1f} s"
         if run.backup:
-            text += f": {run.backup}" if run.action == "backup" else f", safety backup {run.backup}"
+            text += f", safety backup {run.backup}" if run.action == "restore" else f": {run.backup}"
         if run.error is not None:
             text += f": {run.error.message}"
         good = run.outcome in (Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SKIPPED)

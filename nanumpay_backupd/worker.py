@@ -33,6 +33,7 @@ from nanumpay_backupd.pipeline.drill import drill
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.prune import PruneLine, delete_backup, prune
 from nanumpay_backupd.pipeline.rebuild import adopt_remote
+from nanumpay_backupd.pipeline.recheck import verify_copies
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
 from nanumpay_backupd.pipeline.restore import plan_restore, restore
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
@@ -79,7 +80,9 @@ def execute(
         return open_store(destination, retry=retry, clock=clock)
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:
-        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), spec.action)
+        # On record it is told apart: how a snapshot of one collection went says nothing of the job's backups.
+        action = "collection" if spec.collection is not None else spec.action
+        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action)
         quiet = spec.action == "slice" and run.trigger is Trigger.SCHEDULE
         recorder = Recorder(run, catalog, reporter, clock, quiet=quiet)
         if on_start is not None:
@@ -91,14 +94,17 @@ def execute(
             return take_slice(spec, open_source(spec.job.source), open_oplog, catalog, recorder, opener)
         if spec.action == "upload":
             return upload_queued(spec, catalog, recorder, opener)
+        # A download that breaks off goes on where it was.
+        if spec.action == "verify":
+            retry = retry or _FETCH_RETRY
+            return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
         if spec.action == "restore":
-            # A download that breaks off goes on where it was: somebody is waiting for it.
             retry = retry or _FETCH_RETRY
             return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
         if spec.action == "drill":
             retry = retry or _FETCH_RETRY
             return drill(spec, open_source, catalog, recorder, opener)
-        return back_up(spec, open_source(spec.job.source), catalog, recorder, opener)
+        return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
 
 
 def examine(spec: RunSpec) -> Iterator[Check]:

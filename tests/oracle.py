@@ -31,11 +31,15 @@ _OWNED: Final = 40
 
 
 class Oracle:
-    """Writers at work and what they did: `state` is what a database must hold at a moment."""
+    """Writers at work and what they did: `state` is what a database must hold at a moment.
 
-    def __init__(self, server: Mongod, database: str, *, writers: int = 3, seed: int = 1) -> None:
+    ``pause`` is the seconds that each writer rests between two writes.
+    """
+
+    def __init__(self, server: Mongod, database: str, *, writers: int = 3, seed: int = 1, pause: float = 0.0) -> None:
         self._server = server
         self._database = database
+        self._pause = pause
         self._log: list[tuple[OpTime, tuple[Change, ...]]] = []
         self._lock = threading.Lock()
         self.no_renames = threading.Lock()
@@ -108,7 +112,7 @@ class Oracle:
             own: dict[Any, Document] = {}
             me = dice.randrange(2**30)
             for number in range(10**9):
-                if self._stop.is_set():
+                if self._stop.wait(self._pause):
                     return
                 draw = dice.random()
                 if not own or draw < 0.3:

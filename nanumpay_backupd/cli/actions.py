@@ -39,7 +39,8 @@ _LOST = {"daemon-unreachable", "daemon-stopping", "watch-ended"}
 
 def run(context: Context) -> int:
     """Start a run and show it until it ends; Ctrl-C leaves it running. The exit code tells the outcome."""
-    params = {"job": context.args.job, "force": context.args.force}
+    args = context.args
+    params = {"job": args.job, "force": args.force, "collection": args.collection, "format": args.format}
     if context.args.no_wait:
         return _start_only(context, params)
     return watched(context, "Run", params)

@@ -8,6 +8,7 @@ from nanumpay_backupd.cli.views import (
     copies_text,
     fault_lines,
     job_schedule,
+    kind_text,
     local_first,
     outcome_style,
     outcome_text,
@@ -148,7 +149,7 @@ def backup_lines(screen: Screen, backup: Reply, times: Times) -> list[str]:
     made = times.both(backup["created"]) + (f", by run {backup['run']}" if backup.get("run") else "")
     state = screen.paint(_STATE_WORDS.get(backup["state"], str(backup["state"])), _backup_style(backup["state"]))
     rows = [
-        ("job", f"{backup['job']} ({backup['kind']})"),
+        ("job", f"{backup['job']} ({kind_text(backup)})"),
         ("made", made),
         ("state", state),
         ("artifact", f"{backup['artifact']}, {size(backup['size'])} ({number(backup['size'])} bytes)"),
@@ -240,15 +241,30 @@ def _restore_lines(backup: Reply, manifest: Reply) -> list[str]:
     unpack = "-xzf" if artifact.endswith(_COMPRESSED_TAR) else "-xf"
     folder = artifact.removesuffix(_COMPRESSED_TAR).removesuffix(".tar")
     lines = [f"  tar {unpack} {artifact}"]
+    if "mongoexport" in manifest.get("tools", ()):
+        return [*lines, *_import_lines(folder, manifest["source"]["collections"][0])]
     databases = manifest.get("source", {}).get("databases") or ["nanumpay"]
     lines.extend(f"  mongorestore --uri=URI --db={name} --drop ./{folder}/{name}" for name in databases)
     return lines
 
 
+def _import_lines(folder: str, only: Reply) -> list[str]:
+    """Write how Extended JSON comes back by hand; mongoimport makes no indexes and sets no options."""
+    from shlex import quote
+    from urllib.parse import quote_plus
+
+    database, name = quote(only["database"]), only["name"]
+    file = f"./{folder}/{database}/{quote_plus(name, safe='')}"
+    return [
+        f"  mongoimport --uri=URI --db={database} --collection={quote(name)} --drop --file={file}.json",
+        f"  (its options and indexes are in {file}.metadata.json; backupctl restore brings them back as well)",
+    ]
+
+
 def run_lines(screen: Screen, run: Reply, times: Times) -> list[str]:
     """Write one run: stages with their times, outcome, fault and warnings, and where its log is."""
     rows = [
-        ("job", f"{run['job']} (trigger: {run['trigger']}{', a restore' if run.get('action') == 'restore' else ''})"),
+        ("job", f"{run['job']} (trigger: {run['trigger']}{_doing(run)})"),
         ("started", f"{times.exact(run['started'])}, {times.ago(run['started'])}"),
         ("outcome", outcome_text(screen, run) + (f" after {took(run)}" if run.get("ended") else "")),
     ]
@@ -270,6 +286,11 @@ def run_lines(screen: Screen, run: Reply, times: Times) -> list[str]:
         ]
         lines.extend(["", *screen.table(*columns, indent="  ")])
     return [*lines, "", f"Its log: backupctl logs {run['id']}"]
+
+
+def _doing(run: Reply) -> str:
+    """Tell a run that is no backup of everything apart, to be appended."""
+    return {"restore": ", a restore", "collection": ", one collection"}.get(run.get("action") or "", "")
 
 
 def _block(screen: Screen, rows: list[tuple[str, str]], indent: str = "  ") -> list[str]:

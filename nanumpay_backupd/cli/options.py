@@ -70,11 +70,24 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
             _maybe("job", "JOB", "name of a job (default: the only one, or the application's)"),
             _flag("--no-wait", "start it and return at once"),
             _flag("--force", "run although the job is disabled"),
+            ("--collection", {"metavar": "C", "help": "only this collection (DB.C where a job has all databases)"}),
+            (
+                "--format",
+                {
+                    "metavar": "FORMAT",
+                    "choices": ("bson", "json"),
+                    "help": "of a collection: bson (default), or json: Extended JSON, a document a line",
+                },
+            ),
         ),
         """\
   backupctl run
   backupctl run nanumpay --no-wait
   backupctl run --force --json
+  backupctl run --collection users
+  backupctl run nanumpay --collection users --format json
+
+A backup of one collection is listed and restored like others, and never counts as the job's newest backup.
 
 Ctrl-C only stops watching: the run goes on in the daemon.
 The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cancelled or no longer watched.""",
@@ -283,6 +296,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise _surplus(extra[0], args.command)
     if args.command is None:
         raise UsageError("a command is missing", hint="try: backupctl status; all commands: backupctl --help")
+    if args.command == "run" and args.format and not args.collection:
+        raise UsageError(
+            "--format is for one collection: --collection is missing",
+            hint=f"backupctl run --collection NAME --format {args.format}",
+        )
     return args
 
 

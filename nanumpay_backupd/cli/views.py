@@ -23,6 +23,7 @@ __all__ = [
     "fault_lines",
     "job_schedule",
     "jobs_table",
+    "kind_text",
     "local_first",
     "outcome_style",
     "outcome_text",
@@ -167,8 +168,9 @@ def runs_table(screen: Screen, runs: list[Reply], times: Times) -> list[str]:
 
 
 def _trigger(run: Reply) -> str:
-    """Write why a run was started; a restore is told apart from a backup."""
-    return f"{run['trigger']}, restore" if run.get("action") == "restore" else str(run["trigger"])
+    """Write why a run was started; a restore and a backup of one collection are told apart from others."""
+    action = run.get("action")
+    return f"{run['trigger']}, {action}" if action in {"restore", "collection"} else str(run["trigger"])
 
 
 def _result(run: Reply, *, brief: bool = False) -> str:
@@ -192,7 +194,7 @@ def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[st
             short=lambda: when,
             shorter=lambda: [times.ago(backup["created"]) for backup in backups],
         ),
-        Column("KIND", [backup["kind"] for backup in backups], drop=2),
+        Column("KIND", [kind_text(b) for b in backups], short=lambda: [b["kind"] for b in backups], drop=2),
         Column("SIZE", [size(backup["size"]) for backup in backups], right=True, drop=-1),
         Column("DOCS", [_documents(backup) for backup in backups], right=True, drop=1),
         Column("STATE", [screen.paint(b["state"], _STATES.get(b["state"], "dim")) for b in backups]),
@@ -202,6 +204,11 @@ def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[st
             shorter=lambda: [copies_text(screen, backup["copies"], brief=True) for backup in backups],
         ),
     )
+
+
+def kind_text(backup: Reply) -> str:
+    """Write what a backup is of: ``full``, ``collection nanumpay.users``."""
+    return " ".join(part for part in (backup["kind"], backup.get("collection")) if part)
 
 
 def _documents(backup: Reply) -> str:

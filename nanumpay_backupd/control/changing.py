@@ -9,7 +9,7 @@ import msgspec
 from nanumpay_backupd.control.desk import Desk, find, present
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import NotFoundError, RefusedError
-from nanumpay_backupd.model import Backup, BackupState, to_builtins
+from nanumpay_backupd.model import FULLS, Backup, BackupState, to_builtins
 from nanumpay_backupd.pipeline.prune import plan
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
 from nanumpay_backupd.settings.schema import JobSpec
@@ -122,7 +122,7 @@ class Changing(Desk):
 
     async def _protect(self, backup: Backup) -> None:
         """Refuse to delete the newest verified backup of a job."""
-        backups = await self._supervisor.db(lambda catalog: catalog.backups(backup.job))
+        backups = await self._supervisor.db(lambda catalog: catalog.backups(backup.job, kinds=FULLS))
         newest = next((item for item in backups if item.state is BackupState.VERIFIED and present(item)), None)
         if newest is not None and newest.id == backup.id:
             raise RefusedError(

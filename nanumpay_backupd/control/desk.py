@@ -12,17 +12,15 @@ import structlog
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.server import Call, may_administer
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
-from nanumpay_backupd.model import Backup, CopyState, Kind, Trigger
+from nanumpay_backupd.model import FULLS, Backup, CopyState, Trigger
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, RunSpec
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
 
-__all__ = ["WHOLE", "DaemonView", "Desk", "find", "limited", "present", "to_text"]
+__all__ = ["DaemonView", "Desk", "find", "limited", "present", "to_text"]
 
-WHOLE = frozenset({Kind.FULL, Kind.LEGACY})
-"""The kinds of which one restores a whole database by itself."""
 log = structlog.get_logger()
 
 
@@ -149,7 +147,7 @@ def find(catalog: Catalog, name: str) -> Backup:
     """Return a backup by its id or its file's name, or by "latest"; raises NotFoundError."""
     if name == "latest":
         # What a restore saved before it replaced everything is hardly what is meant.
-        own = (item for item in catalog.backups(kinds=WHOLE) if not item.job.endswith(SAFETY_SUFFIX))
+        own = (item for item in catalog.backups(kinds=FULLS) if not item.job.endswith(SAFETY_SUFFIX))
         newest = next((item for item in own if present(item)), None)
         name = newest.id if newest is not None else name
     backup = catalog.backup(name) or catalog.backup(name.removesuffix(".gz").removesuffix(".tar"))

@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.control.desk import WHOLE, to_text
+from nanumpay_backupd.control.desk import to_text
 from nanumpay_backupd.model import (
+    FULLS,
     SLICES,
     Backup,
     BackupState,
@@ -40,7 +41,7 @@ def job_facts(catalog: Catalog, name: str) -> dict[str, Any]:
     # A retry of uploads says nothing of how the last backup went; queued copies are told by themselves.
     last = catalog.last_run(name, "backup", *ended)
     success = catalog.last_run(name, "backup", Outcome.SUCCEEDED)
-    newest = next(iter(catalog.backups(name, limit=1, kinds=WHOLE)), None)
+    newest = next(iter(catalog.backups(name, limit=1, kinds=FULLS)), None)
     count, size, pending = catalog.totals(name)
     return {
         "last_run": to_builtins(last),
@@ -136,7 +137,7 @@ def timeline(catalog: Catalog, job: str) -> dict[str, Any]:
 
 
 def _newest_good(catalog: Catalog, job: str) -> Backup | None:
-    for backup in catalog.backups(job, _LOOKED_AT, kinds=WHOLE):
+    for backup in catalog.backups(job, _LOOKED_AT, kinds=FULLS):
         if backup.state is BackupState.VERIFIED and any(copy.state in _PRESENT for copy in backup.copies):
             return backup
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +15,7 @@ from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, 
 from nanumpay_backupd.model import SLICES, Backup, Kind, OpTime, Trigger, to_builtins
 from nanumpay_backupd.pipeline.chains import LATEST, known, no_such_moment, parse_moment, within
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, lane
-from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, VerifyOrder
+from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, VerifyOrder
 from nanumpay_backupd.supervisor import ActiveRun
 
 __all__ = ["Running"]
@@ -26,6 +26,7 @@ _KINDS: Final = {
     Kind.DIFFERENTIAL.value: "slice",
 }
 """What makes the kinds of backups that can be asked for."""
+_FORMATS: Final = ("bson", "json")
 _LEVELS: Final = ("checksum", "structure", "restore")
 
 
@@ -39,10 +40,17 @@ class Running(Desk):
         if kind not in _KINDS:
             raise RefusedError(f"{kind!r} is no kind of backup", hint=f"kinds: {', '.join(_KINDS)}")
         force, compress = bool(call.params.get("force")), call.params.get("compress")
+        collection = _collection(call.params)
 
         async def start() -> ActiveRun:
             return await self._supervisor.start_run(
-                name, Trigger.MANUAL, action=_KINDS[kind], kind=kind, force=force, compress=compress
+                name,
+                Trigger.MANUAL,
+                action=_KINDS[kind],
+                kind=kind,
+                force=force,
+                compress=compress,
+                collection=collection,
             )
 
         async with contextlib.aclosing(self._followed(start)) as replies:
@@ -210,6 +218,20 @@ class Running(Desk):
             f"job {backup.job} of {backup.id} is not configured (any more), so its server is not known",
             hint="configure it again, or restore by hand: backupctl show shows the commands",
         )
+
+
+def _collection(params: Mapping[str, Any]) -> CollectionOrder | None:
+    """Return which collection a caller of Run asked for; raises RefusedError when that makes no sense."""
+    name, form = params.get("collection"), params.get("format")
+    if name is None and form is None:
+        return None
+    if not name:
+        raise RefusedError("format is for a snapshot of one collection", hint="name a collection, or leave it out")
+    if params.get("kind") not in (None, Kind.FULL.value):
+        raise RefusedError("a collection is backed up as a whole", hint="leave out --kind")
+    if form not in (None, *_FORMATS):
+        raise RefusedError(f"there is no format {form!r}", hint=f"the formats are: {', '.join(_FORMATS)}")
+    return CollectionOrder(collection=name, format=form or _FORMATS[0])
 
 
 def _public(event: dict[str, Any]) -> dict[str, Any]:

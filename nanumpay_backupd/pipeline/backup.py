@@ -17,8 +17,8 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, SpaceError, VerifyError
 from nanumpay_backupd.model import (
+    FULLS,
     LOCAL,
-    SLICES,
     Backup,
     BackupState,
     Copy,
@@ -70,7 +70,10 @@ _LEFTOVERS: Final = 10
 
 
 def back_up(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
-    """Make one backup and return the finished Run, whatever happened; a defect is raised after it was recorded."""
+    """Make one backup and return the finished Run, whatever happened; a defect is raised after it was recorded.
+
+    With ``spec.collection`` it is a snapshot of that collection, and ``source`` gives no more than that.
+    """
     layout = Layout(spec.paths.backups)
 
     def work() -> list[BackupdError]:
@@ -234,14 +237,24 @@ def upload_new(
     return faults
 
 
+def _kind(spec: RunSpec) -> Kind:
+    return Kind.FULL if spec.collection is None else Kind.COLLECTION
+
+
+def _alike(spec: RunSpec) -> frozenset[Kind]:
+    return FULLS if spec.collection is None else frozenset({Kind.COLLECTION})
+
+
 def _make(
     spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder, *, punch: bool
 ) -> Manifest:
     """Dump, compress and commit; returns the committed backup's manifest."""
     staging, lock = open_staging(layout, spec.run)
     try:
-        started, identifier = name_backup(spec, layout, catalog, recorder)
-        artifact, manifest = produce(source, spec.job, identifier, started, staging, recorder, punch=punch)
+        started, identifier = name_backup(spec, layout, catalog, recorder, _kind(spec))
+        artifact, manifest = produce(
+            source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec)
+        )
         with recorder.stage(Stage.PUBLISH):
             commit(layout, staging, artifact, manifest)
             announce(manifest, catalog, recorder)
@@ -317,8 +330,11 @@ def prove_local(source: Source, layout: Layout, manifest: Manifest, catalog: Cat
 
 
 def _verify_leftovers(spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder) -> None:
-    """Prove what an earlier run committed but, being cut off, did not read back; its faults are warnings."""
-    for summary in catalog.backups(spec.job.name, limit=_LEFTOVERS, kinds=frozenset(Kind) - SLICES):
+    """Prove what an earlier run committed but, being cut off, did not read back; its faults are warnings.
+
+    Only backups of the kind that this run makes: a small snapshot shall not take as long as an old full.
+    """
+    for summary in catalog.backups(spec.job.name, limit=_LEFTOVERS, kinds=_alike(spec)):
         backup = catalog.backup(summary.id) if summary.state is BackupState.COMMITTED else None
         if backup is None or backup.manifest is None or not layout.artifact(backup.artifact).exists():
             continue
@@ -371,10 +387,13 @@ def keep_proof(
 
 
 def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> None:
-    """Prune after a verified backup. What cannot be deleted is a warning, never the run's failure."""
-    now = recorder.clock.now()
+    """Prune after a verified backup. What cannot be deleted is a warning, never the run's failure.
+
+    A snapshot of a collection makes room among its like only.
+    """
+    now, fulls = recorder.clock.now(), _kind(spec) is Kind.FULL
     sync_local(catalog, layout, now)
-    lines, faults = prune(spec.job, catalog, layout, now, open_store)
+    lines, faults = prune(spec.job, catalog, layout, now, open_store, frozenset(Kind) if fulls else _alike(spec))
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
     deleted = [line for line in lines if line.action == "delete"]

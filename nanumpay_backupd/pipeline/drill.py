@@ -52,7 +52,7 @@ from nanumpay_backupd.system.files import free_bytes, remove_tree
 from nanumpay_backupd.system.units import human_size
 
 if TYPE_CHECKING:
-    from nanumpay_backupd.sources.restored import Findings
+    from nanumpay_backupd.sources.restored import Findings, Replayed
     from nanumpay_backupd.sources.scratch import Scratch
 
 __all__ = ["drill"]
@@ -180,7 +180,7 @@ class _Drill:
         folder.mkdir()
         replay = scratch.replays and chosen.manifest.consistency.entries > 0
         try:
-            manifest = self._bring(chosen, scratch, staging, folder, replay=replay)
+            manifest, oplog = self._bring(chosen, scratch, staging, folder, replay=replay)
         except VerifyError as error:
             self._damaged(chosen, error)
             raise
@@ -189,7 +189,7 @@ class _Drill:
         try:
             waited = self._restore(chosen, scratch, folder, replay=replay)
             seconds = round(self._recorder.clock.monotonic() - started - waited, 3)
-            findings = self._compare(chosen, scratch, folder, replay=replay)
+            findings = self._compare(chosen, scratch, folder, oplog)
         except VerifyError as error:
             self._keep(chosen, self._proof(ok=False, detail=error.message), error)
             raise
@@ -198,23 +198,34 @@ class _Drill:
         size = manifest.artifact.raw_bytes
         self._keep(chosen, msgspec.structs.replace(proof, seconds=seconds, documents=findings.documents, bytes=size))
 
-    def _bring(self, chosen: _Chosen, scratch: Scratch, staging: Path, folder: Path, *, replay: bool) -> Manifest:
-        """Fetch, read back and unpack, as a restore does; returns the manifest with what the reading told."""
+    def _bring(
+        self, chosen: _Chosen, scratch: Scratch, staging: Path, folder: Path, *, replay: bool
+    ) -> tuple[Manifest, Replayed]:
+        """Fetch, read back and unpack, as a restore does; returns the manifest with what the reading told of it."""
+        from nanumpay_backupd.sources import restored
+        from nanumpay_backupd.sources.oplog_replay import build_replay
+        from nanumpay_backupd.sources.oplog_validation import levels_in
+
         backup, manifest, recorder = chosen.backup, chosen.manifest, self._recorder
 
         def other() -> str:
             return other_choice(backup, chosen.copy, self._spec.job.destinations, self._catalog)
 
         artifact = obtain(backup, chosen.copy, staging, self._spec, recorder, self._open_store, hint=other)
-        unpacker = Unpacker(folder, placing(backup.id, scratch.names(manifest.source.databases), replay=replay))
+        names = scratch.names(manifest.source.databases)
+        unpacker = Unpacker(folder, placing(backup.id, names, replay=replay))
         with recorder.stage(Stage.CHECK, total=manifest.artifact.raw_bytes):
             try:
                 proof = prove(artifact, manifest, self._check_of, recorder.clock, recorder.progress, unpacker)
             except VerifyError as error:
                 raise VerifyError(error.message, hint=other(), code=error.code) from None
-            written = unpacker.written()
+            written, oplog = unpacker.written(), restored.Replayed()
+            if replay:
+                path = folder / OPLOG
+                oplog = restored.replayed(path)
+                build_replay([path], path, after=None, until=None, names=names, levels=levels_in(folder))
             recorder.detail(f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked")
-        return with_digests(manifest, proof)
+        return with_digests(manifest, proof), oplog
 
     def _restore(self, chosen: _Chosen, scratch: Scratch, folder: Path, *, replay: bool) -> float:
         """Restore; returns the seconds that a real restore would not have needed, because its server runs."""
@@ -239,13 +250,12 @@ class _Drill:
             self._recorder.detail(f"{count:,} documents restored into {scratch.described}{replayed}")
         return waited
 
-    def _compare(self, chosen: _Chosen, scratch: Scratch, folder: Path, *, replay: bool) -> Findings:
+    def _compare(self, chosen: _Chosen, scratch: Scratch, folder: Path, oplog: Replayed) -> Findings:
         from nanumpay_backupd.sources import restored
 
         names = scratch.names(chosen.manifest.source.databases)
         stats = [item for item in chosen.manifest.source.collections if item.database in names]
         with self._recorder.stage(Stage.COMPARE, total=sum(item.bytes for item in stats)):
-            oplog = restored.replayed(folder / OPLOG) if replay else restored.Replayed()
             items = restored.wanted(folder, stats, names, oplog)
             try:
                 findings = restored.compare(scratch.settings, names, items, oplog, self._recorder.progress)

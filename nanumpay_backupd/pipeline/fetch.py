@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,7 @@ from urllib.parse import quote, unquote
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, SpaceError, VerifyError
-from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Stage
+from nanumpay_backupd.model import FULLS, LOCAL, Backup, BackupState, CollectionStat, Copy, CopyState, Stage
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.unpack import OPLOG, collection_of
@@ -80,11 +81,18 @@ def obtain(
     return artifact
 
 
-def placing(root: str, names: Mapping[str, str], *, collection: str = "", replay: bool) -> Callable[[str], str | None]:
+def placing(
+    root: str,
+    names: Mapping[str, str],
+    *,
+    collection: str = "",
+    replay: bool,
+    lines: Mapping[str, CollectionStat] | None = None,
+) -> Callable[[str], str | None]:
     """Return the function that says where in the unpacked folder a file of the archive goes, None: not wanted.
 
     ``root`` is the folder in the archive that holds the databases, ``names`` what they are to be called; ``collection``
-    is the only one wanted, empty: all.
+    is the only one wanted, empty: all. ``lines`` are the files of Extended JSON (`snapshot.json_files`).
     """
     parts = len(PurePosixPath(root).parts)
 
@@ -97,10 +105,12 @@ def placing(root: str, names: Mapping[str, str], *, collection: str = "", replay
             return OPLOG if replay else None
         if len(rest) != 2 or unquote(rest[0]) not in names:
             return None
-        found = collection_of(rest[1])
+        exported = (lines or {}).get("/".join(rest))
+        found = exported.name if exported is not None else collection_of(rest[1])
         if found is None or collection not in ("", found):
             return None
-        return f"{quote(names[unquote(rest[0])], safe='')}/{rest[1]}"
+        file = rest[1] if exported is None else f"{rest[1].removesuffix('.json')}.bson"
+        return f"{quote(names[unquote(rest[0])], safe='')}/{file}"
 
     return place
 
@@ -130,8 +140,10 @@ def other_choice(backup: Backup, copy: Copy, destinations: Iterable[Destination]
     for other in backup.copies:
         if other.destination != copy.destination and other.state in _PRESENT and other.destination in places:
             return f"take another copy: backupctl restore {backup.id} --from {other.destination}"
-    for older in catalog.backups(backup.job):
+    # Of a whole one only this collection is wanted then.
+    only = f" --collection {shlex.quote(backup.collection.partition('.')[2])}" if backup.collection else ""
+    for older in catalog.backups(backup.job, kinds=FULLS):
         good = older.state is BackupState.VERIFIED and any(item.state in _PRESENT for item in older.copies)
-        if good and older.created < backup.created:
-            return f"take the next older good backup: backupctl restore {older.id}"
+        if good and older.id != backup.id and older.created <= backup.created:
+            return f"take the next older good backup: backupctl restore {older.id}{only}"
     return "there is no other copy and no older verified backup; look for the file elsewhere"

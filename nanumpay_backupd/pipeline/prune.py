@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,7 +12,7 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, NotFoundError, StoreError
-from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Kind
+from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, Kind
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
 from nanumpay_backupd.retention import Candidate, Decision, decide
 from nanumpay_backupd.settings.schema import Destination, JobSpec
@@ -36,8 +36,11 @@ class PruneLine(msgspec.Struct, frozen=True):
 
 
 def plan(job: JobSpec, backups: Iterable[Backup], now: datetime) -> list[PruneLine]:
-    """Say for every present copy of a job's backups whether retention keeps or deletes it, place by place."""
-    backups = list(backups)
+    """Say for every present copy of a job's backups whether retention keeps or deletes it, place by place.
+
+    Slices are left out: they live and die with the fulls that they lead on from.
+    """
+    backups = [backup for backup in backups if backup.kind not in SLICES]
     places = [LOCAL, *(destination.name for destination in job.destinations)]
     lines: list[PruneLine] = []
     for place in places:
@@ -54,13 +57,19 @@ def plan(job: JobSpec, backups: Iterable[Backup], now: datetime) -> list[PruneLi
 
 
 def prune(
-    job: JobSpec, catalog: Catalog, layout: Layout, now: datetime, open_store: OpenStore
+    job: JobSpec,
+    catalog: Catalog,
+    layout: Layout,
+    now: datetime,
+    open_store: OpenStore,
+    kinds: Collection[Kind] = frozenset(Kind),
 ) -> tuple[list[PruneLine], list[BackupdError]]:
     """Delete what `plan` says, at every place; returns the lines and the faults of places that could not be reached.
 
+    Backups of other ``kinds`` are left alone.
     A fault at one place does not stop the others; what was not deleted comes up again at the next run.
     """
-    lines = plan(job, catalog.backups(job.name), now)
+    lines = plan(job, catalog.backups(job.name, kinds=kinds), now)
     destinations = {destination.name: destination for destination in job.destinations}
     faults: list[BackupdError] = []
     for place in dict.fromkeys(line.destination for line in lines):
@@ -74,7 +83,7 @@ def prune(
                     delete_copy(catalog, layout, backup, place, store)
         except BackupdError as error:
             faults.append(error)
-    _forget_vanished(job, catalog, layout, now)
+    _forget_vanished(job, catalog, layout, now, kinds)
     return lines, faults
 
 
@@ -151,10 +160,10 @@ def _delete_manifest(layout: Layout, backup: str) -> None:
         fsync_dir(layout.manifests)
 
 
-def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: datetime) -> None:
+def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: datetime, kinds: Collection[Kind]) -> None:
     """Drop the record of copies that somebody else deleted, once they would have been deleted anyway."""
     limit = now - timedelta(days=job.retention.days)
-    for backup in catalog.backups(job.name):
+    for backup in catalog.backups(job.name, kinds=kinds):
         vanished = [copy for copy in backup.copies if copy.state is CopyState.MISSING]
         if not vanished or backup.created >= limit:
             continue
@@ -166,7 +175,15 @@ def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: dateti
 
 def _candidate(backup: Backup, copy: Copy) -> Candidate:
     good = backup.state is BackupState.VERIFIED and copy.state in (CopyState.UPLOADED, CopyState.VERIFIED)
-    return Candidate(backup=backup.id, created=backup.created, good=good, legacy=backup.kind is Kind.LEGACY)
+    return Candidate(
+        backup=backup.id,
+        created=backup.created,
+        good=good,
+        legacy=backup.kind is Kind.LEGACY,
+        pinned=backup.pinned,
+        # Before its manifest was read anew nobody knows of what a snapshot is: such ones make a group of their own.
+        group=f"collection {backup.collection}" if backup.kind is Kind.COLLECTION else "",
+    )
 
 
 def _line(decision: Decision, place: str, sizes: dict[str, int]) -> PruneLine:

@@ -19,6 +19,8 @@ import msgspec
 from nanumpay_backupd.errors import NotFoundError, VerifyError
 from nanumpay_backupd.model import SLICES, CollectionStat, Manifest, OpTime, Verification
 from nanumpay_backupd.pipeline.members import UNREADABLE, Pump, chunks_of, inflater, members
+from nanumpay_backupd.pipeline.snapshot import check_lines, json_files
+from nanumpay_backupd.sources.extended_json import ToBson
 from nanumpay_backupd.sources.slice_walk import SliceWalk
 from nanumpay_backupd.system.clock import Clock
 
@@ -26,10 +28,11 @@ __all__ = [
     "Check",
     "Keep",
     "Proof",
+    "Sink",
     "check_file",
+    "opened",
     "prove",
     "prove_checksum",
-    "prove_checksum_stream",
     "prove_stream",
     "read_back",
     "size_differs",
@@ -42,7 +45,9 @@ _LARGEST_SIDE_FILE: Final = 64 << 20
 """Bytes of a file that is read as a whole (metadata): far more than mongodump ever writes into one."""
 Check = Callable[[str], Callable[[bytes], None] | None]
 """Gives the checker of one file inside, by its path below the backup's folder (`sources.base.Source.check`)."""
-Keep = Callable[[str], IO[bytes] | None]
+Sink = IO[bytes] | ToBson
+"""What the content of a file inside is written to."""
+Keep = Callable[[str], Sink | None]
 """Gives the file to which the content of a file inside is written as well, by its whole path, or None."""
 Progress = Callable[[int], None]
 
@@ -81,7 +86,7 @@ def prove(
     gone: the application deletes in that folder by itself, and a file that is not there is not a damaged one. OSError
     is of what ``keep`` gave.
     """
-    with _opened(artifact, manifest) as stream:
+    with opened(artifact, manifest) as stream:
         return prove_stream(chunks_of(artifact, stream), manifest, check, clock, progress, keep)
 
 
@@ -103,7 +108,7 @@ def prove_stream(
     plain = Pump(meter.through(chunks), inflater(manifest.artifact.compression))
     try:
         walk = _walk_slice if manifest.kind in SLICES else _walk
-        found = walk(plain, manifest, check, progress, keep or (lambda _: None))
+        found = walk(plain, manifest, check_lines(check, manifest), progress, keep or (lambda _: None))
     except UNREADABLE as error:
         # Pieces are walked as they come, so damage may show as nonsense before a member's CRC tells.
         raise VerifyError(f"{name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
@@ -115,23 +120,31 @@ def prove_stream(
     return Proof(_record("structure", clock, started, documents, size), collections)
 
 
-def prove_checksum(artifact: Path, manifest: Manifest, clock: Clock, progress: Progress) -> Verification:
-    """Read ``artifact`` from the disk and compare size and SHA-256 only; ``progress`` gets its bytes. See `prove`."""
-    with _opened(artifact, manifest) as stream:
-        return prove_checksum_stream(chunks_of(artifact, stream), manifest, clock, progress)
-
-
-def prove_checksum_stream(
-    chunks: Iterator[bytes], manifest: Manifest, clock: Clock, progress: Progress
-) -> Verification:
-    """Do the same to an artifact that comes in chunks."""
+def prove_checksum(chunks: Iterator[bytes], manifest: Manifest, clock: Clock) -> Verification:
+    """Compare size and SHA-256 of an artifact that comes in chunks with the manifest; raises VerifyError."""
     started = clock.monotonic()
     meter = _Meter(manifest)
     with contextlib.closing(meter.through(chunks)) as passing:
-        for chunk in passing:
-            progress(len(chunk))
+        for _ in passing:
+            pass
     meter.judge()
     return _record("checksum", clock, started, 0, meter.size)
+
+
+def opened(artifact: Path, manifest: Manifest) -> IO[bytes]:
+    """Open an artifact whose size is right; raises as `prove` does."""
+    try:
+        stream = artifact.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"{artifact} was deleted before it could be read back",
+            hint="find out who deletes in that folder (the application keeps only the newest .tar.gz there)",
+            code="artifact-missing",
+        ) from None
+    if (error := size_differs(manifest, os.fstat(stream.fileno()).st_size)) is not None:
+        stream.close()
+        raise error
+    return stream
 
 
 def size_differs(manifest: Manifest, size: int) -> VerifyError | None:
@@ -146,7 +159,7 @@ def size_differs(manifest: Manifest, size: int) -> VerifyError | None:
 
 
 def check_file(
-    path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress, sink: IO[bytes] | None = None
+    path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress, sink: Sink | None = None
 ) -> Seen:
     """Take one file's content to its end, also into ``sink``; raises VerifyError when it is damaged."""
     checker = check(path)
@@ -195,22 +208,6 @@ class _Meter:
             )
 
 
-def _opened(artifact: Path, manifest: Manifest) -> IO[bytes]:
-    """Open an artifact whose size is right."""
-    try:
-        stream = artifact.open("rb", buffering=0)
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"{artifact} was deleted before it could be read back",
-            hint="find out who deletes in that folder (the application keeps only the newest .tar.gz there)",
-            code="artifact-missing",
-        ) from None
-    if (error := size_differs(manifest, os.fstat(stream.fileno()).st_size)) is not None:
-        stream.close()
-        raise error
-    return stream
-
-
 def _walk(plain: Pump, manifest: Manifest, check: Check, progress: Progress, keep: Keep) -> dict[str, Seen]:
     """Go through the tar; returns what was found, by path inside the backup's folder."""
     found = {}
@@ -230,7 +227,7 @@ def _walk_slice(plain: Pump, manifest: Manifest, _: Check, progress: Progress, k
 
 
 def _kept(
-    sink: IO[bytes] | None, path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress
+    sink: Sink | None, path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress
 ) -> Seen:
     if sink is None:
         return check_file(path, size, pieces, check, progress)
@@ -280,6 +277,10 @@ def _compare_collections(manifest: Manifest, dumped: dict[str, Seen]) -> tuple[C
     expected = {f"{item.database}/{item.name}": item for item in manifest.source.collections}
     # mongodump escapes names the way URLs do.
     found = {unquote(path.rpartition(".")[0]): seen for path, seen in dumped.items()}
+    # A collection snapshot may be Extended JSON instead, whose files are named in a way of their own.
+    found |= {
+        f"{item.database}/{item.name}": dumped[path] for path, item in json_files(manifest).items() if path in dumped
+    }
     # A very long name is shortened to a hash in the file's name: such files are compared by their figures alone.
     named = expected.keys() & found.keys()
     differing = sorted(name for name in named if _figures(expected[name]) != _figures(found[name]))

@@ -24,8 +24,8 @@ from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.model import CollectionStat, Content
 from nanumpay_backupd.settings.schema import MongoSource
 from nanumpay_backupd.sources.mongodb import _connect, _errors_named
+from nanumpay_backupd.sources.oplog_entry import touched
 from nanumpay_backupd.sources.snapshot import read_content
-from nanumpay_backupd.sources.touched import touched
 
 __all__ = ["Findings", "Replayed", "Wanted", "compare", "replayed", "wanted"]
 
@@ -34,6 +34,7 @@ _BUCKETS: Final = "system.buckets."
 _METADATA: Final = ".metadata.json"
 _REFUSED: Final = frozenset({13, 8000})
 _LEFT_TO_SERVER: Final = frozenset({"v", "ns", "background"})
+_DEFAULTS: Final = {"validationLevel": "strict", "validationAction": "error"}
 _NOT_OURS: Final = frozenset({"admin", "config", "local"})
 _SHOWN: Final = 200
 
@@ -91,8 +92,8 @@ def replayed(oplog: Path) -> Replayed:
     altered: set[str] = set()
     with oplog.open("rb") as stream:
         for entry in bson.decode_file_iter(stream, codec_options=_RAW):
-            written.update(touched(entry))
-            altered.update(touched(entry, commands_only=True))
+            written.update(touched(bytes(entry.raw)))
+            altered.update(touched(bytes(entry.raw), commands_only=True))
     return Replayed(frozenset(written), frozenset(altered))
 
 
@@ -233,7 +234,11 @@ def _indexes(namespace: str, item: Wanted, there: Mapping[str, Mapping[str, Any]
 
 def _own(definition: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a collection or the definition of an index without what each server chooses itself."""
-    own = {key: value for key, value in definition.items() if key not in _LEFT_TO_SERVER}
+    own = {
+        key: value
+        for key, value in definition.items()
+        if key not in _LEFT_TO_SERVER and not (key in _DEFAULTS and _DEFAULTS[key] == value)
+    }
     if isinstance(collation := own.get("collation"), Mapping):
         own["collation"] = {key: value for key, value in collation.items() if key != "version"}
     return own

@@ -16,7 +16,7 @@ import pytest
 
 from nanumpay_backupd import worker
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.model import Backup, Kind, OpTime, Outcome, Run
+from nanumpay_backupd.model import Backup, Kind, OpTime, Outcome, Policy, Run
 from nanumpay_backupd.pipeline.chains import known
 from nanumpay_backupd.settings.schema import MongoSource, Paths, RestoreOrder, RunSpec
 from nanumpay_backupd.system.clock import SystemClock
@@ -29,7 +29,7 @@ from tests.workbench import Ear, job_spec
 
 pytestmark = pytest.mark.servers
 
-SECONDS: Final = float(os.environ.get("NANUMPAY_PITR_SECONDS", "12"))
+SECONDS: Final = float(os.environ.get("NANUMPAY_PITR_SECONDS", "6"))
 MOMENTS: Final = 20 if SECONDS < 60 else 100
 DATABASE: Final = "pitr"
 SEED: Final = int(os.environ.get("NANUMPAY_PITR_SEED", "7"))
@@ -56,7 +56,7 @@ class Desk:
         )
         spec = RunSpec(
             run=f"run{self.runs}",
-            job=job_spec(name="pitr", source=source),
+            job=job_spec(name="pitr", source=source, retention=Policy(count=365, days=30)),
             paths=self.paths,
             trigger="manual",
             action=action,
@@ -106,7 +106,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 def test_any_moment_is_restored_exactly(desk: Desk) -> None:
     """At random moments of acknowledged writes the restored content is the one of then, also under another name."""
     dice = random.Random(SEED)
-    oracle = Oracle(desk.server, DATABASE, seed=SEED)
+    oracle = Oracle(desk.server, DATABASE, seed=SEED, pause=0.004)
     with oracle.at_work():
         time.sleep(0.5)
         with oracle.no_renames:

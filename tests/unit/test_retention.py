@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,13 +20,15 @@ policies = st.builds(Policy, count=st.integers(1, 6), days=st.integers(1, 6))
 
 @st.composite
 def places(draw: st.DrawFn, *, proven: bool | None = None) -> list[Candidate]:
-    """What may stand at one place: any mixture of proven, not proven and old program's, some of the same second."""
+    """What may stand at one place: any mixture of proven, pinned, unproven and old program's, some of one second."""
     ages = draw(st.lists(st.integers(-4, 32), max_size=14))
     candidates = []
     for at, age in enumerate(ages):
         good = draw(st.booleans()) if proven is None else proven
         legacy = not good and draw(st.booleans())
-        candidates.append(Candidate(f"b{at:02d}", NOW - timedelta(hours=6 * age), good=good, legacy=legacy))
+        pinned = draw(st.sampled_from(["", "", "", "a newer one is corrupt"]))
+        created = NOW - timedelta(hours=6 * age)
+        candidates.append(Candidate(f"b{at:02d}", created, good=good, legacy=legacy, pinned=pinned))
     return draw(st.permutations(candidates))
 
 
@@ -47,6 +50,17 @@ def test_the_newest_verified_copy_is_never_deleted(candidates: list[Candidate], 
 
 
 @given(places(), policies)
+def test_what_is_pinned_is_never_deleted(candidates: list[Candidate], policy: Policy) -> None:
+    """Whatever the policy says, a pinned copy stays; what is not pinned is treated as if nothing were."""
+    pinned = {item.backup for item in candidates if item.pinned}
+    decisions = decide(candidates, policy, NOW)
+    assert pinned <= kept(decisions)
+    assert all(item.reason.startswith(("pinned: ", "kept: ")) for item in decisions if item.backup in pinned)
+    free = [msgspec.structs.replace(item, pinned="") for item in candidates]
+    assert kept(decisions) - pinned == kept(decide(free, policy, NOW)) - pinned
+
+
+@given(places(), policies)
 def test_a_copy_that_is_not_proven_never_pushes_out_one_that_is(candidates: list[Candidate], policy: Policy) -> None:
     """What happens to proven copies is the same whether unproven ones stand beside them or not."""
     unproven = {item.backup for item in candidates if not item.good and not item.legacy}
@@ -54,6 +68,20 @@ def test_a_copy_that_is_not_proven_never_pushes_out_one_that_is(candidates: list
     if any(item.good for item in candidates):
         without = kept(decide([item for item in candidates if item.backup not in unproven], policy, NOW))
         assert with_them == without
+
+
+@given(places(), places(), places(), policies)
+def test_one_group_is_judged_as_if_the_others_were_not_there(
+    fulls: list[Candidate], users: list[Candidate], plans: list[Candidate], policy: Policy
+) -> None:
+    """Snapshots of a collection push out neither fulls nor those of another collection, nor do they protect any."""
+    groups = [
+        [Candidate(f"{name}{item.backup}", item.created, item.good, item.legacy, name) for item in items]
+        for name, items in (("", fulls), ("users", users), ("plans", plans))
+    ]
+    together = decide([item for group in groups for item in group], policy, NOW)
+    apart = [decision for group in groups for decision in decide(group, policy, NOW)]
+    assert sorted(together, key=lambda one: one.backup) == sorted(apart, key=lambda one: one.backup)
 
 
 @given(places(proven=False), policies)
@@ -101,10 +129,10 @@ def test_a_more_generous_policy_never_keeps_less(
 
 @given(places(), policies)
 def test_never_more_counted_copies_stay_than_the_policy_says(candidates: list[Candidate], policy: Policy) -> None:
-    """Of copies that count, at most ``count`` stay within ``days``, but for the one that is protected."""
+    """Of copies that count, at most ``count`` stay within ``days``, but for the protected one and what is pinned."""
     keep = kept(decide(candidates, policy, NOW))
     good = [item.backup for item in newest_first(candidates) if item.good]
-    counted = [item for item in candidates if (item.good or item.legacy) and item.backup in keep]
+    counted = [item for item in candidates if (item.good or item.legacy) and item.backup in keep and not item.pinned]
     if good:
         rest = [item for item in counted if item.backup != good[0]]
         assert len(rest) <= policy.count
@@ -164,6 +192,9 @@ def test_reasons_are_sentences_an_operator_understands() -> None:
         "2 newer ones are kept",
         "older than 4 days",
     ]
+    old = Candidate("old", NOW - timedelta(days=9), good=True, pinned="asked")
+    first, pinned = decide([*daily("V"), old], Policy(count=1, days=4), NOW)
+    assert (first.keep, pinned.keep, pinned.reason) == (True, True, "pinned: asked")
     (protected,) = decide(daily("-----V"), Policy(count=2, days=4), NOW)
     assert protected == Decision("d05", keep=True, reason="the newest verified backup is never deleted")
 
