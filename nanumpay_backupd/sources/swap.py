@@ -141,15 +141,19 @@ class Swap:
         self._patience = patience
         self._hook = hook
 
-    def begin(self, side: str, coming: Mapping[str, str], *, backup: str = "", run: str = "") -> None:
+    def begin(
+        self, side: str, coming: Mapping[str, str], *, whole: bool = False, backup: str = "", run: str = ""
+    ) -> None:
         """Note that a restore into the database ``side`` begins; ``coming`` has the types of its collections by name.
 
-        Raises RefusedError (``swap-impossible``) when they could not change places afterwards.
+        ``whole``: collections and views that are not among them go away too, instead of staying as they are. Raises
+        RefusedError (``swap-impossible``) when they could not change places afterwards.
         """
         assert swap_of_side(side) == self._stamp, "a side database carries its swap's stamp"
         with self._open() as place:
-            self._refuse_impossible(place, Look(coming, {}, frozenset()))
-            place.note(0, format=_FORMAT, stamp=self._stamp, side=side, backup=backup, run=run, others=place.others())
+            self._refuse_impossible(place, Look(coming, {}, frozenset()), whole=whole)
+            told = {"format": _FORMAT, "stamp": self._stamp, "side": side, "whole": whole, "backup": backup, "run": run}
+            place.note(0, **told, others=place.others())
 
     def prepare(self, progress: Callable[[int], None] = lambda _: None) -> int:
         """Move the side database's collections beside the live ones, which nobody notices; returns their number.
@@ -160,7 +164,7 @@ class Swap:
         with self._open() as place:
             record = self._expected(place, "prepared", State.PREPARING)
             coming = place.look(record.side)
-            self._refuse_impossible(place, coming)
+            self._refuse_impossible(place, coming, whole=record.whole)
             names = [name for name, kind in coming.types.items() if kind == COLLECTION and moves_across(name)]
             place.bring(record.side, names, self._settings.parallel_collections, progress)
             views = [view_of(Side.NEW, name, content) for name, content in coming.views.items() if moves_across(name)]
@@ -179,7 +183,7 @@ class Swap:
             if not record.ready:
                 raise RefusedError(f"swap {self._stamp} is not prepared", hint="restore again")
             views = [name for side, name in record.views if side is Side.NEW]
-            items = items_of(self._stamp, place.look().types, views)
+            items = items_of(self._stamp, place.look().types, views, whole=record.whole)
             try:
                 self._change(place, record, Side.NEW, items)
             except _StoppedError as stopped:
@@ -341,8 +345,10 @@ class Swap:
             )
         return record
 
-    def _refuse_impossible(self, place: Place, coming: Look) -> None:
-        found = objections(self._database, self._stamp, coming.types, place.look().types, coming.encrypted)
+    def _refuse_impossible(self, place: Place, coming: Look, *, whole: bool) -> None:
+        there = place.look()
+        encrypted = coming.encrypted | there.encrypted
+        found = objections(self._database, self._stamp, coming.types, there.types, encrypted, whole=whole)
         if place.sharded:
             found.append("this is a sharded cluster")
         if found:

@@ -6,7 +6,6 @@ When which of it is done is decided next door. pymongo's exceptions leave as the
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Final
@@ -21,6 +20,7 @@ from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailur
 
 from nanumpay_backupd.errors import BusyError
 from nanumpay_backupd.sources.swap_plan import (
+    TEMPORARY,
     VIEW,
     Move,
     Record,
@@ -40,7 +40,6 @@ Document = dict[str, Any]
 Hook = Callable[[str], None]
 _CODEC: Final[CodecOptions[Document]] = CodecOptions(tz_aware=True)
 _SAFE: Final = WriteConcern(w="majority", j=True, wtimeout=30000)
-_TEMPORARY: Final = re.compile(r"tmp[A-Za-z0-9]{5}\.renameCollection")
 _UNAUTHORIZED: Final = 13
 _NOT_FOUND: Final = 26
 _EXISTS: Final = 48
@@ -130,7 +129,7 @@ class Place:
 
     def others(self) -> list[str]:
         """Name the temporary collections of renames that are here already, so that they are nobody's leftovers."""
-        return [name for name in self.look().types if _TEMPORARY.fullmatch(name)]
+        return [name for name in self.look().types if TEMPORARY.fullmatch(name)]
 
     # Moves
 
@@ -250,7 +249,7 @@ class Place:
 
     def _on_the_way(self, earlier: frozenset[str]) -> int:
         """Count what is in the collections that are being moved just now."""
-        names = [name for name in self._db.list_collection_names() if _TEMPORARY.fullmatch(name)]
+        names = [name for name in self._db.list_collection_names() if TEMPORARY.fullmatch(name)]
         return sum(self._db[name].estimated_document_count() for name in names if name not in earlier)
 
     def _stop(self, pool: ThreadPoolExecutor, running: Iterable[Future[None]]) -> None:

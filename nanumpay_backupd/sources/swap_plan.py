@@ -23,6 +23,7 @@ import msgspec
 
 __all__ = [
     "COLLECTION",
+    "TEMPORARY",
     "TIMESERIES",
     "VIEW",
     "Item",
@@ -53,6 +54,8 @@ _OURS: Final = re.compile(
     rf"swap\.(?P<stamp>{_STAMP_TEXT})\.(?P<part>record|old|new|stray\d+)(?:\.(?P<name>.+))?", re.DOTALL
 )
 _SIDE: Final = re.compile(rf".+_swap_(?P<stamp>{_STAMP_TEXT})")
+TEMPORARY: Final = re.compile(r"tmp[A-Za-z0-9]{5}\.renameCollection")
+"""What the server calls a collection on its way from one database into another."""
 _LONGEST: Final = 255
 """Bytes of ``database.collection``, from MongoDB 4.4 on."""
 _LONGEST_DATABASE: Final = 63
@@ -105,7 +108,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What is written down of a swap, read together (`read_record`).
 
     ``views`` has the definitions of views as BSON, by side and name. ``entries`` is how many documents the record has.
-    ``others`` are collections of the server's own that were there before.
+    ``others`` are collections of the server's own that were there before. ``whole``: what the restored side does not
+    have is put aside too.
     """
 
     stamp: str
@@ -115,6 +119,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     entries: int
     others: frozenset[str] = frozenset()
+    whole: bool = False
     ready: bool = False
     goal: Side | None = None
     reached: bool = False
@@ -176,11 +181,18 @@ def stamps_in(names: Iterable[str]) -> set[str]:
 
 
 def objections(
-    database: str, stamp: str, coming: Mapping[str, str], there: Mapping[str, str], encrypted: Iterable[str] = ()
+    database: str,
+    stamp: str,
+    coming: Mapping[str, str],
+    there: Mapping[str, str],
+    encrypted: Iterable[str] = (),
+    *,
+    whole: bool = False,
 ) -> list[str]:
     """Say what makes a swap impossible; ``coming`` and ``there`` give the types by name, of the backup and of now."""
     found = []
-    for name in sorted({name.removeprefix("system.buckets.") for name in coming}):
+    names = {name.removeprefix("system.buckets.") for name in coming} | ({*filter(_is_own, there)} if whole else set())
+    for name in sorted(names):
         if name == "system.views" or belongs(name):
             continue
         if TIMESERIES in (coming.get(name), there.get(name)) or f"system.buckets.{name}" in coming:
@@ -194,12 +206,21 @@ def objections(
     return found
 
 
-def items_of(stamp: str, there: Mapping[str, str], views: Iterable[str]) -> tuple[Item, ...]:
-    """Return what changes places: the collections that were brought, and the ``views`` of the backup."""
+def items_of(stamp: str, there: Mapping[str, str], views: Iterable[str], *, whole: bool = False) -> tuple[Item, ...]:
+    """Return what changes places: the collections that were brought, and the ``views`` of the backup.
+
+    With ``whole`` also everything else of the application's, for which nothing comes.
+    """
     prefix = parked(stamp, Side.NEW, "")
-    brought = {name.removeprefix(prefix): COLLECTION for name in there if name.startswith(prefix)}
-    brought.update(dict.fromkeys(views, VIEW))
-    return tuple(Item(name, there.get(name, ""), kind) for name, kind in sorted(brought.items()))
+    coming = dict.fromkeys(filter(_is_own, there), "") if whole else {}
+    coming |= {name.removeprefix(prefix): COLLECTION for name in there if name.startswith(prefix)}
+    coming |= dict.fromkeys(views, VIEW)
+    return tuple(Item(name, there.get(name, ""), kind) for name, kind in sorted(coming.items()))
+
+
+def _is_own(name: str) -> bool:
+    """Tell whether a collection is the application's own."""
+    return belongs(name) is None and not name.startswith("system.") and not TEMPORARY.fullmatch(name)
 
 
 def moves(record: Record, goal: Side, there: Mapping[str, str], views: Mapping[str, bytes]) -> list[Move]:
@@ -258,6 +279,7 @@ def read_record(documents: Iterable[Mapping[str, Any]]) -> Record | None:
                 at=entry["at"],
                 entries=0,
                 others=frozenset(entry["others"]),
+                whole=entry["whole"],
             )
         views = {(Side(view["side"]), view["name"]): bytes(view["definition"]) for view in entry.get("views", ())}
         record = msgspec.structs.replace(

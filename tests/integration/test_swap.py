@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from bson.binary import Binary
 from pymongo import MongoClient
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
+from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError
-from nanumpay_backupd.settings.schema import MongoSource
+from nanumpay_backupd.model import Outcome, Stage, Trigger
+from nanumpay_backupd.pipeline.backup import unfinished
+from nanumpay_backupd.pipeline.report import Recorder, new_run
+from nanumpay_backupd.pipeline.swap import beside, change_places
+from nanumpay_backupd.settings.schema import MongoSource, Paths, RunSpec
 from nanumpay_backupd.sources.swap import Kept, Swap, find_swaps
-from nanumpay_backupd.sources.swap_plan import Side, State, parked, record_name, side_name
+from nanumpay_backupd.sources.swap_plan import Side, State, parked, record_name, side_name, stamp_of
+from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.secrets import Secret
 from tests.compare import describe_database
+from tests.integration.test_cli import backupctl
 from tests.sample_data import load
+from tests.servers.daemon import as_user, backup_settings, open_site, wait_for
 from tests.servers.mongod import PASSWORD, USER, Mongod, start_mongod, start_replica_set
+from tests.workbench import NOW, Ear, SetClock, job_spec
 
 pytestmark = pytest.mark.servers
 
 LIVE: Final = "swap_me"
 STAMP: Final = "2026-11-21T21-07-02"
+OTHER_STAMP: Final = "2026-11-22T21-07-02"
 SIDE: Final = side_name(LIVE, STAMP)
 Document = dict[str, Any]
 Description = dict[str, dict[str, str]]
@@ -70,10 +83,10 @@ class House:
         """Return the swap."""
         return Swap(MongoSource(uri=Secret(self.uri), database=LIVE), LIVE, STAMP, **options)
 
-    def begin(self, **options: Any) -> Swap:
+    def begin(self, *, whole: bool = False, **options: Any) -> Swap:
         """Begin the swap of what is beside the live database."""
         swap = self.swap(**options)
-        swap.begin(SIDE, types(self.side), backup="nanumpay-backup-2026-11-20T02-00-00", run="run1")
+        swap.begin(SIDE, types(self.side), whole=whole, backup="nanumpay-backup-2026-11-20T02-00-00", run="run1")
         return swap
 
     def prepared(self) -> Swap:
@@ -306,6 +319,32 @@ def test_what_is_written_to_a_free_name_is_kept(house: House, method: str) -> No
     assert house.described() == before
 
 
+def test_of_a_whole_database_what_the_backup_does_not_have_goes_away_too(house: House) -> None:
+    """Collections and views that are not in what was restored are kept aside, and an undo brings them back."""
+    fill_small(house)
+    house.live.command({"create": "shown", "viewOn": "users", "pipeline": []})
+    before, restored = house.described(), describe_database(house.client, SIDE)
+    swap = house.begin(whole=True)
+    swap.prepare()
+    swap.flip()
+    assert house.described() == restored
+    assert house.live[parked(STAMP, Side.OLD, "stays")].count_documents({}) == 1
+    house.live.stays.insert_one({"_id": "since"})
+    swap.undo()
+    assert house.described() == before
+    swap.redo()
+    assert house.live.stays.distinct("_id") == ["since"]
+    house.live.drop_collection("stays")
+    assert house.described() == restored
+    swap.undo()
+    assert house.described() == before
+    house.live.create_collection("series", timeseries={"timeField": "at"})
+    with pytest.raises(BackupdError, match="series is a time-series collection"):
+        Swap(MongoSource(uri=Secret(house.uri), database=LIVE), LIVE, OTHER_STAMP).begin(
+            side_name(LIVE, OTHER_STAMP), {}, whole=True
+        )
+
+
 def test_a_view_that_the_application_changed_comes_back_as_it_changed_it(house: House) -> None:
     """The definition that is replaced is kept whenever places change, not only the first time."""
     fill_small(house)
@@ -468,6 +507,29 @@ def test_the_roles_of_a_restore_are_enough() -> None:
         cancel_while_preparing(house)
 
 
+def test_where_also_the_way_back_is_refused_the_fault_says_what_is_open(house: House) -> None:
+    """Half-way with no way at all just now: the database is between the sides, and undo mends it later."""
+    fill_small(house)
+    before = house.described()
+    house.prepared()
+    moved: list[str] = []
+
+    def refuse(point: str) -> None:
+        if point.startswith("before Move"):
+            moved.append(point)
+            if len(moved) > 3:
+                raise OperationFailure("no", 13)
+
+    with pytest.raises(BackupdError) as caught:
+        house.swap(hook=refuse).flip()
+    assert caught.value.code == "swap-unfinished"
+    assert f"backupctl swaps undo {STAMP}" in caught.value.hint
+    assert house.described() != before
+    assert house.kept().state is State.UNFINISHED
+    house.swap().undo()
+    assert house.described() == before
+
+
 def test_the_record_names_what_it_is(house: House) -> None:
     """Whoever looks into the database by hand finds the backup, the run and the moment in the record."""
     fill_small(house)
@@ -476,3 +538,134 @@ def test_the_record_names_what_it_is(house: House) -> None:
     assert first is not None
     assert (first["format"], first["side"], first["run"]) == (1, SIDE, "run1")
     assert first["backup"] == "nanumpay-backup-2026-11-20T02-00-00"
+
+
+@dataclass
+class Bench:
+    """What a restore stands on, without the restore."""
+
+    house: House
+    recorder: Recorder
+    spec: RunSpec
+
+    @property
+    def ear(self) -> Ear:
+        """Return who hears the run."""
+        assert isinstance(self.recorder.reporter, Ear)
+        return self.recorder.reporter
+
+
+@pytest.fixture
+def bench(house: House, tmp_path: Path) -> Iterator[Bench]:
+    """A run that is to swap."""
+    source = MongoSource(uri=Secret(house.uri), database=LIVE)
+    paths = Paths(backups=tmp_path / "backups", state=tmp_path / "state", socket=tmp_path / "socket")
+    spec = RunSpec(run="run1", job=job_spec(source=source), paths=paths, trigger="manual", action="restore")
+    run = new_run("run1", "nanumpay", Trigger.MANUAL, NOW, "restore")
+    with Catalog(tmp_path / "catalog.db") as catalog:
+        yield Bench(house, Recorder(run, catalog, Ear(), SetClock()), spec)
+    house.client.drop_database(side_name(LIVE, stamp_of(NOW)))
+
+
+def restored_small(bench: Bench, side: str) -> None:
+    """Restore little into the side database."""
+    db = bench.house.client[side]
+    db.users.insert_many([{"_id": number, "is": "new"} for number in range(3)])
+    db.comes.insert_one({"_id": 1})
+
+
+def test_the_stage_of_a_restore(bench: Bench) -> None:
+    """It says what changed places and how to undo it; what was written meanwhile is a warning."""
+    bench.house.live.users.insert_one({"_id": "old"})
+    with beside(bench.spec, LIVE, {"users": "collection"}, bench.recorder) as side:
+        assert side == side_name(LIVE, stamp_of(NOW))
+        assert "nothing was changed" in unfinished(bench.recorder.run)
+        restored_small(bench, side)
+        text = change_places(bench.spec, side, LIVE, bench.recorder)
+    assert text.startswith(f"2 collections changed places with those of {LIVE} in ")
+    assert text.endswith(f"backupctl swaps undo {stamp_of(NOW)}")
+    run = bench.recorder.run
+    assert [(stage.stage, stage.outcome) for stage in run.stages] == [(Stage.SWAP, Outcome.SUCCEEDED)] * 2
+    assert run.stages[1].detail == text
+    assert bench.house.live.users.count_documents({"is": "new"}) == 3
+    assert "about to change places" in unfinished(run)
+    assert run.warnings == ()
+
+
+@pytest.mark.parametrize("how", ["fault", "cancelled", "impossible"])
+def test_a_restore_that_does_not_get_there_leaves_nothing(bench: Bench, how: str) -> None:
+    """A fault before places change removes the side database and all that was made beside the live collections."""
+    fill_small(bench.house)
+    before = bench.house.everything()
+    coming = {"users": "timeseries" if how == "impossible" else "collection"}
+
+    def restore() -> None:
+        with beside(bench.spec, LIVE, coming, bench.recorder) as side:
+            restored_small(bench, side)
+            if how == "fault":
+                raise BackupdError("what was restored is not what it should be")
+            bench.recorder.cancel()
+            change_places(bench.spec, side, LIVE, bench.recorder)
+
+    with pytest.raises(BackupdError) as caught:
+        restore()
+    assert caught.value.code == {"fault": "failed", "cancelled": "cancelled", "impossible": "swap-impossible"}[how]
+    assert bench.house.everything() == before
+    assert side_name(LIVE, stamp_of(NOW)) not in bench.house.client.list_database_names()
+
+
+def test_by_command_while_the_daemon_watches_its_settings(mongod_rs: Mongod, tmp_path: Path) -> None:
+    """`admins` is renamed too and the settings are read anew; killed half-way, an undo says so and then mends it."""
+    with open_site(mongod_rs, backup_settings(time="02:00", storage={"type": "none"})) as site, site.db() as db:
+        site.write_config("[control]\ngroup = 'nogroup'")
+        site.start()
+        before = describe_database(db.client, site.database)
+        spec = RunSpec(
+            run="run1",
+            job=job_spec(source=MongoSource(uri=Secret(site.uri), database=site.database)),
+            paths=Paths(backups=tmp_path / "backups", state=tmp_path / "state", socket=tmp_path / "socket"),
+            trigger="manual",
+        )
+        run = new_run("run1", "nanumpay", Trigger.MANUAL, NOW, "restore")
+        with (
+            Catalog(tmp_path / "catalog.db") as catalog,
+            beside(spec, site.database, {}, Recorder(run, catalog, Ear(), SetClock())) as side,
+        ):
+            admin: Document = {"loginId": "admin", "permissions": ["full_access"]}
+            settings = backup_settings(time="05:00", storage={"type": "none"})
+            db.client[side].admins.insert_one({**admin, "systemSettings": {"backup": settings}})
+            db.client[side].users.insert_one({"loginId": "restored"})
+            change_places(spec, side, site.database, Recorder(run, catalog, Ear(), SetClock()))
+        wait_for(lambda: site.job()["schedule"] == ["0 5 * * *"], "the settings of the backup")
+        assert site.status()["settings"]["mode"] == "change-stream"
+
+        stamp = stamp_of(NOW)
+        listed = json.loads(backupctl(site.socket, "swaps", "--json").stdout)
+        (swap,) = [swap for swap in listed["swaps"] if swap["database"] == site.database]
+        assert (swap["stamp"], swap["state"], swap["job"], swap["collections"]) == (stamp, "swapped", "nanumpay", 2)
+        assert listed["problems"] == []
+        denied = as_user(
+            site, "nobody", "nogroup", [("ListSwaps", {}), ("UndoSwap", {"swap": stamp}), ("DropSwap", {"swap": stamp})]
+        )
+        assert [answer.get("code") for answer in denied] == [None, "not-allowed", "not-allowed"]
+        assert backupctl(site.socket, "swaps", "undo", stamp).returncode == 7
+        assert backupctl(site.socket, "swaps", "undo", "2020-01-01T00-00-00", "--yes").returncode == 6
+        with FileLock(site.backups / ".backupd" / "locks" / "nanumpay.lock", "the job"):
+            assert backupctl(site.socket, "swaps", "undo", stamp, "--yes").returncode == 5
+
+        site.hold("nanumpay_backupd.sources.swap_place:Place.do:after")
+        thread = threading.Thread(target=backupctl, args=(site.socket, "swaps", "undo", stamp, "--yes"))
+        thread.start()
+        site.wait_held()
+        site.kill()
+        thread.join()
+        site.release()
+        site.start()
+        assert "unfinished" in backupctl(site.socket, "swaps", COLUMNS="200").stdout
+        assert backupctl(site.socket, "swaps", "drop", stamp, "--yes").returncode == 7
+        undone = backupctl(site.socket, "swaps", "undo", stamp, "--yes")
+        assert (undone.returncode, undone.stderr) == (0, "")
+        assert "what was there before" in undone.stdout
+        wait_for(lambda: site.job()["schedule"] == ["0 2 * * *"], "the settings as they were")
+        assert backupctl(site.socket, "swaps", "drop", stamp, "--yes").returncode == 0
+        assert describe_database(db.client, site.database) == before

@@ -103,15 +103,16 @@ def worlds(draw: st.DrawFn) -> tuple[World, dict[str, tuple[str, bytes]], dict[s
     """Make a prepared swap, and what is live on its old and on its new side."""
     old = {name: (kind, f"old {name}".encode()) for name in NAMES if (kind := draw(kinds))}
     old["untouched"] = (COLLECTION, b"untouched")
+    whole = draw(st.booleans())
     new = {name: (kind, f"new {name}".encode()) for name in NAMES if (kind := draw(kinds))}
     there = dict(old)
     there |= {parked(STAMP, Side.NEW, name): entry for name, entry in new.items() if entry[0] == COLLECTION}
     views = {(Side.NEW, name): content for name, (kind, content) in new.items() if kind == VIEW}
     types = {name: kind for name, (kind, _) in there.items()}
-    items = items_of(STAMP, types, [name for _, name in views])
+    items = items_of(STAMP, types, [name for _, name in views], whole=whole)
     views |= {(Side.OLD, item.name): old[item.name][1] for item in items if item.old == VIEW}
     record = Record(stamp=STAMP, side="s", backup="", run="", at=NOW, entries=2, items=items, views=views)
-    return World(there, record), old, old | new
+    return World(there, record), old, new if whole else old | new
 
 
 @given(
@@ -131,11 +132,10 @@ def test_whatever_cuts_it_off_either_side_can_be_reached_and_nothing_is_lost(
         world.work(goal, budget, writes)
         for name, entry in world.live().items():
             assert entry in (old.get(name), new.get(name)) or entry[1] in world.written, f"{name} is of no side"
-    gone = [name for name in NAMES if name not in old]
     for goal, side in ((Side.OLD, old), (Side.NEW, new), (Side.OLD, old)):
         assert world.work(goal, 100, [])
-        # What was written to a name that the old side does not have is of the application, and stays.
-        live = {name: entry for name, entry in world.live().items() if name not in gone or goal is Side.NEW}
+        # What was written to a name that this side does not have is of the application, and stays.
+        live = {name: entry for name, entry in world.live().items() if name in side or entry[1] not in world.written}
         assert live == side
         assert not [name for name in world.there if belongs(name) == (STAMP, goal.value)], "nothing of it is left aside"
     world.write()
@@ -216,10 +216,27 @@ def test_what_is_impossible_is_said_before(coming: dict[str, str], there: dict[s
     assert said is None or said in found[0]
 
 
+def test_what_goes_away_has_to_be_able_to() -> None:
+    """Where all of the database changes places, what is there counts as well; the server's own stays out of it."""
+    there = {"readings": "timeseries", "system.buckets.readings": COLLECTION, "tmpabcde.renameCollection": COLLECTION}
+    there |= {"x" * 220: COLLECTION, "users": COLLECTION, parked(STAMP, Side.OLD, "y" * 220): COLLECTION}
+    assert objections("nanumpay", STAMP, {}, there) == []
+    assert len(objections("nanumpay", STAMP, {}, there, whole=True)) == 2
+    names = {item.name for item in items_of(STAMP, there, [], whole=True)}
+    assert names == {"readings", "x" * 220, "users"}
+
+
 def test_the_record_is_read_as_it_was_written() -> None:
     """Each document adds to what is known, and the last one tells how far the swap is."""
     view = definition({"viewOn": "users", "pipeline": [{"$match": {"a": 1}}]})
-    first = {"stamp": STAMP, "side": "s", "backup": "b", "run": "r", "others": ["tmpabcde.renameCollection"]}
+    first = {
+        "stamp": STAMP,
+        "whole": True,
+        "side": "s",
+        "backup": "b",
+        "run": "r",
+        "others": ["tmpabcde.renameCollection"],
+    }
     items = [{"name": "users", "old": COLLECTION, "new": COLLECTION}, {"name": "v", "old": "", "new": VIEW}]
     documents: list[tuple[dict[str, Any], State]] = [
         (first, State.PREPARING),
@@ -237,6 +254,7 @@ def test_the_record_is_read_as_it_was_written() -> None:
         assert record is not None
         assert (record.state, record.entries) == (state, count)
     assert record is not None
+    assert record.whole
     assert record.views == {(Side.NEW, "v"): view}
     assert [item.name for item in record.items] == ["users", "v"]
     assert (record.backup, record.run, record.others) == ("b", "r", frozenset({"tmpabcde.renameCollection"}))
