@@ -32,8 +32,8 @@ def beside(
     """Begin a swap of the database ``live`` and yield the side database to restore into; then `change_places`.
 
     ``coming`` has the types (`CollectionStat.type`, or ``view``) of what will be restored, by name, as far as it is
-    known. ``whole``: what else is live goes away too (it is kept as well) instead of staying as it is. When a fault leaves
-    the block before places were changed, nothing of the swap is left. Raises RefusedError (``swap-impossible``).
+    known. ``whole``: what else is live goes away too (it is kept as well) instead of staying as it is. Where a fault
+    leaves the block before places were changed, nothing of the swap stays. Raises RefusedError (``swap-impossible``).
     """
     from nanumpay_backupd.sources.swap_plan import side_name, stamp_of
 

@@ -158,8 +158,8 @@ class Swap:
     def prepare(self, progress: Callable[[int], None] = lambda _: None) -> int:
         """Move the side database's collections beside the live ones, which nobody notices; returns their number.
 
-        It takes longer than the restore did. ``progress`` is told the documents moved so far, several times a second;
-        an exception in it ends the work, and `abandon` then removes what was made.
+        It takes about as long as mongorestore did. ``progress`` is told the documents moved so far, several times a
+        second; an exception in it ends the work, and `abandon` then removes what was made.
         """
         with self._open() as place:
             record = self._expected(place, "prepared", State.PREPARING)
