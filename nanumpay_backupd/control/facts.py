@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from nanumpay_backupd.model import (
 from nanumpay_backupd.pipeline.chains import known
 from nanumpay_backupd.plans import Task
 from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.system.units import human_span
 from nanumpay_backupd.timeline import gaps
 
 __all__ = ["job_facts", "job_problems", "protection", "timeline"]
@@ -32,6 +33,8 @@ _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _LOOKED_AT: Final = 50
 _GRACE: Final = 2.0
 """How many times its interval a slice may be late before status calls it so."""
+_FAR: Final = 2.0
+"""From how many times the promised RPO on a miss is a failure and no longer a warning."""
 DueOf = Callable[[Task], datetime | None]
 
 
@@ -72,7 +75,53 @@ def job_problems(jobs: list[dict[str, Any]]) -> list[tuple[str, str]]:
             problems.append(("warning", f"job {name} is disabled: no backups are made by schedule"))
         elif job["schedule"] and job["newest_backup"] is None and not last:
             problems.append(("warning", f"job {name}: there is no backup yet (make one now: backupctl run {name})"))
+        problems += _protection_problems(job)
     return problems
+
+
+def _protection_problems(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say which promises of a job are not kept, and which proofs failed."""
+    name, shown = job["name"], job["protection"]
+    trouble = shown["problem"]
+    if trouble and shown["stream"] in ("waiting", "failing", "broken"):
+        text = f"job {name}: changes are not being saved, so moments are lost: {trouble['message']}"
+        yield "warning", _with_hint(text, trouble["hint"] or f"backupctl timeline {name}")
+    if shown["rpo_kept"] is False:
+        # Who disables a job knows that it falls behind.
+        far = shown["age"] > _FAR * shown["rpo"] and job["enabled"]
+        lost = f"the changes of {human_span(shown['age'])} could be lost"
+        text = f"job {name}: the RPO of {human_span(shown['rpo'])} is missed: {lost}"
+        yield "failing" if far else "warning", _with_hint(text, _towards_rpo(name, shown["stream"]))
+    for key, what in (("last_drill", "drill"), ("last_verify", "verification")):
+        proof = shown[key]
+        if proof and proof["outcome"] in ("failed", "degraded"):
+            state = "failing" if proof["outcome"] == "failed" else "warning"
+            fault = proof["error"] or {"message": "no reason recorded", "hint": ""}
+            verb = "failed" if state == "failing" else "was not complete"
+            text = f"job {name}: the last {what} {verb}: {fault['message']}"
+            again = f"backupctl drill {name}" if what == "drill" else f"backupctl verify --job {name}"
+            yield (
+                state,
+                _with_hint(text, f"{fault['hint'] or 'see: backupctl show ' + proof['id']}; then again: {again}"),
+            )
+    if shown["rto_kept"] is False:
+        took = human_span(shown["restore_seconds"])
+        text = f"job {name}: the RTO of {human_span(shown['rto'])} is missed: the last drill took {took} to restore"
+        hint = "replay less by fulls more often or differentials, use a faster disk, or promise less (rto)"
+        yield "warning", _with_hint(text, hint)
+
+
+def _towards_rpo(name: str, stream: str) -> str:
+    """Say what brings a job nearer to the RPO that it promises."""
+    if stream == "off":
+        return f'save the changes continuously (pitr = "60s"), or make fulls more often; now: backupctl run {name}'
+    if stream == "ok":
+        return f"save the changes now: backupctl run {name} --kind incremental; where that helps, shorten pitr"
+    return f"a full is needed: backupctl run {name}"
+
+
+def _with_hint(text: str, hint: str) -> str:
+    return f"{text} → {hint}"
 
 
 def protection(catalog: Catalog, job: JobSpec, due: DueOf, now: datetime) -> dict[str, Any]:

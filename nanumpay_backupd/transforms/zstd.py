@@ -21,8 +21,8 @@ __all__ = ["LEVEL", "SUFFIX", "Written", "ZstdWriter", "read_zstd"]
 LEVEL: Final = 3
 SUFFIX: Final = ".zst"
 _CHUNK: Final = 1 << 20
-_BITE: Final = 4096
-"""Compressed bytes that are decompressed at once: few, because four of them may stand for a block of 128 KiB."""
+_BITE: Final = 512
+"""Compressed bytes that are decompressed at once: four of them may stand for a block of 128 KiB, so this makes 16 MiB."""
 _LARGEST_WINDOW: Final = 128 << 20
 """Memory that a frame may demand of its reader; ``zstd`` itself refuses more without being told otherwise."""
 _HINT: Final = "do not rely on this file; another copy of it may be whole: backupctl show"

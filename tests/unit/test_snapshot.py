@@ -18,8 +18,10 @@ from nanumpay_backupd.errors import NotFoundError, VerifyError
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
+    SLICES,
     Backup,
     CollectionStat,
+    Consistency,
     Copy,
     CopyState,
     Kind,
@@ -150,7 +152,8 @@ def entered(catalog: Catalog, hours: float, name: str = "", kind: Kind = Kind.CO
     else:
         manifest = manifest_of(b"x" * 300, created, raw_bytes=1000, proven=True)
         identifier = backup_id("nanumpay", created, kind)
-        manifest = msgspec.structs.replace(manifest, kind=kind, backup=identifier)
+        span = Consistency(level="point-in-time", start="1:1", end="2:1") if kind in SLICES else manifest.consistency
+        manifest = msgspec.structs.replace(manifest, kind=kind, backup=identifier, consistency=span)
     copy = Copy(
         backup=manifest.backup,
         destination=LOCAL,
@@ -217,13 +220,13 @@ def test_snapshots_are_pruned_collection_by_collection(catalog: Catalog, tmp_pat
     """The newest of each stay as many as the policy says; fulls and slices are not counted with them."""
     job = job_spec(retention=Policy(count=2, days=2))
     fulls = [entered(catalog, hours, kind=Kind.FULL) for hours in (5, 10)]
-    slices = [entered(catalog, 200, kind=Kind.INCREMENTAL), entered(catalog, 201, kind=Kind.DIFFERENTIAL)]
+    slices = [entered(catalog, 20, kind=Kind.INCREMENTAL), entered(catalog, 21, kind=Kind.DIFFERENTIAL)]
     users = [entered(catalog, hours, "users") for hours in (0, 1, 2, 60)]
     plans = [entered(catalog, 100, "plans"), entered(catalog, 110, "plans")]
     lines = {line.backup: line for line in plan(job, catalog.backups("nanumpay"), NOW)}
     assert {name for name, line in lines.items() if line.action == "delete"} == {*users[2:], plans[1]}
     assert lines[plans[0]].reason == "the newest verified snapshot of a collection is never deleted"
-    assert not lines.keys() & set(slices)
+    assert all(lines[name].action == "keep" for name in slices)
 
     older = entered(catalog, 20, kind=Kind.FULL)
     layout = Layout(tmp_path / "backups")
