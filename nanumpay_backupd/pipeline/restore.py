@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_plus
 
 import msgspec
 
@@ -382,7 +382,7 @@ def _parent(placed: str | None) -> str:
 
 
 def _stored(path: str) -> str:
-    return unquote(PurePosixPath(path).name.removesuffix(".bson"))
+    return unquote_plus(PurePosixPath(path).name.removesuffix(".bson"))
 
 
 def _with_indexes(expected: list[Expected], folder: Path) -> list[Expected]:
