@@ -29,6 +29,7 @@ from nanumpay_backupd.errors import (
 )
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.backup import back_up, upload_queued
+from nanumpay_backupd.pipeline.drill import drill
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.prune import PruneLine, delete_backup, prune
 from nanumpay_backupd.pipeline.rebuild import adopt_remote
@@ -100,6 +101,9 @@ def execute(
         if spec.action == "restore":
             retry = retry or _FETCH_RETRY
             return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
+        if spec.action == "drill":
+            retry = retry or _FETCH_RETRY
+            return drill(spec, open_source, catalog, recorder, opener)
         return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["drill", "proven_lines", "verify"]
 
+_PROVING = {"verify", "check", "compare"}  # the stages whose last words say what was proven
+
 
 def verify(context: Context) -> int:
     """Prove copies and show it until it ends; the exit code tells the outcome."""
@@ -40,7 +42,7 @@ def proven_lines(context: Context, ended: Reply, word: str) -> list[str]:
     what = name or ("the newest backup" if trial else f"the copies of job {ended['job']}")
     verb = "was" if name or trial else "were"
     outcome = ended["outcome"]
-    said = [stage["detail"] for stage in ended["stages"] if stage["detail"]]
+    said = [stage["detail"] for stage in ended["stages"] if stage["stage"] in _PROVING and stage["detail"]]
     if outcome == "succeeded":
         proof = f"{verb} {'restored into a scratch place and compared' if trial else 'read back and found good'}"
         lines = [f"{word} after {took(ended)}: {what} {proof}{f' ({said[-1]})' if said else ''}."]

@@ -84,13 +84,14 @@ def _protection_problems(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     name, shown = job["name"], job["protection"]
     trouble = shown["problem"]
     if trouble and shown["stream"] in ("waiting", "failing", "broken"):
-        text = f"job {name}: changes are not being saved, so moments are lost: {trouble['message']}"
+        text = f"job {name}: the changes are not being saved: {trouble['message']}"
         yield "warning", _with_hint(text, trouble["hint"] or f"backupctl timeline {name}")
     if shown["rpo_kept"] is False:
         # Who disables a job knows that it falls behind.
         far = shown["age"] > _FAR * shown["rpo"] and job["enabled"]
-        lost = f"the changes of {human_span(shown['age'])} could be lost"
-        text = f"job {name}: the RPO of {human_span(shown['rpo'])} is missed: {lost}"
+        # Not its age, which would make another problem of it at every look.
+        until = f"{datetime.fromisoformat(shown['recoverable_until']):%Y-%m-%d %H:%M:%S} UTC"
+        text = f"job {name}: the RPO of {human_span(shown['rpo'])} is missed: nothing after {until} can be restored"
         yield "failing" if far else "warning", _with_hint(text, _towards_rpo(name, shown["stream"]))
     for key, what in (("last_drill", "drill"), ("last_verify", "verification")):
         proof = shown[key]
@@ -117,7 +118,9 @@ def _towards_rpo(name: str, stream: str) -> str:
         return f'save the changes continuously (pitr = "60s"), or make fulls more often; now: backupctl run {name}'
     if stream == "ok":
         return f"save the changes now: backupctl run {name} --kind incremental; where that helps, shorten pitr"
-    return f"a full is needed: backupctl run {name}"
+    if stream == "failing":
+        return f"the slices have to be mended first: backupctl timeline {name}"
+    return f"a full of one moment is needed: backupctl run {name}"
 
 
 def _with_hint(text: str, hint: str) -> str:

@@ -61,6 +61,7 @@ __all__ = [
     "upload_new",
     "upload_queued",
     "with_digests",
+    "with_proof",
 ]
 
 _TENTH: Final = 0.1
@@ -350,6 +351,13 @@ def with_digests(manifest: Manifest, proof: Proof) -> Manifest:
     )
 
 
+def with_proof(manifest: Manifest, found: Verification) -> Manifest:
+    """Add a proof to a manifest; of the earlier ones stay the first, and the newest of each other level."""
+    first, others = manifest.verification[:1], manifest.verification[1:]
+    kept = (*first, *(item for item in others if item.level != found.level), found)
+    return msgspec.structs.replace(manifest, verification=kept)
+
+
 def keep_proof(
     layout: Layout,
     manifest: Manifest,
@@ -360,12 +368,9 @@ def keep_proof(
 ) -> Backup:
     """Write into manifest and catalog what a reading of the local artifact found; returns the backup as it is now.
 
-    ``error`` is the fault of one that was not ok. Of the earlier readings the manifest keeps the first, and the newest
-    of every other level.
+    ``error`` is the fault of one that was not ok.
     """
-    first, others = manifest.verification[:1], manifest.verification[1:]
-    kept = (*first, *(item for item in others if item.level != found.level), found)
-    proven = msgspec.structs.replace(manifest, verification=kept)
+    proven = with_proof(manifest, found)
     rewrite_manifest(layout, proven)
     copy = Copy(
         backup=manifest.backup,

@@ -154,6 +154,11 @@ class Recorder:
         self._save()
         self.reporter.committed(artifact, size)
 
+    def about(self, backup: str) -> None:
+        """Note which backup this run proves."""
+        self.run = msgspec.structs.replace(self.run, backup=backup)
+        self._save()
+
     def finish(self, outcome: Outcome, error: BackupdError | None = None) -> Run:
         """Write the run's end into the catalog and return it."""
         self.run = msgspec.structs.replace(

@@ -281,7 +281,7 @@ class _Slice:
             chain=start.chain,
             source=SourceInfo(
                 type="mongodb",
-                server_version="",
+                server_version=state.version,
                 topology="replica-set",
                 databases=(source.database,) if source.database else (),
                 collections=(),

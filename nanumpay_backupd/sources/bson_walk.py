@@ -50,7 +50,10 @@ class BsonWalk:
         self._rest += data[:used]
         if len(self._rest) < _LENGTH.size:
             return len(data)
-        missing = self._length(self._rest, 0) - len(self._rest)
+        (length,) = _LENGTH.unpack_from(self._rest)
+        if not _SMALLEST <= length <= _LARGEST:
+            raise self._no_length(length, 0)
+        missing = int(length) - len(self._rest)
         self._rest += memoryview(data)[used : used + missing]
         if used + missing > len(data):
             return len(data)
@@ -64,11 +67,13 @@ class BsonWalk:
         begin, total, count = start, 0, 0
         end, view = len(data), memoryview(data)
         unpack, digest = _LENGTH.unpack_from, xxh3_128_intdigest
-        while end - start >= _SMALLEST:
+        smallest, largest = _SMALLEST, _LARGEST
+        while end - start >= smallest:
             (length,) = unpack(data, start)
             following = start + length
-            if length < _SMALLEST or following > end:
-                self._length(data, start, start - begin)
+            if length < smallest or length > largest:
+                raise self._no_length(length, start - begin)
+            if following > end:
                 break
             if data[following - 1]:
                 raise self._damaged("a document does not end where it says", start - begin)
@@ -79,14 +84,11 @@ class BsonWalk:
         self.count += count
         return start
 
-    def _length(self, data: bytes | bytearray, start: int, ahead: int = 0) -> int:
-        """Read a document's length; raises VerifyError when none can have it. ``ahead``: bytes walked before it."""
-        (length,) = _LENGTH.unpack_from(data, start)
-        if not _SMALLEST <= length <= _LARGEST:
-            raise self._damaged(f"a document claims {length} bytes", ahead)
-        return int(length)
+    def _no_length(self, length: int, ahead: int) -> VerifyError:
+        return self._damaged(f"a document claims {length} bytes", ahead)
 
     def _damaged(self, what: str, ahead: int) -> VerifyError:
+        """Make the fault of a document that begins ``ahead`` bytes behind the last one that was counted."""
         return VerifyError(
             f"{self._name} is damaged at byte {self._position + ahead}: {what}",
             hint="do not rely on this backup; run a new one now: backupctl run",

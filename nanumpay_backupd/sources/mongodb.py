@@ -20,9 +20,9 @@ from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyM
 from pymongo.uri_parser import parse_uri
 
 from nanumpay_backupd.errors import BackupdError, ConfigError, SourceError, SpaceError, ToolError
-from nanumpay_backupd.model import CollectionStat, Consistency, SourceInfo
+from nanumpay_backupd.model import CollectionStat, Consistency, OpTime, SourceInfo
 from nanumpay_backupd.settings.schema import MongoSource
-from nanumpay_backupd.sources import oplog
+from nanumpay_backupd.sources import oplog, settled
 from nanumpay_backupd.sources.base import Dump, Estimate, Harvest, Source
 from nanumpay_backupd.sources.bson_walk import BsonWalk
 from nanumpay_backupd.sources.oplog_collection import of_collection
@@ -187,6 +187,8 @@ class _MongoDump(Dump):
             )
         consistency = self._consistency()
         stats = tuple(self._stat(ns, count, sizes) for ns, count in sorted(self._done.items()))
+        if consistency.level == "point-in-time":
+            stats = self._settled(stats, OpTime.parse(consistency.end))
         return Harvest(
             source=SourceInfo(
                 type="mongodb",
@@ -222,6 +224,18 @@ class _MongoDump(Dump):
             moment=captured.moment,
             entries=captured.entries,
         )
+
+    def _settled(self, stats: tuple[CollectionStat, ...], end: OpTime) -> tuple[CollectionStat, ...]:
+        """Add what the collections that changed during the dump held at its end, as far as the server can tell."""
+        assert self._capture is not None
+        touched = self._capture.result().touched
+        if not touched or int(self._facts.version.partition(".")[0]) < settled.OLDEST_SERVER:
+            return stats
+        try:
+            with _connect(self._settings) as client:
+                return settled.settle(client, stats, touched, end)
+        except PyMongoError:
+            return stats
 
     def _stat(self, ns: str, count: int, sizes: dict[str, int]) -> CollectionStat:
         path = self._paths.get(ns, "")

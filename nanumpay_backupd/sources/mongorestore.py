@@ -135,6 +135,12 @@ class Restoring:
         """Return the last lines that mongorestore said, without secrets."""
         return self._child.tail
 
+    @property
+    def complained(self) -> bool:
+        """Tell whether it said itself that something could not be restored, rather than being called wrongly."""
+        with self._lock:
+            return bool(self._failed) or "\tFailed: " in self.tail
+
     def wait(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds; tells whether it has ended."""
         return self._child.wait(timeout) is not None

@@ -41,13 +41,15 @@ Narrow = Callable[[Mapping[str, Any]], bytes | None]
 class Captured(msgspec.Struct, frozen=True):
     """What was captured: the moment that the backup then is of, and how many entries lead to it.
 
-    ``problem`` is empty, or says why the entries cannot make the dump consistent.
+    ``problem`` is empty, or says why the entries cannot make the dump consistent. ``touched`` names what the entries
+    write to (`OplogRange.touched`).
     """
 
     start: Timestamp
     end: Timestamp
     entries: int
     problem: str = ""
+    touched: frozenset[str] = frozenset()
 
     @property
     def moment(self) -> datetime:
@@ -77,6 +79,7 @@ class OplogCapture:
         self._stop = threading.Event()
         self._end: Timestamp | None = None
         self._entries = 0
+        self._touched: frozenset[str] = frozenset()
         self._problem = ""
         self._thread = threading.Thread(target=self._run, name="oplog", daemon=True)
 
@@ -107,7 +110,7 @@ class OplogCapture:
     def result(self) -> Captured:
         """Return what was captured, after the end."""
         end = self._end or self._start
-        return Captured(start=self._start, end=end, entries=self._entries, problem=self._problem)
+        return Captured(start=self._start, end=end, entries=self._entries, problem=self._problem, touched=self._touched)
 
     def _run(self) -> None:
         try:
@@ -150,6 +153,7 @@ class OplogCapture:
             end = _time(self._end) if self._end is not None else newest(self._client)[1]
             reading.read(end, keep, self._check)
             self._entries = reading.entries if self._narrow is None else narrowed
+            self._touched = reading.touched
             self._problem = reading.broken
             if self._end is not None:
                 return

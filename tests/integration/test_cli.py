@@ -28,6 +28,7 @@ from tests.servers.canned_backupd import (
     CannedDaemon,
     canned_daemon,
     job,
+    protection,
     run,
     status,
 )
@@ -607,7 +608,9 @@ def test_status_watch_in_a_pipe(daemon: CannedDaemon, path: Path) -> None:
     with subprocess.Popen(command, env=environment(path), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["health"] == "ok"
-        daemon.replies["GetStatus"] = status("ok", now="2026-11-20T20:00:05Z")
+        later = {"age": 17.0, "recoverable_until": "2026-11-20T19:59:49Z", "next_slice": "2026-11-20T20:00:49Z"}
+        moved = job(protection=protection(slices=144, **later))
+        daemon.replies["GetStatus"] = status("ok", now="2026-11-20T20:00:05Z", jobs=[moved])
         time.sleep(1)
         daemon.replies["GetStatus"] = status("failing")
         assert json.loads(process.stdout.readline())["health"] == "failing"

@@ -63,19 +63,21 @@ def missed(age: float, stream: str = "ok") -> Record:
             [
                 (
                     "warning",
-                    "the RPO of 15m is missed: the changes of 23m could be lost → save the changes now: backupctl run",
+                    "the RPO of 15m is missed: nothing after 2026-11-20 20:00:00 UTC can be restored → save the changes now",
                 )
             ],
         ),
-        (missed(1800), [("warning", "the changes of 30m could be lost")]),
-        (missed(1801), [("failing", "the changes of 30m1s could be lost")]),
+        (missed(1800), [("warning", "the RPO of 15m is missed")]),
+        (missed(1801), [("failing", "the RPO of 15m is missed")]),
         (missed(1801) | {"enabled": False}, [("warning", "is disabled"), ("warning", "the RPO of 15m is missed")]),
         (missed(1380, "off"), [("warning", 'pitr = "60s"')]),
-        (missed(1380, "broken"), [("warning", "a full is needed: backupctl run shop")]),
+        (missed(1380, "broken"), [("warning", "a full of one moment is needed: backupctl run shop")]),
+        (missed(1380, "waiting"), [("warning", "a full of one moment is needed: backupctl run shop")]),
+        (missed(1380, "failing"), [("warning", "the slices have to be mended first: backupctl timeline shop")]),
         *(
             (
                 {"stream": stream, "problem": FAULT},
-                [("warning", "changes are not being saved, so moments are lost: it is broken → mend it")],
+                [("warning", "the changes are not being saved: it is broken → mend it")],
             )
             for stream in ("waiting", "failing", "broken")
         ),
@@ -113,3 +115,8 @@ def test_problems(changes: Record, expected: list[tuple[str, str]]) -> None:
         assert part in text
         assert text.startswith("job shop")
         assert " → " in text or "disabled" in text
+
+
+def test_a_miss_that_lasts_stays_the_same_problem() -> None:
+    """The sentence does not change while nothing does: who watches problems is told once."""
+    assert job_problems([job(**missed(1000))]) == job_problems([job(**missed(1005))])
