@@ -1,7 +1,7 @@
 """Stands in for mongoexport where it is not installed, for the product's own call only.
 
 The package that brings mongodump for the tests has none. What this writes was compared with mongoexport 100.7.0: the
-same documents, types and order; numbers with an exponent are spelt otherwise, and it knows none of the deprecated types.
+same documents, types and order; numbers with an exponent are spelt otherwise, and deprecated types are missing.
 """
 
 from __future__ import annotations
