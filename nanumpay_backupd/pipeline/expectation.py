@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_plus
 
 import msgspec
 
@@ -14,6 +14,7 @@ from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.model import Backup
 from nanumpay_backupd.pipeline.unpack import Found
 from nanumpay_backupd.sources.base import Expected
+from nanumpay_backupd.sources.extended_json import file_stem
 
 __all__ = ["legacy_root", "parent_of", "promised", "settled_counts", "stored_name", "with_indexes", "without_touched"]
 
@@ -59,7 +60,7 @@ def parent_of(placed: str | None) -> str:
 
 def stored_name(path: str) -> str:
     """Return the collection that a BSON file holds, by its path."""
-    return unquote(PurePosixPath(path).name.removesuffix(".bson"))
+    return unquote_plus(PurePosixPath(path).name.removesuffix(".bson"))
 
 
 def with_indexes(expected: list[Expected], folder: Path) -> list[Expected]:
@@ -70,7 +71,7 @@ def with_indexes(expected: list[Expected], folder: Path) -> list[Expected]:
 
 
 def _indexes(item: Expected, folder: Path) -> int:
-    name = quote(item.name.removeprefix(_BUCKETS), safe="")
+    name = file_stem(item.name.removeprefix(_BUCKETS))
     try:
         metadata = json.loads((folder / quote(item.database, safe="") / f"{name}.metadata.json").read_bytes())
     except (OSError, ValueError):
