@@ -104,6 +104,7 @@ def execute(
         if spec.action == "drill":
             retry = retry or _FETCH_RETRY
             return drill(spec, open_source, catalog, recorder, opener)
+        assert spec.action == "backup", f"an action that nobody knows: {spec.action}"
         return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
 
 

@@ -143,11 +143,11 @@ class _Fault(msgspec.Struct, frozen=True):
         return kind(self.message, hint=self.hint, code=self.code, retryable=self.retryable)
 
 
-def find(catalog: Catalog, name: str) -> Backup:
-    """Return a backup by its id or its file's name, or by "latest"; raises NotFoundError."""
+def find(catalog: Catalog, name: str, job: str | None = None) -> Backup:
+    """Return a backup by its id or its file's name, or by "latest" (of ``job``, or of all); raises NotFoundError."""
     if name == "latest":
         # What a restore saved before it replaced everything is hardly what is meant.
-        own = (item for item in catalog.backups(kinds=FULLS) if not item.job.endswith(SAFETY_SUFFIX))
+        own = (item for item in catalog.backups(job, kinds=FULLS) if not item.job.endswith(SAFETY_SUFFIX))
         newest = next((item for item in own if present(item)), None)
         name = newest.id if newest is not None else name
     backup = catalog.backup(name) or catalog.backup(name.removesuffix(".gz").removesuffix(".tar"))

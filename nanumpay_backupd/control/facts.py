@@ -31,8 +31,6 @@ __all__ = ["job_facts", "job_problems", "protection", "timeline"]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _LOOKED_AT: Final = 50
-_GRACE: Final = 2.0
-"""How many times its interval a slice may be late before status calls it so."""
 _FAR: Final = 2.0
 """From how many times the promised RPO on a miss is a failure and no longer a warning."""
 DueOf = Callable[[Task], datetime | None]

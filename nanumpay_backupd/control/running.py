@@ -78,7 +78,7 @@ class Running(Desk):
         wanted = call.params.get("job")
         await self._supervisor.refresh()
         if name:
-            backup = await self._supervisor.db(lambda catalog: find(catalog, name))
+            backup = await self._supervisor.db(lambda catalog: find(catalog, name, wanted))
             job = self._restoring(backup).name
             name = backup.id
         else:

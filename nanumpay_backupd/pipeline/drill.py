@@ -215,9 +215,8 @@ class _Drill:
         self, chosen: _Chosen, scratch: Scratch, staging: Path, folder: Path, *, replay: bool
     ) -> tuple[Manifest, Replayed]:
         """Fetch, read back and unpack, as a restore does; returns the manifest with what the reading told of it."""
+        from nanumpay_backupd.pipeline.replay import join_oplog
         from nanumpay_backupd.sources import restored
-        from nanumpay_backupd.sources.oplog_replay import build_replay
-        from nanumpay_backupd.sources.oplog_validation import levels_in
 
         backup, manifest, recorder = chosen.backup, chosen.manifest, self._recorder
 
@@ -236,7 +235,7 @@ class _Drill:
             if replay:
                 path = folder / OPLOG
                 oplog = restored.replayed(path)
-                build_replay([path], path, after=None, until=None, names=names, levels=levels_in(folder))
+                join_oplog([], folder, names=names)
             recorder.detail(f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked")
         return with_digests(manifest, proof), oplog
 

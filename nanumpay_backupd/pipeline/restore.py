@@ -24,17 +24,16 @@ from nanumpay_backupd.pipeline.fetch import finish_restoring, make_sure_of_room,
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
-from nanumpay_backupd.pipeline.replay import obtain_slices
+from nanumpay_backupd.pipeline.replay import join_oplog, obtain_slices
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
 from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
-from nanumpay_backupd.pipeline.unpack import OPLOG, Found, Unpacker, look_through, unpack
+from nanumpay_backupd.pipeline.unpack import Found, Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import Check, Sink, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.base import Expected, Source
-from nanumpay_backupd.sources.oplog_replay import Replay, build_replay
-from nanumpay_backupd.sources.oplog_validation import levels_in
+from nanumpay_backupd.sources.oplog_replay import Replay
 from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.units import human_size
 
@@ -236,16 +235,13 @@ class _Restore:
             except BackupdError as error:
                 hint = f"{self._instead(backup, copy)}; or another moment: backupctl timeline {backup.job}"
                 raise VerifyError(error.message, hint=hint, code=error.code) from None
-        own = folder / OPLOG
-        own.touch()  # a full without changes during its dump has none
-        return build_replay(
-            [own, *slices],
-            own,
+        return join_oplog(
+            slices,
+            folder,
             after=OpTime.parse(ready.backup.end) if ready.backup.end else None,
             until=ready.until,
             names=ready.names,
             collection=self._order.collection,
-            levels=levels_in(folder),
             progress=self._recorder.progress,
         )
 
