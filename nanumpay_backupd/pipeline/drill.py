@@ -1,8 +1,8 @@
 """A drill from start to end: a backup is restored into a scratch place, compared with what was dumped, thrown away.
 
 preflight → fetch (of a remote copy) → check → restore → compare. Nothing the job backs up is touched. What is proven is
-kept with the backup, with the time that a restore took; what cannot be proven makes it corrupt. A fault that says
-nothing about the backup (no room, no mongod, a killed tool) only fails the run.
+kept with the backup, with the time that a restore took; what does not pass makes it corrupt, and the run has failed. A
+fault that says nothing about the backup (no room, no mongod, a killed tool) leaves it as it was, and the run degraded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError, SpaceError, ToolError, VerifyError
+from nanumpay_backupd.errors import (
+    BackupdError,
+    CancelledError,
+    NotFoundError,
+    RefusedError,
+    SpaceError,
+    ToolError,
+    VerifyError,
+)
 from nanumpay_backupd.model import (
     LOCAL,
     Backup,
@@ -73,10 +81,15 @@ def drill(spec: RunSpec, open_source: OpenSource, catalog: Catalog, recorder: Re
     """
 
     def work() -> list[BackupdError]:
-        _Drill(spec, open_source, catalog, recorder, open_store).run()
+        try:
+            _Drill(spec, open_source, catalog, recorder, open_store).run()
+        except (VerifyError, CancelledError):
+            raise
+        except BackupdError as error:
+            return [error]
         return []
 
-    return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=Outcome.FAILED)
+    return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=Outcome.DEGRADED)
 
 
 class _Chosen(msgspec.Struct, frozen=True):

@@ -328,7 +328,7 @@ class _Restore:
                 count += finish_restoring(again, self._recorder)
             self._state = "written"
             replayed = ", oplog replayed" if replay else ""
-            self._recorder.detail(f"{count:,} documents restored into {self._database}{replayed}")
+            self._recorder.detail(f"{count:,} documents restored into {ready.plan.database}{replayed}")
 
     def _compare(self, expected: list[Expected]) -> None:
         with self._recorder.stage(Stage.COMPARE):
