@@ -326,7 +326,7 @@ class Daemon:
         if self._stop.is_set():
             self._manager.status(", ".join(["stopping", *parts]))
             return
-        due = min(self.supervisor.plans.values(), default=None)
+        due = self.supervisor.plans.next_backup()
         parts.append(f"next backup {self._local(due)}" if due else "no backup is planned")
         if self._last:
             parts.append(self._last)

@@ -31,7 +31,9 @@ from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.worker import EXIT_CODES, execute
 
 __all__ = [
+    "Lines",
     "check_config",
+    "conclude",
     "find_job",
     "perform",
     "read_settings",
@@ -49,8 +51,8 @@ def run_once(config: Path | None, name: str, *, force: bool) -> int:
     job = find_job(host, name)
     if not job.enabled and not force:
         raise RefusedError(f"job {name} is disabled", hint="enable it in its settings, or use --force")
-    run = perform(host, job, _Lines(sys.stdout), retry=host.retry)
-    _conclude(run)
+    run = perform(host, job, Lines(sys.stdout), retry=host.retry)
+    conclude(run)
     return EXIT_CODES[run.outcome or Outcome.FAILED]
 
 
@@ -160,7 +162,8 @@ def _make_state(state: Path) -> None:
         ) from None
 
 
-def _conclude(run: Run) -> None:
+def conclude(run: Run) -> None:
+    """Say how a run ended."""
     if run.error is not None:
         sys.stderr.write(f"nanumpay-backupd: run {run.outcome}: {run.error.message}\n")
         if run.error.hint:
@@ -169,13 +172,14 @@ def _conclude(run: Run) -> None:
         sys.stdout.write(f"run {run.id} {run.outcome}: {run.backup}\n")
 
 
-class _Lines:
+class Lines:
     """Writes one plain line per stage: for cron mails and container logs."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._write: Callable[[str], object] = stream.write
 
     def stage(self, record: StageRecord) -> None:
+        """Write a line when a stage has ended."""
         if record.ended is not None:
             seconds = (record.ended - record.started).total_seconds()
             self._write(f"{record.stage:<10} {record.outcome} in {seconds:.1f} s  {record.detail}\n")
@@ -184,9 +188,11 @@ class _Lines:
         """Nothing: a log wants no progress."""
 
     def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
+        """Write what is worth a line."""
         self._write(f"{'' if level == 'info' else level + ': '}{text}\n")
         if error is not None and error.hint:
             self._write(f"  → {error.hint}\n")
 
     def committed(self, artifact: str, size: int) -> None:
+        """Write that the backup exists."""
         self._write(f"committed  {artifact} ({human_size(size)})\n")

@@ -47,6 +47,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "socat": "socat",
     "strace": "strace",
     "vsftpd": "vsftpd",
+    "zstd": "zstd",
 }
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Helpers of package installation that would start or enable the service a package brings.

@@ -106,6 +106,7 @@ def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
         run=manifest.run,
         start=manifest.consistency.start,
         end=manifest.consistency.end,
+        collection=manifest.collection,
         copies=copies,
         manifest=manifest,
     )

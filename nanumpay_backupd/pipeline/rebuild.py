@@ -19,7 +19,7 @@ from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, parse_arti
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 
-__all__ = ["adopt_remote", "rebuild_local"]
+__all__ = ["adopt_place", "adopt_remote", "rebuild_local"]
 
 _LARGEST_MANIFEST = 64 << 20
 
@@ -51,18 +51,19 @@ def adopt_remote(
     for destination in job.destinations:
         try:
             with open_store(destination) as store:
-                count += _adopt(job, destination.name, store, catalog, now)
+                count += adopt_place(destination.name, store, catalog, now, job.name)
         except BackupdError as error:
             faults.append(error)
     return count, faults
 
 
-def _adopt(job: JobSpec, place: str, store: Store, catalog: Catalog, now: datetime) -> int:
+def adopt_place(place: str, store: Store, catalog: Catalog, now: datetime, job: str = "") -> int:
+    """Record the copies at one place, of one job or of all; returns how many. Raises StoreError."""
     sizes = {item.key: item.size for item in store.list()}
     count = 0
     for key, size in sizes.items():
         parsed = parse_artifact(key)
-        if parsed is None or parsed[1] != job.name or f"{key}{MANIFEST_SUFFIX}" not in sizes:
+        if parsed is None or job not in ("", parsed[1]) or f"{key}{MANIFEST_SUFFIX}" not in sizes:
             continue
         backup = catalog.backup(parsed[0]) or _fetch(store, key)
         if backup is None or backup.artifact != key:

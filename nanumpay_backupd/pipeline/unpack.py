@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 from urllib.parse import unquote
 
 import msgspec
 
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.pipeline.members import UNREADABLE, Member, Pump, chunks_of, inflater, members
-from nanumpay_backupd.pipeline.verify import Check, check_file
+from nanumpay_backupd.pipeline.verify import Check, Sink, check_file
 
 __all__ = ["OPLOG", "Found", "Unpacker", "collection_of", "look_through", "unpack"]
 
 OPLOG: Final = "oplog.bson"
 _BUCKETS: Final = "system.buckets."
 _HINT: Final = "do not rely on this archive; restore another one: backupctl list"
+Create = Callable[[str, Path], Sink]
 Place = Callable[[str], str | None]
 """Says where below a folder the file of that path goes, None: it is not wanted."""
 
@@ -33,25 +34,28 @@ class Found(msgspec.Struct, frozen=True):
 class Unpacker:
     """Makes the files for which ``place`` gives a path below ``folder``: what `verify.prove` takes as ``keep``."""
 
-    def __init__(self, folder: Path, place: Place) -> None:
+    def __init__(self, folder: Path, place: Place, create: Create | None = None) -> None:
+        """``create`` opens what a file, named by its path in the archive, is written to."""
         self._folder = folder
         self._place = place
+        self._create: Create = create or (lambda _, file: file.open("xb"))
         self._targets: list[str] = []
 
-    def __call__(self, path: str) -> IO[bytes] | None:
+    def __call__(self, path: str) -> Sink | None:
         """Make the file for a member's content, None when it is not wanted; raises OSError."""
         target = self._place(path)
         if target is None:
             return None
         file = self._folder / target
         file.parent.mkdir(parents=True, exist_ok=True)
-        stream = file.open("xb")
+        stream = self._create(path, file)
         self._targets.append(target)
         return stream
 
     def written(self) -> dict[str, int]:
         """Return the sizes of the files by their paths below the folder."""
-        return {target: (self._folder / target).stat().st_size for target in self._targets}
+        files = {target: self._folder / target for target in self._targets}
+        return {target: file.stat().st_size for target, file in files.items() if file.exists()}
 
 
 def look_through(artifact: Path, check: Check, progress: Callable[[int], None]) -> dict[str, Found]:

@@ -19,6 +19,8 @@ import msgspec
 from nanumpay_backupd.errors import NotFoundError, VerifyError
 from nanumpay_backupd.model import SLICES, CollectionStat, Manifest, OpTime, Verification
 from nanumpay_backupd.pipeline.members import UNREADABLE, Pump, chunks_of, inflater, members
+from nanumpay_backupd.pipeline.snapshot import check_lines, json_files
+from nanumpay_backupd.sources.extended_json import ToBson
 from nanumpay_backupd.sources.slice_walk import SliceWalk
 from nanumpay_backupd.system.clock import Clock
 
@@ -26,6 +28,7 @@ __all__ = [
     "Check",
     "Keep",
     "Proof",
+    "Sink",
     "check_file",
     "opened",
     "prove",
@@ -42,7 +45,9 @@ _LARGEST_SIDE_FILE: Final = 64 << 20
 """Bytes of a file that is read as a whole (metadata): far more than mongodump ever writes into one."""
 Check = Callable[[str], Callable[[bytes], None] | None]
 """Gives the checker of one file inside, by its path below the backup's folder (`sources.base.Source.check`)."""
-Keep = Callable[[str], IO[bytes] | None]
+Sink = IO[bytes] | ToBson
+"""What the content of a file inside is written to."""
+Keep = Callable[[str], Sink | None]
 """Gives the file to which the content of a file inside is written as well, by its whole path, or None."""
 Progress = Callable[[int], None]
 
@@ -103,7 +108,7 @@ def prove_stream(
     plain = Pump(meter.through(chunks), inflater(manifest.artifact.compression))
     try:
         walk = _walk_slice if manifest.kind in SLICES else _walk
-        found = walk(plain, manifest, check, progress, keep or (lambda _: None))
+        found = walk(plain, manifest, check_lines(check, manifest), progress, keep or (lambda _: None))
     except UNREADABLE as error:
         # Pieces are walked as they come, so damage may show as nonsense before a member's CRC tells.
         raise VerifyError(f"{name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
@@ -154,7 +159,7 @@ def size_differs(manifest: Manifest, size: int) -> VerifyError | None:
 
 
 def check_file(
-    path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress, sink: IO[bytes] | None = None
+    path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress, sink: Sink | None = None
 ) -> Seen:
     """Take one file's content to its end, also into ``sink``; raises VerifyError when it is damaged."""
     checker = check(path)
@@ -221,9 +226,7 @@ def _walk_slice(plain: Pump, manifest: Manifest, _: Check, progress: Progress, k
     return {name: msgspec.structs.replace(seen, size=plain.tell())}
 
 
-def _kept(
-    sink: IO[bytes] | None, path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress
-) -> Seen:
+def _kept(sink: Sink | None, path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress) -> Seen:
     if sink is None:
         return check_file(path, size, pieces, check, progress)
     with sink:
@@ -272,6 +275,10 @@ def _compare_collections(manifest: Manifest, dumped: dict[str, Seen]) -> tuple[C
     expected = {f"{item.database}/{item.name}": item for item in manifest.source.collections}
     # mongodump escapes names the way URLs do.
     found = {unquote(path.rpartition(".")[0]): seen for path, seen in dumped.items()}
+    # A collection snapshot may be Extended JSON instead, whose files are named in a way of their own.
+    found |= {
+        f"{item.database}/{item.name}": dumped[path] for path, item in json_files(manifest).items() if path in dumped
+    }
     # A very long name is shortened to a hash in the file's name: such files are compared by their figures alone.
     named = expected.keys() & found.keys()
     differing = sorted(name for name in named if _figures(expected[name]) != _figures(found[name]))

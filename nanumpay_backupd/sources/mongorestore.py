@@ -12,11 +12,10 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import bson
 import msgspec
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -27,7 +26,7 @@ from nanumpay_backupd.sources.base import Expected, TargetFacts
 from nanumpay_backupd.sources.mongodb import _connect, _dump_uri, _errors_named, _hosts, _last_words
 from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
 
-__all__ = ["MongoTarget", "Restoring", "touched_by"]
+__all__ = ["MongoTarget", "Restoring"]
 
 _INSTALL_HINT: Final = (
     "install MongoDB's package mongodb-database-tools (https://www.mongodb.com/docs/database-tools/), "
@@ -82,9 +81,15 @@ class MongoTarget:
             raise ToolError(f"{tool} does not look like mongorestore: it tells no version", hint=_INSTALL_HINT)
         return str(tool)
 
-    def start(self, folder: Path, *, replay: bool) -> Restoring:
-        """Start mongorestore on the databases in ``folder``, collections that are there are dropped first."""
-        return Restoring(self.tool(), self._settings, folder, replay=replay)
+    def start(self, folder: Path, *, replay: bool, drop: bool = True) -> Restoring:
+        """Start mongorestore on the databases in ``folder``; with ``drop`` collections that are there go first."""
+        return Restoring(self.tool(), self._settings, folder, replay=replay, drop=drop)
+
+    def drop(self, database: str, collections: Iterable[str]) -> None:
+        """Drop collections that must not be there when the restore begins; one that is gone is fine."""
+        with _errors_named(self._settings), _connect(self._settings) as client:
+            for name in collections:
+                client[database].drop_collection(name)
 
     def differences(self, expected: Iterable[Expected]) -> list[str]:
         """Return in words what is not there as expected; more indexes than expected are fine."""
@@ -98,7 +103,7 @@ class MongoTarget:
 class Restoring:
     """A running mongorestore and what it said."""
 
-    def __init__(self, tool: str, settings: MongoSource, folder: Path, *, replay: bool) -> None:
+    def __init__(self, tool: str, settings: MongoSource, folder: Path, *, replay: bool, drop: bool = True) -> None:
         self._lock = threading.Lock()
         self._done: dict[str, int] = {}
         self._failed = 0
@@ -111,7 +116,7 @@ class Restoring:
             argv = [
                 tool,
                 f"--config=/dev/fd/{fd}",
-                "--drop",
+                *(["--drop"] if drop else []),
                 "--bypassDocumentValidation",
                 f"--numParallelCollections={settings.parallel_collections}",
                 *(["--oplogReplay"] if replay else []),
@@ -129,6 +134,12 @@ class Restoring:
     def tail(self) -> str:
         """Return the last lines that mongorestore said, without secrets."""
         return self._child.tail
+
+    @property
+    def complained(self) -> bool:
+        """Tell whether it said itself that something could not be restored, rather than being called wrongly."""
+        with self._lock:
+            return bool(self._failed) or "\tFailed: " in self.tail
 
     def wait(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds; tells whether it has ended."""
@@ -166,27 +177,6 @@ class Restoring:
                 self._total, self._failed = int(total["count"]), int(total["failed"])
             elif (trouble := _TROUBLE.search(line)) and len(self._trouble) < _KEPT_TROUBLE:
                 self._trouble.append(trouble["what"][:300])
-
-
-def touched_by(path: Path) -> frozenset[str]:
-    """Name what an oplog file writes to: ``database.collection``, or ``database.*`` for a command on the whole."""
-    found: set[str] = set()
-    with path.open("rb") as stream:
-        for entry in bson.decode_file_iter(stream):
-            found.update(_touched(entry))
-    return frozenset(found)
-
-
-def _touched(entry: Mapping[str, Any]) -> Iterable[str]:
-    namespace, operation = entry["ns"], entry["o"]
-    if entry["op"] != "c":
-        yield namespace
-    elif "applyOps" in operation:
-        for inner in operation["applyOps"]:
-            yield from _touched(inner)
-    elif operation:
-        database, first = namespace.partition(".")[0], next(iter(operation.values()))
-        yield f"{database}.{first if isinstance(first, str) else '*'}"
 
 
 def _differences(db: Database[dict[str, Any]], item: Expected) -> Iterable[str]:

@@ -6,14 +6,13 @@ brings everything to the end's moment (MongoDB's own ``mongodump --oplog`` works
 - a transaction's writes stand in the oplog from its commit on; a large one's earlier parts from its start, which
   ``config.transactions`` tells while it is in progress;
 - ``hello.lastWrite`` tells the newest entry and the newest one that a majority has, which no failover takes back;
-- mongorestore replays inserts, updates, deletes, commands and transactions of an ``oplog.bson``, and not those in which
-  a collection changed its name while the dump was made.
+- what mongorestore cannot replay, above all beside a dump, is told by `oplog_commands`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
@@ -23,32 +22,34 @@ import msgspec
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
-from pymongo import CursorType, MongoClient
+from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-__all__ = ["FILE", "Captured", "OplogCapture", "relevant"]
+from nanumpay_backupd.model import OpTime
+from nanumpay_backupd.sources.oplog_entry import FILE
+from nanumpay_backupd.sources.oplog_range import LostError, OplogRange, UnfinishedError, newest
 
-FILE: Final = "oplog.bson"
-"""The name under which mongorestore looks for the oplog beside the database folders."""
-_RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
-_LOST: Final = frozenset({136, 133})
-"""CappedPositionLost, FailedToSatisfyReadPreference: what was to be read next is gone."""
+__all__ = ["FILE", "Captured", "OplogCapture"]
+
 _PATIENCE: Final = 60.0
 """Seconds to wait for a majority to have the end of the dump."""
-_NAP: Final = 0.05
-_RENAMING: Final = ("renameCollection", "importCollection")
+_NAP: Final = 0.1
+_RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
+Narrow = Callable[[Mapping[str, Any]], bytes | None]
 
 
 class Captured(msgspec.Struct, frozen=True):
     """What was captured: the moment that the backup then is of, and how many entries lead to it.
 
-    ``problem`` is empty, or says why the entries cannot make the dump consistent.
+    ``problem`` is empty, or says why the entries cannot make the dump consistent. ``touched`` names what the entries
+    write to (`OplogRange.touched`).
     """
 
     start: Timestamp
     end: Timestamp
     entries: int
     problem: str = ""
+    touched: frozenset[str] = frozenset()
 
     @property
     def moment(self) -> datetime:
@@ -62,18 +63,23 @@ class OplogCapture:
     Entries are appended to a file as BSON. Nothing raises: what goes wrong is told by `result`.
     """
 
-    def __init__(self, client: MongoClient[dict[str, Any]], databases: Iterable[str], path: Path) -> None:
-        """Find the start; raises PyMongoError when it cannot be read. ``client`` is kept until the end, then closed."""
+    def __init__(
+        self, client: MongoClient[dict[str, Any]], databases: Iterable[str], path: Path, *, narrow: Narrow | None = None
+    ) -> None:
+        """Find the start; raises PyMongoError when it cannot be read. ``client`` is kept until the end, then closed.
+
+        ``narrow`` keeps less of an entry than all that concerns ``databases``, reduced as `oplog_collection` does.
+        """
         self._client = client
         self._databases = frozenset(databases)
+        self._narrow = narrow
         self._path = path
-        self._oplog = client.local.get_collection("oplog.rs", codec_options=_RAW)
         self._start, self._term = _starting_point(client)
         self._finish = threading.Event()
         self._stop = threading.Event()
         self._end: Timestamp | None = None
-        self._last: Timestamp | None = None
         self._entries = 0
+        self._touched: frozenset[str] = frozenset()
         self._problem = ""
         self._thread = threading.Thread(target=self._run, name="oplog", daemon=True)
 
@@ -104,18 +110,18 @@ class OplogCapture:
     def result(self) -> Captured:
         """Return what was captured, after the end."""
         end = self._end or self._start
-        return Captured(start=self._start, end=end, entries=self._entries, problem=self._problem)
+        return Captured(start=self._start, end=end, entries=self._entries, problem=self._problem, touched=self._touched)
 
     def _run(self) -> None:
         try:
             with self._path.open("wb") as stream:
                 self._follow(stream)
+        except LostError as error:
+            self._problem = str(error)
+        except UnfinishedError:
+            self._problem = "the oplog could not be read to the dump's end"
         except OperationFailure as error:
-            self._problem = (
-                "the oplog rolled over before it was read: it is too small for this dump"
-                if error.code in _LOST
-                else f"the oplog could not be read (error {error.code})"
-            )
+            self._problem = f"the oplog could not be read (error {error.code})"
         except PyMongoError as error:
             self._problem = f"the oplog could not be read ({type(error).__name__})"
         except OSError as error:
@@ -124,33 +130,39 @@ class OplogCapture:
             self._client.close()
 
     def _follow(self, stream: IO[bytes]) -> None:
-        """Read on until the end is known and reached; a tailable cursor that ran dry is opened anew."""
-        reached = self._start
-        first = True
-        while not self._stop.is_set() and not self._problem:
-            if self._end is None and self._finish.is_set():
-                self._end = self._settled_end()
-                continue
-            cursor = self._oplog.find({"ts": {"$gte": reached}}, cursor_type=CursorType.TAILABLE, batch_size=5000)
-            with cursor:
-                for entry in cursor:
-                    stamp = entry["ts"]
-                    if first and stamp != self._start:
-                        self._problem = "the oplog rolled over before it was read: it is too small for this dump"
-                        return
-                    if not first and stamp <= reached:
-                        continue
-                    first = False
-                    if self._end is not None and stamp > self._end:
-                        return
-                    reached = stamp
-                    self._keep(entry, stream)
-                    if self._stop.is_set() or (self._end is None and self._finish.is_set()) or self._problem:
-                        break
-            if self._end is not None and reached >= self._end:
+        """Read on, again and again, until the end is known and reached."""
+        reading = OplogRange(self._client, self._databases, _time(self._start), beside_dump=True)
+
+        narrowed = 0
+
+        def keep(data: bytes) -> None:
+            nonlocal narrowed
+            if self._narrow is None:
+                stream.write(data)
                 return
-            # The end of the dump wakes us, and then there is no more reason to rest long.
-            (self._stop if self._finish.is_set() else self._finish).wait(_NAP)
+            for entry in bson.decode_iter(data, _RAW):
+                if (kept := self._narrow(entry)) is not None:
+                    stream.write(kept)
+                    narrowed += 1
+
+        while not self._stop.is_set() and not self._problem:
+            if self._finish.is_set():
+                self._end = self._settled_end()
+                if self._end is None:
+                    return
+            end = _time(self._end) if self._end is not None else newest(self._client)[1]
+            reading.read(end, keep, self._check)
+            self._entries = reading.entries if self._narrow is None else narrowed
+            self._touched = reading.touched
+            self._problem = reading.broken
+            if self._end is not None:
+                return
+            self._finish.wait(_NAP)
+
+    def _check(self, _entries: int, _size: int) -> None:
+        """Leave a long stretch of reading when nobody wants it any more."""
+        if self._stop.is_set():
+            raise UnfinishedError
 
     def _settled_end(self) -> Timestamp | None:
         """Return the newest entry that the dump can have seen, once a majority of the members has it."""
@@ -168,56 +180,9 @@ class OplogCapture:
         self._problem = f"no majority of the replica set had the dump's end within {_PATIENCE:.0f} s"
         return None
 
-    def _keep(self, entry: Mapping[str, Any], stream: IO[bytes]) -> None:
-        kept = relevant(entry, self._databases)
-        if kept is None:
-            return
-        if _renames(entry):
-            self._problem = "a collection was renamed while the dump was made"
-            return
-        stream.write(kept)
-        self._entries += 1
 
-
-def relevant(entry: Mapping[str, Any], databases: frozenset[str]) -> bytes | None:
-    """Return an oplog entry as BSON, reduced to what concerns ``databases``, or None when nothing does.
-
-    Parts of a transaction that spans several entries stay, even empty, so that the chain is whole.
-    """
-    namespace = entry["ns"]
-    if entry["op"] == "n":
-        return None
-    if namespace.partition(".")[0] in databases:
-        return _bytes(entry)
-    if entry["op"] != "c" or namespace != "admin.$cmd":
-        return None
-    command = entry["o"]
-    if "applyOps" not in command:
-        ends = "commitTransaction" in command or "abortTransaction" in command
-        return _bytes(entry) if ends else None
-    inner = list(command["applyOps"])
-    own = [item for item in inner if str(item["ns"]).partition(".")[0] in databases]
-    chained = "partialTxn" in command or "prepare" in command or _has_before(entry)
-    if not own and not chained:
-        return None
-    if len(own) == len(inner):
-        return _bytes(entry)
-    reduced = {**dict(entry), "o": {**dict(command), "applyOps": own}}
-    return bson.encode(reduced)
-
-
-def _has_before(entry: Mapping[str, Any]) -> bool:
-    """Tell whether a transaction's entry has earlier ones."""
-    before = entry.get("prevOpTime")
-    return before is not None and before["ts"] != Timestamp(0, 0)
-
-
-def _renames(entry: Mapping[str, Any]) -> bool:
-    return entry["op"] == "c" and any(name in entry["o"] for name in _RENAMING)
-
-
-def _bytes(entry: Mapping[str, Any]) -> bytes:
-    return bytes(entry.raw) if isinstance(entry, RawBSONDocument) else bson.encode(entry)
+def _time(stamp: Timestamp) -> OpTime:
+    return OpTime(stamp.time, stamp.inc)
 
 
 def _last_write(client: MongoClient[dict[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.servers.environment import clean_environment
 
 clean_environment()
 
+from tests.bench import slices  # noqa: E402
 from tests.bench.measure import Peak, rss, settle, timed  # noqa: E402
 from tests.bench.site import DATABASE, SETTINGS, Site, median_of  # noqa: E402
 from tests.bulk_data import load_bulk  # noqa: E402
@@ -109,6 +110,7 @@ def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Nam
             report.add(f"the same at {options.large / _GB:.1f} GB", large, 350, unit=" MB")
             report.add("memory at the larger size / at the smaller", large / small, 1.15)
         _catalog(site, report)
+    slices.measure(folder, server, DATABASE, report, options.rounds)
 
 
 def _latencies(site: Site, report: Report) -> None:

@@ -20,7 +20,7 @@ from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
 from nanumpay_backupd.settings.schema import RestoreOrder
 from nanumpay_backupd.sources.base import TargetFacts
-from nanumpay_backupd.sources.mongorestore import touched_by
+from nanumpay_backupd.sources.oplog_replay import touched_by
 from tests.workbench import NOW, manifest_of
 
 COLLECTIONS = {"nanumpay.users": (3, 300), "nanumpay.system.buckets.readings": (2, 200), "nanumpay.admins": (1, 100)}
@@ -100,8 +100,8 @@ def test_no_copy_that_can_be_relied_on(
         (5, FULL, {}, True, ""),
         (5, FULL, {"to_database": "nanumpay"}, True, ""),
         (0, FULL, {}, False, ""),
-        (5, FULL, {"to_database": "other"}, False, "under another name"),
-        (5, FULL, {"collection": "users"}, False, "without replaying"),
+        (5, FULL, {"to_database": "other"}, True, ""),
+        (5, FULL, {"collection": "users"}, True, ""),
         (5, msgspec.structs.replace(FULL, may_replay=False), {}, False, "may not replay"),
     ],
 )

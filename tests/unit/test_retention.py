@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanumpay_backupd.model import Policy
-from nanumpay_backupd.retention import Candidate, Decision, decide
+from nanumpay_backupd.model import OpTime, Policy
+from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, decide, decide_slices
 
 NOW = datetime(2026, 11, 21, 2, 0, 0, tzinfo=UTC)
 
@@ -68,6 +68,20 @@ def test_a_copy_that_is_not_proven_never_pushes_out_one_that_is(candidates: list
     if any(item.good for item in candidates):
         without = kept(decide([item for item in candidates if item.backup not in unproven], policy, NOW))
         assert with_them == without
+
+
+@given(places(), places(), places(), policies)
+def test_one_group_is_judged_as_if_the_others_were_not_there(
+    fulls: list[Candidate], users: list[Candidate], plans: list[Candidate], policy: Policy
+) -> None:
+    """Snapshots of a collection push out neither fulls nor those of another collection, nor do they protect any."""
+    groups = [
+        [Candidate(f"{name}{item.backup}", item.created, item.good, item.legacy, group=name) for item in items]
+        for name, items in (("", fulls), ("users", users), ("plans", plans))
+    ]
+    together = decide([item for group in groups for item in group], policy, NOW)
+    apart = [decision for group in groups for decision in decide(group, policy, NOW)]
+    assert sorted(together, key=lambda one: one.backup) == sorted(apart, key=lambda one: one.backup)
 
 
 @given(places(proven=False), policies)
@@ -189,3 +203,29 @@ def test_a_copy_from_the_future_is_kept() -> None:
     """A clock that was set back does not make the newest backups look too old."""
     future = Candidate("later", NOW + timedelta(days=3), good=True)
     assert kept(decide([future, *daily("VV")], Policy(count=2, days=1), NOW)) == {"later", "d00"}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=12),
+    st.one_of(st.none(), st.integers(0, 40)),
+)
+def test_slices_are_deleted_only_when_no_kept_full_needs_them(ends: list[tuple[int, bool]], oldest: int | None) -> None:
+    """A slice that reaches beyond the oldest kept full stays, one that does not goes, and a pinned one always stays."""
+    slices = [
+        SliceCandidate(f"s{at}", NOW, OpTime(end, 1), "why" if pinned else "") for at, (end, pinned) in enumerate(ends)
+    ]
+    moment = None if oldest is None else OpTime(oldest, 1)
+    decisions = {item.backup: item.keep for item in decide_slices(slices, moment, Policy(count=1, days=30), NOW)}
+    for item in slices:
+        assert decisions[item.backup] == bool(item.pinned or moment is None or item.end > moment)
+
+
+def test_slices_without_a_full_are_kept_for_a_while() -> None:
+    """Where no full of one moment is kept, the days of the policy decide."""
+    policy = Policy(count=1, days=30)
+    young = SliceCandidate("young", NOW - timedelta(days=29), OpTime(5, 1))
+    old = SliceCandidate("old", NOW - timedelta(days=31), OpTime(4, 1))
+    assert [(item.backup, item.keep) for item in decide_slices([old, young], None, policy, NOW)] == [
+        ("young", True),
+        ("old", False),
+    ]

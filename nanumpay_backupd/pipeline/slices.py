@@ -1,0 +1,305 @@
+"""One oplog slice from start to end: where it begins, capture, commit, proof, upload. Knows no oplog format itself.
+
+A slice continues the job's stream (docs/decisions/0007-one-stream-of-slices.md). One that finds nothing new for the
+job's databases leaves neither a file nor a record: only the stream's position moves.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import BackupdError, SourceError, SpaceError
+from nanumpay_backupd.model import (
+    Artifact,
+    Backup,
+    BackupState,
+    Consistency,
+    CopyState,
+    Kind,
+    Manifest,
+    OpTime,
+    Outcome,
+    Run,
+    SourceInfo,
+    Stage,
+    Stream,
+)
+from nanumpay_backupd.pipeline.backup import announce, name_backup, prove_local, recorded, upload_new
+from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.publish import commit, open_staging
+from nanumpay_backupd.pipeline.report import Recorder
+from nanumpay_backupd.pipeline.upload import OpenStore
+from nanumpay_backupd.settings.schema import MongoSource, RunSpec
+from nanumpay_backupd.sources.base import Source
+from nanumpay_backupd.sources.oplog_slice import OplogReader, OplogState, SliceRead
+from nanumpay_backupd.system.files import free_bytes, remove_tree
+from nanumpay_backupd.system.units import human_size
+from nanumpay_backupd.transforms.zstd import LEVEL, Written, ZstdWriter
+
+__all__ = ["choose_start", "take_slice"]
+
+_PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
+_LOOKED_AT: Final = 50
+"""How many fulls are looked through for one to begin at."""
+_RESERVE: Final = 64 << 20
+"""Bytes left free on the filesystem for others."""
+_SUFFIX: Final = ".bson.zst"
+OpenReader = Callable[[MongoSource], OplogReader]
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where a slice begins: the oplog is read from ``read``, the slice counts from ``after``, the end of ``parent``.
+
+    The two differ when there was nothing to save in between. It goes no further than ``until``: the moment of a full
+    that was made meanwhile, so that the full's own slices begin where it ends. ``fresh``: the stream begins anew here.
+    """
+
+    read: OpTime
+    after: OpTime
+    parent: str
+    chain: str
+    until: OpTime | None = None
+    fresh: bool = False
+
+
+def choose_start(kind: Kind, stream: Stream | None, base: Backup | None) -> list[Start]:
+    """Return where a slice may begin, the best place first; empty: nowhere, a full has to be made.
+
+    ``base`` is the newest good full of one moment.
+    """
+    begin = None
+    if base is not None:
+        moment = OpTime.parse(base.end)
+        begin = Start(moment, moment, base.id, base.id, fresh=True)
+    if kind is Kind.DIFFERENTIAL:
+        return [msgspec.structs.replace(begin, fresh=False)] if begin is not None else []
+    found = []
+    position = OpTime.parse(stream.position) if stream is not None else None
+    if stream is not None and position is not None and not stream.broken:
+        ahead = begin.after if begin is not None and begin.after > position else None
+        # A slice is of the chain of the newest full that it leads on from.
+        chain = begin.parent if begin is not None and ahead is None else stream.chain
+        found.append(Start(position, OpTime.parse(stream.since), stream.parent, chain, until=ahead))
+    if begin is not None and (position is None or begin.after > position):
+        found.append(begin)
+    return found
+
+
+def take_slice(
+    spec: RunSpec, source: Source, open_reader: OpenReader, catalog: Catalog, recorder: Recorder, open_store: OpenStore
+) -> Run:
+    """Save what was written since the last slice (or since the last full) and return the finished Run."""
+
+    def work() -> list[BackupdError]:
+        with open_reader(spec.job.source) as reader:
+            return _Slice(spec, source, reader, catalog, recorder, open_store).take()
+
+    return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=Outcome.DEGRADED)
+
+
+class _Slice:
+    """One slice under way."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        source: Source,
+        reader: OplogReader,
+        catalog: Catalog,
+        recorder: Recorder,
+        open_store: OpenStore,
+    ) -> None:
+        self._spec = spec
+        self._kind = Kind(spec.kind)
+        self._source = source
+        self._reader = reader
+        self._catalog = catalog
+        self._recorder = recorder
+        self._open_store = open_store
+        self._layout = Layout(spec.paths.backups)
+        self._now = recorder.clock.now()
+
+    def take(self) -> list[BackupdError]:
+        """Capture, commit, prove and upload; returns the faults of destinations."""
+        self._layout.create()
+        faults, ended = self._take_one()
+        while not ended:  # up to a full's moment; the rest is the full's own
+            more, ended = self._take_one()
+            faults += more
+        return faults
+
+    def _take_one(self) -> tuple[list[BackupdError], bool]:
+        """Take one slice; tells whether it reached the present."""
+        staging, lock = open_staging(self._layout, self._spec.run)
+        try:
+            output = staging / f"slice{_SUFFIX}"
+            with self._recorder.stage(Stage.CAPTURE):
+                state = self._reader.state()
+                start, read, result = self._capture(output)
+                if not read.entries:
+                    self._move(start, read, state)
+                    self._recorder.detail(f"nothing new up to {read.end.moment:%Y-%m-%d %H:%M:%S} UTC")
+                    return [], start.until is None
+                self._recorder.loud()
+                self._recorder.detail(f"{read.entries:,} oplog entries, {human_size(result.size)}")
+            manifest = self._commit(staging, output, start, read, result, state)
+        finally:
+            remove_tree(staging)
+            lock.release()
+        if read.broken:
+            self._recorder.warn(f"the changes after this slice cannot follow on: {read.broken}")
+        backup = prove_local(self._source, self._layout, manifest, self._catalog, self._recorder)
+        faults = upload_new(self._spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
+        return faults, start.until is None or bool(read.broken)
+
+    def _capture(self, output: Path) -> tuple[Start, SliceRead, Written]:
+        """Read from the best place that the oplog still holds; the stream is noted as broken when there is none."""
+        stream = self._catalog.stream(self._spec.job.name) or self._remembered()
+        starts = choose_start(self._kind, stream, self._base())
+        fault: BackupdError = SourceError(
+            "there is no verified full of one moment yet that slices could follow on from",
+            hint="one is made now; where it stays without a moment, its warnings say why: backupctl show latest",
+            code="chain-missing",
+            retryable=False,
+        )
+        for start in starts:
+            try:
+                read, written = self._read(start, output)
+            except SourceError as error:
+                if error.code != "chain-broken":
+                    raise
+                fault = error
+                continue
+            if start.fresh and stream is not None:
+                self._recorder.warn(f"the stream of slices begins anew at {start.parent}; before it there is a gap")
+            return start, read, written
+        if stream is not None and self._kind is Kind.INCREMENTAL:
+            broken = stream.broken or fault.message
+            self._catalog.save_stream(msgspec.structs.replace(stream, checked=self._now, broken=broken))
+        raise fault
+
+    def _remembered(self) -> Stream | None:
+        """Return the stream as the newest slice tells it, where the catalog was lost or made anew."""
+        for backup in self._catalog.backups(self._spec.job.name, 1, kinds=(Kind.INCREMENTAL,)):
+            whole = self._catalog.backup(backup.id)
+            chain = whole.manifest.chain if whole is not None and whole.manifest is not None else None
+            return Stream(
+                job=backup.job,
+                position=backup.end,
+                parent=backup.id,
+                since=backup.end,
+                chain=chain or "",
+                checked=backup.created,
+            )
+        return None
+
+    def _base(self) -> Backup | None:
+        """Return the newest good full of one moment of which a copy is left."""
+        for backup in self._catalog.backups(self._spec.job.name, _LOOKED_AT, kinds=(Kind.FULL,)):
+            present = any(copy.state in _PRESENT for copy in backup.copies)
+            if backup.state is BackupState.VERIFIED and backup.end and present:
+                return backup
+        return None
+
+    def _read(self, start: Start, output: Path) -> tuple[SliceRead, Written]:
+        source, recorder = self._spec.job.source, self._recorder
+        databases = (source.database,) if source.database else ()
+        output.unlink(missing_ok=True)  # what was begun from a place that the oplog no longer holds
+        with ZstdWriter(output) as writer:
+            told = 0
+
+            def check(entries: int, size: int) -> None:
+                nonlocal told
+                self._watch_space()
+                recorder.progress(size - told, entries)
+                told = size
+
+            read = self._reader.read(start.read, databases, writer.write, check, until=start.until)
+            return read, writer.finish()
+
+    def _watch_space(self) -> None:
+        free = free_bytes(self._layout.staging)
+        if free < _RESERVE:
+            raise SpaceError(
+                f"the disk of {self._layout.backups} is nearly full ({human_size(free)} left): the slice was stopped",
+                hint="free space there or set [paths] backups to a larger disk; the changes stay in the oplog for now",
+            )
+
+    def _commit(
+        self, staging: Path, output: Path, start: Start, read: SliceRead, result: Written, state: OplogState
+    ) -> Manifest:
+        with self._recorder.stage(Stage.PUBLISH):
+            started, identifier = name_backup(self._spec, self._layout, self._catalog, self._recorder, self._kind)
+            artifact = output.rename(staging / f"{identifier}{_SUFFIX}")
+            manifest = self._manifest(identifier, started, start, read, result, state)
+            commit(self._layout, staging, artifact, manifest)
+            with self._catalog.together():
+                announce(manifest, self._catalog, self._recorder)
+                self._move(start, read, state, identifier)
+            self._recorder.detail(manifest.artifact.name)
+        return manifest
+
+    def _move(self, start: Start, read: SliceRead, state: OplogState, made: str = "") -> None:
+        """Note how far the changes are captured now; a differential is beside the stream."""
+        if self._kind is Kind.DIFFERENTIAL:
+            return
+        self._catalog.save_stream(
+            Stream(
+                job=self._spec.job.name,
+                position=str(read.end),
+                parent=made or start.parent,
+                since=str(read.end if made else start.after),
+                chain=start.chain,
+                checked=self._now,
+                broken=read.broken,
+                first=str(state.first),
+                newest=str(state.newest),
+                window=state.window,
+            )
+        )
+
+    def _manifest(
+        self, identifier: str, started: datetime, start: Start, read: SliceRead, result: Written, state: OplogState
+    ) -> Manifest:
+        source = self._spec.job.source
+        return Manifest(
+            backup=identifier,
+            job=self._spec.job.name,
+            kind=self._kind,
+            run=self._recorder.run.id,
+            host=socket.gethostname(),
+            started=started,
+            ended=self._recorder.clock.now(),
+            parent=start.parent,
+            chain=start.chain,
+            source=SourceInfo(
+                type="mongodb",
+                server_version=state.version,
+                topology="replica-set",
+                databases=(source.database,) if source.database else (),
+                collections=(),
+            ),
+            consistency=Consistency(
+                level="point-in-time",
+                start=str(start.after),
+                end=str(read.end),
+                moment=read.end.moment,
+                entries=read.entries,
+            ),
+            artifact=Artifact(
+                name=f"{identifier}{_SUFFIX}",
+                size=result.size,
+                sha256=result.sha256,
+                compression="zstd",
+                level=LEVEL,
+                raw_bytes=result.raw_bytes,
+            ),
+            tools={},
+        )
