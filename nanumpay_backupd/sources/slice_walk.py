@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from nanumpay_backupd.errors import VerifyError
@@ -58,59 +58,56 @@ def stamp_of(data: Buffer, start: int = 0) -> OpTime:
 
     Fields may stand in any order: a retryable write's entry begins with its session, others do not.
     """
-    end = start + _INT.unpack_from(data, start)[0] - 1
+    unpack, fixed, index = _INT.unpack_from, _FIXED, data.index
+    end = start + unpack(data, start)[0] - 1
     at = start + _INT.size
     while at < end:
         kind = data[at]
-        value = data.index(0, at + 1, end) + 1
-        if kind == _TIMESTAMP and data[at + 1 : value] == b"ts\0":
+        value = index(0, at + 1, end) + 1
+        size = fixed.get(kind)
+        if size is None:
+            size = _size(kind, data, value)
+        elif kind == _TIMESTAMP and data[at + 1 : value] == b"ts\0":
             counter, seconds = _STAMP.unpack_from(data, value)
             return OpTime(seconds, counter)
-        at = value + _SIZES[kind](data, value)
+        at = value + size
     raise LookupError("it has no ts")
 
 
-def _fixed(size: int) -> Callable[[Buffer, int], int]:
-    return lambda _data, _at: size
+def _size(kind: int, data: Buffer, at: int) -> int:
+    """Return the bytes of a value whose type does not tell them."""
+    if kind == _PATTERN:
+        return data.index(0, data.index(0, at) + 1) + 1 - at
+    length = int(_INT.unpack_from(data, at)[0])
+    if length < 0:
+        raise ValueError(f"a length of {length}")
+    return length + _COUNTED[kind]
 
 
-def _counted(more: int) -> Callable[[Buffer, int], int]:
-    """Return the size of what begins with a length; ``more``: bytes that this length does not count."""
-
-    def size(data: Buffer, at: int) -> int:
-        (length,) = _INT.unpack_from(data, at)
-        if length < 0:
-            raise ValueError(f"a length of {length}")
-        return int(length) + more
-
-    return size
-
-
-def _pattern(data: Buffer, at: int) -> int:
-    return data.index(0, data.index(0, at) + 1) + 1 - at
-
-
-_SIZES: Final[Mapping[int, Callable[[Buffer, int], int]]] = {
-    0x01: _fixed(8),  # double
-    0x02: _counted(4),  # string
-    0x03: _counted(0),  # document
-    0x04: _counted(0),  # array
-    0x05: _counted(5),  # binary
-    0x06: _fixed(0),  # undefined
-    0x07: _fixed(12),  # object id
-    0x08: _fixed(1),  # boolean
-    0x09: _fixed(8),  # date
-    0x0A: _fixed(0),  # null
-    0x0B: _pattern,  # regular expression
-    0x0C: _counted(16),  # database pointer
-    0x0D: _counted(4),  # code
-    0x0E: _counted(4),  # symbol
-    0x0F: _counted(0),  # code with scope
-    0x10: _fixed(4),  # 32-bit integer
-    0x11: _fixed(8),  # timestamp
-    0x12: _fixed(8),  # 64-bit integer
-    0x13: _fixed(16),  # decimal
-    0x7F: _fixed(0),  # max key
-    0xFF: _fixed(0),  # min key
+_PATTERN: Final = 0x0B
+_FIXED: Final[Mapping[int, int]] = {
+    0x01: 8,  # double
+    0x06: 0,  # undefined
+    0x07: 12,  # object id
+    0x08: 1,  # boolean
+    0x09: 8,  # date
+    0x0A: 0,  # null
+    0x10: 4,  # 32-bit integer
+    0x11: 8,  # timestamp
+    0x12: 8,  # 64-bit integer
+    0x13: 16,  # decimal
+    0x7F: 0,  # max key
+    0xFF: 0,  # min key
 }
 """Bytes of a value by its type (BSON 1.1)."""
+_COUNTED: Final[Mapping[int, int]] = {
+    0x02: 4,  # string
+    0x03: 0,  # document
+    0x04: 0,  # array
+    0x05: 5,  # binary
+    0x0C: 16,  # database pointer
+    0x0D: 4,  # code
+    0x0E: 4,  # symbol
+    0x0F: 0,  # code with scope
+}
+"""Of values that begin with their length: the bytes that this length does not count."""

@@ -14,6 +14,9 @@ from typing import Any, Final
 import msgspec
 import pytest
 import zstandard
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
 
 from nanumpay_backupd import worker
 from nanumpay_backupd.catalog import Catalog
@@ -38,9 +41,11 @@ from nanumpay_backupd.pipeline.publish import commit, open_staging, read_manifes
 from nanumpay_backupd.pipeline.report import Progress, Recorder
 from nanumpay_backupd.pipeline.restore_plan import choose_copy
 from nanumpay_backupd.settings.schema import Destination, LocalDestination, Paths, RunSpec, VerifyOrder
+from nanumpay_backupd.sources.slice_walk import SliceWalk
 from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.locks import FileLock
 from tests.servers.ftp import start_pyftpdlib
+from tests.servers.mongod import Mongod
 from tests.servers.process import free_port
 from tests.servers.s3 import CACHE_SECONDS, start_s3
 from tests.workbench import (
@@ -607,3 +612,27 @@ def test_a_verification_runs_beside_a_backup_but_not_beside_another(house: House
         assert house.verify().outcome is Outcome.SUCCEEDED
     with FileLock(house.layout.lock("nanumpay", "drill"), "job nanumpay"):
         assert house.verify().outcome is Outcome.SKIPPED
+
+
+def test_a_real_oplog_is_walked(mongod_rs: Mongod) -> None:
+    """Retryable writes, updates, deletes, commands and transactions: every entry's time is found where it stands."""
+    with mongod_rs.client() as client:
+        db = client["slice_walk"]
+        (first,) = client.local["oplog.rs"].find().sort("$natural", -1).limit(1)
+        db.users.insert_many([{"_id": at, "ts": Timestamp(1, at)} for at in range(50)])
+        db.users.update_many({}, {"$set": {"name": "x"}})
+        db.users.create_index("name")
+        with client.start_session() as session, session.start_transaction():
+            db.users.delete_many({"_id": {"$lt": 10}}, session=session)
+        db.users.find_one_and_delete({"_id": 20})
+        client.drop_database("slice_walk")
+        raw = CodecOptions(document_class=RawBSONDocument)
+        oplog: Any = client.local.get_collection("oplog.rs", codec_options=raw)
+        found = list(oplog.find({"ts": {"$gt": first["ts"]}}).sort("$natural", 1))
+    assert len(found) > 100
+    assert len({next(iter(entry)) for entry in found}) > 1, "entries begin with different fields"
+    start, end = (OpTime(stamp.time, stamp.inc) for stamp in (first["ts"], found[-1]["ts"]))
+    walker = SliceWalk("a-slice.bson", start, end)
+    walker(b"".join(entry.raw for entry in found))
+    walker(b"")
+    assert walker.count == len(found)
