@@ -63,10 +63,7 @@ def missed(age: float, stream: str = "ok") -> Record:
             [
                 (
                     "warning",
-                    (
-                        "the RPO of 15m is missed: nothing after 2026-11-20 20:00:00 UTC can be restored "
-                        "→ save the changes now"
-                    ),
+                    "the RPO of 15m is missed: nothing after 2026-11-20 20:00:00 UTC can be restored → save the",
                 )
             ],
         ),
