@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -10,21 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from bson.binary import Binary
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
+from nanumpay_backupd import worker
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError
 from nanumpay_backupd.model import Outcome, Stage, Trigger
 from nanumpay_backupd.pipeline.backup import unfinished
 from nanumpay_backupd.pipeline.report import Recorder, new_run
 from nanumpay_backupd.pipeline.swap import beside, change_places
-from nanumpay_backupd.settings.schema import MongoSource, Paths, RunSpec
+from nanumpay_backupd.settings.schema import MongoSource, Paths, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.swap import Kept, Swap, find_swaps
 from nanumpay_backupd.sources.swap_plan import Side, State, parked, record_name, side_name, stamp_of
+from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.secrets import Secret
 from tests.compare import describe_database
@@ -32,11 +36,13 @@ from tests.integration.test_cli import backupctl
 from tests.sample_data import load
 from tests.servers.daemon import as_user, backup_settings, open_site, wait_for
 from tests.servers.mongod import PASSWORD, USER, Mongod, start_mongod, start_replica_set
+from tests.servers.tools import find_tool
 from tests.workbench import NOW, Ear, SetClock, job_spec
 
 pytestmark = pytest.mark.servers
 
 LIVE: Final = "swap_me"
+OTHER: Final = "swap_other"
 STAMP: Final = "2026-11-21T21-07-02"
 OTHER_STAMP: Final = "2026-11-22T21-07-02"
 SIDE: Final = side_name(LIVE, STAMP)
@@ -612,6 +618,47 @@ def test_a_restore_that_does_not_get_there_leaves_nothing(bench: Bench, how: str
     assert caught.value.code == {"fault": "failed", "cancelled": "cancelled", "impossible": "swap-impossible"}[how]
     assert bench.house.everything() == before
     assert side_name(LIVE, stamp_of(NOW)) not in bench.house.client.list_database_names()
+
+
+def test_moments_after_a_swap_and_after_its_undo_can_be_restored(mongod_rs: Mongod, tmp_path: Path) -> None:
+    """Slices that hold the renames bring back what was there then, indexes, views and what is kept included."""
+    for house in _house(mongod_rs):
+        fill_small(house)
+        source = MongoSource(
+            uri=Secret(house.uri),
+            database=LIVE,
+            mongodump=str(find_tool("mongodump")),
+            mongorestore=str(find_tool("mongorestore")),
+        )
+
+        numbers = itertools.count()
+
+        def run(
+            action: str,
+            order: RestoreOrder | None = None,
+            source: MongoSource = source,
+            numbers: Iterator[int] = numbers,
+        ) -> None:
+            paths = Paths(backups=tmp_path / "backups", state=tmp_path / "state", socket=tmp_path / "socket")
+            spec = RunSpec(
+                run=f"run{next(numbers)}", job=job_spec(source=source), paths=paths, trigger="manual", action=action
+            )
+            ended = worker.execute(msgspec.structs.replace(spec, restore=order), Ear(), SystemClock())
+            assert ended.outcome is Outcome.SUCCEEDED, ended.error
+
+        run("backup")
+        house.prepared().flip()
+        told = []
+        for change in (house.swap().undo, lambda: None):
+            newest = house.client.admin.command("hello")["lastWrite"]["opTime"]["ts"]
+            told.append((f"{newest.time}:{newest.inc}", house.everything()))
+            run("slice")
+            change()
+        for moment, expected in told:
+            house.client.drop_database(OTHER)
+            run("restore", RestoreOrder(backup="", at=moment, to_database=OTHER, safety=False))
+            assert describe_database(house.client, OTHER) == expected
+        house.client.drop_database(OTHER)
 
 
 def test_by_command_while_the_daemon_watches_its_settings(mongod_rs: Mongod, tmp_path: Path) -> None:
