@@ -35,7 +35,7 @@ from nanumpay_backupd.pipeline.replay import join_oplog, obtain_slices
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
 from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
-from nanumpay_backupd.pipeline.swap import beside, change_places
+from nanumpay_backupd.pipeline.swap import beside, change_places, check_swap
 from nanumpay_backupd.pipeline.unpack import Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import Check, Sink, prove
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["plan_restore", "restore"]
 
 _BUCKETS: Final = "system.buckets."
-_SWAP_FAULTS: Final = frozenset({"swap-failed", "swap-unfinished"})
 OpenSource = Callable[[MongoSource], Source]
 
 
@@ -114,6 +113,8 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
         one = _known(catalog, name)
         slices.append((one, choose_copy(one, order.source, places)))
     names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
+    if order.swap:
+        check_swap(spec, list(names.values()), _types(backup, order), whole=_whole(order))
     target.tool()
     facts = target.look(names.values())
     plan = make_plan(backup, order, copy, names, facts, [one for one, _ in slices])
@@ -158,7 +159,6 @@ class _Restore:
         self._database = self._order.to_database or spec.job.source.database
         self._safety = ""
         self._state = "untouched"
-        self._aside = False
 
     def run(self) -> None:
         """Do it; every fault leaves with a sentence on the target's state."""
@@ -186,15 +186,10 @@ class _Restore:
     def _beside(self, ready: _Prepared) -> None:
         """Restore into a side database, then let it change places with the live one."""
         [(held, live)] = ready.names.items()
-        manifest = ready.backup.manifest
-        stats = manifest.source.collections if manifest is not None else ()
-        coming = {item.name.removeprefix(_BUCKETS): item.type for item in stats}
-        whole = bool(self._order.at) and not self._order.collection
-        self._aside = True
+        coming, whole = _types(ready.backup, self._order), _whole(self._order)
         with beside(self._spec, live, coming, self._recorder, backup=ready.backup.id, whole=whole) as side:
             aside = msgspec.structs.replace(ready.plan, database=side, drops=(), safety_backup=False)
             self._into_place(msgspec.structs.replace(ready, names={held: side}, plan=aside))
-            self._state = "swapping"
             change_places(self._spec, side, live, self._recorder)
 
     def _into_place(self, ready: _Prepared) -> None:
@@ -353,17 +348,28 @@ class _Restore:
         at = f" --at {self._order.at}" if self._order.at else ""
         again = f"restore again: backupctl restore {self._order.backup or 'latest'}{at}"
         back = f"; or go back to what was there before: backupctl restore {self._safety}" if self._safety else ""
+        if error.code == "swap-unfinished":
+            return error  # it says itself what state the database is in
         if isinstance(error, CancelledError):
             error.message, error.hint = "the restore was cancelled", ""
-        if self._state == "swapping" and error.code in _SWAP_FAULTS:
-            return error  # they say themselves what state the database is in
-        if self._state == "untouched" or self._aside:
+        if self._state == "untouched" or self._order.swap:
             error.message += f"; nothing was changed in {where}"
             return error
         is_now = "is half restored" if self._state == "half" else "is restored, but not as it should be"
         error.message += f"; {where} {is_now}"
         error.hint = "; ".join(part for part in (error.hint, again) if part) + back
         return error
+
+
+def _types(backup: Backup, order: RestoreOrder) -> dict[str, str]:
+    """Return what is known of the types of what will be restored, by name."""
+    stats = backup.manifest.source.collections if backup.manifest is not None else ()
+    return {item.name: item.type for item in stats if order.collection in ("", item.name.removeprefix(_BUCKETS))}
+
+
+def _whole(order: RestoreOrder) -> bool:
+    """Tell whether the whole database is to be what it was at a moment, without what came later."""
+    return bool(order.at) and not order.collection
 
 
 def _creator(ready: _Prepared) -> Callable[[str, Path], Sink]:
