@@ -147,7 +147,10 @@ def make_plan(
     later = [name for name in later if not _kept(name, moment, replay=bool(order.at))]
     # Of a moment, the whole database is to be what it was; and what the replay makes must not be there already.
     drops = tuple(later) if order.at and not order.collection and len(names) == 1 else ()
-    if drops:
+    if drops and order.swap:
+        warnings.append(f"not in the full backup, put aside (the replay makes again what there was): {_some(drops)}")
+        drops = ()
+    elif drops:
         warnings.append(f"not in the full backup, dropped (the replay makes again what there was): {_some(drops)}")
     elif later and collections and not order.collection:
         warnings.append(f"not in the backup, stays as it is: {_some(later)}")
