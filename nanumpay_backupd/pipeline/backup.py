@@ -37,6 +37,7 @@ from nanumpay_backupd.pipeline.produce import preflight, produce
 from nanumpay_backupd.pipeline.prune import prune
 from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
+from nanumpay_backupd.pipeline.swap import unfinished_swap
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
 from nanumpay_backupd.pipeline.verify import Proof, prove
 from nanumpay_backupd.settings.schema import RunSpec
@@ -196,6 +197,8 @@ def unfinished(run: Run) -> str:
     """Say, to be appended, what a restore that ended without a word of its own left behind; empty for other runs."""
     if run.action != "restore":
         return ""
+    if swap := unfinished_swap(run):
+        return swap
     if not any(record.stage is Stage.RESTORE for record in run.stages):
         return "; nothing was changed in the database"
     if any(record.stage is Stage.COMPARE for record in run.stages):

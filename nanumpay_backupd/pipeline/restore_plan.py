@@ -107,6 +107,12 @@ def goal(backup: Backup, order: RestoreOrder, default: str, *, replayed: bool = 
                 f"{backup.id} has no collection {order.collection!r}",
                 hint=f"its collections are: {', '.join(names)}",
             )
+    if order.swap and len(held) > 1:
+        raise RefusedError(
+            f"{backup.id} holds several databases ({_some(held)}): only one can change places",
+            hint="leave out --swap; a safety backup is made first",
+            code="swap-impossible",
+        )
     return {name: order.to_database or name for name in held or ("",)}
 
 
@@ -159,7 +165,7 @@ def make_plan(
         target_exists=exists,
         target_collections=len(facts.collections) + len(facts.views),
         target_documents=facts.documents,
-        safety_backup=order.safety and exists,
+        safety_backup=order.safety and exists and not order.swap,
         warnings=tuple(warnings),
     )
 

@@ -96,6 +96,7 @@ def facts(data: bytes, start: int) -> Entry:
     at = start + 4
     operation = namespace = b""
     namespace_at = 0
+    stamp: Stamp | None = None
     index, sizes = data.index, SIZES
     try:
         while kind := data[at]:
@@ -103,7 +104,9 @@ def facts(data: bytes, start: int) -> Entry:
             size = sizes[kind]
             if size >= 0:
                 if kind == TIMESTAMP and data[at + 1 : value - 1] == b"ts":
-                    return Entry(operation, namespace, namespace_at, _stamp_at(data, value)[0])
+                    stamp = int(_stamp_at(data, value)[0])
+                    if namespace_at and operation:
+                        return Entry(operation, namespace, namespace_at, stamp)
                 at = value + size
                 continue
             following = skip(data, kind, value)
@@ -113,10 +116,13 @@ def facts(data: bytes, start: int) -> Entry:
                     operation = data[value + 4 : following - 1]
                 elif name == b"ns":
                     namespace, namespace_at = data[value + 4 : following - 1], value
+                if stamp is not None and namespace_at and operation:
+                    # Servers before 4.4 write the time first.
+                    return Entry(operation, namespace, namespace_at, stamp)
             at = following
     except (IndexError, struct.error):
         raise ValueError("an oplog entry is cut off") from None
-    raise ValueError("an oplog entry without ts")
+    raise ValueError("an oplog entry without ts, op or ns")
 
 
 def optime(stamp: Stamp) -> OpTime:

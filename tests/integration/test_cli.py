@@ -24,6 +24,7 @@ from tests.servers.canned_backupd import (
     NOW,
     RUN,
     SLICE,
+    SWAP,
     UPLOAD_FAULT,
     CannedDaemon,
     canned_daemon,
@@ -154,6 +155,9 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("drill", "--no-wait"), "Drill"),
         (("list", "--slices"), "ListBackups"),
         (("show", SLICE), "DescribeBackup"),
+        (("swaps",), "ListSwaps"),
+        (("swaps", "undo", SWAP, "--yes"), "UndoSwap"),
+        (("swaps", "drop", SWAP, "--yes"), "DropSwap"),
         (("run", "--no-wait"), "Run"),
         (("run",), "Run"),
     ],
@@ -283,6 +287,43 @@ def test_a_plan_without_a_timeline(daemon: CannedDaemon, path: Path) -> None:
     done = backupctl(path, "restore", "latest", "--at", "04:30", "--dry-run")
     assert done.returncode == 0
     assert "latest  " not in done.stdout
+
+
+def test_a_swap_is_named_asked_about_and_changed(daemon: CannedDaemon, path: Path) -> None:
+    """What is kept is shown before it is changed or deleted; without consent, or without its name, nothing is done."""
+    for words, code in (
+        (("drop", SWAP), 7),
+        (("undo", SWAP), 7),
+        (("undo",), 2),
+        (("redo", "--yes"), 2),
+        (("eat",), 2),
+    ):
+        assert backupctl(path, "swaps", *words).returncode == code
+    assert daemon.calls == []
+    listed = backupctl(path, "swaps", COLUMNS="160").stdout
+    assert SWAP in listed
+    assert "12,001 documents" in listed
+    assert "what was restored" in listed
+    for words, question, answer, code in (
+        (("drop", SWAP), "Delete what was there before, for good? [y/N]", "n\n", 7),
+        (("drop", SWAP), "Delete what was there before, for good? [y/N]", "y\n", 0),
+        (("undo", SWAP), "Make what was there before the restore live in nanumpay?", "y\n", 0),
+        (("redo", SWAP), "Make what was restored live in nanumpay?", "y\n", 0),
+    ):
+        with Terminal(path, "swaps", *words) as terminal:
+            terminal.wait_for(question)
+            assert "it keeps 3 collections, 12,001 documents" in terminal.text
+            terminal.type(answer)
+            assert terminal.end() == code, terminal.text
+    asked = [(name, params) for name, params in daemon.calls if name in {"UndoSwap", "DropSwap"}]
+    undo, redo = ("UndoSwap", {"swap": SWAP}), ("UndoSwap", {"swap": SWAP, "redo": True})
+    assert asked == [("DropSwap", {"swap": SWAP}), undo, redo]
+    with Terminal(path, "swaps", "drop", "2020-01-01T00-00-00") as terminal:
+        assert terminal.end() == 6
+    daemon.replies["ListSwaps"] = {"swaps": [], "problems": [UPLOAD_FAULT]}
+    done = backupctl(path, "swaps")
+    assert (done.returncode, done.stdout) == (1, "No restore keeps anything.\n")
+    assert UPLOAD_FAULT["message"] in done.stderr
 
 
 def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
