@@ -45,14 +45,14 @@ from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.throttled import ThrottledStore
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["verify_copies"]
+__all__ = ["PINNED", "verify_copies"]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _NO_USE: Final = frozenset(
     {"destination-unreachable", "destination-auth", "destination-not-found", "destination-denied", "destination-tls"}
 )
 """Faults that every other copy at the place would meet too."""
-_PINNED: Final = "is corrupt; this is the next older good one"
+PINNED: Final = "is corrupt; this is the next older good one"
 """Ends the reasons of the pins that are made here, by which they are let go again."""
 _LARGEST_MANIFEST: Final = 64 << 20
 _RUN: Final = "make a new one now: backupctl run"
@@ -352,13 +352,13 @@ class _Recheck:
         for backup, _ in self._bad:
             older = self._older(backup)
             if older is not None and not older.pinned:
-                self._catalog.pin(older.id, f"{backup.id} {_PINNED}")
+                self._catalog.pin(older.id, f"{backup.id} {PINNED}")
         if self._bad or self._order != VerifyOrder(level=self._order.level):
             return
         fulls = self._catalog.backups(self._spec.job.name, kinds={Kind.FULL})
         newest = next((backup for backup in fulls if backup.id in self._good), None)
         for backup in fulls:
-            if backup.pinned.endswith(_PINNED) and newest is not None and newest.created > backup.created:
+            if backup.pinned.endswith(PINNED) and newest is not None and newest.created > backup.created:
                 self._catalog.pin(backup.id, "")
 
     def _summary(self, tasks: list[_Task]) -> str:
