@@ -5,14 +5,13 @@ For a catalog that was lost or damaged, and for a new machine. Nothing is delete
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.errors import BackupdError, StoreError
 from nanumpay_backupd.model import Backup, Copy, CopyState, Manifest, from_json
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, rebuild
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, parse_artifact
@@ -82,14 +81,23 @@ def adopt_place(place: str, store: Store, catalog: Catalog, now: datetime, job: 
 
 
 def _fetch(store: Store, key: str) -> Backup | None:
-    """Read a backup's manifest from the destination; one that is damaged or not ours is passed over."""
+    """Return the backup that the manifest beside an artifact describes; None when that is damaged or not its own."""
+    manifest = fetch_manifest(store, key)
+    return backup_from_manifest(manifest) if manifest is not None and manifest.artifact.name == key else None
+
+
+def fetch_manifest(store: Store, key: str) -> Manifest | None:
+    """Read the manifest beside an artifact at a destination; None when it is not there or not one."""
     data = bytearray()
-    for piece in store.get(f"{key}{MANIFEST_SUFFIX}"):
-        data += piece
-        if len(data) > _LARGEST_MANIFEST:
-            return None
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        manifest = from_json(Manifest, bytes(data))
-        if manifest.artifact.name == key:
-            return backup_from_manifest(manifest)
-    return None
+    try:
+        for piece in store.get(f"{key}{MANIFEST_SUFFIX}"):
+            data += piece
+            if len(data) > _LARGEST_MANIFEST:
+                return None
+        return from_json(Manifest, bytes(data))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    except StoreError as error:
+        if error.code != "object-missing":
+            raise
+        return None
