@@ -25,7 +25,7 @@ test-quick: tools  ## only the tests without servers
 
 test-pitr: tools  ## ten minutes of random writes, a hundred moments restored and compared; SECONDS=60 for less
 	NANUMPAY_PITR_SECONDS=$(or $(SECONDS),600) NANUMPAY_PITR_SEED=$(or $(SEED),7) \
-		$(BIN)/python -m pytest tests/integration/test_pitr.py -s -o timeout=7200 $(PYTEST_ARGS)
+		$(BIN)/python -m pytest tests/integration/test_pitr.py -s -o timeout=7200 -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 check: lint types layers test  ## what CI runs: lint, types, layers, tests
 
