@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from nanumpay_backupd.sources.mongodb import MongoDatabase
 from nanumpay_backupd.sources.oplog_indexes import RAW
 from nanumpay_backupd.sources.oplog_slice import OplogReader
 from nanumpay_backupd.system.secrets import Secret
-from tests.servers.mongod import ReplicaSet, start_replica_set
+from tests.servers.mongod import Mongod, ReplicaSet, start_replica_set
 from tests.servers.tools import find_tool
 from tests.workbench import SetClock
 
@@ -43,26 +42,17 @@ def nodes() -> Iterator[ReplicaSet]:
 
 
 @contextmanager
-def killing_the_primary(nodes: ReplicaSet) -> Iterator[threading.Event]:
-    """Kill the primary as soon as the event is set; it is started again at the end."""
-    told, killed = threading.Event(), []
+def a_primary_to_kill(nodes: ReplicaSet) -> Iterator[Callable[[], None]]:
+    """Give what kills the present primary at once; it is started again at the end."""
+    killed: list[Mongod] = []
 
-    def work() -> None:
-        told.wait()
-        if not stop:
-            killed.append(nodes.primary())
-            killed[0].kill()
+    def kill() -> None:
+        killed.append(nodes.primary())
+        killed[-1].kill()
 
-    stop: list[bool] = []
-    thread = threading.Thread(target=work)
-    thread.start()
     try:
-        yield told
+        yield kill
     finally:
-        if not told.is_set():
-            stop.append(True)
-            told.set()
-        thread.join()
         for member in killed:
             member.start()
         all_in_step(nodes)
@@ -101,16 +91,14 @@ def test_a_slice_is_whole_although_the_primary_was_killed_while_it_was_read(
     terms = []
     with (
         OplogReader(MongoSource(uri=Secret(nodes.uri), database="shop")) as oplog,
-        killing_the_primary(nodes) as now,
+        a_primary_to_kill(nodes) as kill,
     ):
         terms.append(oplog.state().term)
 
         def take(data: bytes) -> None:
             pieces.append(data)
             if len(pieces) == 3:
-                now.set()
-                while any(member.running and member.is_primary() for member in nodes.members):
-                    time.sleep(0.02)
+                kill()
 
         found = oplog.read(start, ("shop",), take, lambda _entries, _size: None)
         terms.append(oplog.state().term)
@@ -135,15 +123,13 @@ def test_a_full_says_that_the_primary_was_killed_while_it_was_made(nodes: Replic
         MongoSource(uri=Secret(nodes.uri_for("shop")), database="shop", mongodump=str(find_tool("mongodump")))
     )
     source.preflight()
-    with killing_the_primary(nodes) as now:
+    with a_primary_to_kill(nodes) as kill:
         dump = source.start(tmp_path)
         try:
             while not any(path.stat().st_size for path in tmp_path.rglob("filler.bson")):
                 assert dump.running, "it was over too soon"
             dump.pause()
-            now.set()
-            while any(member.running and member.is_primary() for member in nodes.members):
-                time.sleep(0.02)
+            kill()
             dump.resume()
             while not dump.wait(1.0):
                 pass
