@@ -30,7 +30,9 @@ __all__ = ["FILE", "Captured", "OplogCapture"]
 
 _PATIENCE: Final = 60.0
 """Seconds to wait for a majority to have the end of the dump."""
-_NAP: Final = 0.1
+_NAP: Final = 0.05
+_REST: Final = 0.5
+"""Seconds between two readings while the dump is made; its end is not waited for that long."""
 
 
 class Captured(msgspec.Struct, frozen=True):
@@ -134,7 +136,7 @@ class OplogCapture:
             self._entries, self._problem = reading.entries, reading.broken
             if self._end is not None:
                 return
-            self._finish.wait(_NAP)
+            self._finish.wait(_REST)
 
     def _check(self, _entries: int, _size: int) -> None:
         """Leave a long stretch of reading when nobody wants it any more."""
