@@ -26,6 +26,18 @@ exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 degraded (a destination 
 """
 
 
+_RESTORE_EXAMPLES = """\
+examples:
+  nanumpay-backupd restore --from s3://my-backups/nanumpay-backup/ --list
+  nanumpay-backupd restore --from ftps://backup@nas.example.com/backup/nanumpay --dry-run
+  nanumpay-backupd restore latest --from /mnt/usb/backups --at "2026-11-21 10:30:59"
+
+Into the MongoDB of the host file or of MONGODB_URI. Secrets come from the environment: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL (a server that is not AWS), NANUMPAY_FTP_PASSWORD. More about a place can be
+said behind a question mark, by the keys of the host file: s3://bucket/prefix/?endpoint_url=https://s3.example.com
+"""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nanumpay-backupd",
@@ -41,7 +53,36 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", help="run the daemon in the foreground (default)")
     once = commands.add_parser("run-once", help="make one backup in this process and exit")
     once.add_argument("job", nargs="?", default="nanumpay", help="the job's name (default: nanumpay)")
+    once.add_argument(
+        "--kind",
+        choices=("full", "incremental", "differential"),
+        default="full",
+        help="a full, or the changes since the last slice or the last full (replica set)",
+    )
     once.add_argument("--force", action="store_true", help="also when the job is disabled")
+    restore = commands.add_parser(
+        "restore",
+        help="restore on a machine that has nothing but the copies",
+        epilog=_RESTORE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    restore.add_argument("backup", nargs="?", default="latest", metavar="BACKUP|latest", help="id of a backup")
+    restore.add_argument(
+        "--from",
+        dest="place",
+        required=True,
+        metavar="PLACE",
+        help="s3://bucket/prefix, ftp(s)://user@host/path, a folder, or a destination of the host file",
+    )
+    restore.add_argument("--at", default="", metavar="TIME", help="the moment to restore; without zone: this host's")
+    restore.add_argument("--job", default="", help="whose backups, where there are several jobs")
+    restore.add_argument("--to-db", default="", dest="to_database", metavar="NAME", help="into this database")
+    restore.add_argument("--collection", default="", metavar="C", help="only this collection")
+    restore.add_argument("--work", default="", metavar="DIR", help="where to unpack (default: $TMPDIR or /var/tmp)")
+    restore.add_argument("--list", action="store_true", dest="list_only", help="only show what is there")
+    restore.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    restore.add_argument("--no-safety-backup", action="store_false", dest="safety", help="do not save what is there")
+    restore.add_argument("--yes", action="store_true", help="do not ask")
     commands.add_parser("check-config", help="read the host file and say whether it is right")
     commands.add_parser("rebuild", help="read the catalog anew from the manifests in the backups folder")
     commands.add_parser("worker")  # for the daemon itself; takes its orders on standard input
@@ -80,7 +121,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "run-once":
         from nanumpay_backupd.once import run_once
 
-        return run_once(options.config, options.job, force=options.force)
+        return run_once(options.config, options.job, force=options.force, kind=options.kind)
+    if options.command == "restore":
+        from nanumpay_backupd.bare import Wish, restore_from
+
+        wanted = {name: getattr(options, name) for name in Wish.__struct_fields__}
+        return restore_from(options.config, Wish(**wanted))
     if options.command == "check-config":
         from nanumpay_backupd.once import check_config
 

@@ -18,6 +18,7 @@ from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError
 from nanumpay_backupd.model import (
     Backup,
     BackupState,
+    CollectionStat,
     Copy,
     CopyState,
     Kind,
@@ -68,6 +69,10 @@ CREATE TABLE streams (job TEXT PRIMARY KEY, record BLOB NOT NULL)
 """How a catalog of an older format becomes one of the next."""
 _KEPT_RUNS: Final = 20_000
 _BACKUP_COLUMNS: Final = "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned"
+_COLLECTION: Final = (
+    "CASE kind WHEN 'collection' THEN json_extract(CAST(manifest AS TEXT), '$.source.collections[0]') END"
+)
+"""The one collection that a snapshot is of, which only its manifest tells."""
 
 
 class Catalog:
@@ -305,7 +310,7 @@ class Catalog:
             "ORDER BY created DESC, id DESC LIMIT ?2"
         )
         values = (job, -1 if limit is None else limit, to_json([kind.value for kind in kinds]).decode())
-        rows = self._read(f"SELECT {_BACKUP_COLUMNS} {chosen}", *values)
+        rows = self._read(f"SELECT {_BACKUP_COLUMNS}, {_COLLECTION} {chosen}", *values)
         copies: dict[str, list[Copy]] = {}
         for name, record in self._read(
             f"SELECT backup, record FROM copies WHERE backup IN (SELECT id {chosen}) ORDER BY backup, destination",  # noqa: S608
@@ -314,6 +319,29 @@ class Catalog:
             copies.setdefault(str(name), []).append(from_json(Copy, _blob(record)))
         return [_backup(row, tuple(copies.get(str(row[0]), ()))) for row in rows]
 
+    def count(self, job: str | None, kinds: Collection[Kind]) -> int:
+        """Return how many backups of these kinds a job has (None: all jobs)."""
+        kinds_json = to_json([kind.value for kind in kinds]).decode()
+        ((count,),) = self._read(
+            "SELECT count(*) FROM backups WHERE (?1 IS NULL OR job = ?1) AND kind IN (SELECT value FROM json_each(?2))",
+            job,
+            kinds_json,
+        )
+        return int(str(count))
+
+    def doubtful(self, job: str, kinds: Collection[Kind], since: datetime) -> bool:
+        """Tell whether a job's backup of these kinds, made at ``since`` or later, is not proven or has no copy left."""
+        kinds_json = to_json([kind.value for kind in kinds]).decode()
+        ((found,),) = self._read(
+            "SELECT EXISTS (SELECT 1 FROM backups AS b WHERE job = ?1 AND created >= ?3 "
+            "AND kind IN (SELECT value FROM json_each(?2)) AND (b.state != 'verified' OR NOT EXISTS "
+            "(SELECT 1 FROM copies AS c WHERE c.backup = b.id AND c.state IN ('uploaded', 'verified'))))",
+            job,
+            kinds_json,
+            _stamp(since),
+        )
+        return bool(found)
+
     def pin(self, backup: str, reason: str) -> None:
         """Keep retention from deleting a backup; an empty reason lets it go again."""
         with self._write() as db:
@@ -321,16 +349,19 @@ class Catalog:
 
     def backup(self, backup_id: str) -> Backup | None:
         """Return one backup with copies and manifest, or None."""
-        rows = self._read(f"SELECT {_BACKUP_COLUMNS}, manifest FROM backups WHERE id = ?", backup_id)  # noqa: S608
+        rows = self._read(
+            f"SELECT {_BACKUP_COLUMNS}, {_COLLECTION}, manifest FROM backups WHERE id = ?",  # noqa: S608
+            backup_id,
+        )
         if not rows:
             return None
         copies = self._read("SELECT record FROM copies WHERE backup = ? ORDER BY destination", backup_id)
         manifest = from_json(Manifest, _blob(rows[0][-1])) if rows[0][-1] is not None else None
-        return _backup(rows[0], tuple(from_json(Copy, _blob(row[0])) for row in copies), manifest)
+        return _backup(rows[0][:-1], tuple(from_json(Copy, _blob(row[0])) for row in copies), manifest)
 
     def totals(self, job: str) -> tuple[int, int, int]:
-        """Return how many backups a job has, the bytes of their present copies, and how many uploads wait or failed."""
-        ((count,),) = self._read("SELECT count(*) FROM backups WHERE job = ?", job)
+        """Return how many fulls a job has, the bytes of all its present copies, and how many uploads wait or failed."""
+        ((count,),) = self._read("SELECT count(*) FROM backups WHERE job = ? AND kind IN ('full', 'legacy')", job)
         ((size, pending),) = self._read(
             "SELECT coalesce(sum(CASE WHEN c.state IN ('uploaded', 'verified') THEN b.size END), 0), "
             "count(CASE WHEN c.state = 'pending' THEN 1 END) "
@@ -378,7 +409,7 @@ class Catalog:
 
 
 def _backup(row: tuple[object, ...], copies: tuple[Copy, ...], manifest: Manifest | None = None) -> Backup:
-    identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned = row[:12]
+    identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned, only = row
     return Backup(
         id=str(identifier),
         job=str(job),
@@ -392,9 +423,15 @@ def _backup(row: tuple[object, ...], copies: tuple[Copy, ...], manifest: Manifes
         start=str(first),
         end=str(last),
         pinned=str(pinned),
+        collection=_namespace(only),
         copies=copies,
         manifest=manifest,
     )
+
+
+def _namespace(stat: object) -> str:
+    """Name what a snapshot of one collection holds, from its record in the manifest; None: it is none."""
+    return "" if stat is None else from_json(CollectionStat, str(stat)).namespace
 
 
 def _stamp(moment: datetime) -> str:

@@ -15,6 +15,7 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError
 
 __all__ = [
+    "FULLS",
     "SLICES",
     "Artifact",
     "Backup",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 MANIFEST_FORMAT = 1
+BUCKETS: Final = "system.buckets."
+"""Begins the name of the collection in which MongoDB keeps what a time-series collection shows."""
 LOCAL = "local"
 """Name of the copy in the backups folder itself, beside the named destinations."""
 
@@ -124,6 +127,8 @@ class Kind(StrEnum):
     LEGACY = "legacy"
 
 
+FULLS: Final = frozenset({Kind.FULL, Kind.LEGACY})
+"""The kinds that hold everything of a job: what is meant where no other kind is named, as in ``restore latest``."""
 SLICES: Final = frozenset({Kind.INCREMENTAL, Kind.DIFFERENTIAL})
 """The kinds that restore nothing by themselves: they lead on from a full."""
 
@@ -173,9 +178,9 @@ class StageRecord(_Record, frozen=True):
 class Run(_Record, frozen=True):
     """One execution of a job; ``outcome`` is None while it is running.
 
-    ``action`` is what it is to do: ``backup``, ``slice``, ``upload`` (queued copies only), ``verify``, ``drill`` or
-    ``restore``; ``backup`` is what it made, in a restore the safety backup, in ``verify`` and ``drill`` what was
-    proven.
+    ``action`` is what it is to do: ``backup``, ``collection`` (a backup of one collection), ``slice``, ``upload``
+    (queued copies only), ``verify``, ``drill`` or ``restore``; ``backup`` is what it made, in a restore the safety
+    backup, in ``verify`` and ``drill`` what was proven.
     """
 
     id: str
@@ -213,6 +218,11 @@ class CollectionStat(_Record, frozen=True):
     type: str = "collection"
     digest: str = ""
     settled: Content | None = None
+
+    @property
+    def namespace(self) -> str:
+        """Return ``database.name``, of a time-series collection the name that people know."""
+        return f"{self.database}.{self.name.removeprefix(BUCKETS)}"
 
 
 class SourceInfo(_Record, frozen=True):
@@ -287,6 +297,13 @@ class Manifest(_Record, frozen=True):
     verification: tuple[Verification, ...] = ()
     format: int = MANIFEST_FORMAT
 
+    @property
+    def collection(self) -> str:
+        """Return ``database.name`` of what a snapshot of one collection holds, empty for other kinds."""
+        if self.kind is not Kind.COLLECTION or not self.source.collections:
+            return ""
+        return self.source.collections[0].namespace
+
 
 class Copy(_Record, frozen=True):
     """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue."""
@@ -306,7 +323,7 @@ class Backup(_Record, frozen=True):
     """A backup as the catalog knows it; ``created`` is the moment in its name.
 
     ``start`` and ``end`` are the oplog times of its consistency, empty where it has none. ``pinned`` says why retention
-    must leave it alone, empty: it is not pinned.
+    must leave it alone, empty: it is not pinned. ``collection`` is ``database.name`` of a snapshot of one collection.
     """
 
     id: str
@@ -321,6 +338,7 @@ class Backup(_Record, frozen=True):
     start: str = ""
     end: str = ""
     pinned: str = ""
+    collection: str = ""
     copies: tuple[Copy, ...] = ()
     manifest: Manifest | None = None
 
@@ -328,18 +346,22 @@ class Backup(_Record, frozen=True):
 class Stream(_Record, frozen=True):
     """How far a job's changes are captured: ``position`` is the oplog time up to which all is in backups.
 
-    ``parent`` is the newest backup on the way there, ``chain`` its full. ``first`` and ``newest`` are the oldest and
+    ``parent`` is the newest backup on the way there, ``since`` its end (nothing was written between that and
+    ``position``), ``chain`` its full. ``first`` and ``newest`` are the oldest and
     the newest oplog entry that the server held when it was looked at (``checked``). ``broken`` says why nothing can
-    follow on, empty: all is well.
+    follow on, empty: all is well. ``window`` is how many seconds the full oplog will hold, at the present rate
+    of writes (0: not known).
     """
 
     job: str
     position: str
     parent: str
+    since: str
     chain: str
     checked: datetime
     first: str = ""
     newest: str = ""
+    window: float = 0.0
     broken: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Runs and plans of all jobs: one run per job at a time, catch-up, queued uploads, events for whoever watches.
+"""The runs of all jobs: one of a lane at a time, catch-up, queued uploads, fulls out of turn.
 
 Starts worker processes and follows them; does no backup work itself, speaks no protocol.
 """
@@ -9,25 +9,29 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
 
+from nanumpay_backupd.broadcast import Broadcast
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, NotFoundError, RefusedError
+from nanumpay_backupd.errors import EXIT_OK, BackupdError, BusyError, CancelledError, NotFoundError, RefusedError
 from nanumpay_backupd.model import Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
 from nanumpay_backupd.pipeline.inventory import sync_local
-from nanumpay_backupd.pipeline.layout import Layout, job_of
+from nanumpay_backupd.pipeline.layout import Layout, job_of, lane
 from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.pipeline.upload import queue_again
-from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next_due
-from nanumpay_backupd.settings.schema import JobSpec, Paths, RestoreOrder, RunSpec
+from nanumpay_backupd.plans import Plans, Task, verdict_on
+from nanumpay_backupd.repairs import Cause, Repairs, cause_of
+from nanumpay_backupd.scheduler import Verdict
+from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, Paths, RestoreOrder, RunSpec, VerifyOrder
 from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.system.units import human_span
 from nanumpay_backupd.worker import WorkerProcess
 
 __all__ = ["ActiveRun", "Supervisor"]
@@ -35,28 +39,40 @@ __all__ = ["ActiveRun", "Supervisor"]
 T = TypeVar("T")
 _LONGEST_SLEEP: Final = 30.0
 """Seconds: the wall clock may jump (suspend, NTP), so no wait is longer than this."""
-_FULL_QUEUE: Final = 2000
-_SETTLE: Final = 120.0
-"""Seconds that catch-up waits after the start for MongoDB to come up beside us."""
 _INVENTORY_INTERVAL: Final = 60.0
 _UPLOAD_HOLD: Final = 15.0
 """Seconds before queued uploads are tried again after a run that could not even try (its job was locked, it died)."""
 _AFTER_FAULT: Final = 5.0
 _CANCEL_PATIENCE: Final = 30.0
 """Seconds that a cancelled run has to end by itself (it may wait for a server that is silent)."""
-_MOMENT: Final = timedelta(seconds=1)
+_ACTIONS: Final = {
+    Task.BACKUP: "backup",
+    Task.INCREMENTAL: "slice",
+    Task.DIFFERENTIAL: "slice",
+    Task.VERIFY: "verify",
+    Task.DRILL: "drill",
+}
+_CHECKS: Final = frozenset({Task.VERIFY, Task.DRILL})
+_DONE: Final = frozenset({Outcome.SUCCEEDED, Outcome.DEGRADED})
 log = structlog.get_logger()
 
 
 class ActiveRun:
     """A run that has a worker process now, or is about to have one."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, kind: str = "") -> None:
         self.run = run
+        self.kind = kind
+        self.lane = lane(run.job, run.action)
         self.process: WorkerProcess | None = None
         self.stage = ""
         self.cancelled_by = ""
         self.ended = asyncio.Event()
+
+    @property
+    def quiet(self) -> bool:
+        """Tell whether it is worth a word only when it fails: the slices, which come every minute."""
+        return self.run.action == "slice" and self.run.trigger is Trigger.SCHEDULE
 
     def cancel(self, who: str) -> None:
         """Ask for the end; one that is just being started ends as soon as it can be told."""
@@ -77,20 +93,19 @@ class Supervisor:
         self.paths = paths
         self.layout = Layout(paths.backups)
         self.active: dict[str, ActiveRun] = {}
-        self.plans: dict[str, datetime] = {}
+        self.plans = Plans(clock, self.db)
+        self.events = Broadcast(clock)
         self.jobs: dict[str, JobSpec] = {}
         self.stopping = False
         self._clock = clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="catalog")
         self._catalog: Catalog | None = None
         self._wake = asyncio.Event()
-        self._watchers: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._hold_until = clock.monotonic() + _SETTLE
         self._hold_uploads: dict[str, float] = {}
         self._seen = 0.0
         self._looked = float("-inf")
-        self._planned: set[str] = set()
+        self._repairs = Repairs()
         self.on_change: Callable[[], None] = lambda: None
 
     # Catalog: blocking calls happen in one thread of their own, so that a slow disk never stops the event loop
@@ -118,11 +133,11 @@ class Supervisor:
             log.warning("a run was cut off by the end of its process", run=run.id, job=run.job, code="interrupted")
             # Only the scheduled run itself: a catch-up that brought the daemon down is not tried for ever.
             if run.trigger is Trigger.SCHEDULE:
-                await self._plan_again(run)
+                await self.plans.again(run)
 
     def settled(self) -> None:
         """Tell that the sources can be reached: catch-up need not wait any longer."""
-        self._hold_until = 0.0
+        self.plans.settled()
         self._wake.set()
 
     async def run(self) -> None:
@@ -151,8 +166,7 @@ class Supervisor:
         active = list(self.active.values())
         if active:
             await self._end(active, budget)
-        for queue in self._watchers:
-            _put(queue, None)
+        self.events.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5.0)
 
@@ -171,7 +185,7 @@ class Supervisor:
             await asyncio.wait(pending, timeout=5.0)
         for item in active:
             if item.run.trigger in {Trigger.SCHEDULE, Trigger.CATCH_UP}:
-                await self._plan_again(item.run)
+                await self.plans.again(item.run)
 
     async def close(self) -> None:
         """Close the catalog, after everything that might ask it has ended."""
@@ -185,58 +199,12 @@ class Supervisor:
         """Replace the jobs: plans are made anew, running runs keep the settings they began with."""
         before, self.jobs = self.jobs, {job.name: job for job in jobs}
         for name in before.keys() - self.jobs.keys():
-            await self._save_plan(name, None)
+            await self.plans.forget(name)
         for name, job in list(self.jobs.items()):
-            await self._plan(job, before.get(name))
+            await self.plans.apply(job, before.get(name))
             await self._requeue(job, before.get(name))
         self._publish("plan")
         self._wake.set()
-
-    async def _plan(self, job: JobSpec, before: JobSpec | None) -> None:
-        if job.schedule is None:
-            # Settings that are not known yet may turn out to be those that the saved plan was made from.
-            self.plans.pop(job.name, None)
-            return
-        first = job.name not in self._planned
-        self._planned.add(job.name)
-        if not job.enabled:
-            await self._save_plan(job.name, None)
-            return
-        if before is not None and before.schedule == job.schedule and before.enabled and job.name in self.plans:
-            return
-        now = self._clock.now()
-        # Only the first look after a start may find a due time that nobody was there to keep.
-        saved = await self._saved_plan(job.name) if first else None
-        if saved is not None and saved <= now:
-            self.plans[job.name] = saved
-            return
-        await self._set_plan(job, now)
-
-    async def _set_plan(self, job: JobSpec, after: datetime) -> None:
-        await self._save_plan(job.name, next_due(job.schedule, after) if job.schedule is not None else None)
-
-    async def _save_plan(self, name: str, due: datetime | None) -> None:
-        """Put a plan in force, or drop it; a disk that cannot keep it spoils only the catch-up after a restart."""
-        if due is None:
-            self.plans.pop(name, None)
-        else:
-            self.plans[name] = due
-        try:
-            await self.db(lambda catalog: catalog.save_plan(name, due))
-        except BackupdError as error:
-            log.error(f"the plan of job {name} cannot be saved: {error.message}", code=error.code, hint=error.hint)
-
-    async def _plan_again(self, run: Run) -> None:
-        """Have a run that was cut off before it made a backup caught up at the next start."""
-        if run.backup is not None or run.outcome not in {Outcome.CANCELLED, Outcome.INTERRUPTED}:
-            return
-        with contextlib.suppress(BackupdError):
-            await self.db(lambda catalog: catalog.save_plan(run.job, run.started - ON_TIME - _MOMENT))
-
-    async def _saved_plan(self, name: str) -> datetime | None:
-        with contextlib.suppress(BackupdError):
-            return await self.db(lambda catalog: catalog.plan(name))
-        return None
 
     async def _requeue(self, job: JobSpec, before: JobSpec | None) -> None:
         """Uploads that were given up get another chance when their destination's settings changed."""
@@ -257,35 +225,58 @@ class Supervisor:
         if self.stopping:
             return _LONGEST_SLEEP
         now = self._clock.now()
-        pause = _LONGEST_SLEEP
-        for name, due in list(self.plans.items()):
+        pause = await self._start_repairs()
+        for name, task, due in self.plans.items():
             job = self.jobs.get(name)
-            if job is None or self.plans.get(name) != due:  # the settings changed while an earlier job was started
+            if job is None or self.plans.get(name, task) != due:  # the settings changed while another was started
                 continue
-            verdict = judge(due, now, timedelta(seconds=job.catch_up))
+            verdict = verdict_on(job, task, due, now)
             if verdict is Verdict.WAIT:
                 pause = min(pause, (due - now).total_seconds())
                 continue
-            if verdict is not Verdict.RUN and (wait := self._hold_until - self._clock.monotonic()) > 0:
-                pause = min(pause, wait)
+            if verdict is not Verdict.RUN and self.plans.hold > 0:
+                pause = min(pause, self.plans.hold)
                 continue
-            await self._set_plan(job, now)
-            await self._due(job, due, verdict, now)
+            other = self.active.get(lane(name, _ACTIONS[task]))
+            if other is not None and (task is not Task.BACKUP or other.run.action != "backup"):
+                continue  # its end wakes us
+            await self.plans.advance(job, task, now)
+            await self._take_up(job, task, due, verdict)
         pause = min(pause, await self._start_uploads(now))
         return max(pause, 0.02)
 
-    async def _due(self, job: JobSpec, due: datetime, verdict: Verdict, now: datetime) -> None:
-        window = timedelta(seconds=job.catch_up)
-        if verdict is Verdict.TOO_LATE and job.schedule is not None and latest_due(job.schedule, now, window):
-            verdict = Verdict.CATCH_UP
-        if verdict is Verdict.TOO_LATE:
-            log.warning("a backup was missed too long ago to be caught up", job=job.name, due=due.isoformat())
+    async def _take_up(self, job: JobSpec, task: Task, due: datetime, verdict: Verdict) -> None:
+        """Start what is due; what was missed for long is told, of a slice only the next one counts."""
+        late = verdict is not Verdict.RUN and task in {Task.BACKUP, Task.DRILL, Task.VERIFY}
+        what = "verification" if task is Task.VERIFY else task.value
+        if verdict is Verdict.TOO_LATE and late:
+            log.warning(f"a {what} was missed too long ago to be caught up", job=job.name, due=due.isoformat())
             return
-        trigger = Trigger.SCHEDULE if verdict is Verdict.RUN else Trigger.CATCH_UP
-        if trigger is Trigger.CATCH_UP:
-            log.warning("a backup was missed and is caught up now", job=job.name, due=due.isoformat())
+        if late:
+            log.warning(f"a {what} was missed and is caught up now", job=job.name, due=due.isoformat())
+        trigger = Trigger.CATCH_UP if late else Trigger.SCHEDULE
+        verify = VerifyOrder(level="restore" if task is Task.DRILL else "checksum") if task in _CHECKS else None
         with contextlib.suppress(BackupdError):
-            await self.start_run(job.name, trigger)
+            await self.start_run(job.name, trigger, action=_ACTIONS[task], kind=task.value, verify=verify)
+
+    async def _start_repairs(self) -> float:
+        """Make the fulls that a broken chain or a failed proof asks for; returns the seconds until the next."""
+        pause = _LONGEST_SLEEP
+        for name in self._repairs.wanted():
+            if name not in self.jobs or not self.jobs[name].enabled:
+                self._repairs.forget(name)
+                continue
+            now = self._clock.monotonic()
+            wait = self._repairs.wait(name, now)
+            if wait > 0:
+                pause = min(pause, wait)
+            elif name not in self.active:
+                self._repairs.begun(name, now)
+                try:
+                    await self.start_run(name, Trigger.REPAIR)
+                except BackupdError:
+                    self._repairs.ended(name, now, good=False, again=True)
+        return pause
 
     async def _start_uploads(self, now: datetime) -> float:
         """Start the queued uploads that are due, one run per job; returns the seconds until the next is due."""
@@ -315,6 +306,9 @@ class Supervisor:
         force: bool = False,
         compress: bool | None = None,
         restore: RestoreOrder | None = None,
+        verify: VerifyOrder | None = None,
+        collection: CollectionOrder | None = None,
+        kind: str = "incremental",
     ) -> ActiveRun:
         """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped)."""
         job = self.jobs.get(name)
@@ -330,27 +324,41 @@ class Supervisor:
                 hint="enable it in its settings, or run it once with --force",
                 code="job-disabled",
             )
-        if name in self.active:
+        if lane(name, action) in self.active:
             await self._skip(run_id, job, trigger, action)
         if compress is not None:
             job = msgspec.structs.replace(job, compress=compress)
         now = self._clock.now()
         spec = RunSpec(
-            run=run_id, job=job, paths=self.paths, trigger=trigger, action=action, started=now, restore=restore
+            run=run_id,
+            job=job,
+            paths=self.paths,
+            trigger=trigger,
+            action=action,
+            started=now,
+            restore=restore,
+            verify=verify,
+            collection=collection,
+            kind=kind,
         )
+        # A snapshot of one collection is no backup of the job: one that comes due meanwhile waits for it.
+        told = action if collection is None else "collection"
+        active = ActiveRun(new_run(run_id, name, trigger, now, told), kind if action == "slice" else "")
         # The job counts as busy from here on, also while the process is being started.
-        active = self.active[name] = ActiveRun(new_run(run_id, name, trigger, now, action))
+        self.active[active.lane] = active
         try:
-            await self.db(lambda catalog: catalog.save_run(active.run))
+            if not active.quiet:
+                await self.db(lambda catalog: catalog.save_run(active.run))
             active.process = await self._launch(active, spec)
         except BaseException:
-            del self.active[name]
+            del self.active[active.lane]
             active.ended.set()
             raise
         if active.cancelled_by:
             active.process.cancel()
-        log.info("run started", run=run_id, job=name, trigger=trigger.value, action=action)
-        self._publish("run-started", run=active.run)
+        if not active.quiet:
+            log.info("run started", run=run_id, job=name, trigger=trigger.value, action=action)
+            self._publish("run-started", run=active.run)
         task = asyncio.create_task(self._follow(active, active.process))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -370,7 +378,7 @@ class Supervisor:
 
     async def _skip(self, run_id: str, job: JobSpec, trigger: Trigger, action: str) -> None:
         """Record that a run could not begin because the job is running already, then raise BusyError."""
-        other = self.active[job.name].run.id
+        other = self.active[lane(job.name, action)].run.id
         text = f"job {job.name} is running already (run {other})"
         error = BusyError(text, hint="follow it: backupctl status --watch")
         now = self._clock.now()
@@ -385,6 +393,9 @@ class Supervisor:
     async def cancel(self, run_id: str | None, who: str) -> ActiveRun:
         """Ask a run (or the only one) to stop; raises NotFoundError."""
         candidates = [item for item in self.active.values() if run_id in (None, item.run.id, item.run.job)]
+        if len(candidates) > 1:
+            # Nobody who sees a backup running means the slice that is taken beside it just now.
+            candidates = [item for item in candidates if not item.quiet] or candidates
         if not candidates:
             what = f"run {run_id} is not running" if run_id else "nothing is running"
             raise NotFoundError(what, hint="see: backupctl runs")
@@ -425,18 +436,24 @@ class Supervisor:
             process.kill()
             log.exception("following a run failed", run=run_id, job=job, code="internal")
         finally:
-            self.active.pop(job, None)
-            if active.run.outcome in {Outcome.SKIPPED, Outcome.INTERRUPTED, None}:
+            self.active.pop(active.lane, None)
+            if not active.quiet and active.run.outcome in {Outcome.SKIPPED, Outcome.INTERRUPTED, None}:
                 self._hold_uploads[job] = self._clock.monotonic() + _UPLOAD_HOLD
             active.ended.set()
-            self._tell(active.run)
-            self._publish("run-ended", run=active.run)
+            self._tell(active.run, quiet=active.quiet)
+            if not active.quiet or active.run.outcome is not Outcome.SUCCEEDED:
+                self._publish("run-ended", run=active.run)
+            await self._draw_conclusions(active)
             self._wake.set()
 
     async def _settle(self, active: ActiveRun, process: WorkerProcess, code: int) -> Run:
         """Return the run as the worker recorded it; one that ended without a word is ``interrupted``."""
         now = self._clock.now()
-        run = await self.db(lambda catalog: catalog.run(active.run.id)) or active.run
+        run = await self.db(lambda catalog: catalog.run(active.run.id))
+        if run is None and active.quiet and code == EXIT_OK:
+            # There was nothing new to save: such a run leaves no record.
+            return msgspec.structs.replace(active.run, ended=now, outcome=Outcome.SUCCEEDED)
+        run = run or active.run
         if process.errors:
             log.error("\n".join(["the worker said:", *process.errors]), run=run.id, job=run.job, code="internal")
         if run.outcome is not None:
@@ -459,7 +476,7 @@ class Supervisor:
             active.run = msgspec.structs.replace(active.run, stages=(*others, stage))
             if stage.ended is not None:
                 seconds = (stage.ended - stage.started).total_seconds()
-                log.info(
+                getattr(log, "debug" if active.quiet else "info")(
                     f"{stage.stage} {stage.outcome} in {seconds:.1f} s{': ' if stage.detail else ''}{stage.detail}",
                     run=run_id,
                     job=job,
@@ -479,18 +496,64 @@ class Supervisor:
             self._publish("message", run_id=run_id, message=f"committed {event['artifact']}")
         self.on_change()
 
-    def _tell(self, run: Run) -> None:
+    async def _draw_conclusions(self, active: ActiveRun) -> None:
+        """Do what the end of a run asks for: the next slice sooner or later, or a new full."""
+        run = active.run
+        job = self.jobs.get(run.job)
+        if job is None or run.outcome is None:
+            return
+        stream = None
+        with contextlib.suppress(BackupdError):
+            stream = await self.db(lambda catalog: catalog.stream(run.job))
+        good, now = run.outcome in _DONE, self._clock.monotonic()
+        broken = stream is not None and bool(stream.broken)
+        cause = None if good else cause_of(run.action, run.error.code if run.error is not None else "")
+        if run.action == "slice" and active.kind == Task.INCREMENTAL:
+            lasting = run.error is not None and not run.error.retryable and not run.error.code.startswith("verify-")
+            self.plans.paced(job, stream, good=good, lasting=lasting)
+            if broken:
+                cause = Cause.STREAM
+            elif good:
+                self._repairs.mended(run.job, Cause.STREAM)
+        elif run.action == "backup":
+            again = run.outcome is not Outcome.CANCELLED
+            self._repairs.ended(run.job, now, good=good, again=again)
+            if good and (stream is None or broken):
+                self.plans.at_once(job, Task.INCREMENTAL)
+        elif good and run.action in {"verify", "drill"}:
+            self._repairs.mended(run.job, Cause.PROOF)
+        if cause is Cause.PROOF or (cause is Cause.STREAM and _wants_slices(job, run)):
+            self._want_full(run.job, cause)
+
+    def _want_full(self, job: str, cause: Cause) -> None:
+        """Have a full made out of turn, and say when."""
+        self._repairs.ask(job, cause)
+        wait = self._repairs.wait(job, self._clock.monotonic())
+        why = "for the slices to follow on from" if cause is Cause.STREAM else "because an older one failed its proof"
+        if wait > 0:
+            text = (
+                f"a new full is wanted, {why}; after the last such one it is made in {human_span(wait)} at the soonest"
+            )
+            log.warning(text, job=job, hint=f"to have it now: backupctl run {job}")
+        else:
+            log.warning(f"a new full is made by itself, {why}", job=job)
+
+    def _tell(self, run: Run, *, quiet: bool = False) -> None:
         """Write the one line that an operator looks for in the journal in the morning."""
         seconds = ((run.ended or run.started) - run.started).total_seconds()
         what = "run" if run.action == "backup" else run.action
         text = f"{what} {run.outcome or 'ended'} in {seconds:.1f} s"
         if run.backup:
-            text += f": {run.backup}" if run.action == "backup" else f", safety backup {run.backup}"
+            text += f", safety backup {run.backup}" if run.action == "restore" else f": {run.backup}"
         if run.error is not None:
             text += f": {run.error.message}"
         good = run.outcome in (Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SKIPPED)
         level = "info" if good else "warning" if run.outcome is Outcome.DEGRADED else "error"
+        if quiet and good:
+            level = "debug"
         code = run.error.code if run.error is not None else None
+        if quiet and code == "chain-missing":
+            level = "warning"  # that there is no full yet is how every job begins
         hint = run.error.hint if run.error is not None and not good else None
         getattr(log, level)(text, run=run.id, job=run.job, code=code, hint=hint or None)
         self.on_change()
@@ -498,31 +561,12 @@ class Supervisor:
     # Watching
 
     def _publish(self, kind: str, *, run: Run | None = None, run_id: str | None = None, **fields: Any) -> None:
-        event = {
-            "kind": kind,
-            "time": self._clock.now().isoformat().replace("+00:00", "Z"),
-            "run": to_builtins(run) if run is not None else None,
-            "run_id": run.id if run is not None else run_id,
-            **fields,
-        }
-        for queue in list(self._watchers):
-            _put(queue, event)
+        self.events.publish(kind, run=run, run_id=run_id, **fields)
         self.on_change()
 
     def note(self, kind: str, message: str) -> None:
         """Tell the watchers of something that is not part of a run (settings changed)."""
         self._publish(kind, message=message)
-
-    async def watch(self, run_id: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Yield events as they happen, of one run or of all, until the daemon stops or the watcher is too slow."""
-        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_FULL_QUEUE)
-        self._watchers.add(queue)
-        try:
-            while (event := await queue.get()) is not None:
-                if run_id is None or event["run_id"] == run_id:
-                    yield event
-        finally:
-            self._watchers.discard(queue)
 
     async def _inventory(self) -> None:
         """Look at the backups folder now and then: the application deletes files there by itself."""
@@ -548,16 +592,6 @@ class Supervisor:
         self._looked = self._clock.monotonic()
 
 
-def _put(queue: asyncio.Queue[dict[str, Any] | None], event: dict[str, Any] | None) -> None:
-    """Hand an event over; a watcher that does not keep up is ended instead of filling memory."""
-    try:
-        queue.put_nowait(event)
-    except asyncio.QueueFull:
-        with contextlib.suppress(asyncio.QueueEmpty):
-            queue.get_nowait()
-        queue.put_nowait(None)
-
-
 def _cancelled(catalog: Catalog, run: Run) -> Run:
     """Record that a run which ended without a word did so because it was told to: too early or too busy to answer."""
     text = f"the run was cancelled{unfinished(run)}"
@@ -569,6 +603,11 @@ def _cancelled(catalog: Catalog, run: Run) -> Run:
     ended = msgspec.structs.replace(run, outcome=Outcome.CANCELLED, stages=stages, error=error_info(error))
     catalog.save_run(ended)
     return ended
+
+
+def _wants_slices(job: JobSpec, run: Run) -> bool:
+    """Tell whether a slice is promised or wished for, and not only taken because it may help a restore."""
+    return bool(job.pitr or job.incremental or job.differential) or run.trigger is Trigger.MANUAL
 
 
 def _run_id(now: datetime) -> str:

@@ -29,14 +29,17 @@ from nanumpay_backupd.errors import (
 )
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.backup import back_up, upload_queued
+from nanumpay_backupd.pipeline.drill import drill
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.prune import PruneLine, delete_backup, prune
 from nanumpay_backupd.pipeline.rebuild import adopt_remote
+from nanumpay_backupd.pipeline.recheck import verify_copies
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
 from nanumpay_backupd.pipeline.restore import plan_restore, restore
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
+from nanumpay_backupd.pipeline.swap import manage
 from nanumpay_backupd.settings.schema import Destination, RetryPolicy, RunSpec, decode_spec, encode_spec
-from nanumpay_backupd.sources.factory import open_source, open_target
+from nanumpay_backupd.sources.factory import open_oplog, open_source, open_target
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
@@ -78,17 +81,32 @@ def execute(
         return open_store(destination, retry=retry, clock=clock)
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:
-        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), spec.action)
-        recorder = Recorder(run, catalog, reporter, clock)
+        # On record it is told apart: how a snapshot of one collection went says nothing of the job's backups.
+        action = "collection" if spec.collection is not None else spec.action
+        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action)
+        quiet = spec.action == "slice" and run.trigger is Trigger.SCHEDULE
+        recorder = Recorder(run, catalog, reporter, clock, quiet=quiet)
         if on_start is not None:
             on_start(recorder)
+        if spec.action == "slice":
+            # zstandard and the oplog's own modules: only who slices pays for them.
+            from nanumpay_backupd.pipeline.slices import take_slice
+
+            return take_slice(spec, open_source(spec.job.source), open_oplog, catalog, recorder, opener)
         if spec.action == "upload":
             return upload_queued(spec, catalog, recorder, opener)
+        # A download that breaks off goes on where it was.
+        if spec.action == "verify":
+            retry = retry or _FETCH_RETRY
+            return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
         if spec.action == "restore":
-            # A download that breaks off goes on where it was: somebody is waiting for it.
             retry = retry or _FETCH_RETRY
             return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
-        return back_up(spec, open_source(spec.job.source), catalog, recorder, opener)
+        if spec.action == "drill":
+            retry = retry or _FETCH_RETRY
+            return drill(spec, open_source, catalog, recorder, opener)
+        assert spec.action == "backup", f"an action that nobody knows: {spec.action}"
+        return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
 
 
 def examine(spec: RunSpec) -> Iterator[Check]:
@@ -176,9 +194,10 @@ def main() -> int:
         except BackupdError as error:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
-    if spec.action.startswith(("delete:", "prune", "adopt")):
+    if spec.action.startswith(("delete:", "prune", "adopt", "swap:")):
         try:
-            reporter.emit("lines", lines=to_builtins(remove(spec, SystemClock())))
+            lines = manage(spec) if spec.action.startswith("swap:") else remove(spec, SystemClock())
+            reporter.emit("lines", lines=to_builtins(lines))
         except BackupdError as error:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import bson
+import msgspec
+from bson import Int64
+from bson.timestamp import Timestamp
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.model import (
@@ -28,6 +31,7 @@ from nanumpay_backupd.model import (
     ErrorInfo,
     Kind,
     Manifest,
+    OpTime,
     Policy,
     SourceInfo,
     StageRecord,
@@ -48,10 +52,12 @@ __all__ = [
     "SetClock",
     "archive_bytes",
     "documents",
+    "entries",
     "job_spec",
     "manifest_of",
     "published",
     "recorder",
+    "slice_manifest",
     "small_disk",
 ]
 
@@ -126,6 +132,14 @@ def documents(count: int, size: int = 100) -> bytes:
     return b"".join(bson.encode({"_id": at, "text": (f"{at:08x}" * (size // 8 + 1))[:size]}) for at in range(count))
 
 
+def entries(*stamps: OpTime) -> bytes:
+    """Return the content of an oplog slice: one entry for each of these oplog times."""
+    return b"".join(
+        bson.encode({"op": "i", "ns": "nanumpay.users", "o": {"_id": at}, "ts": Timestamp(*stamp), "t": Int64(1)})
+        for at, stamp in enumerate(stamps)
+    )
+
+
 def archive_bytes(name: str, files: Mapping[str, bytes], *, member: int = 40_000, suffix: str = ".tar.gz") -> bytes:
     """Return an archive as the old way makes it, in gzip members of ``member`` plain bytes; names are used as given."""
     plain = io.BytesIO()
@@ -186,6 +200,24 @@ def manifest_of(
         ),
         tools={"mongodump": "100.7.0"},
         verification=proofs,
+    )
+
+
+def slice_manifest(
+    artifact: bytes, start: OpTime, end: OpTime, count: int, raw_bytes: int, created: datetime = NOW
+) -> Manifest:
+    """Return the manifest of an oplog slice with ``count`` entries after ``start`` and up to ``end``."""
+    manifest = manifest_of(artifact, created, raw_bytes=raw_bytes)
+    backup = backup_id(manifest.job, created, Kind.INCREMENTAL)
+    return msgspec.structs.replace(
+        manifest,
+        backup=backup,
+        kind=Kind.INCREMENTAL,
+        consistency=Consistency(
+            level="point-in-time", start=str(start), end=str(end), moment=end.moment, entries=count
+        ),
+        artifact=msgspec.structs.replace(manifest.artifact, name=f"{backup}.bson.zst", compression="zstd", level=3),
+        tools={},
     )
 
 

@@ -1,6 +1,6 @@
 """The commands that make, stop or delete something: run, cancel, delete, prune. Questions are asked here.
 
-Each takes the context and returns the exit code.
+Each takes the context and returns the exit code. `watched` and `started_only` serve every command that starts a run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["cancel", "delete", "prune", "run", "watched"]
+__all__ = ["cancel", "delete", "prune", "run", "started_only", "watched"]
 
 _EXIT_BY_OUTCOME = {
     "succeeded": EXIT_OK,
@@ -34,14 +34,22 @@ _EXIT_BY_OUTCOME = {
     "skipped": EXIT_BUSY,
 }
 
+_MAKING = {"backup", "slice", "upload"}
 _LOST = {"daemon-unreachable", "daemon-stopping", "watch-ended"}
 
 
 def run(context: Context) -> int:
     """Start a run and show it until it ends; Ctrl-C leaves it running. The exit code tells the outcome."""
-    params = {"job": context.args.job, "force": context.args.force}
+    args = context.args
+    params = {
+        "job": args.job,
+        "force": args.force,
+        "kind": args.kind,
+        "collection": args.collection,
+        "format": args.format,
+    }
     if context.args.no_wait:
-        return _start_only(context, params)
+        return started_only(context, "Run", params)
     return watched(context, "Run", params)
 
 
@@ -68,8 +76,9 @@ def watched(context: Context, method: str, params: Reply) -> int:
     return _EXIT_BY_OUTCOME.get(ended.get("outcome") or "", EXIT_FAILED)
 
 
-def _start_only(context: Context, params: Reply) -> int:
-    reply = context.ask("Run", params)
+def started_only(context: Context, method: str, params: Reply) -> int:
+    """Call a method that starts a run, and return without waiting for its end."""
+    reply = context.ask(method, params)
     started = reply["run"]
     if not context.json({"run": started}):
         if started.get("outcome") == "skipped":
@@ -131,7 +140,7 @@ def _summary(context: Context, ended: Reply, said: set[str]) -> None:
     if error:
         complain(error["message"], error["hint"], error["code"], context.args.color)
     outcome = ended.get("outcome")
-    if outcome == "degraded":
+    if outcome == "degraded" and ended.get("action", "backup") in _MAKING:
         screen.line("The backup on this host is good. A copy that is pending is tried again by itself.")
     if outcome in {"failed", "degraded", "interrupted"}:
         screen.line(f"Details: backupctl show {ended['id']}   log: backupctl logs {ended['id']}")
@@ -144,11 +153,20 @@ def _sentences(context: Context, ended: Reply) -> list[str]:
     word = context.screen.paint(outcome.capitalize(), outcome_style(outcome), "bold")
     if outcome == "skipped":
         return [f"{word}: nothing was done."]
-    if ended.get("action") == "restore":
+    action = ended.get("action", "backup")
+    if action == "restore":
         return _restored(ended, word)
+    if action in {"verify", "drill"}:
+        from nanumpay_backupd.cli.proofs import proven_lines
+
+        return proven_lines(context, ended, word)
     if ended.get("backup"):
         made, *copies = _made(context, ended["backup"])
         return [f"{word} after {took(ended)}: {made}", *copies]
+    if action == "slice" and outcome == "succeeded":
+        # What was not written about needs no file.
+        found = next((stage["detail"] for stage in ended["stages"] if stage["detail"]), "nothing new")
+        return [f"{word} after {took(ended)}: {found}."]
     broken = [stage["stage"] for stage in ended["stages"] if stage.get("outcome") == outcome]
     where = f" in stage {broken[-1]}" if broken and outcome != "succeeded" else ""
     return [f"{word} after {took(ended)}{where}{'' if outcome == 'succeeded' else '; no backup was made'}."]
@@ -158,8 +176,8 @@ def _restored(ended: Reply, word: str) -> list[str]:
     """Say how a restore ended, what it brought, and how to go back."""
     from nanumpay_backupd.cli.views import took
 
-    done = [stage["detail"] for stage in ended["stages"] if stage["stage"] == "restore" and stage["detail"]]
-    lines = [f"{word} after {took(ended)}{': ' + done[0] if done and ended['outcome'] == 'succeeded' else '.'}"]
+    done = [stage["detail"] for stage in ended["stages"] if stage["stage"] in {"restore", "swap"} and stage["detail"]]
+    lines = [f"{word} after {took(ended)}{': ' + '; '.join(done) if done and ended['outcome'] == 'succeeded' else '.'}"]
     if ended.get("backup"):
         lines.append(f"What was there before is in {ended['backup']}.")
         lines.append(f"  go back to it:  backupctl restore {ended['backup']}")
@@ -168,13 +186,17 @@ def _restored(ended: Reply, word: str) -> list[str]:
 
 
 def _made(context: Context, identifier: str) -> list[str]:
-    """Describe the backup that a run made: file, size, documents, and where its copies are."""
-    from nanumpay_backupd.cli.views import copies_text
+    """Describe the backup that a run made: file, size, what it holds, and where its copies are."""
+    from nanumpay_backupd.cli.views import SLICES, copies_text
     from nanumpay_backupd.cli.words import plural, size
 
     with contextlib.suppress(BackupdError):
         backup = context.ask("DescribeBackup", {"backup": identifier})["backup"]
-        holds = f"{size(backup['size'])}, {plural(backup['documents'], 'document')}, {backup['state']}"
+        held = plural(backup["documents"], "document")
+        if backup["kind"] in SLICES:
+            entries = backup.get("manifest", {}).get("consistency", {}).get("entries", 0)
+            held = plural(entries, "oplog entry", "oplog entries")
+        holds = f"{size(backup['size'])}, {held}, {backup['state']}"
         return [f"{backup['artifact']} ({holds})", f"Copies: {copies_text(context.screen, backup['copies'])}"]
     return [identifier]
 

@@ -56,6 +56,18 @@ def _command(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli.restore import restore
 
         return restore
+    if name == "timeline":
+        from nanumpay_backupd.cli.timeline import timeline
+
+        return timeline
+    if name in {"verify", "drill"}:
+        from nanumpay_backupd.cli import proofs
+
+        return {"verify": proofs.verify, "drill": proofs.drill}[name]
+    if name == "swaps":
+        from nanumpay_backupd.cli.swaps import swaps
+
+        return swaps
     from nanumpay_backupd.cli import commands
 
     return {

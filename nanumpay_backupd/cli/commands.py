@@ -57,7 +57,8 @@ def jobs(context: Context) -> int:
 
 def runs(context: Context) -> int:
     """List runs, newest first."""
-    reply = context.ask("ListRuns", {"job": context.args.job, "limit": context.args.limit})
+    args = context.args
+    reply = context.ask("ListRuns", {"job": args.job, "limit": args.limit, "slices": args.slices})
     if not context.json(reply):
         from nanumpay_backupd.cli.views import runs_table
 
@@ -68,15 +69,28 @@ def runs(context: Context) -> int:
 
 
 def list_backups(context: Context) -> int:
-    """List backups, newest first, and their total size."""
-    reply = context.ask("ListBackups", {"job": context.args.job, "limit": context.args.limit})
+    """List backups, newest first; slices only with --slices."""
+    args = context.args
+    reply = context.ask("ListBackups", {"job": args.job, "limit": args.limit, "slices": args.slices})
     if not context.json(reply):
         from nanumpay_backupd.cli.views import backups_table
 
         found = reply["backups"]
         nothing = ["No backups yet. Make one: backupctl run"]
         context.screen.lines(backups_table(context.screen, found, context.times()) if found else nothing)
+        context.screen.lines(_hidden(reply.get("hidden_slices") or 0, args.job))
     return EXIT_OK
+
+
+def _hidden(count: int, job: str | None) -> list[str]:
+    """Say what a listing leaves out, and how to see it."""
+    if not count:
+        return []
+    from nanumpay_backupd.cli.words import plural
+
+    name = f" {job}" if job else ""
+    verb = "is" if count == 1 else "are"
+    return [f"{plural(count, 'slice')} {verb} not shown (backupctl list{name} --slices; backupctl timeline{name})"]
 
 
 def show(context: Context) -> int:
@@ -93,10 +107,19 @@ def show(context: Context) -> int:
 
         times = context.times()
         if "backup" in reply:
-            context.screen.lines(backup_lines(context.screen, reply["backup"], times))
+            backup = reply["backup"]
+            context.screen.lines(backup_lines(context.screen, backup, times, _companions(context, backup)))
         else:
             context.screen.lines(run_lines(context.screen, reply["run"], times))
     return EXIT_OK
+
+
+def _companions(context: Context, backup: Reply) -> list[Reply]:
+    """Return all backups of the job of a slice, which is restored together with some of them."""
+    if backup["kind"] not in {"incremental", "differential"}:
+        return []
+    found: list[Reply] = context.ask("ListBackups", {"job": backup["job"], "slices": True})["backups"]
+    return found
 
 
 def _run_of(context: Context, name: str) -> Reply:

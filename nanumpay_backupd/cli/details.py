@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from nanumpay_backupd.cli.protection import protection_rows
 from nanumpay_backupd.cli.terminal import Column, Screen, width
 from nanumpay_backupd.cli.views import (
+    ACTIONS,
     NO_JOBS,
+    SLICES,
     copies_text,
+    covered,
     fault_lines,
     job_schedule,
+    kind_text,
     local_first,
     outcome_style,
     outcome_text,
@@ -32,7 +37,6 @@ _STATE_WORDS = {
     "legacy": "legacy (made by the old program; it has no manifest to compare with)",
 }
 _HINT = " → "  # stands between a problem and what to do about it
-_COMPRESSED_TAR = ".tar.gz"
 
 
 def status_lines(screen: Screen, status: Reply, going: dict[str, str] | None = None) -> list[str]:
@@ -101,6 +105,7 @@ def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str], going:
     success = job.get("last_success")
     if success and last and success["id"] != last["id"]:
         rows.append(("last good", f"{times.both(success['started'])}"))
+    rows.extend(protection_rows(screen, job, times, told))
     rows.extend(_newest_rows(screen, job, times))
     rows.extend(
         (screen.paint("warning", "yellow"), text) for text in job["warnings"] if not any(text in one for one in told)
@@ -142,23 +147,30 @@ def _newest_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, st
     return rows
 
 
-def backup_lines(screen: Screen, backup: Reply, times: Times) -> list[str]:
-    """Write one backup: what it holds, how far it was proven, where its copies are, how to restore it by hand."""
+def backup_lines(screen: Screen, backup: Reply, times: Times, others: list[Reply] | None = None) -> list[str]:
+    """Write one backup: what it holds, how far it was proven, where its copies are, how to restore it by hand.
+
+    ``others`` are all backups of its job: a slice is restored together with some of them.
+    """
     manifest = backup.get("manifest") or {}
     made = times.both(backup["created"]) + (f", by run {backup['run']}" if backup.get("run") else "")
     state = screen.paint(_STATE_WORDS.get(backup["state"], str(backup["state"])), _backup_style(backup["state"]))
     rows = [
-        ("job", f"{backup['job']} ({backup['kind']})"),
+        ("job", f"{backup['job']} ({kind_text(backup)})"),
         ("made", made),
         ("state", state),
+        *([("pinned", f"retention leaves it alone: {backup['pinned']}")] if backup.get("pinned") else []),
         ("artifact", f"{backup['artifact']}, {size(backup['size'])} ({number(backup['size'])} bytes)"),
         *_manifest_rows(manifest, times),
+        *_slice_rows(backup, times),
     ]
     lines = [screen.paint(backup["id"], "bold"), *_block(screen, rows), "", screen.paint("Copies", "bold")]
     lines.extend(_copies_lines(screen, backup["copies"], times))
     collections = manifest.get("source", {}).get("collections", [])
     if collections:
         lines.extend(["", screen.paint("Collections", "bold"), *_collections_table(screen, collections)])
+    if backup["kind"] in SLICES:
+        return [*lines, *_replay_lines(screen, backup, others or [])]
     return [*lines, "", screen.paint("Restore by hand", "bold"), *_restore_lines(backup, manifest)]
 
 
@@ -173,13 +185,15 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
     collections = source["collections"]
     documents = sum(one["documents"] for one in collections)
     holds = f"{plural(documents, 'document')} in {plural(len(collections), 'collection')}"
+    if manifest.get("kind") in SLICES:
+        holds = plural(consistency["entries"], "oplog entry", "oplog entries")
     raw = f"{size(artifact['raw_bytes'])} before compression ({artifact['compression']})"
     rows = [
         ("sha256", artifact["sha256"]),
         ("holds", f"{holds} of {', '.join(source['databases']) or 'no database'}, {raw}"),
         ("encryption", artifact.get("encryption", "none")),
         ("source", f"{source['type']} {source['server_version']}, {source['topology']}, host {manifest['host']}"),
-        ("consistency", _consistency(consistency, times)),
+        *([] if manifest.get("kind") in SLICES else [("consistency", _consistency(consistency, times))]),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()) or "not recorded"),
     ]
     for check in manifest.get("verification", ()):
@@ -188,6 +202,18 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
         spent = duration(check["seconds"])
         rows.append(("checked", f"{times.when(check['at'])}, {check['level']}, {verdict} in {spent}{detail}"))
     return rows
+
+
+def _slice_rows(backup: Reply, times: Times) -> list[tuple[str, str]]:
+    """Say what changes a slice holds and what it follows."""
+    if backup["kind"] not in SLICES:
+        return []
+    manifest = backup.get("manifest") or {}
+    rows = [("covers", f"{covered(backup, times)} (oplog times {backup['start']} to {backup['end']})")]
+    return [
+        *rows,
+        *((name, manifest[key]) for name, key in (("follows", "parent"), ("chain", "chain")) if manifest.get(key)),
+    ]
 
 
 def _consistency(consistency: Reply, times: Times) -> str:
@@ -236,19 +262,43 @@ def _collections_table(screen: Screen, collections: list[Reply]) -> list[str]:
 
 
 def _restore_lines(backup: Reply, manifest: Reply) -> list[str]:
-    artifact = backup["artifact"]
-    unpack = "-xzf" if artifact.endswith(_COMPRESSED_TAR) else "-xf"
-    folder = artifact.removesuffix(_COMPRESSED_TAR).removesuffix(".tar")
-    lines = [f"  tar {unpack} {artifact}"]
+    from nanumpay_backupd.cli.byhand import full_commands, import_commands
+
+    if "mongoexport" in manifest.get("tools", ()):
+        only = manifest["source"]["collections"][0]
+        series = only.get("type") == "timeseries"
+        lines = import_commands(backup["artifact"], only["database"], only["name"], series=series)
+        return [f"  {line}" for line in lines]
     databases = manifest.get("source", {}).get("databases") or ["nanumpay"]
-    lines.extend(f"  mongorestore --uri=URI --db={name} --drop ./{folder}/{name}" for name in databases)
-    return lines
+    replays = bool(manifest.get("consistency", {}).get("entries"))
+    return [f"  {line}" for line in full_commands(backup["artifact"], databases, replays=replays)]
+
+
+def _replay_lines(screen: Screen, backup: Reply, others: list[Reply]) -> list[str]:
+    """Say how to look into a slice, and how its end is restored from the full before it."""
+    from nanumpay_backupd.cli.byhand import chain_to, look_commands, replay_commands
+
+    lines = [
+        "",
+        screen.paint("Look into it by hand", "bold"),
+        *(f"  {one}" for one in look_commands(backup["artifact"])),
+    ]
+    lines += ["", screen.paint("Restore its end by hand", "bold")]
+    chain = chain_to(backup, (backup.get("manifest") or {}).get("chain") or "", others)
+    if chain.full is None or not chain.whole:
+        gone = "its full is" if chain.full is None else "slices before it are"
+        return [*lines, f"  {gone} not here any more; what can be restored: backupctl timeline {backup['job']}"]
+    names = [one["artifact"] for one in chain.slices]
+    return [*lines, *(f"  {line}" for line in replay_commands(chain.full["artifact"], names, backup["end"]))]
 
 
 def run_lines(screen: Screen, run: Reply, times: Times) -> list[str]:
     """Write one run: stages with their times, outcome, fault and warnings, and where its log is."""
     rows = [
-        ("job", f"{run['job']} (trigger: {run['trigger']}{', a restore' if run.get('action') == 'restore' else ''})"),
+        (
+            "job",
+            f"{run['job']} (trigger: {', '.join(filter(None, (run['trigger'], ACTIONS.get(run.get('action', '')))))})",
+        ),
         ("started", f"{times.exact(run['started'])}, {times.ago(run['started'])}"),
         ("outcome", outcome_text(screen, run) + (f" after {took(run)}" if run.get("ended") else "")),
     ]

@@ -25,6 +25,7 @@ examples:
   backupctl run                    make a backup now and watch it
   backupctl list                   the backups and where their copies are
   backupctl show latest            one backup in detail, with the commands to restore it by hand
+  backupctl timeline               which moments can be restored
   backupctl logs -f                follow the daemon's log
 
 exit codes:
@@ -49,7 +50,18 @@ def _newest(text: str) -> Argument:
     return "-n", {"type": "count", "metavar": "N", "dest": "limit", "help": text}
 
 
+_SWAPS = "undo: what was there before is live again; redo: what was restored; drop: delete what is kept"
 _YES = _flag("--yes", "do not ask")
+_FROM = ("--from", {"metavar": "DEST", "dest": "source", "help": "take the copy at this destination"})
+_NO_WAIT = _flag("--no-wait", "start it and return at once")
+_JOB = ("--job", {"metavar": "JOB", "help": "name of a job (default: the only one, or the application's)"})
+
+
+def _one_of(flag: str, words: str, text: str) -> Argument:
+    """Make an option that takes one of several words, the first of which is its default."""
+    choices = tuple(words.split())
+    return flag, {"metavar": flag.lstrip("-").upper(), "choices": choices, "help": f"{text}: {', '.join(choices)}"}
+
 
 # name -> (what it does, arguments, examples and remarks). The first example is the plain one.
 COMMANDS: dict[str, tuple[str, tuple[Argument, ...], str]] = {
@@ -68,14 +80,30 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
         "make a backup now and watch it",
         (
             _maybe("job", "JOB", "name of a job (default: the only one, or the application's)"),
-            _flag("--no-wait", "start it and return at once"),
+            _NO_WAIT,
             _flag("--force", "run although the job is disabled"),
+            ("--collection", {"metavar": "C", "help": "only this collection (DB.C where a job has all databases)"}),
+            (
+                "--format",
+                {
+                    "metavar": "FORMAT",
+                    "choices": ("bson", "json"),
+                    "help": "of a collection: bson (default), or json: Extended JSON, a document a line",
+                },
+            ),
+            _one_of("--kind", "full incremental differential", "the kind of backup (default: full)"),
         ),
         """\
   backupctl run
   backupctl run nanumpay --no-wait
+  backupctl run --kind incremental
   backupctl run --force --json
+  backupctl run --collection users
+  backupctl run nanumpay --collection users --format json
 
+A backup of one collection is listed and restored like others, and never counts as the job's newest backup.
+
+An incremental saves the changes since the last slice, a differential those since the last full (replica set).
 Ctrl-C only stops watching: the run goes on in the daemon.
 The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cancelled or no longer watched.""",
     ),
@@ -86,26 +114,50 @@ The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cance
     ),
     "runs": (
         "list past and present runs, newest first",
-        (_maybe("job", "JOB", "name of a job (default: all)"), _newest("show only the newest N")),
-        "  backupctl runs\n  backupctl runs nanumpay -n 5",
+        (
+            _maybe("job", "JOB", "name of a job (default: all)"),
+            _newest("show only the newest N"),
+            _flag("--slices", "also those that only saved changes"),
+        ),
+        "  backupctl runs\n  backupctl runs nanumpay -n 5\n  backupctl runs --slices",
     ),
     "list": (
         "list backups and where their copies are, newest first",
-        (_maybe("job", "JOB", "name of a job (default: all)"), _newest("show only the newest N")),
-        "  backupctl list\n  backupctl list -n 3\n  backupctl list --json | jq -r '.backups[0].artifact'",
+        (
+            _maybe("job", "JOB", "name of a job (default: all)"),
+            _newest("show only the newest N"),
+            _flag("--slices", "also the slices of changes, with what each covers"),
+        ),
+        """\
+  backupctl list
+  backupctl list -n 3
+  backupctl list nanumpay --slices
+  backupctl list --json | jq -r '.backups[0].artifact'""",
     ),
     "show": (
         "show a backup or a run in detail",
         (_word("id", "BACKUP|RUN", "id of a backup or of a run, or: latest"),),
         "  backupctl show latest\n  backupctl show nanumpay-backup-2026-11-21T02-00-00",
     ),
+    "timeline": (
+        "show which moments can be restored, and which cannot",
+        (_maybe("job", "JOB", "name of a job (default: the only one, or the application's)"),),
+        """\
+  backupctl timeline
+  backupctl timeline nanumpay --json | jq -r '.ranges[-1].last'
+
+Any moment of a range can be restored to the second: backupctl restore latest --at TIME""",
+    ),
     "restore": (
         "bring a backup back into the database, or into another one",
         (
-            _word("backup", "BACKUP|latest", "id of a backup, or latest: the newest"),
+            _word("backup", "BACKUP|latest", "id of a backup, or latest: the newest, with --at the one that fits"),
+            ("--at", {"metavar": "TIME", "help": "as of this moment (see below)"}),
+            ("--job", {"metavar": "JOB", "help": "with --at: name of a job (default: as for run)"}),
+            _flag("--swap", "restore beside the database, check, then change places; keeps what was there"),
             ("--to-db", {"metavar": "NAME", "help": "into this database instead of its own"}),
             ("--collection", {"metavar": "C", "help": "only this collection"}),
-            ("--from", {"metavar": "DEST", "dest": "source", "help": "take the copy at this destination"}),
+            _FROM,
             _flag("--dry-run", "only show what would be done"),
             _flag("--no-safety-backup", "do not back up first what is going to be replaced"),
             _YES,
@@ -115,10 +167,65 @@ The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cance
   backupctl restore nanumpay-backup-2026-11-21T02-00-00
   backupctl restore latest --to-db nanumpay_check --yes
   backupctl restore latest --collection users --from nas
+  backupctl restore latest --at 10:30:59
+  backupctl restore latest --at "yesterday 18:00" --swap
+
+TIME is a time of day (today's, or yesterday's when it is still to come), a date and a time, with Z or an offset like
++09:00 when it is not one of the daemon's zone, "5 minutes ago" or "5m ago", "yesterday 18:00", an oplog time
+(seconds:counter), or latest. The whole second counts. backupctl timeline shows what can be restored.
 
 It shows what it will do and asks; where nobody can be asked it needs --yes. The copy is read back whole before
 anything changes. Ctrl-C only stops watching; to stop it: backupctl cancel
 The exit code is 0 succeeded, 1 failed, 7 refused, 130 cancelled or no longer watched.""",
+    ),
+    "verify": (
+        "read copies again and prove them",
+        (
+            _maybe("backup", "BACKUP|latest", "id of a backup, or latest (default: all of the job's)"),
+            _JOB,
+            _one_of("--level", "checksum structure restore", "how far (default: checksum)"),
+            ("--from", {"metavar": "DEST", "dest": "source", "help": "only the copies at this destination"}),
+            _NO_WAIT,
+        ),
+        """\
+  backupctl verify
+  backupctl verify latest --level structure
+  backupctl verify --job nanumpay --from nas --no-wait
+
+checksum reads every byte, structure also unpacks and walks every document, restore is a drill.
+A copy that does not pass is marked corrupt, and a new full is made.
+The exit code is 0 all good, 3 not everything could be tried, 1 failed, 5 already running, 130 cancelled.""",
+    ),
+    "drill": (
+        "restore a backup into a scratch place, compare it, and throw it away",
+        (
+            _maybe("job", "JOB", "name of a job (default: the only one, or the application's)"),
+            ("--backup", {"metavar": "BACKUP", "help": "this one (default: the newest that is verified)"}),
+            _FROM,
+            _NO_WAIT,
+        ),
+        """\
+  backupctl drill
+  backupctl drill nanumpay --from nas
+  backupctl drill --backup nanumpay-backup-2026-11-21T02-00-00
+
+The application's database is left alone. How long the restore took is kept and compared with the objective rto.
+The exit code is 0 the same came back, 3 degraded, 1 failed, 5 already running, 130 cancelled.""",
+    ),
+    "swaps": (
+        "list what restores with --swap keep; undo one, do it again, drop what it keeps",
+        (
+            ("what", {"nargs": "?", "metavar": "undo|redo|drop", "choices": ("undo", "redo", "drop"), "help": _SWAPS}),
+            _maybe("swap", "SWAP", "name of a swap; backupctl swaps lists them"),
+            _YES,
+        ),
+        """\
+  backupctl swaps
+  backupctl swaps undo 2026-11-21T21-19-40
+  backupctl swaps drop 2026-11-21T21-19-40 --yes
+
+An undo makes what was there before the restore live again and keeps what was restored; redo is the way back. Nothing
+is deleted before drop. Each asks first; where nobody can be asked it needs --yes.""",
     ),
     "delete": (
         "delete a backup with all its copies, or one copy",
@@ -283,6 +390,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise _surplus(extra[0], args.command)
     if args.command is None:
         raise UsageError("a command is missing", hint="try: backupctl status; all commands: backupctl --help")
+    if args.command == "run" and args.format and not args.collection:
+        raise UsageError(
+            "--format is for one collection: --collection is missing",
+            hint=f"backupctl run --collection NAME --format {args.format}",
+        )
     return args
 
 
@@ -291,5 +403,7 @@ def _surplus(word: str, command: str | None) -> UsageError:
     place, what = (command or "backupctl"), "option" if word.startswith("-") else "argument"
     known = [flag for flag, _ in COMMANDS[command][1] if flag.startswith("-")] if command else []
     hint = _meant(word.partition("=")[0], [*known, *_COMMON]) if word.startswith("--") else ""
+    if "--at" in known and what == "argument":
+        hint = 'a time of several words is quoted: --at "5 minutes ago"'
     page = f"backupctl {command}" if command else "backupctl"
     return UsageError(f"{place} takes no {what} '{word}'", hint=hint or f"see: {page} --help")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from nanumpay_backupd.cli.actions import watched
 from nanumpay_backupd.cli.context import PATIENT, Context
-from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED
+from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, BackupdError
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
     from typing import Any
+
+    from nanumpay_backupd.cli.words import Times
 
     Reply = dict[str, Any]
 
 __all__ = ["restore"]
 
 _SHOWN = 6
+_LATEST = "latest"
 
 
 def restore(context: Context) -> int:
@@ -27,6 +32,9 @@ def restore(context: Context) -> int:
         )
     params: Reply = {
         "backup": args.backup,
+        "job": args.job,
+        "at": _moment(context),
+        "swap": args.swap,
         "to_database": args.to_db,
         "collection": args.collection,
         "source": args.source,
@@ -39,8 +47,36 @@ def restore(context: Context) -> int:
     if not args.yes and not _agreed(context, plan):
         context.screen.line("Nothing was done.")
         return EXIT_REFUSED
-    # What was shown is what is done: "latest" and the copy are resolved by now.
-    return watched(context, "Restore", {**params, "backup": plan["backup"], "source": plan["copy"]} | _safety(context))
+    return watched(context, "Restore", _as_shown(params, plan) | _safety(context))
+
+
+def _as_shown(params: Reply, plan: Reply) -> Reply:
+    """Say what was shown: "latest" may mean another backup, copy or moment by now."""
+    if not params["at"] and not plan["slices"]:
+        return {**params, "backup": plan["backup"], "source": plan["copy"]}
+    # The slices need not lie where the full does. A slice that was named stands for a moment, its full does not.
+    backup = plan["backup"] if params["backup"] == _LATEST else params["backup"]
+    return {**params, "backup": backup, "at": plan["moment"] if params["at"] == _LATEST else params["at"]}
+
+
+def _moment(context: Context) -> str | None:
+    """Read --at as a moment of the daemon's zone and clock; what is special about it is said before the plan."""
+    args = context.args
+    if args.at is None:
+        if args.job:
+            from nanumpay_backupd.cli.options import UsageError
+
+            raise UsageError("--job goes with --at: the name of a backup says its job", hint="see: backupctl list")
+        return None
+    from nanumpay_backupd.cli.moments import read_moment
+    from nanumpay_backupd.cli.words import Times
+
+    # Not `context.times`: in a zone that was guessed, another moment would be restored.
+    status = context.ask("GetStatus")
+    moment, remark = read_moment(args.at, Times(status["timezone"], status["now"]))
+    if remark and not args.json:
+        context.screen.line(f"{context.screen.paint(context.screen.mark('warn'), 'yellow')} {remark}")
+    return moment
 
 
 def _safety(context: Context) -> Reply:
@@ -48,41 +84,107 @@ def _safety(context: Context) -> Reply:
 
 
 def _plan(context: Context, params: Reply) -> Reply:
-    reply = context.ask("Restore", {**params, "dry_run": True} | _safety(context), timeout=PATIENT)
+    screen = context.screen
+    waiting = screen.moves and not context.args.json and bool(params["at"])
+    if waiting:
+        screen.raw(screen.fit("saving the latest changes, looking for the way to that moment ..."))
+    try:
+        reply = context.ask("Restore", {**params, "dry_run": True} | _safety(context), timeout=PATIENT)
+    finally:
+        if waiting:
+            screen.raw("\r\x1b[K")
     plan: Reply = reply["plan"]
     if not context.args.json:
-        context.screen.lines(_plan_lines(context, plan))
+        screen.lines(_plan_lines(context, params, plan))
     return plan
 
 
-def _plan_lines(context: Context, plan: Reply) -> list[str]:
-    from nanumpay_backupd.cli.words import plural, size
-
-    screen = context.screen
-    names = plan["collections"]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    brings = f"{plural(plan['documents'], 'document')}, {size(plan['bytes'])}" if names else "what is in the archive"
-    replay = ", with its oplog replayed" if plan["replays_oplog"] else ""
-    there = f"{plural(plan['target_documents'], 'document')} in {plural(plan['target_collections'], 'collection')}"
-    safety = "a safety backup of what is there is made" if plan["safety_backup"] else "no safety backup is made"
-    rows = [
-        ("restore", f"{screen.paint(plan['backup'], 'bold')}, copy: {plan['copy']}"),
-        ("as of", f"{context.times().both(plan['moment'])}{replay}"),
-        ("brings", f"{brings}{': ' + ', '.join(names[:_SHOWN]) + more if names else ''}"),
+def _plan_lines(context: Context, params: Reply, plan: Reply) -> list[str]:
+    screen, times = context.screen, context.times()
+    to_moment = bool(params["at"] or plan["slices"])
+    rows = _moment_rows(context, params, plan, times) if to_moment else _backup_rows(context, plan, times)
+    rows += [
+        ("brings", _brings(plan)),
         ("into", f"database {screen.paint(plan['database'], 'bold')} at {plan['server']}"),
-        ("there now", f"{there}; collections of the same name are replaced" if plan["target_exists"] else "nothing"),
-        ("before", safety if plan["target_exists"] else "nothing to save"),
+        *_target_rows(plan),
     ]
     lines = [f"{name.ljust(11)}{text}" for name, text in rows]
     lines += [f"{screen.paint(screen.mark('warn'), 'yellow')} {text}" for text in plan["warnings"]]
     return [*lines, ""]
 
 
-def _agreed(context: Context, plan: Reply) -> bool:
+def _backup_rows(context: Context, plan: Reply, times: Times) -> list[tuple[str, str]]:
+    replay = ", with its oplog replayed" if plan["replays_oplog"] else ""
+    return [
+        ("restore", f"{context.screen.paint(plan['backup'], 'bold')}, copy: {plan['copy']}"),
+        ("as of", f"{times.both(plan['moment'])}{replay}"),
+    ]
+
+
+def _moment_rows(context: Context, params: Reply, plan: Reply, times: Times) -> list[tuple[str, str]]:
+    """Say which moment is restored, and from what."""
+    from nanumpay_backupd.cli.words import plural
+
+    count = len(plan["slices"])
+    if count:
+        replay = f"the changes after it, from {plural(count, 'slice')}, up to that moment"
+    else:
+        replay = "its own oplog; no slice is needed" if plan["replays_oplog"] else "nothing"
+    exact = f" (oplog time {params['at']})" if ":" in (params["at"] or "") and "T" not in params["at"] else ""
+    rows = [
+        ("restore", f"the full {context.screen.paint(plan['backup'], 'bold')}, copy: {plan['copy']}"),
+        ("replays", replay),
+        ("as of", f"{times.with_utc(plan['moment'])}, {times.ago(plan['moment'])}{exact}"),
+    ]
+    until = _recoverable_until(context, plan)
+    return [*rows, ("latest", f"recoverable until {times.exact(until)}, {times.ago(until)}")] if until else rows
+
+
+def _recoverable_until(context: Context, plan: Reply) -> str:
+    """Return the newest moment that could be restored instead; empty where the daemon does not tell."""
+    with contextlib.suppress(BackupdError):
+        job = context.ask("DescribeBackup", {"backup": plan["backup"]})["backup"]["job"]
+        exact = [one for one in context.ask("Timeline", {"job": job})["ranges"] if one["exact"]]
+        return str(exact[-1]["last"]) if exact else ""
+    return ""
+
+
+def _brings(plan: Reply) -> str:
+    from nanumpay_backupd.cli.words import plural, size
+
+    names = plan["collections"]
+    if not names:
+        return "what is in the archive"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    held = f"{plural(plan['documents'], 'document')}, {size(plan['bytes'])}"
+    return f"{held}{' before the replay' if plan['slices'] else ''}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _target_rows(plan: Reply) -> list[tuple[str, str]]:
+    """Say what is there now and what becomes of it."""
+    from nanumpay_backupd.cli.words import plural
+
+    there = f"{plural(plan['target_documents'], 'document')} in {plural(plan['target_collections'], 'collection')}"
+    safety = "a safety backup of what is there is made" if plan["safety_backup"] else "no safety backup is made"
     if not plan["target_exists"]:
-        return context.typed("Restore it? [y/N]").lower() in {"y", "yes"}
+        return [("there now", "nothing"), ("before", "nothing to save")]
+    if not plan["swap"]:
+        return [("there now", f"{there}; collections of the same name are replaced"), ("before", safety)]
+    return [
+        ("there now", there),
+        ("happens", "restored beside that and checked; then the two change places"),
+        ("kept", "what is there now, under another name, until it is dropped: backupctl swaps"),
+        *([("before", safety)] if plan["safety_backup"] else []),
+    ]
+
+
+def _agreed(context: Context, plan: Reply) -> bool:
     name = plan["database"]
-    if context.typed(f"This replaces data in {name}. To go on, type the name of the database:") == name:
+    if not plan["target_exists"]:
+        where = f" into database {name}" if plan["slices"] or context.args.at else ""
+        return context.typed(f"Restore it{where}? [y/N]").lower() in {"y", "yes"}
+    what = "puts another state in the place of" if plan["swap"] else "replaces data in"
+    if context.typed(f"This {what} {name}. To go on, type the name of the database:") == name:
         return True
     context.screen.line("That is not its name.")
     return False

@@ -26,8 +26,15 @@ _UNICODE = {
     "hint": "→",
     "wait": "…",
     "spin": "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏",
+    # For a drawing that must fit: none of these is wide on any terminal.
+    "span": "▬",
+    "full": "◉",
+    "whole": "∘",
+    "gap": "✗",
+    "void": "∙",
 }
 _ASCII = {"dot": "*", "ok": "=ok", "bad": "=", "warn": "!", "hint": "->", "wait": "=", "spin": "|/-\\"}
+_ASCII |= {"span": "=", "full": "F", "whole": "o", "gap": "x", "void": "."}
 _ASCII_MARKS = {"ok": "+", "bad": "x"}
 
 

@@ -7,7 +7,7 @@ asks the daemon, or decides anything.
 from __future__ import annotations
 
 from nanumpay_backupd.cli.terminal import Column, Screen
-from nanumpay_backupd.cli.words import Times, duration, number, plural, schedule, size
+from nanumpay_backupd.cli.words import Times, duration, number, oplog_moment, plural, schedule, size
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     Reply = dict[str, Any]
 
 __all__ = [
+    "ACTIONS",
     "NO_JOBS",
+    "SLICES",
     "backups_table",
     "checks_lines",
     "copies_text",
+    "covered",
     "fault_lines",
     "job_schedule",
     "jobs_table",
+    "kind_text",
     "local_first",
     "outcome_style",
     "outcome_text",
@@ -34,6 +38,17 @@ __all__ = [
 ]
 
 NO_JOBS = "No job is configured yet: save the backup settings in the application's admin page."
+SLICES = {"incremental", "differential"}
+"""Kinds of backups that hold changes only."""
+ACTIONS = {
+    "collection": "one collection",
+    "restore": "a restore",
+    "slice": "a slice of changes",
+    "upload": "queued copies",
+    "verify": "a verification",
+    "drill": "a drill",
+}
+"""What a run does that makes no whole backup."""
 _OUTCOMES = {"succeeded": "green", "degraded": "yellow", "failed": "red", "interrupted": "red"}
 _GOOD_COPIES = {"uploaded", "verified"}
 _STATES = {"verified": "green", "committed": "yellow", "corrupt": "red", "missing": "red", "pending": "yellow"}
@@ -167,8 +182,9 @@ def runs_table(screen: Screen, runs: list[Reply], times: Times) -> list[str]:
 
 
 def _trigger(run: Reply) -> str:
-    """Write why a run was started; a restore is told apart from a backup."""
-    return f"{run['trigger']}, restore" if run.get("action") == "restore" else str(run["trigger"])
+    """Write why a run was started; what makes no whole backup is told apart."""
+    action = run.get("action", "backup")
+    return str(run["trigger"]) if action == "backup" else f"{run['trigger']}, {action}"
 
 
 def _result(run: Reply, *, brief: bool = False) -> str:
@@ -178,12 +194,16 @@ def _result(run: Reply, *, brief: bool = False) -> str:
     if run.get("backup"):
         return str(run["backup"])
     stages = run["stages"]
-    return f"in stage {stages[-1]['stage']}" if stages and run.get("outcome") is None else "-"
+    if stages and run.get("outcome") is None:
+        return f"in stage {stages[-1]['stage']}"
+    return "-" if brief else next((stage["detail"] for stage in reversed(stages) if stage["detail"]), "-")
 
 
 def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[str]:
-    """Lay out backups, in the order given, with the state of every copy."""
+    """Lay out backups, in the order given, with the state of every copy; what all have in common has no column."""
     when = [times.when(backup["created"]) for backup in backups]
+    kinds = [Column("KIND", [kind_text(b) for b in backups], short=lambda: [b["kind"] for b in backups], drop=2)]
+    covers = [Column("COVERS", [covered(backup, times) or "-" for backup in backups], drop=3)]
     return screen.table(
         Column("BACKUP", [backup["id"] for backup in backups]),
         Column(
@@ -192,10 +212,15 @@ def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[st
             short=lambda: when,
             shorter=lambda: [times.ago(backup["created"]) for backup in backups],
         ),
-        Column("KIND", [backup["kind"] for backup in backups], drop=2),
+        *(kinds if any(backup["kind"] != "full" for backup in backups) else []),
+        *(covers if any(backup["kind"] in SLICES for backup in backups) else []),
         Column("SIZE", [size(backup["size"]) for backup in backups], right=True, drop=-1),
         Column("DOCS", [_documents(backup) for backup in backups], right=True, drop=1),
-        Column("STATE", [screen.paint(b["state"], _STATES.get(b["state"], "dim")) for b in backups]),
+        Column(
+            "STATE",
+            [_state(screen, backup) for backup in backups],
+            shorter=lambda: [_state(screen, backup | {"pinned": ""}) for backup in backups],
+        ),
         Column(
             "COPIES",
             [copies_text(screen, backup["copies"]) for backup in backups],
@@ -204,9 +229,35 @@ def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[st
     )
 
 
+def kind_text(backup: Reply) -> str:
+    """Write what a backup is of: ``full``, ``collection nanumpay.users``."""
+    return " ".join(part for part in (backup["kind"], backup.get("collection")) if part)
+
+
 def _documents(backup: Reply) -> str:
-    """Count documents; a legacy backup has no manifest, so nobody counted them."""
-    return "-" if backup["kind"] == "legacy" else number(backup["documents"])
+    """Count documents; nobody counted those of a legacy backup, and a slice holds changes."""
+    return "-" if backup["kind"] in {"legacy", *SLICES} else number(backup["documents"])
+
+
+def _state(screen: Screen, backup: Reply) -> str:
+    """Write what is known of a backup's content, and that retention must leave it alone."""
+    state = screen.paint(backup["state"], _STATES.get(backup["state"], "dim"))
+    return f"{state} pinned" if backup.get("pinned") else state
+
+
+def covered(backup: Reply, times: Times) -> str:
+    """Say of which moment a full is, or from when to when a slice leads; empty: of none."""
+    if not backup.get("end"):
+        return ""
+    end = oplog_moment(backup["end"])
+    if backup["kind"] not in SLICES:
+        return f"as of {times.exact(end)}"
+    first, last = times.exact(oplog_moment(backup["start"])), times.exact(end)
+    day, _, rest = last.partition(" ")
+    zone = last.rpartition(" ")[2]
+    if first.endswith(f" {zone}"):
+        first = first.rpartition(" ")[0]
+    return f"{first} … {rest if first.startswith(f'{day} ') else last}"
 
 
 def prune_table(screen: Screen, lines: list[Reply]) -> list[str]:

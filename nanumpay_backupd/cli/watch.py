@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["watch"]
 
 _EVERY = 5.0  # seconds between looks when nothing happens, for the "ago" texts and the free disk
+_MOVING = ("age", "recoverable_until", "slices", "next_slice", "window")
 _PAUSE = 0.25  # seconds after a look before the next, however much happens
 _RETRY = 2.0  # seconds before a daemon that went away is tried again
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # another screen without a cursor, and back
@@ -74,7 +75,7 @@ def _repeat(context: Context, listener: _Listener, status: Reply) -> NoReturn:
     """Print the status whenever something else than the clock changed."""
     before: Reply | None = None
     while True:
-        now = {**status, "now": "", "free_bytes": 0}
+        now = _settled(status)
         if now != before:
             if context.args.json:
                 context.dump(status)
@@ -84,6 +85,12 @@ def _repeat(context: Context, listener: _Listener, status: Reply) -> NoReturn:
             context.screen.stream.flush()
             before = now
         status = _next(context, listener) or status
+
+
+def _settled(status: Reply) -> Reply:
+    """Leave out what moves on by itself while nothing happens: the clock, the disk, how far the slices have come."""
+    jobs = [{**job, "protection": {**job["protection"], **dict.fromkeys(_MOVING)}} for job in status["jobs"]]
+    return {**status, "now": "", "free_bytes": 0, "jobs": jobs}
 
 
 def _redraw(context: Context, listener: _Listener, status: Reply) -> NoReturn:

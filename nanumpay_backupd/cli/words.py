@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, tzinfo
 
-__all__ = ["Times", "duration", "number", "plural", "rate", "relative", "schedule", "size"]
+__all__ = ["Times", "duration", "number", "oplog_moment", "plural", "promise", "rate", "relative", "schedule", "size"]
 
 _UNITS = ("kB", "MB", "GB", "TB", "PB")
+# Below so many seconds: seconds and name of the unit, and of the smaller one.
+_PROMISES = (
+    (60, 1, "s", 1, ""),
+    (3600, 60, "m", 1, "s"),
+    (172_800, 3600, "h", 60, "m"),
+    (float("inf"), 86_400, "d", 3600, "h"),
+)
 _DAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 _DAY_NAMES = {name[:3].lower(): index for index, name in enumerate(_DAYS)}
 _NICKNAMES = {
@@ -70,6 +77,14 @@ def duration(seconds: float) -> str:
     raise AssertionError  # the last row has no limit
 
 
+def promise(seconds: float) -> str:
+    """Write a length of time the way settings do, in at most two units: ``41s``, ``15m``, ``24h``, ``2d12h``."""
+    whole = round(max(0.0, seconds))
+    _, big, unit, small, rest = next(row for row in _PROMISES if whole < row[0])
+    count, left = divmod(whole, big)
+    return f"{count}{unit}" + (f"{left // small}{rest}" if left // small else "")
+
+
 def relative(seconds: float) -> str:
     """Say how far away a moment is, ahead when positive: ``in 4 h``, ``3 days ago``, ``just now``."""
     away = abs(seconds)
@@ -107,6 +122,24 @@ class Times:
         local = _parse(moment).astimezone(self.zone)
         return f"{local:%Y-%m-%d %H:%M:%S} {_label(local)}"
 
+    def clock(self, moment: str) -> str:
+        """Write a moment of today by its time of day alone, ``02:00:07``, and any other as `exact` does."""
+        local = self.local(moment)
+        today = local.date() == self.now.astimezone(self.zone).date()
+        return f"{local:%H:%M:%S}" if today else self.exact(moment)
+
+    def with_utc(self, moment: str) -> str:
+        """Write a moment to the second in both zones: ``2026-11-21 10:30:59 KST (01:30:59 UTC)``."""
+        local, utc = self.local(moment), _parse(moment).astimezone(UTC)
+        if _label(local) == "UTC":
+            return self.exact(moment)
+        other = f"{utc:%H:%M:%S}" if utc.date() == local.date() else f"{utc:%Y-%m-%d %H:%M:%S}"
+        return f"{self.exact(moment)} ({other} UTC)"
+
+    def local(self, moment: str) -> datetime:
+        """Return a moment as a time of this zone."""
+        return _parse(moment).astimezone(self.zone)
+
     def ago(self, moment: str) -> str:
         """Say how far a moment is from now."""
         return relative((_parse(moment) - self.now).total_seconds())
@@ -128,6 +161,11 @@ class Times:
     def between(start: str, end: str) -> float:
         """Seconds from one moment to another."""
         return (_parse(end) - _parse(start)).total_seconds()
+
+
+def oplog_moment(text: str) -> str:
+    """Turn an oplog time (``seconds:counter``) into a moment as the protocol writes it; it counts whole seconds."""
+    return datetime.fromtimestamp(int(text.partition(":")[0]), UTC).isoformat()
 
 
 def _parse(moment: str) -> datetime:

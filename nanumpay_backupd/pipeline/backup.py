@@ -17,11 +17,14 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, SpaceError, VerifyError
 from nanumpay_backupd.model import (
+    FULLS,
     LOCAL,
+    SLICES,
     Backup,
     BackupState,
     Copy,
     CopyState,
+    Kind,
     Manifest,
     Outcome,
     Run,
@@ -35,8 +38,9 @@ from nanumpay_backupd.pipeline.produce import preflight, produce
 from nanumpay_backupd.pipeline.prune import prune
 from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
+from nanumpay_backupd.pipeline.swap import unfinished_swap
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
-from nanumpay_backupd.pipeline.verify import read_back
+from nanumpay_backupd.pipeline.verify import Proof, prove
 from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import is_disk_full, remove_tree
@@ -44,15 +48,22 @@ from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.units import human_size
 
 __all__ = [
+    "announce",
     "back_up",
     "disk_fault",
     "interrupt",
+    "keep_proof",
+    "name_backup",
+    "prove_local",
     "recorded",
     "recover",
     "safety_backup",
     "tidy",
     "unfinished",
+    "upload_new",
     "upload_queued",
+    "with_digests",
+    "with_proof",
 ]
 
 _TENTH: Final = 0.1
@@ -61,7 +72,10 @@ _LEFTOVERS: Final = 10
 
 
 def back_up(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
-    """Make one backup and return the finished Run, whatever happened; a defect is raised after it was recorded."""
+    """Make one backup and return the finished Run, whatever happened; a defect is raised after it was recorded.
+
+    With ``spec.collection`` it is a snapshot of that collection, and ``source`` gives no more than that.
+    """
     layout = Layout(spec.paths.backups)
 
     def work() -> list[BackupdError]:
@@ -86,8 +100,11 @@ def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_stor
 def recorded(
     spec: RunSpec, layout: Layout, recorder: Recorder, work: Callable[[], list[BackupdError]], *, partly: Outcome
 ) -> Run:
-    """Do ``work`` under the job's lock and record how it ended; ``partly`` is the outcome when it returns faults."""
-    lock = FileLock(layout.lock(spec.job.name), f"job {spec.job.name}")
+    """Do ``work`` under the lock of the run's lane and record how it ended.
+
+    ``partly`` is the outcome when it returns faults.
+    """
+    lock = FileLock(layout.lock(spec.job.name, spec.action), f"job {spec.job.name}")
     try:
         lock.acquire()
     except BusyError as error:
@@ -135,7 +152,7 @@ def recover(catalog: Catalog, layout: Layout, now: datetime) -> list[Run]:
     tidy(catalog, layout, now)
     ended = []
     for run in catalog.unfinished_runs():
-        lock = FileLock(layout.lock(run.job), f"job {run.job}")
+        lock = FileLock(layout.lock(run.job, run.action), f"job {run.job}")
         try:
             lock.acquire()
         except BusyError:
@@ -181,6 +198,8 @@ def unfinished(run: Run) -> str:
     """Say, to be appended, what a restore that ended without a word of its own left behind; empty for other runs."""
     if run.action != "restore":
         return ""
+    if swap := unfinished_swap(run):
+        return swap
     if not any(record.stage is Stage.RESTORE for record in run.stages):
         return "; nothing was changed in the database"
     if any(record.stage is Stage.COMPARE for record in run.stages):
@@ -201,19 +220,33 @@ def _stages(
         punch = preflight(source, spec.job, layout, catalog, recorder)
         sweep(layout)
     manifest = _make(spec, source, layout, catalog, recorder, punch=punch)
-    backup = _verify(source, layout, manifest, catalog, recorder)
+    backup = prove_local(source, layout, manifest, catalog, recorder)
     _verify_leftovers(spec, source, layout, catalog, recorder)
-    faults: list[BackupdError] = []
-    if spec.job.destinations:
-        with recorder.stage(Stage.UPLOAD, total=backup.size * len(spec.job.destinations)):
-            faults = upload(spec.job, backup, catalog, layout, recorder, open_store)
-            done = len(spec.job.destinations) - len(faults)
-            recorder.detail(
-                f"{done} of {len(spec.job.destinations)} destinations", Outcome.DEGRADED if faults else None
-            )
+    faults = upload_new(spec, backup, catalog, layout, recorder, open_store)
     with recorder.stage(Stage.RETENTION):
         _retain(spec, layout, catalog, recorder, open_store)
     return faults
+
+
+def upload_new(
+    spec: RunSpec, backup: Backup, catalog: Catalog, layout: Layout, recorder: Recorder, open_store: OpenStore
+) -> list[BackupdError]:
+    """Bring a backup that was just proven to the job's destinations; returns the faults, one per destination."""
+    places = len(spec.job.destinations)
+    if not places:
+        return []
+    with recorder.stage(Stage.UPLOAD, total=backup.size * places):
+        faults = upload(spec.job, backup, catalog, layout, recorder, open_store)
+        recorder.detail(f"{places - len(faults)} of {places} destinations", Outcome.DEGRADED if faults else None)
+    return faults
+
+
+def _kind(spec: RunSpec) -> Kind:
+    return Kind.FULL if spec.collection is None else Kind.COLLECTION
+
+
+def _alike(spec: RunSpec) -> frozenset[Kind]:
+    return FULLS if spec.collection is None else frozenset({Kind.COLLECTION})
 
 
 def _make(
@@ -222,20 +255,13 @@ def _make(
     """Dump, compress and commit; returns the committed backup's manifest."""
     staging, lock = open_staging(layout, spec.run)
     try:
-        started, identifier = _name(spec, layout, catalog, recorder)
-        artifact, manifest = produce(source, spec.job, identifier, started, staging, recorder, punch=punch)
+        started, identifier = name_backup(spec, layout, catalog, recorder, _kind(spec))
+        artifact, manifest = produce(
+            source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec)
+        )
         with recorder.stage(Stage.PUBLISH):
             commit(layout, staging, artifact, manifest)
-            copy = Copy(
-                backup=manifest.backup,
-                destination=LOCAL,
-                state=CopyState.UPLOADED,
-                key=manifest.artifact.name,
-                size=manifest.artifact.size,
-                updated=recorder.clock.now(),
-            )
-            catalog.save_backup(backup_from_manifest(manifest, copy))
-            recorder.committed(manifest.backup, manifest.artifact.name, manifest.artifact.size)
+            announce(manifest, catalog, recorder)
             recorder.detail(manifest.artifact.name)
     finally:
         remove_tree(staging)
@@ -252,18 +278,34 @@ def safety_backup(spec: RunSpec, source: Source, catalog: Catalog, recorder: Rec
     with recorder.stage(Stage.PREFLIGHT):
         punch = preflight(source, spec.job, layout, catalog, recorder)
     manifest = _make(spec, source, layout, catalog, recorder, punch=punch)
-    return _verify(source, layout, manifest, catalog, recorder)
+    return prove_local(source, layout, manifest, catalog, recorder)
 
 
-def _name(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder) -> tuple[datetime, str]:
+def announce(manifest: Manifest, catalog: Catalog, recorder: Recorder) -> None:
+    """Record a backup that was just committed, and tell of it."""
+    copy = Copy(
+        backup=manifest.backup,
+        destination=LOCAL,
+        state=CopyState.UPLOADED,
+        key=manifest.artifact.name,
+        size=manifest.artifact.size,
+        updated=recorder.clock.now(),
+    )
+    catalog.save_backup(backup_from_manifest(manifest, copy))
+    recorder.committed(manifest.backup, manifest.artifact.name, manifest.artifact.size)
+
+
+def name_backup(
+    spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder, kind: Kind = Kind.FULL
+) -> tuple[datetime, str]:
     """Name the backup by the present second; when that name is taken, wait for the next one."""
     while True:
         started = recorder.clock.now()
-        identifier = backup_id(spec.job.name, started)
+        identifier = backup_id(spec.job.name, started, kind)
         taken = (
             catalog.backup(identifier) is not None
             or layout.manifest(identifier).exists()
-            or any(layout.artifact(f"{identifier}{suffix}").exists() for suffix in (".tar.gz", ".tar"))
+            or any(layout.artifact(f"{identifier}{suffix}").exists() for suffix in (".tar.gz", ".tar", ".bson.zst"))
         )
         if not taken:
             return started, identifier
@@ -271,49 +313,78 @@ def _name(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder) -
         recorder.clock.sleep(_TENTH)
 
 
-def _verify(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog, recorder: Recorder) -> Backup:
+def prove_local(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog, recorder: Recorder) -> Backup:
     """Read the committed artifact back: only now it is ``verified``. A mismatch marks it ``corrupt``, ends the run."""
     artifact = layout.artifact(manifest.artifact.name)
     with recorder.stage(Stage.VERIFY, total=manifest.artifact.raw_bytes):
         try:
-            proof = read_back(artifact, manifest, source.check, recorder.clock, recorder.progress)
+            proof = prove(artifact, manifest, source.check, recorder.clock, recorder.progress)
         except VerifyError as error:
             failed = Verification(
                 level="structure", at=recorder.clock.now(), ok=False, seconds=0.0, detail=error.message
             )
-            _keep_proof(layout, manifest, failed, CopyState.CORRUPT, catalog, recorder)
+            keep_proof(layout, manifest, failed, catalog, recorder, error)
             raise
+        found = proof.verification
+        what = "oplog entries" if manifest.kind in SLICES else "documents"
         recorder.detail(
-            f"{proof.documents:,} documents, {human_size(proof.bytes)} read back "
-            f"at {human_size(proof.bytes / max(proof.seconds, 0.001))}/s"
+            f"{found.documents:,} {what}, {human_size(found.bytes)} read back "
+            f"at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
         )
-        return _keep_proof(layout, manifest, proof, CopyState.VERIFIED, catalog, recorder)
+        return keep_proof(layout, with_digests(manifest, proof), found, catalog, recorder)
 
 
 def _verify_leftovers(spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder) -> None:
-    """Prove what an earlier run committed but, being cut off, did not read back; its faults are warnings."""
-    for summary in catalog.backups(spec.job.name, limit=_LEFTOVERS):
+    """Prove what an earlier run committed but, being cut off, did not read back; its faults are warnings.
+
+    Only backups of the kind that this run makes: a small snapshot shall not take as long as an old full.
+    """
+    for summary in catalog.backups(spec.job.name, limit=_LEFTOVERS, kinds=_alike(spec)):
         backup = catalog.backup(summary.id) if summary.state is BackupState.COMMITTED else None
         if backup is None or backup.manifest is None or not layout.artifact(backup.artifact).exists():
             continue
         try:
-            _verify(source, layout, backup.manifest, catalog, recorder)
+            prove_local(source, layout, backup.manifest, catalog, recorder)
         except VerifyError as error:
             recorder.warn(f"{backup.id}, which an interrupted run left unproven: {error.message}", error)
 
 
-def _keep_proof(
-    layout: Layout, manifest: Manifest, proof: Verification, state: CopyState, catalog: Catalog, recorder: Recorder
+def with_digests(manifest: Manifest, proof: Proof) -> Manifest:
+    """Return the manifest with what the reading has learned of the collections."""
+    return msgspec.structs.replace(
+        manifest, source=msgspec.structs.replace(manifest.source, collections=proof.collections)
+    )
+
+
+def with_proof(manifest: Manifest, found: Verification) -> Manifest:
+    """Add a proof to a manifest; of the earlier ones stay the first, and the newest of each other level."""
+    first, others = manifest.verification[:1], manifest.verification[1:]
+    kept = (*first, *(item for item in others if item.level != found.level), found)
+    return msgspec.structs.replace(manifest, verification=kept)
+
+
+def keep_proof(
+    layout: Layout,
+    manifest: Manifest,
+    found: Verification,
+    catalog: Catalog,
+    recorder: Recorder,
+    error: BackupdError | None = None,
 ) -> Backup:
-    proven = msgspec.structs.replace(manifest, verification=(*manifest.verification, proof))
+    """Write into manifest and catalog what a reading of the local artifact found; returns the backup as it is now.
+
+    ``error`` is the fault of one that was not ok.
+    """
+    proven = with_proof(manifest, found)
     rewrite_manifest(layout, proven)
     copy = Copy(
         backup=manifest.backup,
         destination=LOCAL,
-        state=state,
+        state=CopyState.VERIFIED if found.ok else CopyState.CORRUPT,
         key=manifest.artifact.name,
         size=manifest.artifact.size,
         updated=recorder.clock.now(),
+        error=error_info(error) if error is not None else None,
     )
     backup = backup_from_manifest(proven, copy)
     catalog.save_backup(backup)
@@ -321,10 +392,13 @@ def _keep_proof(
 
 
 def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> None:
-    """Prune after a verified backup. What cannot be deleted is a warning, never the run's failure."""
-    now = recorder.clock.now()
+    """Prune after a verified backup. What cannot be deleted is a warning, never the run's failure.
+
+    A snapshot of a collection makes room among its like only.
+    """
+    now, fulls = recorder.clock.now(), _kind(spec) is Kind.FULL
     sync_local(catalog, layout, now)
-    lines, faults = prune(spec.job, catalog, layout, now, open_store)
+    lines, faults = prune(spec.job, catalog, layout, now, open_store, frozenset(Kind) if fulls else _alike(spec))
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
     deleted = [line for line in lines if line.action == "delete"]

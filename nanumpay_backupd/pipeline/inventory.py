@@ -106,6 +106,7 @@ def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
         run=manifest.run,
         start=manifest.consistency.start,
         end=manifest.consistency.end,
+        collection=manifest.collection,
         copies=copies,
         manifest=manifest,
     )
@@ -140,10 +141,14 @@ def _refresh(backup: Backup, files: dict[str, int], now: datetime) -> Backup | N
             # Nobody promised its size: the old program may still have been writing it when it was first seen.
             grown = msgspec.structs.replace(copy, state=CopyState.UPLOADED, size=size, updated=now)
             return msgspec.structs.replace(backup, size=size, copies=(grown,))
+        if copy.state is CopyState.CORRUPT and copy.error is not None and size == backup.size:
+            # It was read and is damaged: that its size is right says nothing until it is read again.
+            return None
         state = _state(size, backup, copy.state)
         if state is copy.state:
             return None
-        return msgspec.structs.replace(backup, copies=(msgspec.structs.replace(copy, state=state, updated=now),))
+        changed = msgspec.structs.replace(copy, state=state, updated=now, error=None)
+        return msgspec.structs.replace(backup, copies=(changed,))
     if backup.artifact in files:
         copy = Copy(
             backup=backup.id,

@@ -14,7 +14,7 @@ from typing import Final
 
 from nanumpay_backupd.model import Kind
 
-__all__ = ["ARTIFACT", "SAFETY_SUFFIX", "Layout", "backup_id", "job_of", "parse_artifact"]
+__all__ = ["ARTIFACT", "SAFETY_SUFFIX", "Layout", "backup_id", "job_of", "lane", "parse_artifact"]
 
 MANIFEST_SUFFIX: Final = ".manifest.json"
 ARTIFACT: Final = re.compile(
@@ -31,12 +31,19 @@ _WORDS: Final = {
 }
 SAFETY_SUFFIX: Final = "-safety"
 """Ends the job's name in safety backups, which a restore makes: retention and ``latest`` then leave them alone."""
+_LANES: Final = {"slice": "slices", "verify": "checks", "drill": "checks"}
 _STAMP: Final = "%Y-%m-%dT%H-%M-%S"
 
 
 def backup_id(job: str, moment: datetime, kind: Kind = Kind.FULL) -> str:
     """Return a backup's id, which also names its artifact and the folder inside; ``moment`` counts to the second."""
     return f"{job}-{_WORDS[kind]}-{moment.astimezone(UTC).strftime(_STAMP)}"
+
+
+def lane(job: str, action: str) -> str:
+    """Return what a run excludes others of: its job, or a lane of its own beside the job's backups."""
+    beside = _LANES.get(action)
+    return f"{job}.{beside}" if beside else job
 
 
 def job_of(backup: str) -> str:
@@ -81,9 +88,9 @@ class Layout:
         """Return the folder in which one run works."""
         return self.staging / run
 
-    def lock(self, job: str) -> Path:
-        """Return the lock file that makes runs of one job exclude each other, whoever starts them."""
-        return self.locks / f"{job}.lock"
+    def lock(self, job: str, action: str = "backup") -> Path:
+        """Return the lock file that makes runs of one lane exclude each other, whoever starts them."""
+        return self.locks / f"{lane(job, action)}.lock"
 
     def changed(self) -> float:
         """Return when a name last came or went among artifacts or manifests (Unix time), or now."""

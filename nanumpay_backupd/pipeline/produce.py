@@ -10,7 +10,7 @@ from typing import Final
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, SpaceError
-from nanumpay_backupd.model import Artifact, BackupState, Kind, Manifest, Stage
+from nanumpay_backupd.model import FULLS, Artifact, BackupState, Kind, Manifest, Stage
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import JobSpec
@@ -72,7 +72,7 @@ def _needed(raw: int, job: JobSpec, catalog: Catalog, *, punch: bool) -> int:
 def _learned_ratio(job: JobSpec, catalog: Catalog) -> float:
     if not job.compress:
         return 1.02
-    for summary in catalog.backups(job.name, limit=5):
+    for summary in catalog.backups(job.name, limit=5, kinds=FULLS):
         if summary.state is not BackupState.VERIFIED:
             continue
         backup = catalog.backup(summary.id)
@@ -83,7 +83,15 @@ def _learned_ratio(job: JobSpec, catalog: Catalog) -> float:
 
 
 def produce(
-    source: Source, job: JobSpec, backup: str, started: datetime, staging: Path, recorder: Recorder, *, punch: bool
+    source: Source,
+    job: JobSpec,
+    backup: str,
+    started: datetime,
+    staging: Path,
+    recorder: Recorder,
+    *,
+    punch: bool,
+    kind: Kind = Kind.FULL,
 ) -> tuple[Path, Manifest]:
     """Dump and compress into ``staging``; returns the staged artifact (not yet durable) and its manifest."""
     folder, scratch = staging / "dump", staging / "parts"
@@ -104,7 +112,7 @@ def produce(
         raise _write_error(error, staging) from None
     finally:
         archive.close()
-    return output, _manifest(job, backup, started, recorder, harvest=harvest, result=result, codec=codec)
+    return output, _manifest(job, backup, started, recorder, kind=kind, harvest=harvest, result=result, codec=codec)
 
 
 def _dump(source: Source, folder: Path, archive: GrowingArchive, recorder: Recorder, staging: Path) -> Harvest:
@@ -149,6 +157,7 @@ def _manifest(
     started: datetime,
     recorder: Recorder,
     *,
+    kind: Kind,
     harvest: Harvest,
     result: ArchiveResult,
     codec: Codec,
@@ -156,7 +165,7 @@ def _manifest(
     return Manifest(
         backup=backup,
         job=job.name,
-        kind=Kind.FULL,
+        kind=kind,
         run=recorder.run.id,
         host=socket.gethostname(),
         started=started,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,9 +12,9 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, NotFoundError, StoreError
-from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Kind
+from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, Kind, OpTime
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
-from nanumpay_backupd.retention import Candidate, Decision, decide
+from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, decide, decide_slices
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import fsync_dir
@@ -48,19 +48,43 @@ def plan(job: JobSpec, backups: Iterable[Backup], now: datetime) -> list[PruneLi
             if copy.destination == place and copy.state in _PRESENT
         ]
         sizes = {backup.id: copy.size for backup, copy in here}
-        decisions = decide((_candidate(backup, copy) for backup, copy in here), job.retention, now)
+        whole = [(backup, copy) for backup, copy in here if backup.kind not in SLICES]
+        decisions = decide((_candidate(backup, copy) for backup, copy in whole), job.retention, now)
+        slices = [_slice(backup) for backup, _ in here if backup.kind in SLICES]
+        kept = {decision.backup for decision in decisions if decision.keep}
+        decisions += decide_slices(slices, _oldest(whole, kept), job.retention, now)
         lines.extend(_line(decision, place, sizes) for decision in decisions)
     return lines
 
 
+def _oldest(copies: Iterable[tuple[Backup, Copy]], kept: set[str]) -> OpTime | None:
+    """Return the moment of the oldest full from which slices may still have to lead on."""
+    moments = [
+        OpTime.parse(backup.end)
+        for backup, copy in copies
+        if backup.kind is Kind.FULL and backup.end and backup.id in kept and _candidate(backup, copy).good
+    ]
+    return min(moments, default=None)
+
+
+def _slice(backup: Backup) -> SliceCandidate:
+    return SliceCandidate(backup.id, backup.created, OpTime.parse(backup.end), backup.pinned)
+
+
 def prune(
-    job: JobSpec, catalog: Catalog, layout: Layout, now: datetime, open_store: OpenStore
+    job: JobSpec,
+    catalog: Catalog,
+    layout: Layout,
+    now: datetime,
+    open_store: OpenStore,
+    kinds: Collection[Kind] = frozenset(Kind),
 ) -> tuple[list[PruneLine], list[BackupdError]]:
     """Delete what `plan` says, at every place; returns the lines and the faults of places that could not be reached.
 
+    Backups of other ``kinds`` are left alone.
     A fault at one place does not stop the others; what was not deleted comes up again at the next run.
     """
-    lines = plan(job, catalog.backups(job.name), now)
+    lines = plan(job, catalog.backups(job.name, kinds=kinds), now)
     destinations = {destination.name: destination for destination in job.destinations}
     faults: list[BackupdError] = []
     for place in dict.fromkeys(line.destination for line in lines):
@@ -74,7 +98,7 @@ def prune(
                     delete_copy(catalog, layout, backup, place, store)
         except BackupdError as error:
             faults.append(error)
-    _forget_vanished(job, catalog, layout, now)
+    _forget_vanished(job, catalog, layout, now, kinds)
     return lines, faults
 
 
@@ -151,10 +175,10 @@ def _delete_manifest(layout: Layout, backup: str) -> None:
         fsync_dir(layout.manifests)
 
 
-def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: datetime) -> None:
+def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: datetime, kinds: Collection[Kind]) -> None:
     """Drop the record of copies that somebody else deleted, once they would have been deleted anyway."""
     limit = now - timedelta(days=job.retention.days)
-    for backup in catalog.backups(job.name):
+    for backup in catalog.backups(job.name, kinds=kinds):
         vanished = [copy for copy in backup.copies if copy.state is CopyState.MISSING]
         if not vanished or backup.created >= limit:
             continue
@@ -166,7 +190,15 @@ def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: dateti
 
 def _candidate(backup: Backup, copy: Copy) -> Candidate:
     good = backup.state is BackupState.VERIFIED and copy.state in (CopyState.UPLOADED, CopyState.VERIFIED)
-    return Candidate(backup=backup.id, created=backup.created, good=good, legacy=backup.kind is Kind.LEGACY)
+    return Candidate(
+        backup=backup.id,
+        created=backup.created,
+        good=good,
+        legacy=backup.kind is Kind.LEGACY,
+        pinned=backup.pinned,
+        # Before its manifest was read anew nobody knows of what a snapshot is: such ones make a group of their own.
+        group=f"collection {backup.collection}" if backup.kind is Kind.COLLECTION else "",
+    )
 
 
 def _line(decision: Decision, place: str, sizes: dict[str, int]) -> PruneLine:

@@ -5,21 +5,20 @@ For a catalog that was lost or damaged, and for a new machine. Nothing is delete
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.errors import BackupdError, StoreError
 from nanumpay_backupd.model import Backup, Copy, CopyState, Manifest, from_json
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, rebuild
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, parse_artifact
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 
-__all__ = ["adopt_remote", "rebuild_local"]
+__all__ = ["adopt_place", "adopt_remote", "rebuild_local"]
 
 _LARGEST_MANIFEST = 64 << 20
 
@@ -51,18 +50,19 @@ def adopt_remote(
     for destination in job.destinations:
         try:
             with open_store(destination) as store:
-                count += _adopt(job, destination.name, store, catalog, now)
+                count += adopt_place(destination.name, store, catalog, now, job.name)
         except BackupdError as error:
             faults.append(error)
     return count, faults
 
 
-def _adopt(job: JobSpec, place: str, store: Store, catalog: Catalog, now: datetime) -> int:
+def adopt_place(place: str, store: Store, catalog: Catalog, now: datetime, job: str = "") -> int:
+    """Record the copies at one place, of one job or of all; returns how many. Raises StoreError."""
     sizes = {item.key: item.size for item in store.list()}
     count = 0
     for key, size in sizes.items():
         parsed = parse_artifact(key)
-        if parsed is None or parsed[1] != job.name or f"{key}{MANIFEST_SUFFIX}" not in sizes:
+        if parsed is None or job not in ("", parsed[1]) or f"{key}{MANIFEST_SUFFIX}" not in sizes:
             continue
         backup = catalog.backup(parsed[0]) or _fetch(store, key)
         if backup is None or backup.artifact != key:
@@ -81,14 +81,23 @@ def _adopt(job: JobSpec, place: str, store: Store, catalog: Catalog, now: dateti
 
 
 def _fetch(store: Store, key: str) -> Backup | None:
-    """Read a backup's manifest from the destination; one that is damaged or not ours is passed over."""
+    """Return the backup that the manifest beside an artifact describes; None when that is damaged or not its own."""
+    manifest = fetch_manifest(store, key)
+    return backup_from_manifest(manifest) if manifest is not None and manifest.artifact.name == key else None
+
+
+def fetch_manifest(store: Store, key: str) -> Manifest | None:
+    """Read the manifest beside an artifact at a destination; None when it is not there or not one."""
     data = bytearray()
-    for piece in store.get(f"{key}{MANIFEST_SUFFIX}"):
-        data += piece
-        if len(data) > _LARGEST_MANIFEST:
-            return None
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        manifest = from_json(Manifest, bytes(data))
-        if manifest.artifact.name == key:
-            return backup_from_manifest(manifest)
-    return None
+    try:
+        for piece in store.get(f"{key}{MANIFEST_SUFFIX}"):
+            data += piece
+            if len(data) > _LARGEST_MANIFEST:
+                return None
+        return from_json(Manifest, bytes(data))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    except StoreError as error:
+        if error.code != "object-missing":
+            raise
+        return None

@@ -60,7 +60,8 @@ class Recorder:
     `progress` may be called from several threads; everything else from the run's own.
     """
 
-    def __init__(self, run: Run, catalog: Catalog, reporter: Reporter, clock: Clock) -> None:
+    def __init__(self, run: Run, catalog: Catalog, reporter: Reporter, clock: Clock, *, quiet: bool = False) -> None:
+        """Begin the record of ``run``; a ``quiet`` one is only kept from `loud` on, or when it does not succeed."""
         self.run = run
         self.reporter = reporter
         self.clock = clock
@@ -73,7 +74,17 @@ class Recorder:
         self._total: int | None = None
         self._since = 0.0
         self._told = 0.0
-        catalog.save_run(run)
+        self._quiet = quiet
+        self._save()
+
+    def loud(self) -> None:
+        """Keep the record from now on: the run has something to tell."""
+        self._quiet = False
+        self._save()
+
+    def _save(self) -> None:
+        if not self._quiet:
+            self._catalog.save_run(self.run)
 
     def cancel(self) -> None:
         """Ask the run to stop at its next step; safe in a signal handler."""
@@ -140,8 +151,13 @@ class Recorder:
     def committed(self, backup: str, artifact: str, size: int) -> None:
         """Note which backup this run made."""
         self.run = msgspec.structs.replace(self.run, backup=backup)
-        self._catalog.save_run(self.run)
+        self._save()
         self.reporter.committed(artifact, size)
+
+    def about(self, backup: str) -> None:
+        """Note which backup this run proves."""
+        self.run = msgspec.structs.replace(self.run, backup=backup)
+        self._save()
 
     def finish(self, outcome: Outcome, error: BackupdError | None = None) -> Run:
         """Write the run's end into the catalog and return it."""
@@ -151,12 +167,13 @@ class Recorder:
             outcome=outcome,
             error=error_info(error) if error is not None else None,
         )
-        self._catalog.save_run(self.run)
+        self._quiet = self._quiet and outcome is Outcome.SUCCEEDED
+        self._save()
         return self.run
 
     def _record(self, record: StageRecord) -> None:
         self.run = msgspec.structs.replace(self.run, stages=(*self.run.stages, record))
-        self._catalog.save_run(self.run)
+        self._save()
         self.reporter.stage(record)
 
     def _replace(self, record: StageRecord) -> None:
@@ -172,7 +189,7 @@ class Recorder:
         )
         self._stage = None
         self._replace(record)
-        self._catalog.save_run(self.run)
+        self._save()
         self.reporter.stage(record)
 
 

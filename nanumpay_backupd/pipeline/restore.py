@@ -1,36 +1,48 @@
 """A restore from start to end: fetch, prove, unpack, safety backup, mongorestore, comparison. Decisions are next door.
 
-Nothing in the target changes before the artifact was read back whole, unpacked, and the target was backed up. However
-it ends, the fault says what state the target is in.
+Nothing in the target changes before the artifact was read back whole (it is unpacked into staging on the way), and the
+target was backed up. However it ends, the fault says what state the target is in.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, unquote
 
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, SpaceError, VerifyError
-from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Outcome, Run, Stage
+from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, VerifyError
+from nanumpay_backupd.model import LOCAL, SLICES, Backup, Copy, OpTime, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
+from nanumpay_backupd.pipeline.chains import order_chain
+from nanumpay_backupd.pipeline.expectation import (
+    legacy_root,
+    parent_of,
+    promised,
+    settled_counts,
+    stored_name,
+    with_indexes,
+    without_touched,
+)
+from nanumpay_backupd.pipeline.fetch import finish_restoring, make_sure_of_room, obtain, other_choice, placing
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
+from nanumpay_backupd.pipeline.replay import join_oplog, obtain_slices
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
-from nanumpay_backupd.pipeline.unpack import OPLOG, Found, collection_of, look_through, unpack
+from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
+from nanumpay_backupd.pipeline.swap import beside, change_places, check_swap
+from nanumpay_backupd.pipeline.unpack import Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
-from nanumpay_backupd.pipeline.verify import read_back
+from nanumpay_backupd.pipeline.verify import Check, Sink, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.base import Expected, Source
-from nanumpay_backupd.system.files import free_bytes, remove_tree
+from nanumpay_backupd.sources.oplog_replay import Replay
+from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.units import human_size
 
 if TYPE_CHECKING:
@@ -38,9 +50,6 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_restore", "restore"]
 
-_RESERVE: Final = 64 << 20
-"""Bytes left free on the filesystem of the staging folder."""
-_REST: Final = 0.1
 _BUCKETS: Final = "system.buckets."
 OpenSource = Callable[[MongoSource], Source]
 
@@ -78,6 +87,8 @@ class _Prepared(msgspec.Struct, frozen=True):
     copy: Copy
     names: dict[str, str]
     plan: RestorePlan
+    slices: tuple[tuple[Backup, Copy], ...] = ()
+    until: OpTime | None = None
 
 
 def _order(spec: RunSpec) -> RestoreOrder:
@@ -89,14 +100,40 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
     order = _order(spec)
     layout = Layout(spec.paths.backups)
     sync_local(catalog, layout, now)
-    backup = catalog.backup(order.backup)
-    if backup is None:
-        raise NotFoundError(f"there is no backup {order.backup!r}", hint="see: backupctl list")
-    copy = choose_copy(backup, order.source, [destination.name for destination in spec.job.destinations])
-    names = goal(backup, order, spec.job.source.database)
+    places = [destination.name for destination in spec.job.destinations]
+    until, chain = None, None
+    if order.at:
+        until = OpTime.parse(order.at)
+        here = {order.source} if order.source else {LOCAL, *places}
+        chain = order_chain(catalog, spec.job.name, until, order.backup, here)
+    backup = _known(catalog, chain.base if chain is not None else order.backup)
+    copy = choose_copy(backup, order.source, places)
+    slices = []
+    for name in chain.slices if chain is not None else ():
+        one = _known(catalog, name)
+        slices.append((one, choose_copy(one, order.source, places)))
+    names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
+    if order.swap:
+        check_swap(spec, list(names.values()), _types(backup, order), whole=_whole(order))
     target.tool()
     facts = target.look(names.values())
-    return _Prepared(backup, copy, names, make_plan(backup, order, copy, names, facts))
+    plan = make_plan(backup, order, copy, names, facts, [one for one, _ in slices])
+    return _Prepared(backup, copy, names, plan, tuple(slices), until)
+
+
+def _known(catalog: Catalog, name: str) -> Backup:
+    backup = catalog.backup(name)
+    if backup is None:
+        raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
+    return backup
+
+
+def _unpacked(backup: Backup) -> int:
+    """Return the bytes that a backup takes unpacked; a slice is read once and written once more."""
+    manifest = backup.manifest
+    if manifest is None:
+        return 0
+    return manifest.artifact.raw_bytes * (2 if backup.kind in SLICES else 1)
 
 
 class _Restore:
@@ -141,13 +178,29 @@ class _Restore:
             self._recorder.detail(f"{plan.backup} from {plan.copy} into {self._database} at {plan.server}")
         for warning in plan.warnings:
             self._recorder.warn(warning)
+        if self._order.swap:
+            self._beside(ready)
+        else:
+            self._into_place(ready)
+
+    def _beside(self, ready: _Prepared) -> None:
+        """Restore into a side database, then let it change places with the live one."""
+        [(held, live)] = ready.names.items()
+        coming, whole = _types(ready.backup, self._order), _whole(self._order)
+        with beside(self._spec, live, coming, self._recorder, backup=ready.backup.id, whole=whole) as side:
+            aside = msgspec.structs.replace(ready.plan, database=side, drops=(), safety_backup=False)
+            self._into_place(msgspec.structs.replace(ready, names={held: side}, plan=aside))
+            change_places(self._spec, side, live, self._recorder)
+
+    def _into_place(self, ready: _Prepared) -> None:
+        """Fetch, prove, unpack, save what is there, restore and compare."""
         staging, lock = open_staging(self._layout, f"{self._spec.run}-restore")
         try:
-            artifact = self._fetch(ready, staging)
+            artifact, slices = self._fetch(ready, staging)
             folder = staging / "unpacked"
             folder.mkdir()
-            expected = self._check(ready, artifact, folder)
-            if plan.safety_backup:
+            expected = self._check(ready, artifact, slices, folder)
+            if ready.plan.safety_backup:
                 self._make_safe(ready)
             self._restore(folder, ready)
             self._compare(expected)
@@ -155,45 +208,24 @@ class _Restore:
             remove_tree(staging)
             lock.release()
 
-    def _fetch(self, ready: _Prepared, staging: Path) -> Path:
-        """Return where the artifact is; a remote copy is brought into staging first, its checksum taken on the way."""
+    def _fetch(self, ready: _Prepared, staging: Path) -> tuple[Path, list[Path]]:
+        """Return where the full's artifact and the slices are, once there is room to unpack them."""
         backup, copy = ready.backup, ready.copy
-        manifest = backup.manifest
-        if copy.destination == LOCAL:
-            self._room(manifest.artifact.raw_bytes if manifest is not None else 0)
-            return self._layout.artifact(backup.artifact)
-        assert manifest is not None, "remote copies are known by their manifest"
-        self._room(manifest.artifact.raw_bytes + copy.size)
-        destination = next(item for item in self._spec.job.destinations if item.name == copy.destination)
-        artifact = staging / backup.artifact
-        digest = hashlib.sha256()
-        with self._recorder.stage(Stage.FETCH, total=copy.size):
-            with self._open_store(destination) as store, artifact.open("xb") as stream:
-                for chunk in store.get(copy.key):
-                    digest.update(chunk)
-                    stream.write(chunk)
-                    self._recorder.progress(len(chunk))
-            size = artifact.stat().st_size
-            if size != manifest.artifact.size or digest.hexdigest() != manifest.artifact.sha256:
-                raise VerifyError(
-                    f"the copy of {backup.artifact} at {copy.destination} is not what was stored there "
-                    f"({size} bytes, its manifest says {manifest.artifact.size}; the checksum differs)",
-                    hint=self._instead(backup, copy),
-                    code="verify-checksum",
-                )
-            self._recorder.detail(f"{human_size(size)} from {copy.destination}, checksum as in the manifest")
-        return artifact
+        taken = [(backup, copy), *ready.slices]
+        fetched = sum(one.size for _, one in taken if one.destination != LOCAL)
+        make_sure_of_room(self._layout, fetched + sum(_unpacked(item) for item, _ in taken))
+        artifact = obtain(
+            backup,
+            copy,
+            staging,
+            self._spec,
+            self._recorder,
+            self._open_store,
+            hint=lambda: self._instead(backup, copy),
+        )
+        return artifact, obtain_slices(ready.slices, staging, self._spec, self._recorder, self._open_store)
 
-    def _room(self, needed: int) -> None:
-        free = free_bytes(self._layout.staging)
-        if free < needed + _RESERVE:
-            raise SpaceError(
-                f"not enough room in {self._layout.backups} to unpack the backup: this needs about "
-                f"{human_size(needed + _RESERVE)}, {human_size(free)} are free",
-                hint="free space there or set [paths] backups to a larger disk",
-            )
-
-    def _check(self, ready: _Prepared, artifact: Path, folder: Path) -> list[Expected]:
+    def _check(self, ready: _Prepared, artifact: Path, slices: list[Path], folder: Path) -> list[Expected]:
         """Prove the artifact, unpack what is wanted, and return what then has to be in the database."""
         backup, recorder = ready.backup, self._recorder
         check = self._open_source(self._spec.job.source).check
@@ -201,53 +233,69 @@ class _Restore:
         with recorder.stage(Stage.CHECK):
             try:
                 if manifest is not None:
-                    read_back(artifact, manifest, check, recorder.clock, recorder.progress)
-                    place = self._place(backup.id, ready)
-                    expected = _expected(ready, self._order)
-                    needed = 0
+                    unpacker = Unpacker(folder, self._place(backup.id, ready), _creator(ready))
+                    prove(artifact, manifest, check, recorder.clock, recorder.progress, unpacker)
+                    expected, written = promised(backup, ready.names, self._order.collection), unpacker.written()
                 else:
-                    found = look_through(artifact, check, recorder.progress)
-                    root, names = _legacy_root(backup, found, ready)
-                    place = self._place(root, msgspec.structs.replace(ready, names=names))
-                    expected = [
-                        Expected(database, _stored(path), found[path].documents)
-                        for path in found
-                        if path.endswith(".bson") and (database := _parent(place(path)))
-                    ]
-                    needed = sum(item.size for path, item in found.items() if place(path))
+                    expected, written = self._check_legacy(ready, artifact, folder, check)
             except VerifyError as error:
                 raise VerifyError(error.message, hint=self._instead(backup, ready.copy), code=error.code) from None
-            self._room(needed)
-            written = unpack(artifact, folder, place, recorder.progress)
-            if not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
+            if not slices and not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
                 what = f"collection {self._order.collection!r}" if self._order.collection else "collection"
                 raise NotFoundError(f"{backup.artifact} holds no {what}", hint=f"look into it: tar -tf {artifact}")
-            expected = _with_indexes(expected, folder)
+            expected = with_indexes(expected, folder)
+            done = f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked"
             if ready.plan.replays_oplog:
-                expected = _without_touched(expected, folder / OPLOG)
-            recorder.detail(f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked")
+                replay = self._join(ready, slices, folder, check)
+                # Of a later moment nobody knows the counts.
+                settled = settled_counts(backup, ready.names) if ready.until is None else {}
+                expected = without_touched(expected, replay.touched, settled)
+                done += f"; {replay.entries:,} oplog entries to replay"
+            recorder.detail(done)
         return expected
 
+    def _join(self, ready: _Prepared, slices: list[Path], folder: Path, check: Check) -> Replay:
+        """Prove the slices and put together the oplog that is replayed: up to the moment, under the new names."""
+        for (backup, copy), path in zip(ready.slices, slices, strict=True):
+            assert backup.manifest is not None, "slices are known by their manifests"
+            try:
+                prove(path, backup.manifest, check, self._recorder.clock, self._recorder.progress)
+            except BackupdError as error:
+                hint = f"{self._instead(backup, copy)}; or another moment: backupctl timeline {backup.job}"
+                raise VerifyError(error.message, hint=hint, code=error.code) from None
+        return join_oplog(
+            slices,
+            folder,
+            after=OpTime.parse(ready.backup.end) if ready.backup.end else None,
+            until=ready.until,
+            names=ready.names,
+            collection=self._order.collection,
+            progress=self._recorder.progress,
+        )
+
+    def _check_legacy(
+        self, ready: _Prepared, artifact: Path, folder: Path, check: Check
+    ) -> tuple[list[Expected], dict[str, int]]:
+        """Read an archive twice: only what is in it says where the dump is and how much room it takes."""
+        found = look_through(artifact, check, self._recorder.progress)
+        root, names = legacy_root(ready.backup, found, ready.names)
+        place = self._place(root, msgspec.structs.replace(ready, names=names))
+        expected = [
+            Expected(database, stored_name(path), found[path].documents)
+            for path in found
+            if path.endswith(".bson") and (database := parent_of(place(path)))
+        ]
+        make_sure_of_room(self._layout, sum(item.size for path, item in found.items() if place(path)))
+        return expected, unpack(artifact, folder, place, self._recorder.progress)
+
     def _place(self, root: str, ready: _Prepared) -> Callable[[str], str | None]:
-        """Return the function that says where in the unpacked folder a file of the archive goes, None: not wanted."""
-        wanted, names, replay = self._order.collection, ready.names, ready.plan.replays_oplog
-        parts = len(PurePosixPath(root).parts)
-
-        def place(path: str) -> str | None:
-            inside = PurePosixPath(path).parts
-            if "/".join(inside[:parts]) != root and parts:
-                return None
-            rest = inside[parts:]
-            if rest == (OPLOG,):
-                return OPLOG if replay else None
-            if len(rest) != 2 or unquote(rest[0]) not in names:
-                return None
-            collection = collection_of(rest[1])
-            if collection is None or wanted not in ("", collection):
-                return None
-            return f"{quote(names[unquote(rest[0])], safe='')}/{rest[1]}"
-
-        return place
+        return placing(
+            root,
+            ready.names,
+            collection=self._order.collection,
+            replay=ready.plan.replays_oplog,
+            lines=json_files(ready.backup.manifest),
+        )
 
     def _make_safe(self, ready: _Prepared) -> None:
         """Back the target up, under a job's name of its own: retention of the job is not misled by it."""
@@ -265,21 +313,17 @@ class _Restore:
         with self._recorder.stage(Stage.RESTORE):
             # From here on collections are dropped and filled anew.
             self._recorder.check()
-            running = self._target.start(folder, replay=replay)
             self._state = "half"
-            try:
-                while not running.wait(_REST):
-                    self._recorder.progress(0, running.documents)
-                count = running.judge()
-            except BackupdError as error:
-                if not isinstance(error, CancelledError):
-                    self._recorder.reporter.message("warning", f"mongorestore said: {running.tail}")
-                raise
-            finally:
-                running.kill()
+            if ready.plan.drops:
+                self._target.drop(ready.plan.database, ready.plan.drops)
+            count = finish_restoring(self._target.start(folder, replay=replay), self._recorder)
+            measured = folder.with_name(MEASURED)
+            if measured.exists():
+                again = self._target.start(measured, replay=False, drop=False)
+                count += finish_restoring(again, self._recorder)
             self._state = "written"
             replayed = ", oplog replayed" if replay else ""
-            self._recorder.detail(f"{count:,} documents restored into {self._database}{replayed}")
+            self._recorder.detail(f"{count:,} documents restored into {ready.plan.database}{replayed}")
 
     def _compare(self, expected: list[Expected]) -> None:
         with self._recorder.stage(Stage.COMPARE):
@@ -296,26 +340,19 @@ class _Restore:
             self._recorder.detail(f"documents and indexes of {len(expected) - unknown} collections as expected{late}")
 
     def _instead(self, backup: Backup, copy: Copy) -> str:
-        """Say what else could be restored: another copy, or the next older good backup."""
-        present = (CopyState.UPLOADED, CopyState.VERIFIED)
-        places = {item.name for item in self._spec.job.destinations} | {LOCAL}
-        for other in backup.copies:
-            if other.destination != copy.destination and other.state in present and other.destination in places:
-                return f"take another copy: backupctl restore {backup.id} --from {other.destination}"
-        for older in self._catalog.backups(backup.job):
-            good = older.state is BackupState.VERIFIED and any(item.state in present for item in older.copies)
-            if good and older.created < backup.created:
-                return f"take the next older good backup: backupctl restore {older.id}"
-        return "there is no other copy and no older verified backup; look for the file elsewhere"
+        return other_choice(backup, copy, self._spec.job.destinations, self._catalog)
 
     def _told(self, error: BackupdError) -> BackupdError:
         """Add to a fault what state the target is in and what can be done about it."""
         where = f"database {self._database}" if self._database else "the database"
-        again = f"restore again: backupctl restore {self._order.backup}"
+        at = f" --at {self._order.at}" if self._order.at else ""
+        again = f"restore again: backupctl restore {self._order.backup or 'latest'}{at}"
         back = f"; or go back to what was there before: backupctl restore {self._safety}" if self._safety else ""
+        if error.code == "swap-unfinished":
+            return error  # it says itself what state the database is in
         if isinstance(error, CancelledError):
             error.message, error.hint = "the restore was cancelled", ""
-        if self._state == "untouched":
+        if self._state == "untouched" or self._order.swap:
             error.message += f"; nothing was changed in {where}"
             return error
         is_now = "is half restored" if self._state == "half" else "is restored, but not as it should be"
@@ -324,71 +361,22 @@ class _Restore:
         return error
 
 
-def _expected(ready: _Prepared, order: RestoreOrder) -> list[Expected]:
-    """Say what the manifest promises of the collections that are restored."""
-    assert ready.backup.manifest is not None
-    return [
-        Expected(ready.names[item.database], item.name, item.documents, item.indexes)
-        for item in ready.backup.manifest.source.collections
-        if order.collection in ("", item.name.removeprefix(_BUCKETS))
-    ]
+def _types(backup: Backup, order: RestoreOrder) -> dict[str, str]:
+    """Return what is known of the types of what will be restored, by name."""
+    stats = backup.manifest.source.collections if backup.manifest is not None else ()
+    return {item.name: item.type for item in stats if order.collection in ("", item.name.removeprefix(_BUCKETS))}
 
 
-def _legacy_root(backup: Backup, found: dict[str, Found], ready: _Prepared) -> tuple[str, dict[str, str]]:
-    """Find the folder of an old archive that holds the dump: ``<name>/nanumpay`` or ``<timestamp>/nanumpay``.
-
-    Returns the folder above it, and which database goes where.
-    """
-    folders = {str(PurePosixPath(path).parent) for path in found if path.endswith((".bson", ".metadata.json"))}
-    folders = {folder for folder in folders if any(path.startswith(f"{folder}/") for path in found)}
-    (wanted, new) = next(iter(ready.names.items()))
-    named = sorted(folder for folder in folders if unquote(PurePosixPath(folder).name) == wanted)
-    chosen = named or sorted(folders)
-    if len(chosen) != 1:
-        raise VerifyError(
-            f"{backup.artifact} holds {len(folders)} folders of dumped collections, one is needed"
-            + (f" ({', '.join(sorted(folders)[:5])})" if folders else ""),
-            hint="restore it by hand: docs/operations.md",
-            code="verify-structure",
-        )
-    path = PurePosixPath(chosen[0])
-    root = "" if str(path.parent) == "." else str(path.parent)
-    return root, {unquote(path.name): new or unquote(path.name)}
+def _whole(order: RestoreOrder) -> bool:
+    """Tell whether the whole database is to be what it was at a moment, without what came later."""
+    return bool(order.at) and not order.collection
 
 
-def _parent(placed: str | None) -> str:
-    return unquote(placed.partition("/")[0]) if placed and "/" in placed else ""
+def _creator(ready: _Prepared) -> Callable[[str, Path], Sink]:
+    """Return what opens the files that are unpacked: those of Extended JSON arrive as BSON."""
+    lines = {f"{ready.backup.id}/{path}": stat for path, stat in json_files(ready.backup.manifest).items()}
 
+    def create(path: str, file: Path) -> Sink:
+        return file.open("xb") if path not in lines else writer(lines[path], file)
 
-def _stored(path: str) -> str:
-    return unquote(PurePosixPath(path).name.removesuffix(".bson"))
-
-
-def _with_indexes(expected: list[Expected], folder: Path) -> list[Expected]:
-    """Add the number of indexes where only the unpacked metadata tells it."""
-    return [
-        item if item.indexes else msgspec.structs.replace(item, indexes=_indexes(item, folder)) for item in expected
-    ]
-
-
-def _indexes(item: Expected, folder: Path) -> int:
-    name = quote(item.name.removeprefix(_BUCKETS), safe="")
-    try:
-        metadata = json.loads((folder / quote(item.database, safe="") / f"{name}.metadata.json").read_bytes())
-    except (OSError, ValueError):
-        return 0
-    return len(metadata.get("indexes", ())) if isinstance(metadata, dict) else 0
-
-
-def _without_touched(expected: list[Expected], oplog: Path) -> list[Expected]:
-    """Forget the counts of collections that the oplog changes after they were dumped."""
-    # bson is heavy, and most restores have nothing to replay.
-    from nanumpay_backupd.sources.oplog_replay import touched_by
-
-    touched = touched_by(oplog)
-    return [
-        msgspec.structs.replace(item, documents=None, indexes=0)
-        if {f"{item.database}.{item.name}", f"{item.database}.*"} & touched
-        else item
-        for item in expected
-    ]
+    return create

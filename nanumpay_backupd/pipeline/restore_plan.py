@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from nanumpay_backupd.errors import NotFoundError, RefusedError
-from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Kind
+from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Kind, OpTime
 from nanumpay_backupd.settings.schema import RestoreOrder
 from nanumpay_backupd.sources.base import TargetFacts
+from nanumpay_backupd.sources.swap_plan import belongs, stamp_of
 
 __all__ = ["RestorePlan", "choose_copy", "goal", "make_plan"]
 
@@ -38,6 +39,9 @@ class RestorePlan(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     moment: datetime
     replays_oplog: bool
+    slices: tuple[str, ...] = ()
+    drops: tuple[str, ...] = ()
+    swap: bool = False
     target_exists: bool
     target_collections: int
     target_documents: int
@@ -75,10 +79,11 @@ def choose_copy(backup: Backup, source: str, places: Iterable[str]) -> Copy:
     )
 
 
-def goal(backup: Backup, order: RestoreOrder, default: str) -> dict[str, str]:
+def goal(backup: Backup, order: RestoreOrder, default: str, *, replayed: bool = False) -> dict[str, str]:
     """Return the databases to restore, by their name in the backup, and the name that each gets.
 
-    ``default`` is the job's database, for archives without a manifest. Raises RefusedError, NotFoundError.
+    ``default`` is the job's database, for archives without a manifest; ``replayed``: slices may bring collections that
+    the backup does not hold. Raises RefusedError, NotFoundError.
     """
     if order.to_database and (not _NAME.fullmatch(order.to_database) or order.to_database in _INTERNAL):
         raise RefusedError(
@@ -96,20 +101,34 @@ def goal(backup: Backup, order: RestoreOrder, default: str) -> dict[str, str]:
             f"{backup.id} holds several databases ({_some(held)}): it is restored as a whole only",
             hint="leave out --to-db and --collection, or take single parts by hand (docs/operations.md)",
         )
-    if order.collection and backup.manifest is not None:
+    if order.collection and backup.manifest is not None and not replayed:
         names = sorted({item.name.removeprefix(_BUCKETS) for item in backup.manifest.source.collections})
         if order.collection not in names:
             raise NotFoundError(
                 f"{backup.id} has no collection {order.collection!r}",
                 hint=f"its collections are: {', '.join(names)}",
             )
+    if order.swap and len(held) > 1:
+        raise RefusedError(
+            f"{backup.id} holds several databases ({_some(held)}): only one can change places",
+            hint="leave out --swap; a safety backup is made first",
+            code="swap-impossible",
+        )
     return {name: order.to_database or name for name in held or ("",)}
 
 
 def make_plan(
-    backup: Backup, order: RestoreOrder, copy: Copy, names: dict[str, str], facts: TargetFacts
+    backup: Backup,
+    order: RestoreOrder,
+    copy: Copy,
+    names: dict[str, str],
+    facts: TargetFacts,
+    slices: Sequence[Backup] = (),
 ) -> RestorePlan:
-    """Say what the restore of ``names`` (`goal`) from ``copy`` will do to a target that looks like ``facts``."""
+    """Say what the restore of ``names`` (`goal`) from ``copy`` will do to a target that looks like ``facts``.
+
+    Raises RefusedError (``replay-refused``) where a moment is wanted and the user may not replay.
+    """
     manifest = backup.manifest
     stats = [
         item
@@ -117,15 +136,23 @@ def make_plan(
         if not order.collection or item.name.removeprefix(_BUCKETS) == order.collection
     ]
     collections = tuple(sorted({item.name.removeprefix(_BUCKETS) for item in stats}))
-    replay, moment, warnings = _moment(backup, order, names, facts)
+    replay, moment, warnings = _moment(backup, order, facts, slices)
     if backup.kind is Kind.LEGACY:
         warnings.append("an archive of the old program: what it holds is only known once it has been read")
     elif backup.state is not BackupState.VERIFIED:
         warnings.append("this backup was not read back yet; it is before anything is changed")
     exists = bool(facts.collections or facts.views)
     # Views are in a dump too, but a manifest does not name them.
-    later = sorted(set(facts.collections) - set(collections))
-    if later and collections and not order.collection:
+    later = sorted(set(facts.collections) - set(collections)) if backup.kind is not Kind.COLLECTION else []
+    later = [name for name in later if not _kept(name, moment, replay=bool(order.at))]
+    # Of a moment, the whole database is to be what it was; and what the replay makes must not be there already.
+    drops = tuple(later) if order.at and not order.collection and len(names) == 1 else ()
+    if drops and order.swap:
+        warnings.append(f"not in the full backup, put aside (the replay makes again what there was): {_some(drops)}")
+        drops = ()
+    elif drops:
+        warnings.append(f"not in the full backup, dropped (the replay makes again what there was): {_some(drops)}")
+    elif later and collections and not order.collection:
         warnings.append(f"not in the backup, stays as it is: {_some(later)}")
     return RestorePlan(
         backup=backup.id,
@@ -137,34 +164,48 @@ def make_plan(
         bytes=sum(item.bytes for item in stats),
         moment=moment,
         replays_oplog=replay,
+        slices=tuple(item.id for item in slices),
+        drops=drops,
+        swap=order.swap,
         target_exists=exists,
         target_collections=len(facts.collections) + len(facts.views),
         target_documents=facts.documents,
-        safety_backup=order.safety and exists,
+        safety_backup=order.safety and exists and not order.swap,
         warnings=tuple(warnings),
     )
 
 
 def _moment(
-    backup: Backup, order: RestoreOrder, names: dict[str, str], facts: TargetFacts
+    backup: Backup, order: RestoreOrder, facts: TargetFacts, slices: Sequence[Backup]
 ) -> tuple[bool, datetime, list[str]]:
     """Tell whether the oplog is replayed, of which moment the data then is, and what is to be said about that."""
     manifest = backup.manifest
-    different = "the collections are of slightly different moments"
+    single = backup.kind is Kind.COLLECTION
+    different = f"the {'documents' if single else 'collections'} are of slightly different moments"
     if manifest is None or manifest.consistency.level != "point-in-time":
         return False, backup.created, [different]
-    moment = manifest.consistency.moment or backup.created
-    if not manifest.consistency.entries:
+    moment = OpTime.parse(order.at).moment if order.at else manifest.consistency.moment or backup.created
+    if not manifest.consistency.entries and not slices:
         return False, moment, []
-    renamed = any(name != new for name, new in names.items())
-    if order.collection:
-        return False, backup.created, ["one collection is restored as it was dumped, without replaying the oplog"]
-    if renamed:
-        return False, backup.created, [f"under another name the oplog is not replayed, so {different}"]
-    if not facts.may_replay:
-        why = "the user of MONGODB_URI may not replay the oplog (that takes the role root)"
-        return False, backup.created, [f"{why}, so {different}"]
-    return True, moment, []
+    if facts.may_replay:
+        return True, moment, []
+    why = "the user of MONGODB_URI may not replay the oplog (that takes the role root)"
+    if order.at:
+        raise RefusedError(
+            f"a moment cannot be restored: {why}",
+            hint="give it a role with anyAction on anyResource for as long as it takes, or restore a whole backup",
+            code="replay-refused",
+        )
+    return False, backup.created, [f"{why}, so {different}"]
+
+
+def _kept(name: str, moment: datetime, *, replay: bool) -> bool:
+    """Tell whether a restore that can be undone keeps a collection, and it has to stay.
+
+    Where the oplog is replayed up to ``moment``, the swaps before that are replayed too, and made again.
+    """
+    found = belongs(name)
+    return found is not None and (not replay or found[0] >= stamp_of(moment))
 
 
 def _some(names: Iterable[str]) -> str:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import tarfile
+import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO, Final, cast
-from urllib.parse import unquote
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote_plus
 
 import msgspec
 
 from nanumpay_backupd.errors import VerifyError
-from nanumpay_backupd.pipeline.verify import UNREADABLE, Pump, check_file
+from nanumpay_backupd.pipeline.members import UNREADABLE, Member, Pump, chunks_of, inflater, members
+from nanumpay_backupd.pipeline.verify import Check, Sink, check_file
 
-__all__ = ["OPLOG", "Found", "collection_of", "look_through", "unpack"]
+__all__ = ["OPLOG", "Found", "Unpacker", "collection_of", "look_through", "unpack"]
 
 OPLOG: Final = "oplog.bson"
-_CHUNK: Final = 1 << 20
 _BUCKETS: Final = "system.buckets."
 _HINT: Final = "do not rely on this archive; restore another one: backupctl list"
-Check = Callable[[str], Callable[[bytes], None] | None]
+Create = Callable[[str, Path], Sink]
+Place = Callable[[str], str | None]
+"""Says where below a folder the file of that path goes, None: it is not wanted."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -29,61 +31,78 @@ class Found(msgspec.Struct, frozen=True):
     documents: int
 
 
+class Unpacker:
+    """Makes the files for which ``place`` gives a path below ``folder``: what `verify.prove` takes as ``keep``."""
+
+    def __init__(self, folder: Path, place: Place, create: Create | None = None) -> None:
+        """``create`` opens what a file, named by its path in the archive, is written to."""
+        self._folder = folder
+        self._place = place
+        self._create: Create = create or (lambda _, file: file.open("xb"))
+        self._targets: list[str] = []
+
+    def __call__(self, path: str) -> Sink | None:
+        """Make the file for a member's content, None when it is not wanted; raises OSError."""
+        target = self._place(path)
+        if target is None:
+            return None
+        file = self._folder / target
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = self._create(path, file)
+        self._targets.append(target)
+        return stream
+
+    def written(self) -> dict[str, int]:
+        """Return the sizes of the files by their paths below the folder."""
+        files = {target: self._folder / target for target in self._targets}
+        return {target: file.stat().st_size for target, file in files.items() if file.exists()}
+
+
 def look_through(artifact: Path, check: Check, progress: Callable[[int], None]) -> dict[str, Found]:
     """Read an archive to its end without unpacking it; returns its files by path. Raises VerifyError when damaged."""
     found = {}
-    for path, member, content in _files(artifact):
-        found[path] = Found(member.size, check_file(path, member.size, content, check, progress))
+    with _files(artifact) as files:
+        for path, size, pieces in files:
+            seen = check_file(path, size, pieces, check, progress)
+            found[path] = Found(seen.size, seen.documents)
     return found
 
 
-def unpack(
-    artifact: Path, folder: Path, place: Callable[[str], str | None], progress: Callable[[int], None]
-) -> dict[str, int]:
+def unpack(artifact: Path, folder: Path, place: Place, progress: Callable[[int], None]) -> dict[str, int]:
     """Write the files for which ``place`` gives a path below ``folder``; returns their sizes by that path.
 
     Raises VerifyError when the archive is damaged, OSError when the disk refuses.
     """
-    written = {}
-    for path, member, content in _files(artifact):
-        target = place(path)
-        if target is None:
-            continue
-        file = folder / target
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("xb") as stream:
-            while data := content.read(_CHUNK):
-                stream.write(data)
-                progress(len(data))
-        written[target] = member.size
-    return written
+    unpacker = Unpacker(folder, place)
+    with _files(artifact) as files:
+        for path, _, pieces in files:
+            stream = unpacker(path)
+            if stream is None:
+                continue
+            with stream:
+                for piece in pieces:
+                    stream.write(piece)
+                    progress(len(piece))
+    return unpacker.written()
 
 
 def collection_of(name: str) -> str | None:
     """Return the collection that a file of a dump belongs to, or None when it is no such file."""
     for suffix in (".metadata.json", ".bson"):
         if name.endswith(suffix):
-            return unquote(name.removesuffix(suffix)).removeprefix(_BUCKETS)
+            # mongodump writes a blank as "+".
+            return unquote_plus(name.removesuffix(suffix)).removeprefix(_BUCKETS)
     return None
 
 
-def _files(artifact: Path) -> Iterator[tuple[str, tarfile.TarInfo, IO[bytes]]]:
-    """Yield the plain files of an archive with their paths; anything that would lie outside of it is refused."""
+@contextlib.contextmanager
+def _files(artifact: Path) -> Iterator[Iterator[Member]]:
+    """Give the plain files of an archive, for a with block that takes all of them; VerifyError when it is damaged."""
     with artifact.open("rb", buffering=0) as stream:
-        plain = Pump(stream, lambda _: None, gzip=artifact.name.endswith(".gz"))
+        compression = "gzip" if artifact.name.endswith(".gz") else "none"
+        plain = Pump(chunks_of(artifact, stream), inflater(compression, artifact.name))
         try:
-            with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|", bufsize=_CHUNK) as archive:
-                for member in archive:
-                    # Not by tarfile's own filters: Debian 12's Python 3.11.2 has none.
-                    parts = PurePosixPath(member.name).parts
-                    if "/" in parts or ".." in parts or not (member.isreg() or member.isdir()):
-                        raise tarfile.TarError(f"{member.name!r} lies outside of it, or is no plain file")
-                    if not member.isreg():
-                        continue
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    yield str(PurePosixPath(member.name)), member, content
-            plain.drain()
+            yield members(plain, artifact.name)
         except UNREADABLE as error:
             raise VerifyError(f"{artifact.name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
         finally:

@@ -1,298 +1,320 @@
-"""Reads an artifact back and proves it: checksum, gunzip, tar, every document walked, counts compared."""
+"""Proves an artifact: checksum, decompression, tar, every document walked, counts and digests compared.
+
+What is read, a file or a stream from a destination, and what follows from the answer is decided elsewhere.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import queue
-import tarfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import IO, Any, Final, cast
-from urllib.parse import unquote
+from typing import IO, Final
+from urllib.parse import unquote, unquote_plus
 
-from isal import igzip_lib, isal_zlib
+import msgspec
 
 from nanumpay_backupd.errors import NotFoundError, VerifyError
-from nanumpay_backupd.model import Manifest, Verification
+from nanumpay_backupd.model import SLICES, CollectionStat, Manifest, OpTime, Verification
+from nanumpay_backupd.pipeline.members import UNREADABLE, Pump, chunks_of, inflater, members
+from nanumpay_backupd.pipeline.snapshot import check_lines, json_files
+from nanumpay_backupd.sources.extended_json import ToBson
+from nanumpay_backupd.sources.slice_walk import SliceWalk
 from nanumpay_backupd.system.clock import Clock
-from nanumpay_backupd.system.files import drop_cache
 
-__all__ = ["UNREADABLE", "Pump", "check_file", "read_back"]
+__all__ = [
+    "Check",
+    "Keep",
+    "Proof",
+    "Sink",
+    "check_file",
+    "opened",
+    "prove",
+    "prove_checksum",
+    "prove_stream",
+    "read_back",
+    "size_differs",
+]
 
-_CHUNK: Final = 1 << 20
 _OPLOG: Final = "oplog.bson"
 """The one file of a dump that stands beside the database folders (`sources.oplog`)."""
-_QUEUED: Final = 8
-_GZIP_WBITS: Final = 31
-_MOST_AT_ONCE: Final = 2 << 20
-"""Plain bytes taken from the decompressor in one go, so that a member that expands a thousandfold stays harmless."""
 _HINT: Final = "do not rely on this backup; older verified ones are kept; run a new one now: backupctl run"
 _LARGEST_SIDE_FILE: Final = 64 << 20
 """Bytes of a file that is read as a whole (metadata): far more than mongodump ever writes into one."""
-UNREADABLE: Final[tuple[type[Exception], ...]] = (
-    tarfile.TarError,
-    igzip_lib.IsalError,  # type: ignore[assignment]
-    EOFError,
-    # What tarfile raises for some kinds of nonsense in a header.
-    ValueError,
-    LookupError,
-    OverflowError,
-)
 Check = Callable[[str], Callable[[bytes], None] | None]
+"""Gives the checker of one file inside, by its path below the backup's folder (`sources.base.Source.check`)."""
+Sink = IO[bytes] | ToBson
+"""What the content of a file inside is written to."""
+Keep = Callable[[str], Sink | None]
+"""Gives the file to which the content of a file inside is written as well, by its whole path, or None."""
 Progress = Callable[[int], None]
 
 
+class Proof(msgspec.Struct, frozen=True):
+    """What a reading found: the record of it, and the manifest's collections with the digests of their documents."""
+
+    verification: Verification
+    collections: tuple[CollectionStat, ...]
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One file inside: bytes, and documents with their digest if it was walked (``walked``)."""
+
+    size: int
+    documents: int = 0
+    digest: str = ""
+    walked: bool = False
+
+
 def read_back(artifact: Path, manifest: Manifest, check: Check, clock: Clock, progress: Progress) -> Verification:
+    """Read ``artifact`` from the disk once and compare everything with its manifest, as `prove` does."""
+    return prove(artifact, manifest, check, clock, progress).verification
+
+
+def prove(
+    artifact: Path, manifest: Manifest, check: Check, clock: Clock, progress: Progress, keep: Keep | None = None
+) -> Proof:
     """Read ``artifact`` from the disk once and compare everything with its manifest.
 
-    ``check`` gives the checker of one file inside (`sources.base.Source.check`); ``progress`` gets raw bytes walked.
+    ``check`` gives the checker of one file inside; ``progress`` gets raw bytes walked. With ``keep`` the files are
+    written out on the way: what it was given counts for nothing until this has returned. Of a slice the one file inside
+    is ``BACKUP.bson``.
+
     Raises VerifyError with a sentence that names what differs, NotFoundError (``artifact-missing``) when the file is
-    gone: the application deletes in that folder by itself, and a file that is not there is not a damaged one.
+    gone: the application deletes in that folder by itself, and a file that is not there is not a damaged one. OSError
+    is of what ``keep`` gave.
+    """
+    with opened(artifact, manifest) as stream:
+        return prove_stream(chunks_of(artifact, stream), manifest, check, clock, progress, keep)
+
+
+def prove_stream(
+    chunks: Iterator[bytes],
+    manifest: Manifest,
+    check: Check,
+    clock: Clock,
+    progress: Progress,
+    keep: Keep | None = None,
+) -> Proof:
+    """Do the same to an artifact that comes in chunks, which are taken in another thread and end with this call.
+
+    What ``chunks`` raises comes out of here.
     """
     started = clock.monotonic()
+    meter = _Meter(manifest)
+    name = manifest.artifact.name
+    plain = Pump(meter.through(chunks), inflater(manifest.artifact.compression, name))
     try:
-        with artifact.open("rb", buffering=0) as stream:
-            counts, sizes = _read(stream, artifact, manifest, check, progress)
+        walk = _walk_slice if manifest.kind in SLICES else _walk
+        found = walk(plain, manifest, check_lines(check, manifest), progress, keep or (lambda _: None))
+    except UNREADABLE as error:
+        # Pieces are walked as they come, so damage may show as nonsense before a member's CRC tells.
+        raise VerifyError(f"{name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
+    finally:
+        plain.close()
+    meter.judge()
+    documents, collections = _compare(manifest, found)
+    size = sum(seen.size for seen in found.values())
+    return Proof(_record("structure", clock, started, documents, size), collections)
+
+
+def prove_checksum(chunks: Iterator[bytes], manifest: Manifest, clock: Clock) -> Verification:
+    """Compare size and SHA-256 of an artifact that comes in chunks with the manifest; raises VerifyError."""
+    started = clock.monotonic()
+    meter = _Meter(manifest)
+    with contextlib.closing(meter.through(chunks)) as passing:
+        for _ in passing:
+            pass
+    meter.judge()
+    return _record("checksum", clock, started, 0, meter.size)
+
+
+def opened(artifact: Path, manifest: Manifest) -> IO[bytes]:
+    """Open an artifact whose size is right; raises as `prove` does."""
+    try:
+        stream = artifact.open("rb", buffering=0)
     except FileNotFoundError:
         raise NotFoundError(
             f"{artifact} was deleted before it could be read back",
             hint="find out who deletes in that folder (the application keeps only the newest .tar.gz there)",
             code="artifact-missing",
         ) from None
-    documents = _compare(manifest, counts, sizes)
-    return Verification(
-        level="structure",
-        at=clock.now(),
-        ok=True,
-        seconds=round(clock.monotonic() - started, 3),
-        documents=documents,
-        bytes=sum(sizes.values()),
+    if (error := size_differs(manifest, os.fstat(stream.fileno()).st_size)) is not None:
+        stream.close()
+        raise error
+    return stream
+
+
+def size_differs(manifest: Manifest, size: int) -> VerifyError | None:
+    """Return what is to be said of an artifact with so many bytes, None when they are right."""
+    if size == manifest.artifact.size:
+        return None
+    return VerifyError(
+        f"{manifest.artifact.name} is {size} bytes, its manifest says {manifest.artifact.size}",
+        hint=_HINT,
+        code="verify-size",
     )
 
 
-def _read(
-    stream: IO[bytes], artifact: Path, manifest: Manifest, check: Check, progress: Progress
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Read the file once: size, structure, checksum; returns what `_walk` found."""
-    size = os.fstat(stream.fileno()).st_size
-    if size != manifest.artifact.size:
-        raise VerifyError(
-            f"{artifact.name} is {size} bytes, its manifest says {manifest.artifact.size}",
-            hint=_HINT,
-            code="verify-size",
-        )
-    digest = hashlib.sha256()
-    # What the kernel still holds in memory proves nothing about the disk.
-    drop_cache(stream.fileno())
-    plain = Pump(stream, digest.update, gzip=manifest.artifact.compression == "gzip")
-    try:
-        found = _walk(plain, manifest, check, progress)
-        plain.drain()
-    except UNREADABLE as error:
-        # Pieces are walked as they come, so damage may show as nonsense before a member's CRC tells.
-        raise VerifyError(f"{artifact.name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
-    finally:
-        plain.close()
-    if digest.hexdigest() != manifest.artifact.sha256:
-        raise VerifyError(
-            f"the SHA-256 of {artifact.name} is not the one in its manifest", hint=_HINT, code="verify-checksum"
-        )
+def check_file(
+    path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress, sink: Sink | None = None
+) -> Seen:
+    """Take one file's content to its end, also into ``sink``; raises VerifyError when it is damaged."""
+    checker = check(path)
+    if checker is None and path.endswith(".json"):
+        pieces = _whole_json(path, size, pieces)
+    for piece in pieces:
+        if checker is not None:
+            checker(piece)
+        if sink is not None:
+            sink.write(piece)
+        progress(len(piece))
+    if checker is None:
+        return Seen(size)
+    checker(b"")
+    return Seen(size, int(getattr(checker, "count", 0)), str(getattr(checker, "digest", "")), walked=True)
+
+
+class _Meter:
+    """Counts and hashes what passes, in whatever thread that is."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.size = 0
+        self._manifest = manifest
+        self._digest = hashlib.sha256()
+
+    def through(self, chunks: Iterator[bytes]) -> Generator[bytes]:
+        """Hand on the chunks."""
+        try:
+            for chunk in chunks:
+                self.size += len(chunk)
+                self._digest.update(chunk)
+                yield chunk
+        finally:
+            if (close := getattr(chunks, "close", None)) is not None:
+                close()
+
+    def judge(self) -> None:
+        """Compare with the manifest; raises VerifyError."""
+        if (error := size_differs(self._manifest, self.size)) is not None:
+            raise error
+        if self._digest.hexdigest() != self._manifest.artifact.sha256:
+            raise VerifyError(
+                f"the SHA-256 of {self._manifest.artifact.name} is not the one in its manifest",
+                hint=_HINT,
+                code="verify-checksum",
+            )
+
+
+def _walk(plain: Pump, manifest: Manifest, check: Check, progress: Progress, keep: Keep) -> dict[str, Seen]:
+    """Go through the tar; returns what was found, by path inside the backup's folder."""
+    found = {}
+    for path, size, pieces in members(plain, manifest.artifact.name, manifest.backup):
+        inside = path.removeprefix(f"{manifest.backup}/")
+        found[inside] = _kept(keep(path), inside, size, pieces, check, progress)
     return found
 
 
-def _walk(plain: Pump, manifest: Manifest, check: Check, progress: Progress) -> tuple[dict[str, int], dict[str, int]]:
-    """Go through the tar; returns documents and bytes per file, by path inside the backup's folder."""
-    counts: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|", bufsize=_CHUNK) as archive:
-        for member in archive:
-            path = member.name.removeprefix(f"{manifest.backup}/")
-            outside = path == member.name and member.name != manifest.backup
-            if outside or ".." in path.split("/") or not (member.isreg() or member.isdir()):
-                raise VerifyError(
-                    f"{manifest.artifact.name} holds {member.name!r}, which is outside its folder or no plain file",
-                    hint=_HINT,
-                    code="verify-structure",
-                )
-            if member.isdir():
-                continue
-            content = archive.extractfile(member)
-            assert content is not None
-            sizes[path] = member.size
-            counts[path] = check_file(path, member.size, content, check, progress)
-    return counts, sizes
+def _walk_slice(plain: Pump, manifest: Manifest, _: Check, progress: Progress, keep: Keep) -> dict[str, Seen]:
+    """Go through the entries of a slice."""
+    name, span = f"{manifest.backup}.bson", manifest.consistency
+    walk = SliceWalk(name, OpTime.parse(span.start), OpTime.parse(span.end))
+    size = manifest.artifact.raw_bytes
+    seen = _kept(keep(name), name, size, plain.rest(), lambda _: walk, progress)
+    return {name: msgspec.structs.replace(seen, size=plain.tell())}
 
 
-def check_file(path: str, size: int, content: IO[bytes], check: Check, progress: Progress) -> int:
-    """Read one file of an archive to its end and return its documents; raises VerifyError when it is damaged."""
-    checker = check(path)
-    if checker is None and path.endswith(".json"):
-        if size > _LARGEST_SIDE_FILE:
-            raise VerifyError(f"{path} in the archive claims {size} bytes", hint=_HINT, code="verify-structure")
-        try:
-            json.loads(content.read())
-        except ValueError:
-            raise VerifyError(f"{path} in the archive is not valid JSON", hint=_HINT, code="verify-structure") from None
-        progress(size)
-        return 0
-    while data := content.read(_CHUNK):
-        if checker is not None:
-            checker(data)
-        progress(len(data))
-    if checker is not None:
-        checker(b"")
-    return int(getattr(checker, "count", 0))
+def _kept(sink: Sink | None, path: str, size: int, pieces: Iterator[bytes], check: Check, progress: Progress) -> Seen:
+    if sink is None:
+        return check_file(path, size, pieces, check, progress)
+    with sink:
+        return check_file(path, size, pieces, check, progress, sink)
 
 
-def _compare(manifest: Manifest, counts: dict[str, int], sizes: dict[str, int]) -> int:
-    """Hold what was found against what the dump tool reported when it wrote."""
-    total = sum(sizes.values())
+def _whole_json(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Hand on a small JSON file, read and understood."""
+    if size > _LARGEST_SIDE_FILE:
+        raise VerifyError(f"{path} in the archive claims {size} bytes", hint=_HINT, code="verify-structure")
+    data = b"".join(pieces)
+    try:
+        json.loads(data)
+    except ValueError:
+        raise VerifyError(f"{path} in the archive is not valid JSON", hint=_HINT, code="verify-structure") from None
+    yield data
+
+
+def _compare(manifest: Manifest, found: dict[str, Seen]) -> tuple[int, tuple[CollectionStat, ...]]:
+    """Hold what was found against what was promised when it was written; returns documents, and the collections."""
+    name = manifest.artifact.name
+    total = sum(seen.size for seen in found.values())
     if total != manifest.artifact.raw_bytes:
         raise VerifyError(
-            f"{manifest.artifact.name} holds {total} bytes of files, its manifest says {manifest.artifact.raw_bytes}",
+            f"{name} holds {total} bytes of files, its manifest says {manifest.artifact.raw_bytes}",
             hint=_HINT,
             code="verify-size",
         )
-    entries = counts.pop(_OPLOG, None)
-    promised = manifest.consistency.entries if manifest.consistency.level == "point-in-time" else None
+    sliced = manifest.kind in SLICES
+    promised = manifest.consistency.entries if sliced or manifest.consistency.level == "point-in-time" else None
+    oplog = found.get(f"{manifest.backup}.bson" if sliced else _OPLOG)
+    entries = oplog.documents if oplog is not None else None
     if entries != promised:
         raise VerifyError(
-            f"{manifest.artifact.name} holds {entries or 'no'} oplog entries, its manifest says {promised or 'none'}",
+            f"{name} holds {entries or 'no'} oplog entries, its manifest says {promised or 'none'}",
             hint=_HINT,
             code="verify-counts",
         )
-    expected = {f"{item.database}/{item.name}": (item.documents, item.bytes) for item in manifest.source.collections}
-    # mongodump escapes names the way URLs do.
-    found = {
-        unquote(path.removesuffix(".bson")): (counts[path], sizes[path]) for path in counts if path.endswith(".bson")
-    }
+    if sliced:
+        return entries or 0, manifest.source.collections
+    dumped = {path: seen for path, seen in found.items() if seen.walked and path != _OPLOG}
+    return sum(seen.documents for seen in dumped.values()), _compare_collections(manifest, dumped)
+
+
+def _compare_collections(manifest: Manifest, dumped: dict[str, Seen]) -> tuple[CollectionStat, ...]:
+    expected = {f"{item.database}/{item.name}": item for item in manifest.source.collections}
+    # A snapshot of one collection may be Extended JSON, and its manifest tells which file that is.
+    exported = {path: f"{item.database}/{item.name}" for path, item in json_files(manifest).items()}
+    found = {exported.get(path) or _collection(path): seen for path, seen in dumped.items()}
     # A very long name is shortened to a hash in the file's name: such files are compared by their figures alone.
     named = expected.keys() & found.keys()
-    differing = sorted(name for name in named if expected[name] != found[name])
-    if differing or sorted(expected[name] for name in expected.keys() - named) != sorted(
-        found[name] for name in found.keys() - named
+    differing = sorted(name for name in named if _figures(expected[name]) != _figures(found[name]))
+    if differing or sorted(_figures(expected[name]) for name in expected.keys() - named) != sorted(
+        _figures(found[name]) for name in found.keys() - named
     ):
         raise VerifyError(
-            f"{manifest.artifact.name} holds {sum(count for count, _ in found.values())} documents in {len(found)} "
-            f"collections, mongodump reported {sum(count for count, _ in expected.values())} in {len(expected)}"
-            + (f"; {differing[0]} differs" if differing else ""),
+            f"{manifest.artifact.name} holds {sum(seen.documents for seen in found.values())} documents in "
+            f"{len(found)} collections, mongodump reported {sum(item.documents for item in expected.values())} in "
+            f"{len(expected)}" + (f"; {differing[0]} differs" if differing else ""),
             hint=_HINT,
             code="verify-counts",
         )
-    return sum(counts.values())
+    return tuple(
+        _with_digest(manifest, item, found[name]) if name in named else item for name, item in expected.items()
+    )
 
 
-class Pump:
-    """A readable of the plain bytes: one thread reads and hashes, another decompresses, the caller walks."""
-
-    def __init__(self, stream: IO[bytes], digest: Callable[[bytes], Any], *, gzip: bool) -> None:
-        self._stream = stream
-        self._digest = digest
-        self._stop = threading.Event()
-        self._raw: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUED)
-        self._plain: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUED)
-        self._rest = b""
-        self._ended = False
-        self._threads = [threading.Thread(target=self._read, daemon=True)]
-        if gzip:
-            self._threads.append(threading.Thread(target=self._inflate, daemon=True))
-        else:
-            self._plain = self._raw
-        for thread in self._threads:
-            thread.start()
-
-    def read(self, size: int) -> bytes:
-        """Return ``size`` bytes, fewer only at the end."""
-        pieces = [self._rest]
-        have = len(self._rest)
-        while have < size and (piece := self._next()):
-            pieces.append(piece)
-            have += len(piece)
-        joined = b"".join(pieces)
-        self._rest = joined[size:]
-        return joined[:size]
-
-    def drain(self) -> None:
-        """Read to the end, so that the checksum covers the whole file."""
-        while self._next():
-            pass
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _next(self) -> bytes:
-        if self._ended:
-            return b""
-        item = self._plain.get()
-        if isinstance(item, BaseException):
-            self._ended = True
-            raise item
-        self._ended = not item
-        return item
-
-    def _read(self) -> None:
-        try:
-            while data := self._stream.read(_CHUNK):
-                self._digest(data)
-                if not self._give(self._raw, data):
-                    return
-            self._give(self._raw, b"")
-        except OSError as error:
-            self._give(
-                self._raw, VerifyError(f"the artifact cannot be read: {os.strerror(error.errno or 0)}", hint=_HINT)
-            )
-
-    def _inflate(self) -> None:
-        try:
-            for data in _members(self._taken()):
-                if not self._give(self._plain, data):
-                    return
-            self._give(self._plain, b"")
-        except Exception as error:  # noqa: BLE001 - handed to the reading thread, which raises it
-            self._give(self._plain, error)
-
-    def _taken(self) -> Iterator[bytes]:
-        while not self._stop.is_set():
-            try:
-                item = self._raw.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if isinstance(item, BaseException):
-                raise item
-            if not item:
-                return
-            yield item
-
-    def _give(self, target: queue.Queue[bytes | BaseException], item: bytes | BaseException) -> bool:
-        while not self._stop.is_set():
-            try:
-                target.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
+def _collection(path: str) -> str:
+    """Return the collection of a file; mongodump escapes names as forms in a browser do, with "+" for a blank."""
+    database, _, file = path.rpartition("/")
+    return f"{unquote(database)}/{unquote_plus(file.rpartition('.')[0])}"
 
 
-def _members(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress concatenated gzip members, each with its CRC checked; raises when the last one is cut off."""
-    inflate = None
-    for piece in pieces:
-        data = piece
-        while data:
-            if inflate is None:
-                inflate = isal_zlib.decompressobj(_GZIP_WBITS)
-            plain = inflate.decompress(data, _MOST_AT_ONCE)
-            if plain:
-                yield plain
-            if inflate.eof:
-                data, inflate = inflate.unused_data, None
-            else:
-                data = inflate.unconsumed_tail
-    if inflate is not None:
-        raise EOFError("the compressed data ends too early")
+def _figures(item: CollectionStat | Seen) -> tuple[int, int]:
+    return item.documents, item.bytes if isinstance(item, CollectionStat) else item.size
+
+
+def _with_digest(manifest: Manifest, item: CollectionStat, seen: Seen) -> CollectionStat:
+    """Return the collection with its documents' digest; raises VerifyError when it had another one before."""
+    if item.digest and seen.digest and item.digest != seen.digest:
+        raise VerifyError(
+            f"{manifest.artifact.name} holds other documents of {item.database}.{item.name} than when it was proven",
+            hint=_HINT,
+            code="verify-checksum",
+        )
+    return msgspec.structs.replace(item, digest=seen.digest or item.digest)
+
+
+def _record(level: str, clock: Clock, started: float, documents: int, size: int) -> Verification:
+    seconds = round(clock.monotonic() - started, 3)
+    return Verification(level=level, at=clock.now(), ok=True, seconds=seconds, documents=documents, bytes=size)

@@ -93,6 +93,7 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
         catch_up=host.nanumpay.catch_up,
         retry=host.retry,
         warnings=(*known.warnings, *warnings),
+        timezone=host.timezone,
         **_protection(host.nanumpay),
     )
 
@@ -109,6 +110,7 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
         enabled=job.enabled,
         catch_up=job.catch_up,
         retry=host.retry,
+        timezone=host.timezone,
         **_protection(job),
     )
 

@@ -226,7 +226,7 @@ SINGLE: Final = (
         (
             Option("mongodump", _TOOL, "Name (looked up on PATH) or absolute path.", '"/usr/bin/mongodump"'),
             Option("mongorestore", _TOOL, "Needed to restore and for drills.", '"/usr/bin/mongorestore"'),
-            Option("mongoexport", _TOOL, "Needed for `backupctl run --format json` only.", '"/usr/bin/mongoexport"'),
+            Option("mongoexport", _TOOL, "Needed for a collection as JSON only.", '"/usr/bin/mongoexport"'),
             Option("mongod", _TOOL, "Drills start a scratch server with it.", '"/usr/bin/mongod"'),
         ),
     ),

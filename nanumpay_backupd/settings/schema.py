@@ -170,7 +170,10 @@ class Protection(_Settings, frozen=True, kw_only=True):
 
 
 class JobSpec(Protection, frozen=True, kw_only=True):
-    """One job, complete: what, when, how, where, how long."""
+    """One job, complete: what, when, how, where, how long.
+
+    ``timezone`` is that of the schedules beside the backup's.
+    """
 
     name: str
     source: MongoSource
@@ -181,6 +184,7 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     compression_level: int = 2
     enabled: bool = True
     catch_up: float = 7 * 86400.0
+    timezone: str = ""
     retry: RetryPolicy = RetryPolicy()
     warnings: tuple[str, ...] = ()
 
@@ -360,9 +364,10 @@ class RunSpec(_Settings, frozen=True):
 
     ``action`` is ``backup`` (with ``collection``: of that alone), ``slice`` (the changes, as ``kind``), ``verify`` and
     ``drill`` (with the order in ``verify``), ``upload`` (only the queued copies that are due), ``prune``,
-    ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``, ``restore`` or
-    ``restore-plan`` (both with the order in ``restore``). ``started`` (UTC) is when the run began for whoever asked for
-    it; None: when the worker begins.
+    ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``,
+    ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``), ``restore`` or ``restore-plan`` (both with the order
+    in ``restore``). ``started`` (UTC) is when the run began for
+    whoever asked for it; None: when the worker begins.
     """
 
     run: str

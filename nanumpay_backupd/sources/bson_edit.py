@@ -76,7 +76,7 @@ class Field(NamedTuple):
         return self.value[4:-1]
 
 
-def skip(data: bytes, kind: int, at: int) -> int:
+def skip(data: bytes | bytearray, kind: int, at: int) -> int:
     """Return where the value ends that begins at ``at``."""
     size = SIZES[kind]
     if size >= 0:

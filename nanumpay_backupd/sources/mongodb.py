@@ -20,11 +20,12 @@ from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyM
 from pymongo.uri_parser import parse_uri
 
 from nanumpay_backupd.errors import BackupdError, ConfigError, SourceError, SpaceError, ToolError
-from nanumpay_backupd.model import CollectionStat, Consistency, SourceInfo
+from nanumpay_backupd.model import CollectionStat, Consistency, OpTime, SourceInfo
 from nanumpay_backupd.settings.schema import MongoSource
-from nanumpay_backupd.sources import oplog
+from nanumpay_backupd.sources import oplog, settled
 from nanumpay_backupd.sources.base import Dump, Estimate, Harvest, Source
 from nanumpay_backupd.sources.bson_walk import BsonWalk
+from nanumpay_backupd.sources.oplog_collection import of_collection
 from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
 from nanumpay_backupd.system.secrets import redact
 
@@ -111,9 +112,9 @@ class _Facts:
 
 
 class _MongoDump(Dump):
-    """A running mongodump and what it said."""
+    """A running mongodump and what it said; with ``only`` of that one collection."""
 
-    def __init__(self, settings: MongoSource, facts: _Facts, folder: Path) -> None:
+    def __init__(self, settings: MongoSource, facts: _Facts, folder: Path, only: str = "") -> None:
         self._settings = settings
         self._facts = facts
         self._folder = folder
@@ -121,7 +122,7 @@ class _MongoDump(Dump):
         self._paths: dict[str, str] = {}
         self._done: dict[str, int] = {}
         self._partial: dict[str, int] = {}
-        self._capture, self._inconsistent = _begin_capture(settings, facts, folder)
+        self._capture, self._inconsistent = _begin_capture(settings, facts, folder, only)
         uri = json.dumps(_dump_uri(settings))
         with secret_file(f"uri: {uri}\n") as fd:
             argv = [
@@ -132,6 +133,8 @@ class _MongoDump(Dump):
             ]
             if settings.database:
                 argv.append(f"--db={settings.database}")
+            if only:
+                argv.append(f"--collection={only}")
             self._child = Child(argv, on_line=self._line, pass_fds=(fd,))
 
     @property
@@ -171,7 +174,7 @@ class _MongoDump(Dump):
         """See `Dump.harvest`: exit code, then every collection that was and is there must have been reported whole."""
         code = self._child.wait()
         if code != 0:
-            raise _tool_failure(code or 0, self._child.tail)
+            raise _tool_failure("mongodump", code or 0, self._child.tail)
         expected = self._facts.collections & self._facts.still_there(self._settings)
         missing = sorted(ns for ns in expected if ns not in self._done)
         if missing:
@@ -184,6 +187,8 @@ class _MongoDump(Dump):
             )
         consistency = self._consistency()
         stats = tuple(self._stat(ns, count, sizes) for ns, count in sorted(self._done.items()))
+        if consistency.level == "point-in-time":
+            stats = self._settled(stats, OpTime.parse(consistency.end))
         return Harvest(
             source=SourceInfo(
                 type="mongodb",
@@ -219,6 +224,18 @@ class _MongoDump(Dump):
             moment=captured.moment,
             entries=captured.entries,
         )
+
+    def _settled(self, stats: tuple[CollectionStat, ...], end: OpTime) -> tuple[CollectionStat, ...]:
+        """Add what the collections that changed during the dump held at its end, as far as the server can tell."""
+        assert self._capture is not None
+        touched = self._capture.result().touched
+        if not touched or int(self._facts.version.partition(".")[0]) < settled.OLDEST_SERVER:
+            return stats
+        try:
+            with _connect(self._settings) as client:
+                return settled.settle(client, stats, touched, end)
+        except PyMongoError:
+            return stats
 
     def _stat(self, ns: str, count: int, sizes: dict[str, int]) -> CollectionStat:
         path = self._paths.get(ns, "")
@@ -267,7 +284,9 @@ def _topology(hello: dict[str, Any]) -> str:
     return "replica-set" if hello.get("setName") else "standalone"
 
 
-def _begin_capture(settings: MongoSource, facts: _Facts, folder: Path) -> tuple[oplog.OplogCapture | None, str]:
+def _begin_capture(
+    settings: MongoSource, facts: _Facts, folder: Path, only: str
+) -> tuple[oplog.OplogCapture | None, str]:
     """Begin to follow the oplog beside the dump; where that is not possible, return the reason instead."""
     if facts.topology == "standalone":
         return None, "a standalone server keeps no oplog, so the collections are of slightly different moments"
@@ -275,7 +294,8 @@ def _begin_capture(settings: MongoSource, facts: _Facts, folder: Path) -> tuple[
         return None, "a sharded cluster's shards have oplogs of their own, which are not captured"
     client = _connect(settings)
     try:
-        capture = oplog.OplogCapture(client, facts.databases, folder / oplog.FILE)
+        narrow = of_collection(settings.database, only) if only else None
+        capture = oplog.OplogCapture(client, facts.databases, folder / oplog.FILE, narrow=narrow)
     except PyMongoError as error:
         client.close()
         code = getattr(error, "code", None)
@@ -373,7 +393,8 @@ def _hosts(settings: MongoSource) -> str:
         nodes = parse_uri(settings.uri.reveal(), validate=False)["nodelist"]
     except PyMongoError:
         return "its address"
-    return ", ".join(f"{host}:{port}" for host, port in nodes)
+    # A Unix socket is a path without a port.
+    return ", ".join(f"{host}:{port}" if port else host for host, port in nodes)
 
 
 def _dump_uri(settings: MongoSource) -> str:
@@ -393,31 +414,31 @@ def _dump_uri(settings: MongoSource) -> str:
     return f"{head}?{options}" if options else head
 
 
-def _tool_failure(code: int, tail: str) -> BackupdError:
+def _tool_failure(tool: str, code: int, tail: str) -> BackupdError:
     lowered = tail.lower()
     last = _last_words(tail)
     if "no space left" in lowered or "disk quota" in lowered:
         return SpaceError(
-            f"the disk filled up while mongodump was writing: {last}",
+            f"the disk filled up while {tool} was writing: {last}",
             hint="free space there or set [paths] backups to a larger disk; "
             "nothing was published, older backups are untouched",
         )
     if code < 0:
         return ToolError(
-            f"mongodump was killed by signal {-code}",
+            f"{tool} was killed by signal {-code}",
             hint="look for the kernel's OOM killer: journalctl -k | grep -i oom; nothing was published",
             code="tool-killed",
             retryable=True,
         )
     if "unauthorized" in lowered or "not authorized" in lowered or "auth error" in lowered:
         return SourceError(
-            f"mongodump was refused by the server: {last}",
+            f"{tool} was refused by the server: {last}",
             hint="give the user of MONGODB_URI the role 'backup'",
             code="source-auth",
             retryable=False,
         )
     return ToolError(
-        f"mongodump failed with exit code {code}: {last or 'it said nothing'}",
+        f"{tool} failed with exit code {code}: {last or 'it said nothing'}",
         hint="the journal has its whole output; nothing was published",
         retryable=True,
     )

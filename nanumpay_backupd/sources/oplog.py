@@ -12,12 +12,15 @@ brings everything to the end's moment (MongoDB's own ``mongodump --oplog`` works
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+import bson
 import msgspec
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
@@ -33,18 +36,22 @@ _PATIENCE: Final = 60.0
 _NAP: Final = 0.05
 _REST: Final = 0.5
 """Seconds between two readings while the dump is made; its end is not waited for that long."""
+_RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
+Narrow = Callable[[Mapping[str, Any]], bytes | None]
 
 
 class Captured(msgspec.Struct, frozen=True):
     """What was captured: the moment that the backup then is of, and how many entries lead to it.
 
-    ``problem`` is empty, or says why the entries cannot make the dump consistent.
+    ``problem`` is empty, or says why the entries cannot make the dump consistent. ``touched`` names what the entries
+    write to (`OplogRange.touched`).
     """
 
     start: Timestamp
     end: Timestamp
     entries: int
     problem: str = ""
+    touched: frozenset[str] = frozenset()
 
     @property
     def moment(self) -> datetime:
@@ -58,16 +65,23 @@ class OplogCapture:
     Entries are appended to a file as BSON. Nothing raises: what goes wrong is told by `result`.
     """
 
-    def __init__(self, client: MongoClient[dict[str, Any]], databases: Iterable[str], path: Path) -> None:
-        """Find the start; raises PyMongoError when it cannot be read. ``client`` is kept until the end, then closed."""
+    def __init__(
+        self, client: MongoClient[dict[str, Any]], databases: Iterable[str], path: Path, *, narrow: Narrow | None = None
+    ) -> None:
+        """Find the start; raises PyMongoError when it cannot be read. ``client`` is kept until the end, then closed.
+
+        ``narrow`` keeps less of an entry than all that concerns ``databases``, reduced as `oplog_collection` does.
+        """
         self._client = client
         self._databases = frozenset(databases)
+        self._narrow = narrow
         self._path = path
         self._start, self._term, self._in_transaction = _starting_point(client)
         self._finish = threading.Event()
         self._stop = threading.Event()
         self._end: Timestamp | None = None
         self._entries = 0
+        self._touched: frozenset[str] = frozenset()
         self._problem = ""
         self._thread = threading.Thread(target=self._run, name="oplog", daemon=True)
 
@@ -98,7 +112,7 @@ class OplogCapture:
     def result(self) -> Captured:
         """Return what was captured, after the end."""
         end = self._end or self._start
-        return Captured(start=self._start, end=end, entries=self._entries, problem=self._problem)
+        return Captured(start=self._start, end=end, entries=self._entries, problem=self._problem, touched=self._touched)
 
     def _run(self) -> None:
         try:
@@ -123,8 +137,17 @@ class OplogCapture:
         if self._in_transaction:
             reading.with_first()
 
+        narrowed = 0
+
         def keep(data: bytes) -> None:
-            stream.write(data)
+            nonlocal narrowed
+            if self._narrow is None:
+                stream.write(data)
+                return
+            for entry in bson.decode_iter(data, _RAW):
+                if (kept := self._narrow(entry)) is not None:
+                    stream.write(kept)
+                    narrowed += 1
 
         while not self._stop.is_set() and not self._problem:
             if self._finish.is_set():
@@ -133,7 +156,9 @@ class OplogCapture:
                     return
             end = _time(self._end) if self._end is not None else newest(self._client)[1]
             reading.read(end, keep, self._check)
-            self._entries, self._problem = reading.entries, reading.broken
+            self._entries = reading.entries if self._narrow is None else narrowed
+            self._touched = reading.touched
+            self._problem = reading.broken
             if self._end is not None:
                 return
             self._finish.wait(_REST)

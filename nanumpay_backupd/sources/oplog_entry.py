@@ -342,17 +342,21 @@ def renamings(entry: bytes) -> Iterator[tuple[bytes, bytes]]:
             yield from renamings(inner.value)
 
 
-def touched(entry: bytes) -> Iterator[str]:
-    """Name what an entry writes to: ``database.collection``, or ``database.*`` for a command on the whole."""
+def touched(entry: bytes, *, commands_only: bool = False) -> Iterator[str]:
+    """Name what an entry writes to: ``database.collection``, or ``database.*`` for a command on the whole.
+
+    With ``commands_only`` what it merely inserts, updates or deletes documents of is left out.
+    """
     named = {field.name: field for field in fields(entry)}
     namespace = named[b"ns"].text
     if named[b"op"].text != b"c":
-        yield namespace.decode()
+        if not commands_only:
+            yield namespace.decode()
         return
     for place, field in enumerate(fields(named[b"o"].value)):
         if field.name == b"applyOps":
             for inner in fields(field.value):
-                yield from touched(inner.value)
+                yield from touched(inner.value, commands_only=commands_only)
         elif field.name in {b"renameCollection", b"to"}:
             yield field.text.decode()
         elif place == 0 and namespace != COMMANDS:

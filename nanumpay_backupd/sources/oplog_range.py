@@ -27,6 +27,7 @@ from nanumpay_backupd.sources.oplog_entry import (
     optime,
     same,
     stamp_of,
+    touched,
 )
 from nanumpay_backupd.sources.oplog_indexes import IndexHistory
 
@@ -78,6 +79,7 @@ class OplogRange:
         self._client = client
         self._written: set[bytes] = set()
         """Namespaces of which documents were kept."""
+        self._commanded: set[str] = set()
         self._commands = Commands(self._names, IndexHistory(client), self._written if beside_dump else None)
         self._with_first = False
 
@@ -118,6 +120,11 @@ class OplogRange:
         if expected is not None:
             raise LostError(why_lost(self._client, self.reached))
         raise UnfinishedError
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Name what the kept entries write to, as `oplog_entry.touched` does."""
+        return frozenset(name.decode() for name in self._written) | self._commanded
 
     def _ended(self, end: OpTime) -> bool:
         return bool(self.broken) or self.reached >= end
@@ -183,6 +190,7 @@ class OplogRange:
         if operation == b"c":
             entry = batch[start:end]
             kept = self._commands(entry)
+            self._commanded.update(touched(kept) if kept is not None else ())
             return batch if kept == entry else kept
         if operation in _NO_DATA or self._names(namespace) is None:
             return None

@@ -33,6 +33,7 @@ __all__ = ["OplogReader", "OplogState", "SliceRead"]
 _PATIENCE: Final = 60.0
 """Seconds to wait for a new primary: an election takes 2 to 12 with the defaults, a restart of mongod may be longer."""
 _NAP: Final = 0.25
+_LEAST_FILLED: Final = 0.001
 _PASSING: Final = frozenset({43, 91, 175, 189, 237, 10107, 11600, 11602, 13435, 13436})
 """Error codes of a server that steps down, shuts down or has lost a cursor: another try may go well."""
 _FOLLOW_ANEW: Final = (
@@ -44,17 +45,22 @@ T = TypeVar("T")
 
 
 class OplogState(msgspec.Struct, frozen=True):
-    """What an oplog holds: its oldest entry, its newest, the newest that a majority has, and the present term."""
+    """What a server's oplog holds: its oldest entry, its newest, the newest that a majority has, and the present term.
+
+    ``filled`` is the part of its size that is used (1.0 where the user may not know), ``version`` the server's.
+    """
 
     first: OpTime
     newest: OpTime
     majority: OpTime
     term: int
+    version: str = ""
+    filled: float = 1.0
 
     @property
-    def window(self) -> int:
-        """Return the seconds that the oplog reaches back."""
-        return self.newest.seconds - self.first.seconds
+    def window(self) -> float:
+        """Return the seconds that the oplog will reach back once it is full, at the rate of writes it has seen."""
+        return (self.newest.seconds - self.first.seconds) / max(self.filled, _LEAST_FILLED)
 
 
 class SliceRead(msgspec.Struct, frozen=True):
@@ -102,7 +108,18 @@ class OplogReader:
             except LostError as error:
                 raise _chain_broken(error) from None
             last, majority, term = newest(self._client)
-            return OplogState(first=first, newest=last, majority=majority, term=term)
+            version = str(self._client.server_info()["version"])
+            return OplogState(
+                first=first, newest=last, majority=majority, term=term, version=version, filled=self._filled()
+            )
+
+    def _filled(self) -> float:
+        """Return how full the oplog is; a user who may not know gets the careful answer."""
+        try:
+            stats = self._client.local.command("collStats", "oplog.rs")
+        except OperationFailure:
+            return 1.0
+        return min(1.0, float(stats["size"]) / max(1.0, float(stats.get("maxSize", 0))))
 
     def read(
         self,

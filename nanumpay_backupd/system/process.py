@@ -80,7 +80,8 @@ def secret_file(text: str) -> Iterator[int]:
 class Child:
     """A long-running child whose standard error is read line by line; it dies when we do.
 
-    ``on_line`` is called from a reader thread. The last lines are kept for the error text.
+    ``on_line`` is called from a reader thread. The last lines are kept for the error text. ``both`` also reads the
+    standard output, for tools that complain there.
     """
 
     KEPT_LINES: Final = 30
@@ -92,6 +93,7 @@ class Child:
         on_line: Callable[[str], None] | None = None,
         pass_fds: Sequence[int] = (),
         cwd: Path | None = None,
+        both: bool = False,
     ) -> None:
         self.name = Path(argv[0]).name
         self._tail: deque[str] = deque(maxlen=self.KEPT_LINES)
@@ -101,8 +103,8 @@ class Child:
             self._process = subprocess.Popen(  # noqa: S603 - argv comes from configuration, no shell
                 list(argv),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE if both else subprocess.DEVNULL,
+                stderr=subprocess.STDOUT if both else subprocess.PIPE,
                 pass_fds=tuple(pass_fds),
                 cwd=cwd,
                 env=child_environment(),
@@ -110,8 +112,9 @@ class Child:
             )
         except OSError as error:
             raise ToolError(f"{self.name} cannot be started: {error.strerror}", code="tool-missing") from None
-        assert self._process.stderr is not None
-        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
+        output = self._process.stdout if both else self._process.stderr
+        assert output is not None
+        self._reader = threading.Thread(target=self._read, args=(output,), daemon=True)
         self._reader.start()
 
     @property

@@ -15,12 +15,14 @@ import pytest
 from nanumpay_backupd.settings.schema import Destination, LocalDestination
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
+from nanumpay_backupd.stores.throttled import ThrottledStore
 from tests.servers.certs import Certificate, make_certificate
 from tests.servers.ftp import start_pyftpdlib, start_vsftpd
 from tests.servers.s3 import CACHE_SECONDS, start_s3
 
 KINDS: Final = (
     "local",
+    "local-throttled",
     "s3",
     "s3-https",
     "ftp-pyftpdlib",
@@ -28,7 +30,9 @@ KINDS: Final = (
     "ftp-vsftpd",
     "ftps-vsftpd",
 )
-REMOTE: Final = KINDS[1:]
+REMOTE: Final = KINDS[2:]
+_QUICK: Final = 400 << 20
+"""Bytes per second of the throttled kind: it waits, but not long."""
 
 
 @dataclass
@@ -75,8 +79,8 @@ def store_server(
     kind: str = request.param
     folder = tmp_path_factory.mktemp(kind)
     with contextlib.ExitStack() as stack:
-        if kind == "local":
-            yield _local(folder)
+        if kind.startswith("local"):
+            yield _local(folder, kind)
         elif kind.startswith("s3"):
             s3 = stack.enter_context(start_s3(folder, certificate if kind == "s3-https" else None))
 
@@ -97,11 +101,11 @@ def store_server(
             yield Server(kind, account, lambda name: ftp.home / name / "sub")
 
 
-def _local(folder: Path) -> Server:
+def _local(folder: Path, kind: str) -> Server:
     def settings(name: str, **changes: Any) -> Destination:
         return LocalDestination(**{"name": "disk2", "path": str(folder / name / "sub"), **changes})
 
-    return Server("local", settings, lambda name: folder / name / "sub")
+    return Server(kind, settings, lambda name: folder / name / "sub")
 
 
 _numbers = itertools.count(1)
@@ -115,5 +119,7 @@ def place(store_server: Server) -> Iterator[Place]:
     def destination(**changes: Any) -> Destination:
         return store_server.destination(name, **changes)
 
-    with open_store(destination()) as store:
+    driver = open_store(destination())
+    throttled = store_server.kind.endswith("throttled")
+    with ThrottledStore(driver, _QUICK) if throttled else driver as store:
         yield Place(store_server.kind, store, store_server.on_disk(name), destination)

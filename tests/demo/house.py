@@ -37,6 +37,7 @@ socket = "{socket}"
 
 [nanumpay]  # what the application's form cannot say:
 destinations = ["office"]  # a second place for copies
+pitr = "10s"               # every change is saved: any second can be restored
 
 [nanumpay.s3]  # an S3 server that is not AWS
 endpoint_url = "{endpoint}"

@@ -23,10 +23,13 @@ from tests.servers.canned_backupd import (
     LIVE,
     NOW,
     RUN,
+    SLICE,
+    SWAP,
     UPLOAD_FAULT,
     CannedDaemon,
     canned_daemon,
     job,
+    protection,
     run,
     status,
 )
@@ -146,6 +149,15 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("prune",), "Prune"),
         (("delete", OTHER, "--yes"), "Delete"),
         (("restore", "latest", "--dry-run"), "Restore"),
+        (("restore", "latest", "--at", "04:30:10", "--dry-run"), "Restore"),
+        (("timeline",), "Timeline"),
+        (("verify",), "Verify"),
+        (("drill", "--no-wait"), "Drill"),
+        (("list", "--slices"), "ListBackups"),
+        (("show", SLICE), "DescribeBackup"),
+        (("swaps",), "ListSwaps"),
+        (("swaps", "undo", SWAP, "--yes"), "UndoSwap"),
+        (("swaps", "drop", SWAP, "--yes"), "DropSwap"),
         (("run", "--no-wait"), "Run"),
         (("run",), "Run"),
     ],
@@ -185,6 +197,135 @@ def test_a_restore_is_planned_asked_about_and_followed(daemon: CannedDaemon, pat
             assert terminal.end() == code
 
 
+def ordered(daemon: CannedDaemon) -> list[dict[str, object]]:
+    """Return what restores were asked for, plans included, and forget it."""
+    asked = [params for name, params in daemon.calls if name == "Restore"]
+    daemon.calls.clear()
+    return asked
+
+
+def test_a_restore_to_a_moment_is_told_in_words(daemon: CannedDaemon, path: Path) -> None:
+    """The plan says from which full, with how many slices, as of when in both zones, and until when it could be."""
+    done = backupctl(path, "restore", "latest", "--at", "04:30:10", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"restore    the full {BACKUP}, copy: local",
+        "replays    the changes after it, from 3 slices, up to that moment",
+        "as of      2026-11-21 04:30:10 KST (2026-11-20 19:30:10 UTC), 30 min ago",
+        "latest     recoverable until 2026-11-21 04:59:48 KST, 12 s ago",
+        "brings     12,345 documents, 1.12 GB before the replay: admins, users, weeklypaymentplans",
+        "into       database nanumpay at localhost:27017",
+        "there now  12,001 documents in 3 collections; collections of the same name are replaced",
+        "before     a safety backup of what is there is made",
+        "! not in the backup, stays as it is: drafts",
+        "",
+        "Nothing was done.",
+    ]
+    assert ordered(daemon) == [{"backup": "latest", "at": "2026-11-20T19:30:10Z", "dry_run": True}]
+
+
+def test_what_was_shown_of_a_moment_is_what_is_ordered(daemon: CannedDaemon, path: Path) -> None:
+    """The full and the moment of the plan are ordered, and no place is forced on the slices; a slice stays a slice."""
+    assert backupctl(path, "restore", "latest", "--at", "latest", "--job", "nanumpay", "--yes").returncode == 0
+    wanted = {"job": "nanumpay"}
+    assert ordered(daemon) == [
+        {"backup": "latest", "at": "latest", "dry_run": True, **wanted},
+        {"backup": BACKUP, "at": "2026-11-20T20:00:00Z", **wanted},
+    ]
+    assert backupctl(path, "restore", OTHER, "--at", "1795204800:4", "--from", "app", "--yes").returncode == 0
+    shown = {"backup": OTHER, "at": "1795204800:4", "source": "app"}
+    assert ordered(daemon) == [{**shown, "dry_run": True}, shown]
+    plan = json.loads(backupctl(path, "restore", "latest", "--at", "04:30", "--dry-run", "--json").stdout)["plan"]
+    daemon.replies["Restore"] = {"plan": plan, "run": run(action="restore")}
+    daemon.calls.clear()
+    assert backupctl(path, "restore", SLICE, "--yes").returncode == 0
+    assert ordered(daemon) == [{"backup": SLICE, "dry_run": True}, {"backup": SLICE}]
+
+
+def test_a_swap_is_asked_about_by_name(daemon: CannedDaemon, path: Path) -> None:
+    """What is kept and what changes places is said; the question names the database, and only its name agrees."""
+    for answer, code in (("y\n", 7), ("nanumpay\n", 0)):
+        with Terminal(path, "restore", "latest", "--at", "5m ago", "--swap") as terminal:
+            terminal.wait_for(
+                "This puts another state in the place of nanumpay. To go on, type the name of the database:"
+            )
+            terminal.type(answer)
+            assert terminal.end() == code
+    assert "happens    restored beside that and checked; then the two change places" in terminal.text
+    assert "before     " not in terminal.text
+    assert "12,345 documents restored into nanumpay; nanumpay was there before" in terminal.text
+    assert ordered(daemon)[-1] == {"backup": BACKUP, "at": "2026-11-20T19:55:00Z", "swap": True}
+    with Terminal(path, "restore", "latest", "--at", "5m ago", "--to-db", "other") as terminal:
+        terminal.wait_for("Restore it into database other? [y/N]")
+        terminal.type("n\n")
+        assert terminal.end() == 7
+
+
+def test_a_doubled_hour_is_remarked_on_before_the_plan(daemon: CannedDaemon, path: Path) -> None:
+    """Which of two moments is meant is said where a person reads it, and JSON stays JSON."""
+    daemon.replies["GetStatus"] = status(timezone="Europe/Berlin", now="2026-10-25T20:00:00Z")
+    words = ("restore", "latest", "--at", "2026-10-25 02:30", "--dry-run")
+    done = backupctl(path, *words)
+    assert done.stdout.startswith(
+        "! The clocks showed 02:30:00 twice on 2026-10-25: the first is meant (CEST, 00:30:00 UTC)"
+    )
+    assert "\nas of      2026-10-25 02:30:00 CEST (00:30:00 UTC)" in done.stdout
+    assert json.loads(backupctl(path, *words, "--json").stdout)["plan"]["moment"] == "2026-10-25T00:30:00Z"
+
+
+def test_a_moment_is_not_guessed_at(daemon: CannedDaemon, path: Path) -> None:
+    """When the daemon does not tell its zone, no time is read in another one."""
+    daemon.replies["GetStatus"] = BackupdError("not now")
+    done = backupctl(path, "restore", "latest", "--at", "04:30", "--dry-run")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert ordered(daemon) == []
+
+
+def test_a_plan_without_a_timeline(daemon: CannedDaemon, path: Path) -> None:
+    """That the newest moment cannot be told is no reason not to restore an older one."""
+    daemon.replies["Timeline"] = BackupdError("not now")
+    done = backupctl(path, "restore", "latest", "--at", "04:30", "--dry-run")
+    assert done.returncode == 0
+    assert "latest  " not in done.stdout
+
+
+def test_a_swap_is_named_asked_about_and_changed(daemon: CannedDaemon, path: Path) -> None:
+    """What is kept is shown before it is changed or deleted; without consent, or without its name, nothing is done."""
+    for words, code in (
+        (("drop", SWAP), 7),
+        (("undo", SWAP), 7),
+        (("undo",), 2),
+        (("redo", "--yes"), 2),
+        (("eat",), 2),
+    ):
+        assert backupctl(path, "swaps", *words).returncode == code
+    assert daemon.calls == []
+    listed = backupctl(path, "swaps", COLUMNS="160").stdout
+    assert SWAP in listed
+    assert "12,001 documents" in listed
+    assert "what was restored" in listed
+    for words, question, answer, code in (
+        (("drop", SWAP), "Delete what was there before, for good? [y/N]", "n\n", 7),
+        (("drop", SWAP), "Delete what was there before, for good? [y/N]", "y\n", 0),
+        (("undo", SWAP), "Make what was there before the restore live in nanumpay?", "y\n", 0),
+        (("redo", SWAP), "Make what was restored live in nanumpay?", "y\n", 0),
+    ):
+        with Terminal(path, "swaps", *words) as terminal:
+            terminal.wait_for(question)
+            assert "it keeps 3 collections, 12,001 documents" in terminal.text
+            terminal.type(answer)
+            assert terminal.end() == code, terminal.text
+    asked = [(name, params) for name, params in daemon.calls if name in {"UndoSwap", "DropSwap"}]
+    undo, redo = ("UndoSwap", {"swap": SWAP}), ("UndoSwap", {"swap": SWAP, "redo": True})
+    assert asked == [("DropSwap", {"swap": SWAP}), undo, redo]
+    with Terminal(path, "swaps", "drop", "2020-01-01T00-00-00") as terminal:
+        assert terminal.end() == 6
+    daemon.replies["ListSwaps"] = {"swaps": [], "problems": [UPLOAD_FAULT]}
+    done = backupctl(path, "swaps")
+    assert (done.returncode, done.stdout) == (1, "No restore keeps anything.\n")
+    assert UPLOAD_FAULT["message"] in done.stderr
+
+
 def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
     """What is typed is what is asked; what is not typed is left out."""
     for words in (
@@ -193,6 +334,12 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("prune", "nanumpay", "--apply", "--yes"),
         ("delete", "latest", "--from", "nas", "--force", "--yes"),
         ("run", "shop", "--force", "--no-wait"),
+        ("run", "--kind", "incremental", "--no-wait"),
+        ("runs", "--slices"),
+        ("list", "nanumpay", "--slices"),
+        ("timeline", "nanumpay"),
+        ("verify", "latest", "--job", "nanumpay", "--level", "structure", "--from", "nas", "--no-wait"),
+        ("drill", "nanumpay", "--backup", OTHER, "--from", "nas", "--no-wait"),
         ("cancel", "r9"),
         ("test", "app"),
     ):
@@ -204,6 +351,12 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("Prune", {"job": "nanumpay", "apply": True}),
         ("Delete", {"backup": BACKUP, "destination": "nas", "force": True}),
         ("Run", {"job": "shop", "force": True}),
+        ("Run", {"kind": "incremental"}),
+        ("ListRuns", {"slices": True}),
+        ("ListBackups", {"job": "nanumpay", "slices": True}),
+        ("Timeline", {"job": "nanumpay"}),
+        ("Verify", {"backup": "latest", "job": "nanumpay", "level": "structure", "source": "nas"}),
+        ("Drill", {"job": "nanumpay", "backup": OTHER, "source": "nas"}),
         ("Cancel", {"run": "r9"}),
         ("TestDestination", {"destination": "app"}),
     ]
@@ -224,6 +377,18 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
             ["there is no backup 'nope'", "  → see: backupctl list", "  (code not-found)"],
         ),
         (("delete", "latest", "--yes"), 7, [f"{BACKUP} is the newest", "  → add --force", "  (code refused)"]),
+        (("timeline", "nope"), 6, ["there is no job 'nope'", "  → the jobs are: nanumpay", "  (code not-found)"]),
+        (("verify", "--job", "busy"), 5, ["a verification of job busy", "  → watch it", "  (code busy)"]),
+        (
+            ("restore", "latest", "--at", "soon", "--yes"),
+            2,
+            ["'soon' is no time that is understood here", "  → for example: 10:30:59", "  (code usage)"],
+        ),
+        (
+            ("restore", "latest", "--job", "shop", "--yes"),
+            2,
+            ["--job goes with --at", "  → see: backupctl list", "  (code usage)"],
+        ),
         (("run", "busy"), 5, ["a run of job busy is going on already", "  → watch it", "  (code busy)"]),
         (("stauts",), 2, ["unknown command 'stauts'", "  → did you mean 'status'?", "  (code usage)"]),
         ((), 2, ["a command is missing", "  → try: backupctl status", "  (code usage)"]),
@@ -332,6 +497,93 @@ def test_the_summary_of_a_run(daemon: CannedDaemon, path: Path) -> None:
     assert UPLOAD_FAULT["message"] in degraded.stderr
 
 
+def test_a_slice_that_was_made_and_one_that_was_not(daemon: CannedDaemon, path: Path) -> None:
+    """A slice is told by its entries, and that nothing was new is a success and no missing backup."""
+    made = backupctl(path, "run", "--kind", "incremental")
+    assert f"\nSucceeded after 0.2 s: {SLICE}.bson.zst (12.3 kB, 12 oplog entries, verified)\n" in made.stdout
+    idle = backupctl(path, "run", "idle", "--kind", "differential")
+    assert (made.returncode, idle.returncode) == (0, 0)
+    assert idle.stdout.splitlines()[-1] == "Succeeded after 0.2 s: nothing new up to 2026-11-20 19:59:06 UTC."
+
+
+@pytest.mark.parametrize(
+    "words,code,last",
+    [
+        (
+            ("verify",),
+            0,
+            "Succeeded after 58 s: the copies of job nanumpay were read back and found good (14 copies, 2.25 GB read",
+        ),
+        (("verify", OTHER), 0, f"Succeeded after 58 s: {OTHER} was read back and found good (14 copies"),
+        (("drill",), 0, "The restore took 41 s; RTO 1h: kept."),
+        (("verify", "--level", "restore"), 0, "The restore took 41 s; RTO 1h: kept."),
+        (("verify", "--job", "shop"), 3, "Degraded after 58 s: not all of the copies of job shop could be proven."),
+        (("drill", "shop"), 3, f"Degraded after 58 s: not all of {BACKUP} could be proven."),
+        (("verify", "--job", "broken"), 1, "Failed after 58 s: the copies of job broken were not proven."),
+        (("drill", "broken"), 1, f"Failed after 58 s: {BACKUP} was not proven."),
+    ],
+)
+def test_a_proof_and_its_outcome(
+    daemon: CannedDaemon, path: Path, words: tuple[str, ...], code: int, last: str
+) -> None:
+    """A verification and a drill end with a sentence and the exit code of their outcome, and promise no more."""
+    done = backupctl(path, *words)
+    assert done.returncode == code
+    summary = [line for line in done.stdout.splitlines() if not line.startswith("Details: ")][-1]
+    assert summary.startswith(last)
+    assert ("a new full is made by itself" in done.stderr) is (code == 1)
+    assert "The backup on this host is good" not in done.stdout
+    assert backupctl(path, *words, "--json").returncode == code
+
+
+def test_a_drill_whose_time_is_not_known(daemon: CannedDaemon, path: Path) -> None:
+    """A drill that passed is told as such also where its time cannot be asked for any more."""
+    daemon.replies["ListJobs"] = BackupdError("not now")
+    done = backupctl(path, "drill")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].startswith(f"Succeeded after 58 s: {BACKUP} was restored into a scratch place")
+
+
+def test_slices_are_hidden_until_they_are_asked_for(daemon: CannedDaemon, path: Path) -> None:
+    """A listing says how many slices it leaves out and how to see them; with --slices they are there."""
+    plain = backupctl(path, "list").stdout.splitlines()
+    assert plain[-1] == "143 slices are not shown (backupctl list --slices; backupctl timeline)"
+    assert "slice-" not in "".join(plain[:-1])
+    named = backupctl(path, "list", "nanumpay").stdout.splitlines()
+    assert named[-1] == "143 slices are not shown (backupctl list nanumpay --slices; backupctl timeline nanumpay)"
+    shown = backupctl(path, "list", "--slices").stdout
+    assert SLICE in shown
+    assert "not shown" not in shown
+    daemon.replies["ListBackups"] = {"backups": [], "hidden_slices": 1}
+    assert backupctl(path, "list").stdout.splitlines()[1:] == [
+        "1 slice is not shown (backupctl list --slices; backupctl timeline)"
+    ]
+
+
+def test_a_timeline_in_a_pipe_and_on_a_terminal(daemon: CannedDaemon, path: Path) -> None:
+    """The drawing is as wide as the terminal and 80 columns in a pipe; what it says does not need colours."""
+    piped = backupctl(path, "timeline").stdout.splitlines()
+    assert len(piped[3]) == 2 + 76
+    with Terminal(path, "timeline", COLUMNS="60", NO_COLOR="1") as terminal:
+        assert terminal.end() == 0
+    shown = terminal.text.splitlines()
+    assert len(shown[3]) == 2 + 56
+    assert [line for line in shown if "every second (" in line] == [line for line in piped if "every second (" in line]
+    with Terminal(path, "timeline") as terminal:
+        terminal.end()
+    assert "\x1b[33m! 2026-11-20 00:00:00 … 2026-11-20 02:00:00  gap of 2 h" in terminal.text
+
+
+def test_the_commands_of_a_slice_need_its_whole_job(daemon: CannedDaemon, path: Path) -> None:
+    """For a slice the job's other backups are asked for, because it is restored together with them."""
+    done = backupctl(path, "show", SLICE)
+    assert f"  tar -xzf {BACKUP}.tar.gz\n  zstd -dc slices/nanumpay-slice-2026-11-20T17-59-07.bson.zst " in done.stdout
+    assert ("ListBackups", {"job": "nanumpay", "slices": True}) in daemon.calls
+    daemon.calls.clear()
+    assert backupctl(path, "show", BACKUP).returncode == 0
+    assert "ListBackups" not in [name for name, _ in daemon.calls]
+
+
 def test_ctrl_c_leaves_the_run_alone(daemon: CannedDaemon, path: Path) -> None:
     """Ctrl-C only stops watching: it says that the run goes on, and how to follow or stop it."""
     with Terminal(path, "run", "forever") as terminal:
@@ -397,7 +649,9 @@ def test_status_watch_in_a_pipe(daemon: CannedDaemon, path: Path) -> None:
     with subprocess.Popen(command, env=environment(path), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["health"] == "ok"
-        daemon.replies["GetStatus"] = status("ok", now="2026-11-20T20:00:05Z")
+        later = {"age": 17.0, "recoverable_until": "2026-11-20T19:59:49Z", "next_slice": "2026-11-20T20:00:49Z"}
+        moved = job(protection=protection(slices=144, **later))
+        daemon.replies["GetStatus"] = status("ok", now="2026-11-20T20:00:05Z", jobs=[moved])
         time.sleep(1)
         daemon.replies["GetStatus"] = status("failing")
         assert json.loads(process.stdout.readline())["health"] == "failing"
@@ -448,7 +702,7 @@ def test_a_reader_that_leaves(daemon: CannedDaemon, path: Path) -> None:
     names = [f"nanumpay-backup-{index:05d}" for index in range(3000)]
     listed = backupctl(path, "list", "--json", "-n", "1")
     one = json.loads(listed.stdout)["backups"][0]
-    daemon.replies["ListBackups"] = {"backups": [one | {"id": name} for name in names]}
+    daemon.replies["ListBackups"] = {"backups": [one | {"id": name} for name in names], "hidden_slices": 0}
     command = f"{sys.executable} -m nanumpay_backupd.cli list | head -n 2"
     done = subprocess.run(["bash", "-c", command], env=environment(path), capture_output=True, text=True)
     assert done.stdout.count("\n") == 2

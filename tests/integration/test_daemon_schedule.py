@@ -43,12 +43,12 @@ def settled(site: Site) -> str:
 
 def test_waits_and_fires(mongod_rs: Mongod) -> None:
     """A daemon that waits for its due time starts the run when it comes, as scheduled, and plans the next."""
-    with open_site(mongod_rs, backup_settings(time="05:00")) as site:
+    with open_site(mongod_rs, backup_settings(time="05:30")) as site:
         site.write_config(top="timezone = 'UTC'")
         for margin in (3, 10, 30):
-            # Its clock says some seconds before 05:00; a machine so busy that the start takes longer gets another try.
+            # Its clock says some seconds before 05:30; a machine so busy that the start takes longer gets another try.
             now = datetime.now(UTC)
-            wanted = (now + timedelta(days=1)).replace(hour=5, minute=0, second=0, microsecond=0)
+            wanted = (now + timedelta(days=1)).replace(hour=5, minute=30, second=0, microsecond=0)
             site.start(clock=(wanted - now).total_seconds() - margin)
             planned = datetime.fromisoformat(site.job()["next_run"])
             if planned == wanted:
@@ -58,7 +58,7 @@ def test_waits_and_fires(mongod_rs: Mongod) -> None:
         assert site.runs() == []
         run = site.newest(trigger="schedule")
         assert run["outcome"] == "succeeded"
-        assert site.job()["next_run"].startswith(f"{wanted + timedelta(days=1):%Y-%m-%dT05:00:00}")
+        assert site.job()["next_run"].startswith(f"{wanted + timedelta(days=1):%Y-%m-%dT05:30:00}")
         assert len(site.runs()) == 1
 
 

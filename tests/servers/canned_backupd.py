@@ -20,12 +20,34 @@ from typing import Any, Final
 from nanumpay_backupd.control.server import Call, ControlServer
 from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError, RefusedError
 
-__all__ = ["BACKUP", "LIVE", "NOW", "RUN", "CannedDaemon", "backup", "canned_daemon", "job", "run", "status"]
+__all__ = [
+    "BACKUP",
+    "LIVE",
+    "NOW",
+    "RUN",
+    "SLICE",
+    "SWAP",
+    "CannedDaemon",
+    "backup",
+    "canned_daemon",
+    "job",
+    "oplog_time",
+    "protection",
+    "run",
+    "slice_backup",
+    "slice_manifest",
+    "slices",
+    "status",
+    "timeline",
+]
 
 Record = dict[str, Any]
 
 NOW: Final = datetime(2026, 11, 20, 20, 0, tzinfo=UTC)
 BACKUP: Final = "nanumpay-backup-2026-11-20T17-00-00"
+SLICE: Final = "nanumpay-slice-2026-11-20T19-59-07"
+"""The newest slice."""
+SWAP: Final = "2026-11-20T19-50-00"
 RUN: Final = "20261120T170000Z-7f3a"
 LIVE: Final = "20261120T195950Z-aaaa"
 """The run that events are about."""
@@ -40,6 +62,11 @@ UPLOAD_FAULT: Final[Record] = {
 def moment(**before: float) -> str:
     """Write a moment so far before NOW (keywords of timedelta) as the protocol does."""
     return (NOW - timedelta(**before)).isoformat().replace("+00:00", "Z")
+
+
+def oplog_time(counter: int = 1, **before: float) -> str:
+    """Write the oplog time so far before NOW."""
+    return f"{int((NOW - timedelta(**before)).timestamp())}:{counter}"
 
 
 def stage(name: str, start: float, seconds: float | None, detail: str = "", outcome: str = "succeeded") -> Record:
@@ -109,7 +136,104 @@ def backup(identifier: str = BACKUP, **changes: Any) -> Record:
         "size": 160_432_128,
         "documents": 12_345,
         "run": RUN,
+        "start": oplog_time(1, hours=3, seconds=5),
+        "end": oplog_time(7, hours=3),
+        "pinned": "",
         "copies": copies(identifier, local="verified", app="verified", nas="uploaded"),
+    }
+    return record | changes
+
+
+def slice_backup(hour: float, **changes: Any) -> Record:
+    """Make the slice that ends so many hours before NOW (and 53 s) and follows the one an hour before it."""
+    made = NOW - timedelta(hours=hour, seconds=53)
+    name = f"nanumpay-slice-{made:%Y-%m-%dT%H-%M-%S}"
+    record = backup(
+        name,
+        kind="incremental",
+        created=moment(hours=hour, seconds=53),
+        artifact=f"{name}.bson.zst",
+        size=12_345,
+        documents=0,
+        start=oplog_time(7, hours=hour + 1),
+        end=oplog_time(7, hours=hour),
+        copies=copies(name, local="verified", app="verified"),
+    )
+    return record | changes
+
+
+def slices() -> list[Record]:
+    """Make the slices since BACKUP, the newest first."""
+    return [slice_backup(hour) for hour in (0, 1, 2)]
+
+
+def slice_manifest() -> Record:
+    """Make the manifest of SLICE."""
+    shown = manifest()
+    return shown | {
+        "backup": SLICE,
+        "kind": "incremental",
+        "parent": slices()[1]["id"],
+        "chain": BACKUP,
+        "source": shown["source"] | {"collections": []},
+        "consistency": {
+            "level": "point-in-time",
+            "reason": "",
+            "start": oplog_time(7, hours=1),
+            "end": oplog_time(7),
+            "moment": moment(),
+            "entries": 12,
+        },
+        "artifact": shown["artifact"] | {"name": f"{SLICE}.bson.zst", "compression": "zstd", "raw_bytes": 34_567},
+    }
+
+
+def protection(**changes: Any) -> Record:
+    """Make the protection of a job with slices every minute, promises that are kept, and a good drill."""
+    drill = run(id="20261115T200000Z-d001", action="drill", started=moment(days=5), ended=moment(days=5, seconds=-58))
+    record = {
+        "recoverable_until": moment(seconds=12),
+        "age": 12.0,
+        "stream": "ok",
+        "slices": 143,
+        "next_slice": moment(seconds=-48),
+        "next_drill": moment(days=-2),
+        "window": 90_000.0,
+        "rpo": 900.0,
+        "rto": 3600.0,
+        "rpo_kept": True,
+        "rto_kept": True,
+        "last_drill": drill,
+        "restore_seconds": 41.0,
+    }
+    return record | changes
+
+
+def timeline(**changes: Any) -> Record:
+    """Make a timeline: an old backup of no moment, a stretch, a gap of two hours, and a stretch up to now."""
+    first, second = (f"nanumpay-backup-2026-11-{day}T17-00-00" for day in (18, 19))
+    record = {
+        "job": "nanumpay",
+        "now": moment(),
+        "ranges": [
+            {
+                "first": moment(hours=75),
+                "last": moment(hours=75),
+                "bases": ["nanumpay-backup-2026-11-17T17-00-00"],
+                "slices": 0,
+                "exact": False,
+            },
+            {"first": moment(hours=51), "last": moment(hours=29), "bases": [first], "slices": 1320, "exact": True},
+            {
+                "first": moment(hours=27),
+                "last": moment(seconds=12),
+                "bases": [second, BACKUP],
+                "slices": 143,
+                "exact": True,
+            },
+        ],
+        "gaps": [{"after": moment(hours=29), "before": moment(hours=27)}],
+        "stream": "ok",
     }
     return record | changes
 
@@ -120,6 +244,7 @@ def manifest() -> Record:
     return {
         "format": 1,
         "backup": BACKUP,
+        "kind": "full",
         "host": "nanum-web-1",
         "source": {
             "type": "mongodb",
@@ -147,21 +272,50 @@ def manifest() -> Record:
     }
 
 
+def swap(**changes: Any) -> Record:
+    """Make what a restore with swap kept ten minutes before NOW."""
+    record = {
+        "stamp": SWAP,
+        "job": "nanumpay",
+        "server": "localhost:27017",
+        "database": "nanumpay",
+        "state": "swapped",
+        "at": moment(minutes=10),
+        "backup": BACKUP,
+        "run": LIVE,
+        "collections": 3,
+        "documents": 12_001,
+        "bytes": 1_100_000_000,
+        "strays": [],
+    }
+    return record | changes
+
+
 def backups() -> list[Record]:
     """Make a list as it is in real life: one good, one half uploaded, one vanished locally, one of the old program."""
     names = [f"nanumpay-backup-2026-11-{day}T17-00-00" for day in (19, 18, 17)]
     return [
         backup(),
         backup(
-            names[0], created=moment(hours=27), copies=copies(names[0], local="verified", app="verified", nas="pending")
+            names[0],
+            created=moment(hours=27),
+            end=oplog_time(7, hours=27),
+            copies=copies(names[0], local="verified", app="verified", nas="pending"),
         ),
-        backup(names[1], created=moment(hours=51), copies=copies(names[1], local="missing", app="verified")),
+        backup(
+            names[1],
+            created=moment(hours=51),
+            end=oplog_time(7, hours=51),
+            copies=copies(names[1], local="missing", app="verified"),
+        ),
         backup(
             names[2],
             created=moment(hours=75),
             kind="legacy",
             state="legacy",
             documents=0,
+            start="",
+            end="",
             copies=copies(names[2], local="uploaded"),
         ),
     ]
@@ -186,6 +340,7 @@ def job(**changes: Any) -> Record:
         "retention_count": 7,
         "retention_days": 30,
         "warnings": [],
+        "protection": protection(),
     }
     return record | changes
 
@@ -267,7 +422,8 @@ class CannedDaemon:
     def handlers(self) -> dict[str, Any]:
         """Return one handler for each method of the interface."""
         names = [name.removeprefix("_on_") for name in dir(self) if name.startswith("_on_")]
-        return dict.fromkeys(names, self._answer) | {"Run": self._run, "Watch": self._watch}
+        proofs = dict.fromkeys(("Verify", "Drill"), self._prove)
+        return dict.fromkeys(names, self._answer) | {"Run": self._run, "Watch": self._watch} | proofs
 
     async def _answer(self, call: Call) -> Record:
         self.calls.append((call.method, call.params))
@@ -288,7 +444,7 @@ class CannedDaemon:
         self.cancelled.set()
         return {"run": globals()["run"](id=run or RUN, outcome="cancelled", backup=None)}
 
-    def _on_ListRuns(self, job: str | None = None, limit: int = 20) -> Record:
+    def _on_ListRuns(self, job: str | None = None, limit: int = 20, slices: bool = False) -> Record:
         failed = run(
             id="20261119T170000Z-11c0",
             started=moment(hours=27),
@@ -298,23 +454,42 @@ class CannedDaemon:
             error=UPLOAD_FAULT,
         )
         going = run(id=LIVE, started=moment(seconds=10), ended=None, outcome=None, backup=None)
-        return {"runs": [going, run(), failed][:limit]}
+        idle = run(
+            id="20261120T195907Z-0007",
+            action="slice",
+            started=moment(seconds=53),
+            ended=moment(seconds=52),
+            backup=None,
+            stages=[stage("capture", 10_747, 0.1, "nothing new up to 2026-11-20 19:59:06 UTC")],
+        )
+        return {"runs": [going, *([idle] if slices else []), run(), failed][:limit]}
 
     def _on_DescribeRun(self, run: str) -> Record:
         if run != RUN:
             raise NotFoundError(f"there is no run {run}")
         return {"run": globals()["run"]()}
 
-    def _on_ListBackups(self, job: str | None = None, limit: int | None = None) -> Record:
+    def _on_ListBackups(self, job: str | None = None, limit: int | None = None, slices: bool = False) -> Record:
         if job not in {None, "nanumpay"}:
             raise NotFoundError(f"there is no job '{job}'", hint="the jobs are: nanumpay")
-        return {"backups": [] if self.health == "empty" else backups()[:limit]}
+        if self.health == "empty":
+            return {"backups": [], "hidden_slices": 0}
+        some = globals()["slices"]() if slices else []
+        return {"backups": [*some, *backups()][:limit], "hidden_slices": 0 if slices else 143}
 
     def _on_DescribeBackup(self, backup: str) -> Record:
-        found = next((one for one in backups() if backup in {one["id"], "latest"}), None)
+        found = next((one for one in [*backups(), *slices()] if backup in {one["id"], "latest"}), None)
         if found is None:
             raise NotFoundError(f"there is no backup '{backup}'", hint="see: backupctl list")
-        return {"backup": found | ({"manifest": manifest()} if found["id"] == BACKUP else {})}
+        known = {BACKUP: manifest, SLICE: slice_manifest}
+        return {"backup": found | ({"manifest": known[found["id"]]()} if found["id"] in known else {})}
+
+    def _on_Timeline(self, job: str | None = None) -> Record:
+        if job not in {None, "nanumpay"}:
+            raise NotFoundError(f"there is no job '{job}'", hint="the jobs are: nanumpay")
+        if self.health == "empty":
+            return {"job": "nanumpay", "now": moment(), "ranges": [], "gaps": [], "stream": "waiting"}
+        return timeline()
 
     def _on_Delete(self, backup: str, destination: str | None = None, force: bool = False) -> Record:
         if backup == BACKUP and not force:
@@ -327,6 +502,9 @@ class CannedDaemon:
     def _on_Restore(
         self,
         backup: str,
+        job: str | None = None,
+        at: str | None = None,
+        swap: bool = False,
         to_database: str | None = None,
         collection: str | None = None,
         source: str | None = None,
@@ -334,8 +512,11 @@ class CannedDaemon:
         safety: bool = True,
     ) -> Record:
         if not dry_run:
-            brought = stage("restore", 0, 3.0, "12,345 documents restored into nanumpay")
-            return {"run": run(action="restore", backup="nanumpay-safety-backup-2026-11-20T19-59-50", stages=[brought])}
+            brought = [stage("restore", 0, 3.0, "12,345 documents restored into nanumpay")]
+            if swap:
+                brought.append(stage("swap", 3, 0.1, "nanumpay was there before and is nanumpay_old now"))
+            kept = None if swap else "nanumpay-safety-backup-2026-11-20T19-59-50"
+            return {"run": run(action="restore", backup=kept, stages=brought)}
         plan = {
             "backup": BACKUP if backup == "latest" else backup,
             "copy": source or "local",
@@ -344,15 +525,27 @@ class CannedDaemon:
             "collections": [collection] if collection else ["admins", "users", "weeklypaymentplans"],
             "documents": 12_345,
             "bytes": 1_123_395_000,
-            "moment": moment(hours=3),
+            "moment": (at if at.endswith("Z") else moment()) if at else moment(hours=3),
             "replays_oplog": not to_database and not collection,
+            "slices": [one["id"] for one in reversed(slices())] if at else [],
+            "drops": [],
+            "swap": swap,
             "target_exists": not to_database,
             "target_collections": 0 if to_database else 3,
             "target_documents": 0 if to_database else 12_001,
-            "safety_backup": safety and not to_database,
+            "safety_backup": safety and not to_database and not swap,
             "warnings": ["not in the backup, stays as it is: drafts"],
         }
         return {"plan": plan}
+
+    def _on_ListSwaps(self, job: str | None = None) -> Record:
+        return {"swaps": [] if self.health == "empty" else [swap()], "problems": []}
+
+    def _on_UndoSwap(self, swap: str, redo: bool = False) -> Record:
+        return {"swap": globals()["swap"](stamp=swap, state="swapped" if redo else "undone")}
+
+    def _on_DropSwap(self, swap: str) -> Record:
+        return {"swap": globals()["swap"](stamp=swap)}
 
     @staticmethod
     def _line(backup: str, destination: str, action: str, reason: str) -> Record:
@@ -428,6 +621,8 @@ class CannedDaemon:
             raise BusyError("a run of job busy is going on already", hint="watch it: backupctl status --watch")
         record = run(job=name, trigger="manual", ended=None, outcome=None, backup=None, stages=[])
         events = self._skipped(record) if name == "late" else self._events(record, name)
+        if call.params.get("kind", "full") != "full":
+            events = self._slice(record, name)
         for reply in events:
             yield _without_none(copy.deepcopy(reply))
             self.started.set()
@@ -440,6 +635,16 @@ class CannedDaemon:
     def _skipped(record: Record) -> Iterator[Record]:
         fault = {"code": "busy", "message": "job late is running already", "hint": "", "retryable": True}
         yield {"run": record | {"outcome": "skipped", "ended": record["started"], "error": fault}, "event": None}
+
+    @staticmethod
+    def _slice(record: Record, name: str) -> Iterator[Record]:
+        """Tell of a slice; job ``idle`` has nothing new."""
+        found = "nothing new up to 2026-11-20 19:59:06 UTC" if name == "idle" else "12 oplog entries, 12.3 kB"
+        done = {"stages": [stage("capture", 0, 0.1, found)], "backup": None if name == "idle" else SLICE}
+        record |= {"action": "slice"}
+        yield {"run": record, "event": None}
+        ended = run(**record) | done | {"outcome": "succeeded", "ended": moment(hours=3, seconds=-0.2)}
+        yield {"run": ended, "event": {"kind": "run-ended", "time": moment(hours=3), "run": ended}}
 
     @staticmethod
     def _events(record: Record, name: str) -> Iterator[Record]:
@@ -484,6 +689,39 @@ class CannedDaemon:
         elif name == "forever":
             ended |= {"outcome": "cancelled", "backup": None}
         yield {"run": ended, "event": {"kind": "run-ended", "time": clock, "run": ended}}
+
+    async def _prove(self, call: Call) -> AsyncIterator[Record]:
+        """Prove something: job ``shop`` ends degraded, ``broken`` fails, ``busy`` is refused, others pass."""
+        self.calls.append((call.method, call.params))
+        name = call.params.get("job") or "nanumpay"
+        if name == "busy":
+            raise BusyError("a verification of job busy is going on already", hint="watch it: backupctl status --watch")
+        action = "drill" if call.method == "Drill" or call.params.get("level") == "restore" else "verify"
+        done = stage("verify", 0, 4.1, "14 copies, 2.25 GB read at 548 MB/s")
+        if action == "drill":
+            done = stage("compare", 0, 41.0, "12,345 documents and 27 indexes are the same")
+        record = run(
+            job=name,
+            action=action,
+            trigger="manual",
+            ended=None,
+            outcome=None,
+            backup=BACKUP if action == "drill" else call.params.get("backup"),
+            stages=[],
+        )
+        yield _without_none({"run": record, "event": {"kind": "run-started", "time": moment(hours=3), "run": record}})
+        fault = None
+        if name == "broken":
+            fault = {
+                "code": "verify-checksum",
+                "message": f"the copy of {BACKUP} at nas is not what was dumped",
+                "hint": "a new full is made by itself",
+                "retryable": False,
+            }
+        outcome = {"broken": "failed", "shop": "degraded"}.get(name, "succeeded")
+        ended = run(**record | {"ended": moment(hours=3, seconds=-58), "outcome": outcome, "error": fault})
+        ended["stages"] = [done | {"outcome": outcome}]
+        yield _without_none({"run": ended, "event": {"kind": "run-ended", "time": moment(hours=3), "run": ended}})
 
     async def _watch(self, call: Call) -> AsyncIterator[Record]:
         self.calls.append((call.method, call.params))

@@ -25,7 +25,7 @@ class _ShiftedClock(SystemClock):
 
 
 async def _broken_step(self: Supervisor) -> float:
-    if self.plans:
+    if self.plans.next_backup():
         raise RuntimeError("a defect for the test")
     return 1.0
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.sources.bson_walk import BsonWalk
+from nanumpay_backupd.sources.content import ContentDigest
 from tests.workbench import documents
 
 values = st.recursive(
@@ -23,23 +24,33 @@ values = st.recursive(
 records = st.dictionaries(st.text("abcdef지급", max_size=8), values, max_size=5)
 
 
-def walk(pieces: Sequence[bytes]) -> int:
-    """Walk the pieces to their end and return the documents counted."""
+def walked(pieces: Sequence[bytes]) -> BsonWalk:
+    """Walk the pieces to their end."""
     walker = BsonWalk("nanumpay/users.bson")
     for piece in pieces:
         if piece:
             walker(piece)
     walker(b"")
-    return walker.count
+    return walker
+
+
+def walk(pieces: Sequence[bytes]) -> int:
+    """Walk the pieces to their end and return the documents counted."""
+    return walked(pieces).count
 
 
 @given(st.lists(records, max_size=8), st.data())
 def test_pieces_cut_anywhere_give_the_same_count(found: list[dict[str, object]], data: st.DataObject) -> None:
-    """Wherever the reader's chunks end, also within a length word, every document is counted once."""
+    """Wherever the reader's chunks end, also in a length word, every document is counted and digested once."""
     content = b"".join(bson.encode(document) for document in found)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=12)))
     pieces = [content[start:end] for start, end in pairwise([0, *cuts, len(content)])]
-    assert walk(pieces) == len(found)
+    walker = walked(pieces)
+    assert walker.count == len(found)
+    digest = ContentDigest()
+    for document in reversed(found):
+        digest.add(bson.encode(document))
+    assert (walker.count, walker.digest) == (digest.count, digest.hexdigest())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7])
@@ -86,6 +97,13 @@ def test_the_largest_document_a_server_keeps_is_fine() -> None:
     assert walk([content[at : at + (1 << 20)] for at in range(0, len(content), 1 << 20)]) == 1
 
 
+def test_a_largest_documents_length_is_believed_in_one_piece_as_well() -> None:
+    """A length beyond the limit is nonsense, also where as many bytes are there."""
+    with pytest.raises(VerifyError, match="claims 16793601 bytes"):
+        walk([struct.pack("<i", 16793601) + bytes(16793597)])
+
+
 def test_an_empty_file_has_no_documents() -> None:
     """An empty collection's file is whole."""
     assert walk([]) == 0
+    assert walked([]).digest == ContentDigest().hexdigest()

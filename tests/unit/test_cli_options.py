@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from nanumpay_backupd.cli.options import COMMANDS, DEFAULT_SOCKET, UsageError, parse
@@ -33,7 +35,20 @@ def test_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("status --watch", {"watch": True}),
         ("run", {"job": None, "no_wait": False, "force": False}),
-        ("run shop --no-wait --force", {"job": "shop", "no_wait": True, "force": True}),
+        ("run shop --no-wait --force", {"job": "shop", "no_wait": True, "force": True, "kind": None}),
+        ("run --collection users", {"collection": "users", "format": None}),
+        ("run shop --collection a.b --format json", {"job": "shop", "collection": "a.b", "format": "json"}),
+        ("run --kind differential", {"kind": "differential"}),
+        ("runs --slices", {"slices": True}),
+        ("list shop --slices", {"job": "shop", "slices": True}),
+        ("timeline shop", {"job": "shop"}),
+        ("verify", {"backup": None, "job": None, "level": None, "source": None, "no_wait": False}),
+        ("verify b --level structure --from nas", {"backup": "b", "level": "structure", "source": "nas"}),
+        (
+            "drill shop --backup b --from nas --no-wait",
+            {"job": "shop", "backup": "b", "source": "nas", "no_wait": True},
+        ),
+        ("restore latest --at 10:30 --job shop --swap", {"at": "10:30", "job": "shop", "swap": True}),
         ("cancel", {"run": None}),
         ("cancel r1", {"run": "r1"}),
         ("runs -n 5", {"job": None, "limit": 5}),
@@ -43,6 +58,8 @@ def test_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
         ("prune shop --apply", {"job": "shop", "apply": True, "yes": False}),
         ("logs -f -n 20 r1", {"follow": True, "limit": 20, "run": "r1"}),
         ("test nas", {"destination": "nas"}),
+        ("swaps", {"what": None, "swap": None, "yes": False}),
+        ("swaps drop s --yes", {"what": "drop", "swap": "s", "yes": True}),
     ],
 )
 def test_arguments(line: str, expected: dict[str, object]) -> None:
@@ -61,11 +78,16 @@ def test_arguments(line: str, expected: dict[str, object]) -> None:
         ("run --frce", "run takes no option '--frce'", "did you mean '--force'?"),
         ("run --jso", "run takes no option '--jso'", "did you mean '--json'?"),
         ("run --jsn=1", "run takes no option '--jsn=1'", "did you mean '--json'?"),
+        ("run --format json", "--collection is missing", "backupctl run --collection NAME --format json"),
+        ("run --collection users --format csv", "invalid choice: 'csv'", "see: backupctl run --help"),
         ("list -x", "list takes no option '-x'", "see: backupctl list --help"),
         ("status now", "status takes no argument 'now'", "see: backupctl status --help"),
         ("list -n 0", "argument -n: '0' is not a whole number above 0", "see: backupctl list --help"),
         ("list -n -1", "argument -n: '-1' is not", "see: backupctl list --help"),
         ("show", "the following arguments are required: BACKUP|RUN", "see: backupctl show --help"),
+        ("run --kind half", "invalid choice: 'half'", "see: backupctl run --help"),
+        ("verify --level deep", "invalid choice: 'deep'", "see: backupctl verify --help"),
+        ("restore latest --at 5m ago", "restore takes no argument 'ago'", '--at "5 minutes ago"'),
         ("--color pink status", "invalid choice: 'pink'", "see: backupctl --help"),
     ],
 )
@@ -88,5 +110,5 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
     examples = [line.strip() for line in text.partition("examples:")[2].splitlines() if line.startswith("  backupctl ")]
     assert examples
     for example in examples:
-        words = example.partition(" | ")[0].partition("   ")[0].split()
+        words = shlex.split(example.partition(" | ")[0].partition("   ")[0])
         assert parse(words[1:]).command == (command or words[1])

@@ -11,6 +11,7 @@ from nanumpay_backupd.cli.views import (
     backups_table,
     checks_lines,
     copies_text,
+    covered,
     jobs_table,
     prune_table,
     runs_table,
@@ -20,13 +21,19 @@ from nanumpay_backupd.cli.views import (
 from nanumpay_backupd.cli.words import Times
 from tests.servers.canned_backupd import (
     BACKUP,
+    SLICE,
     UPLOAD_FAULT,
     backup,
     backups,
     copies,
     job,
     manifest,
+    moment,
+    oplog_time,
     run,
+    slice_backup,
+    slice_manifest,
+    slices,
     stage,
     status,
 )
@@ -42,13 +49,15 @@ def status_text(health: str = "ok", **changes: Any) -> str:
 
 
 def test_a_good_status() -> None:
-    """All that an operator wants to know of a healthy daemon is on ten short lines."""
+    """All that an operator wants to know of a healthy daemon is on twelve short lines."""
     assert status_text().splitlines() == [
         "● All is well   nanumpay-backupd 0.1.0, up 3 days 4 h",
         "",
         "nanumpay  daily at 02:00 KST",
         "  next run   2026-11-22 02:00 KST, in 21 h",
         "  last run   succeeded 2026-11-21 02:00 KST, 3 h ago: 160 MB in 5.0 s",
+        "  restore    recoverable until 04:59:48 (12 s ago); RPO 15m: kept",
+        "  drill      last 2026-11-16: ok, restore took 41 s; RTO 1h: kept; next 2026-11-23 05:00 KST",
         f"  newest     {BACKUP}  verified, 12,345 documents",
         "  copies     local✓ app✓ nas✓",
         "  kept       7 backups, 1.12 GB (keeps 7, at most 30 days)",
@@ -148,9 +157,41 @@ def test_the_table_of_backups() -> None:
     """Each backup is one line with the columns that the documentation promises."""
     lines = backups_table(PLAIN, backups(), TIMES)
     assert lines[0].split() == ["BACKUP", "WHEN", "KIND", "SIZE", "DOCS", "STATE", "COPIES"]
+    fulls = backups_table(PLAIN, backups()[:3], TIMES)
+    assert fulls[0].split() == ["BACKUP", "WHEN", "SIZE", "DOCS", "STATE", "COPIES"]
     cells = f"{BACKUP}  2026-11-21 02:00 KST, 3 h ago     full    160 MB  12,345  verified  local✓ app✓ nas✓"
     assert lines[1] == cells
     assert lines[4].split()[-4:] == ["MB", "-", "legacy", "local✓"]
+
+
+def test_a_backup_of_one_collection_is_listed_as_such() -> None:
+    """The kind names the collection where there is room for it."""
+    only = backup(id="nanumpay-collection-x", kind="collection", collection="nanumpay.users", start="", end="")
+    assert "  collection nanumpay.users  " in backups_table(PLAIN, [only, *backups()], TIMES)[1]
+
+
+def test_the_table_of_slices() -> None:
+    """A slice shows its kind and from when to when it leads, a full beside it of which moment it is."""
+    lines = backups_table(PLAIN, [*slices(), backup(), backup(kind="legacy", start="", end="")], TIMES)
+    assert lines[0].split() == ["BACKUP", "WHEN", "KIND", "COVERS", "SIZE", "DOCS", "STATE", "COPIES"]
+    assert "incremental  2026-11-21 04:00:00 … 05:00:00 KST  12.3 kB       -  verified" in lines[1]
+    assert "full         as of 2026-11-21 02:00:00 KST  " in lines[4]
+    assert "legacy       -  " in lines[5]
+    night = slice_backup(4, start=oplog_time(7, hours=6))
+    assert covered(night, TIMES) == "2026-11-20 23:00:00 … 2026-11-21 01:00:00 KST"
+    autumn = slice_backup(0, start="1792889940:1", end="1792893660:1")
+    assert covered(autumn, Times("Europe/Berlin", "2026-11-20T20:00:00Z")) == (
+        "2026-10-25 02:59:00 CEST … 03:01:00 CET"
+    )
+
+
+def test_what_is_pinned_says_so() -> None:
+    """What retention must leave alone is marked in the table, with the reason in the details."""
+    pinned = backup(pinned="a newer one is corrupt")
+    assert "  verified pinned  " in backups_table(PLAIN, [pinned, backup()], TIMES)[1]
+    assert "pinned" not in backups_table(PLAIN, [pinned, backup()], TIMES)[2]
+    assert "  pinned     retention leaves it alone: a newer one is corrupt" in backup_lines(PLAIN, pinned, TIMES)
+    assert "pinned" not in "\n".join(backup_lines(PLAIN, backup(), TIMES))
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120, 160])
@@ -159,6 +200,7 @@ def test_tables_fit_usual_terminals(columns: int) -> None:
     shown = screen(columns)[0]
     runs = [run(), run(outcome="failed", error=UPLOAD_FAULT), run(ended=None, outcome=None, backup=None)]
     tables = [backups_table(shown, backups(), TIMES), runs_table(shown, runs, TIMES), jobs_table(shown, [job()], TIMES)]
+    tables.append(backups_table(shown, [*slices(), backup(pinned="why")], TIMES))
     assert max(len(line) for table in tables for line in table) <= columns
 
 
@@ -169,6 +211,13 @@ def test_the_table_of_runs() -> None:
     assert lines[1].endswith(f"succeeded  5.0 s  {BACKUP}")
     assert lines[2].endswith("(530 Login incorrect) (destination-login)")
     assert lines[3].endswith("running        -  in stage retention")
+    idle = run(action="slice", backup=None, stages=[stage("capture", 0, 0.1, "nothing new")])
+    assert runs_table(PLAIN, [idle], TIMES)[1].split("  ")[-4:] == [
+        "schedule, slice",
+        "succeeded",
+        "5.0 s",
+        "nothing new",
+    ]
 
 
 def test_the_table_of_jobs() -> None:
@@ -249,6 +298,60 @@ def test_a_backup_without_manifest() -> None:
     assert "  none\n" in "\n".join(backup_lines(PLAIN, backup(copies=[]), TIMES))
 
 
+def test_a_full_of_one_moment_by_hand() -> None:
+    """A full with an oplog of its own is restored with it; what a lesser user can do is told as well."""
+    shown = manifest()
+    shown["consistency"] = {"level": "point-in-time", "moment": moment(hours=3), "entries": 14}
+    lines = backup_lines(PLAIN, backup(manifest=shown), TIMES)
+    assert lines[-4:] == [
+        f"  tar -xzf {BACKUP}.tar.gz",
+        f"  mongorestore --uri=URI --oplogReplay --drop ./{BACKUP}",
+        "  # or, by a user who may not replay (the collections are of slightly different moments then):",
+        f"  mongorestore --uri=URI --db=nanumpay --drop ./{BACKUP}/nanumpay",
+    ]
+
+
+def test_a_slice_in_detail() -> None:
+    """The details of a slice say what it covers and follows, how to look into it, and how to restore its end."""
+    newest = slices()[0] | {"manifest": slice_manifest()}
+    lines = backup_lines(PLAIN, newest, TIMES, [*slices(), *backups()])
+    text = "\n".join(lines)
+    assert "  holds        12 oplog entries of nanumpay, 34.6 kB before compression (zstd)" in lines
+    assert "  covers       2026-11-21 04:00:00 … 05:00:00 KST (oplog times 1795201200:7 to 1795204800:7)" in lines
+    assert f"  follows      {slices()[1]['id']}\n  chain        {BACKUP}" in text
+    assert "document" not in text
+    place = lines.index("Look into it by hand")
+    named = " ".join(f"slices/{one['artifact']}" for one in reversed(slices()))
+    assert lines[place:] == [
+        "Look into it by hand",
+        f"  zstd -dc slices/{SLICE}.bson.zst > oplog.bson",
+        "  bsondump oplog.bson | head",
+        "",
+        "Restore its end by hand",
+        f"  tar -xzf {BACKUP}.tar.gz",
+        f"  zstd -dc {named} >> {BACKUP}/oplog.bson",
+        f"  mongorestore --uri=URI --oplogReplay --oplogLimit=1795204800:8 --drop ./{BACKUP}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "gone,text",
+    [
+        (BACKUP, "its full is not here any more; what can be restored: backupctl timeline nanumpay"),
+        (
+            slices()[1]["id"],
+            "slices before it are not here any more; what can be restored: backupctl timeline nanumpay",
+        ),
+    ],
+)
+def test_a_slice_whose_chain_is_gone(gone: str, text: str) -> None:
+    """Where something of the chain is missing no commands are shown that would restore something else."""
+    others = [one for one in [*slices(), *backups()] if one["id"] != gone]
+    lines = backup_lines(PLAIN, slices()[0] | {"manifest": slice_manifest()}, TIMES, others)
+    assert lines[-1].strip() == text
+    assert "mongorestore" not in "\n".join(lines)
+
+
 def test_a_corrupt_backup_is_not_recommended() -> None:
     """What failed its verification says that nobody should rely on it."""
     bad = manifest()
@@ -275,3 +378,5 @@ def test_a_run_in_detail() -> None:
     assert lines[10].split() == ["dump", "failed", "1.0", "s", "died"]
     assert lines[11].split()[:2] == ["publish", "running"]
     assert lines[-1] == f"Its log: backupctl logs {failed['id']}"
+    drill = run_lines(PLAIN, run(action="drill"), TIMES)
+    assert drill[1] == "  job       nanumpay (trigger: schedule, a drill)"

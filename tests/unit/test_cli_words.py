@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanumpay_backupd.cli.words import Times, duration, number, plural, rate, relative, schedule, size
+from nanumpay_backupd.cli.words import (
+    Times,
+    duration,
+    number,
+    oplog_moment,
+    plural,
+    promise,
+    rate,
+    relative,
+    schedule,
+    size,
+)
+from nanumpay_backupd.system.units import human_span
 
 NOW = "2026-11-20T20:00:00Z"
 
@@ -66,6 +78,27 @@ def test_sizes_are_near_and_short(value: int) -> None:
 def test_durations(seconds: float, text: str) -> None:
     """A duration has one decimal below ten seconds and at most two units above."""
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "seconds,text",
+    [
+        (-1, "0s"),
+        (41.4, "41s"),
+        (59.6, "1m"),
+        (90, "1m30s"),
+        (900, "15m"),
+        (3600, "1h"),
+        (5400, "1h30m"),
+        (86400, "24h"),
+        (172800, "2d"),
+        (216000, "2d12h"),
+    ],
+)
+def test_promises(seconds: float, text: str) -> None:
+    """A promise is written the way the settings have it, by the client and by the daemon alike."""
+    assert promise(seconds) == text
+    assert human_span(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -133,6 +166,28 @@ def test_exact_and_elapsed() -> None:
     assert times.exact("2026-11-20T17:00:07Z") == "2026-11-21 02:00:07 KST"
     assert times.since("2026-11-20T19:00:00Z") == 3600
     assert Times.between("2026-11-20T19:00:00Z", "2026-11-20T19:00:02.5Z") == 2.5
+
+
+@pytest.mark.parametrize(
+    "zone,clock,both",
+    [
+        ("Asia/Seoul", "02:00:07", "2026-11-21 02:00:07 KST (2026-11-20 17:00:07 UTC)"),
+        ("Europe/Berlin", "18:00:07", "2026-11-20 18:00:07 CET (17:00:07 UTC)"),
+        ("UTC", "17:00:07", "2026-11-20 17:00:07 UTC"),
+        ("Pacific/Auckland", "06:00:07", "2026-11-21 06:00:07 NZDT (2026-11-20 17:00:07 UTC)"),
+    ],
+)
+def test_a_moment_in_both_zones(zone: str, clock: str, both: str) -> None:
+    """What is restored is told in both zones; what is of today needs no date."""
+    times = Times(zone, NOW)
+    assert times.clock("2026-11-20T17:00:07Z") == clock
+    assert times.clock("2026-11-18T17:00:07Z") == times.exact("2026-11-18T17:00:07Z")
+    assert times.with_utc("2026-11-20T17:00:07Z") == both
+
+
+def test_an_oplog_time_is_a_moment() -> None:
+    """The seconds of an oplog time are those since 1970."""
+    assert Times("UTC", NOW).exact(oplog_moment("1732156259:4")) == "2024-11-21 02:30:59 UTC"
 
 
 def test_now_defaults_to_this_hosts_clock() -> None:

@@ -6,6 +6,7 @@ import argparse
 import ast
 import contextlib
 import re
+import shlex
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -124,8 +125,8 @@ def _pieces_of_code(path: Path) -> Iterator[str]:
 def _command_lines(path: Path, name: str) -> Iterator[list[str]]:
     """Yield the arguments of every call of a program that a page shows; texts that only speak of it are left out."""
     for piece in _pieces_of_code(path):
-        for found in re.findall(rf"(?<![\w/.-]){name}((?: [^|;&#)>`\"',]*)?)", piece):
-            words = found.strip().rstrip(".").split()
+        for found in re.findall(rf"(?<![\w/.-]){name}((?: (?:[^|;&#)>`\"',]|(?<= )\"[^\"`]*\")*)?)", piece):
+            words = shlex.split(found.strip().rstrip("."))
             if words and "…" not in words and not words[0].isupper():
                 yield words
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanumpay_backupd.model import Policy
-from nanumpay_backupd.retention import Candidate, Decision, decide
+from nanumpay_backupd.model import OpTime, Policy
+from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, decide, decide_slices
 
 NOW = datetime(2026, 11, 21, 2, 0, 0, tzinfo=UTC)
 
@@ -19,13 +20,15 @@ policies = st.builds(Policy, count=st.integers(1, 6), days=st.integers(1, 6))
 
 @st.composite
 def places(draw: st.DrawFn, *, proven: bool | None = None) -> list[Candidate]:
-    """What may stand at one place: any mixture of proven, not proven and old program's, some of the same second."""
+    """What may stand at one place: any mixture of proven, pinned, unproven and old program's, some of one second."""
     ages = draw(st.lists(st.integers(-4, 32), max_size=14))
     candidates = []
     for at, age in enumerate(ages):
         good = draw(st.booleans()) if proven is None else proven
         legacy = not good and draw(st.booleans())
-        candidates.append(Candidate(f"b{at:02d}", NOW - timedelta(hours=6 * age), good=good, legacy=legacy))
+        pinned = draw(st.sampled_from(["", "", "", "a newer one is corrupt"]))
+        created = NOW - timedelta(hours=6 * age)
+        candidates.append(Candidate(f"b{at:02d}", created, good=good, legacy=legacy, pinned=pinned))
     return draw(st.permutations(candidates))
 
 
@@ -47,6 +50,17 @@ def test_the_newest_verified_copy_is_never_deleted(candidates: list[Candidate], 
 
 
 @given(places(), policies)
+def test_what_is_pinned_is_never_deleted(candidates: list[Candidate], policy: Policy) -> None:
+    """Whatever the policy says, a pinned copy stays; what is not pinned is treated as if nothing were."""
+    pinned = {item.backup for item in candidates if item.pinned}
+    decisions = decide(candidates, policy, NOW)
+    assert pinned <= kept(decisions)
+    assert all(item.reason.startswith(("pinned: ", "kept: ")) for item in decisions if item.backup in pinned)
+    free = [msgspec.structs.replace(item, pinned="") for item in candidates]
+    assert kept(decisions) - pinned == kept(decide(free, policy, NOW)) - pinned
+
+
+@given(places(), policies)
 def test_a_copy_that_is_not_proven_never_pushes_out_one_that_is(candidates: list[Candidate], policy: Policy) -> None:
     """What happens to proven copies is the same whether unproven ones stand beside them or not."""
     unproven = {item.backup for item in candidates if not item.good and not item.legacy}
@@ -54,6 +68,20 @@ def test_a_copy_that_is_not_proven_never_pushes_out_one_that_is(candidates: list
     if any(item.good for item in candidates):
         without = kept(decide([item for item in candidates if item.backup not in unproven], policy, NOW))
         assert with_them == without
+
+
+@given(places(), places(), places(), policies)
+def test_one_group_is_judged_as_if_the_others_were_not_there(
+    fulls: list[Candidate], users: list[Candidate], plans: list[Candidate], policy: Policy
+) -> None:
+    """Snapshots of a collection push out neither fulls nor those of another collection, nor do they protect any."""
+    groups = [
+        [Candidate(f"{name}{item.backup}", item.created, item.good, item.legacy, group=name) for item in items]
+        for name, items in (("", fulls), ("users", users), ("plans", plans))
+    ]
+    together = decide([item for group in groups for item in group], policy, NOW)
+    apart = [decision for group in groups for decision in decide(group, policy, NOW)]
+    assert sorted(together, key=lambda one: one.backup) == sorted(apart, key=lambda one: one.backup)
 
 
 @given(places(proven=False), policies)
@@ -101,10 +129,10 @@ def test_a_more_generous_policy_never_keeps_less(
 
 @given(places(), policies)
 def test_never_more_counted_copies_stay_than_the_policy_says(candidates: list[Candidate], policy: Policy) -> None:
-    """Of copies that count, at most ``count`` stay within ``days``, but for the one that is protected."""
+    """Of copies that count, at most ``count`` stay within ``days``, but for the protected one and what is pinned."""
     keep = kept(decide(candidates, policy, NOW))
     good = [item.backup for item in newest_first(candidates) if item.good]
-    counted = [item for item in candidates if (item.good or item.legacy) and item.backup in keep]
+    counted = [item for item in candidates if (item.good or item.legacy) and item.backup in keep and not item.pinned]
     if good:
         rest = [item for item in counted if item.backup != good[0]]
         assert len(rest) <= policy.count
@@ -164,6 +192,9 @@ def test_reasons_are_sentences_an_operator_understands() -> None:
         "2 newer ones are kept",
         "older than 4 days",
     ]
+    old = Candidate("old", NOW - timedelta(days=9), good=True, pinned="asked")
+    first, pinned = decide([*daily("V"), old], Policy(count=1, days=4), NOW)
+    assert (first.keep, pinned.keep, pinned.reason) == (True, True, "pinned: asked")
     (protected,) = decide(daily("-----V"), Policy(count=2, days=4), NOW)
     assert protected == Decision("d05", keep=True, reason="the newest verified backup is never deleted")
 
@@ -172,3 +203,29 @@ def test_a_copy_from_the_future_is_kept() -> None:
     """A clock that was set back does not make the newest backups look too old."""
     future = Candidate("later", NOW + timedelta(days=3), good=True)
     assert kept(decide([future, *daily("VV")], Policy(count=2, days=1), NOW)) == {"later", "d00"}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=12),
+    st.one_of(st.none(), st.integers(0, 40)),
+)
+def test_slices_are_deleted_only_when_no_kept_full_needs_them(ends: list[tuple[int, bool]], oldest: int | None) -> None:
+    """A slice that reaches beyond the oldest kept full stays, one that does not goes, and a pinned one always stays."""
+    slices = [
+        SliceCandidate(f"s{at}", NOW, OpTime(end, 1), "why" if pinned else "") for at, (end, pinned) in enumerate(ends)
+    ]
+    moment = None if oldest is None else OpTime(oldest, 1)
+    decisions = {item.backup: item.keep for item in decide_slices(slices, moment, Policy(count=1, days=30), NOW)}
+    for item in slices:
+        assert decisions[item.backup] == bool(item.pinned or moment is None or item.end > moment)
+
+
+def test_slices_without_a_full_are_kept_for_a_while() -> None:
+    """Where no full of one moment is kept, the days of the policy decide."""
+    policy = Policy(count=1, days=30)
+    young = SliceCandidate("young", NOW - timedelta(days=29), OpTime(5, 1))
+    old = SliceCandidate("old", NOW - timedelta(days=31), OpTime(4, 1))
+    assert [(item.backup, item.keep) for item in decide_slices([old, young], None, policy, NOW)] == [
+        ("young", True),
+        ("old", False),
+    ]

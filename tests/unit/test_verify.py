@@ -9,25 +9,29 @@ import sys
 import tarfile
 import textwrap
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
-from nanumpay_backupd.errors import CancelledError, NotFoundError, VerifyError
-from nanumpay_backupd.model import Manifest, Verification, to_json
+from nanumpay_backupd.errors import CancelledError, NotFoundError, StoreError, VerifyError
+from nanumpay_backupd.model import CollectionStat, Manifest, OpTime, Verification, to_json
 from nanumpay_backupd.pipeline.layout import backup_id
-from nanumpay_backupd.pipeline.verify import read_back
+from nanumpay_backupd.pipeline.unpack import Unpacker
+from nanumpay_backupd.pipeline.verify import prove as prove_file
+from nanumpay_backupd.pipeline.verify import prove_checksum, prove_stream, read_back
 from nanumpay_backupd.sources.bson_walk import BsonWalk
+from nanumpay_backupd.sources.content import ContentDigest, documents_in
 from nanumpay_backupd.transforms.codec import gzip_codec
 from nanumpay_backupd.transforms.growing import BLOCK, GrowingArchive
 from tests.servers.tools import PROJECT
-from tests.workbench import NOW, SetClock, archive_bytes, documents, manifest_of
+from tests.workbench import NOW, SetClock, archive_bytes, documents, entries, manifest_of, slice_manifest
 
 NAME: Final = backup_id("nanumpay", NOW)
 FILES: Final = {
@@ -275,6 +279,184 @@ def test_what_our_own_archiver_writes_is_always_proven(
     written = (root / "artifact").read_bytes()
     proof = prove(root, written, manifest_of(written, collections=stats, raw_bytes=result.raw_bytes))
     assert proof.documents == sum(count for count, _ in stats.values())
+
+
+def test_the_digests_of_the_documents_are_learned_and_compared_later() -> None:
+    """The first reading gives each collection's digest, under escaped names as well; another one later is told."""
+    data, manifest = good()
+    proof = prove_stream(iter([data]), manifest, check, SetClock(), lambda _: None)
+    expected = {}
+    for name, (count, _) in COLLECTIONS.items():
+        digest = ContentDigest()
+        for document in documents_in(FILES[f"{NAME}/{name.replace('.', '/').replace(' ', '%20')}.bson"]):
+            digest.add(document)
+        assert digest.count == count
+        expected[name] = digest.hexdigest()
+    assert {f"{item.database}.{item.name}": item.digest for item in proof.collections} == expected
+    proven = with_collections(manifest, proof.collections)
+    assert prove_stream(iter([data]), proven, check, SetClock(), lambda _: None).collections == proof.collections
+    users, *others = proof.collections
+    other = with_collections(manifest, (msgspec.structs.replace(users, digest="0" * 32), *others))
+    with pytest.raises(
+        VerifyError, match=r"holds other documents of nanumpay\.users than when it was proven"
+    ) as caught:
+        prove_stream(iter([data]), other, check, SetClock(), lambda _: None)
+    assert caught.value.code == "verify-checksum"
+
+
+def with_collections(manifest: Manifest, collections: tuple[CollectionStat, ...]) -> Manifest:
+    """Return the manifest with other collections."""
+    return msgspec.structs.replace(manifest, source=msgspec.structs.replace(manifest.source, collections=collections))
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar"])
+@pytest.mark.parametrize("size", [37, 511, 70_000, 1 << 20])
+def test_a_stream_is_proven_as_a_file_is(suffix: str, size: int) -> None:
+    """Chunks of any size give the same answer, and the source of the chunks is closed at the end."""
+    data, manifest = good(suffix)
+    closed: list[bool] = []
+
+    def chunks(data: bytes) -> Iterator[bytes]:
+        try:
+            yield b""
+            yield from (data[at : at + size] for at in range(0, len(data), size))
+        finally:
+            closed.append(True)
+
+    proof = prove_stream(chunks(data), manifest, check, SetClock(), lambda _: None).verification
+    assert (proof.documents, proof.bytes) == (340, RAW)
+    assert prove_checksum(chunks(data), manifest, SetClock()).bytes == len(data)
+    for damaged in (data[:-1], data + b"\0", data[:9000] + b"~" + data[9001:]):
+        with pytest.raises(VerifyError):
+            prove_stream(chunks(damaged), manifest, check, SetClock(), lambda _: None)
+        with pytest.raises(VerifyError, match=r"bytes, its manifest says|SHA-256"):
+            prove_checksum(chunks(damaged), manifest, SetClock())
+    assert len(closed) == 8
+
+
+def test_a_fault_of_the_stream_is_not_the_artifacts() -> None:
+    """When the destination breaks off, its own error comes out: nothing is called damaged."""
+    data, manifest = good()
+
+    def chunks() -> Iterator[bytes]:
+        yield data[:5000]
+        raise StoreError("connection lost", code="destination-unreachable")
+
+    for proving in (
+        lambda: prove_stream(chunks(), manifest, check, SetClock(), lambda _: None),
+        lambda: prove_checksum(chunks(), manifest, SetClock()),
+    ):
+        with pytest.raises(StoreError, match="connection lost"):
+            proving()
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar"])
+def test_what_is_kept_on_the_way_is_what_is_inside(tmp_path: Path, suffix: str) -> None:
+    """A restore unpacks while it verifies: the wanted files are written as they are, no others."""
+    data, manifest = good(suffix)
+    (tmp_path / "artifact").write_bytes(data)
+    unpacker = Unpacker(tmp_path / "out", lambda path: path.partition("/")[2] if "plans" not in path else None)
+    prove_file(tmp_path / "artifact", manifest, check, SetClock(), lambda _: None, unpacker)
+    wanted = {path.partition("/")[2]: content for path, content in FILES.items() if "plans" not in path}
+    found = {str(file.relative_to(tmp_path / "out")): file.read_bytes() for file in (tmp_path / "out").rglob("*.*")}
+    assert found == wanted
+    assert unpacker.written() == {path: len(content) for path, content in wanted.items()}
+
+
+def test_a_disk_that_is_full_is_not_called_damage(tmp_path: Path) -> None:
+    """What the target of unpacking says comes out as it is."""
+    data, manifest = good()
+
+    def full(_: str) -> IO[bytes]:
+        return Path("/dev/full").open("wb", buffering=0)
+
+    with pytest.raises(OSError, match="No space left"):
+        prove_stream(iter([data]), manifest, check, SetClock(), lambda _: None, full)
+
+
+def slice_of(
+    content: bytes,
+    *,
+    start: str = "100:0",
+    end: str = "200:0",
+    count: int = 3,
+    raw: int | None = None,
+    data: bytes = b"",
+) -> tuple[bytes, Manifest]:
+    """Return a slice (``data``, or ``content`` compressed) and a manifest that describes its bytes."""
+    data = data or zstandard.ZstdCompressor(3).compress(content)
+    plain = len(content) if raw is None else raw
+    return data, slice_manifest(data, OpTime.parse(start), OpTime.parse(end), count, plain)
+
+
+ENTRIES: Final = entries(OpTime(100, 1), OpTime(150, 7), OpTime(200, 0))
+
+
+def test_a_good_slice_is_proven(tmp_path: Path) -> None:
+    """Entries are counted, progress tells of every byte once, and the plain BSON can be kept on the way."""
+    moved: list[int] = []
+    data, manifest = slice_of(ENTRIES)
+    path = tmp_path / manifest.artifact.name
+    path.write_bytes(data)
+    unpacker = Unpacker(tmp_path, lambda path: path)
+    proof = prove_file(path, manifest, check, SetClock(), moved.append, unpacker)
+    assert (proof.verification.ok, proof.verification.documents, proof.collections) == (True, 3, ())
+    assert proof.verification.bytes == sum(moved) == len(ENTRIES)
+    assert (tmp_path / f"{manifest.backup}.bson").read_bytes() == ENTRIES
+    assert read_back(path, manifest, check, SetClock(), lambda _: None).documents == 3
+
+
+@pytest.mark.parametrize(
+    "made, code, sentence",
+    [
+        pytest.param(slice_of(ENTRIES, count=4), "verify-counts", "holds 3 oplog entries, its .* says 4", id="counts"),
+        pytest.param(slice_of(ENTRIES, raw=5), "verify-size", "its manifest says 5", id="raw bytes"),
+        pytest.param(slice_of(ENTRIES, end="199:9"), "verify-structure", "after the slice's end", id="end"),
+        pytest.param(slice_of(ENTRIES, start="100:1"), "verify-structure", "not after 100:1", id="start"),
+        pytest.param(slice_of(ENTRIES[:-1]), "verify-failed", "cut off", id="entry cut off"),
+        pytest.param(slice_of(ENTRIES * 2, count=6), "verify-structure", "entry 4 is of 100:1", id="twice"),
+        pytest.param(
+            slice_of(ENTRIES, data=ENTRIES), "verify-structure", "cannot be decompressed", id="not compressed"
+        ),
+        pytest.param(
+            slice_of(ENTRIES, data=zstandard.ZstdCompressor(3).compress(ENTRIES)[:-3]),
+            "verify-structure",
+            r"bson\.zst cannot be decompressed: it is cut off",
+            id="frame cut off",
+        ),
+        pytest.param(
+            slice_of(ENTRIES, data=zstandard.ZstdCompressor(3).compress(ENTRIES) + b"garbage"),
+            "verify-structure",
+            "cannot be decompressed",
+            id="garbage behind",
+        ),
+    ],
+)
+def test_a_slice_that_is_not_what_its_manifest_says(made: tuple[bytes, Manifest], code: str, sentence: str) -> None:
+    """What size and checksum cannot tell, because it was wrong before it was hashed, is found in the content."""
+    with pytest.raises(VerifyError, match=sentence) as caught:
+        prove_stream(iter([made[0]]), made[1], check, SetClock(), lambda _: None)
+    assert caught.value.code == code
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 1 << 30), st.integers(0, 7))
+def test_a_flipped_bit_anywhere_in_a_slice_is_found(where: int, bit: int) -> None:
+    """One wrong bit at any place of a slice is found as damage and as nothing else."""
+    data, manifest = slice_of(ENTRIES)
+    damaged = bytearray(data)
+    damaged[where % len(data)] ^= 1 << bit
+    with pytest.raises(VerifyError) as caught:
+        prove_stream(iter([bytes(damaged)]), manifest, check, SetClock(), lambda _: None)
+    assert caught.value.code in {"verify-structure", "verify-checksum", "verify-failed", "verify-size"}
+
+
+def test_a_compression_that_is_not_known_is_told() -> None:
+    """A manifest of a newer version is not guessed at."""
+    data, manifest = good()
+    newer = msgspec.structs.replace(manifest, artifact=msgspec.structs.replace(manifest.artifact, compression="xz"))
+    with pytest.raises(VerifyError, match="is compressed as 'xz', says its manifest"):
+        prove_stream(iter([data]), newer, check, SetClock(), lambda _: None)
 
 
 _BOMB_SIZE: Final = 512 << 20

@@ -1,0 +1,188 @@
+"""The methods that change or test what there is: delete, prune, swaps, reload, rebuild, doctor. They start no runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from nanumpay_backupd.control.desk import Desk, find, present
+from nanumpay_backupd.control.server import Call
+from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
+from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_builtins
+from nanumpay_backupd.pipeline.prune import plan
+from nanumpay_backupd.pipeline.rebuild import rebuild_local
+from nanumpay_backupd.settings.schema import JobSpec
+
+__all__ = ["Changing"]
+
+
+class Changing(Desk):
+    """The handlers that change or test."""
+
+    async def delete(self, call: Call) -> dict[str, Any]:
+        """Answer Delete: one backup, at one place or at all of them."""
+        self._admin(call, "delete backups")
+        name, place = call.params["backup"], call.params.get("destination")
+        backup = await self._supervisor.db(lambda catalog: find(catalog, name))
+        places = [copy.destination for copy in backup.copies if place in (None, copy.destination)]
+        if not places:
+            raise NotFoundError(
+                f"{backup.id} has no copy at {place!r}", hint=f"see where it is: backupctl show {backup.id}"
+            )
+        if not call.params.get("force"):
+            await self._protect(backup)
+        job = self._job_of(backup)
+        lines = await self._change(job, f"delete:{backup.id}" + (f"@{place}" if place else ""))
+        return {"deleted": lines}
+
+    async def prune(self, call: Call) -> dict[str, Any]:
+        """Answer Prune: what retention would delete; with ``apply`` it is deleted."""
+        apply = bool(call.params.get("apply"))
+        if apply:
+            self._admin(call, "prune")
+        await self._supervisor.refresh()
+        name = call.params.get("job")
+        jobs = [self._named(name)] if name else list(self._supervisor.jobs.values())
+        lines: list[dict[str, Any]] = []
+        for job in jobs:
+            if apply:
+                lines += await self._change(job, "prune")
+            else:
+                backups = await self._supervisor.db(lambda catalog, job=job: catalog.backups(job.name))  # type: ignore[misc]
+                lines += to_builtins(plan(job, backups, self._clock.now()))
+        return {"lines": lines, "applied": apply}
+
+    async def list_swaps(self, call: Call) -> dict[str, Any]:
+        """Answer ListSwaps: what restores kept at the servers of all jobs, or of one."""
+        name = call.params.get("job")
+        swaps, faults = await self._swaps([self._named(name)] if name else list(self._supervisor.jobs.values()))
+        return {"swaps": [swap for swap, _ in swaps], "problems": [to_builtins(error_info(fault)) for fault in faults]}
+
+    async def undo_swap(self, call: Call) -> dict[str, Any]:
+        """Answer UndoSwap: the other side becomes live."""
+        self._admin(call, "undo a restore")
+        return await self._change_swap(call, "redo" if call.params.get("redo") else "undo")
+
+    async def drop_swap(self, call: Call) -> dict[str, Any]:
+        """Answer DropSwap: what is kept is deleted."""
+        self._admin(call, "delete what a restore kept")
+        return await self._change_swap(call, "drop")
+
+    async def _change_swap(self, call: Call, verb: str) -> dict[str, Any]:
+        stamp = call.params["swap"]
+        swaps, faults = await self._swaps(list(self._supervisor.jobs.values()))
+        job = next((job for swap, job in swaps if swap["stamp"] == stamp), None)
+        if job is None:
+            raise faults[0] if faults else NotFoundError(f"there is no swap {stamp!r}", hint="see: backupctl swaps")
+        changed = await self._change(job, f"swap:{verb}:{stamp}")
+        return {"swap": {**changed[0], "job": job.name}}
+
+    async def _swaps(self, jobs: list[JobSpec]) -> tuple[list[tuple[dict[str, Any], JobSpec]], list[BackupdError]]:
+        """List the swaps at the servers of ``jobs``, each with its job, and the faults of servers that did not answer.
+
+        Several jobs may be of one server: that of a swap is the one whose database it is about.
+        """
+        found: dict[tuple[str, str, str], tuple[dict[str, Any], JobSpec]] = {}
+        faults: list[BackupdError] = []
+        asked: dict[str, list[dict[str, Any]]] = {}
+        for job in jobs:
+            uri = job.source.uri.reveal()
+            try:
+                asked[uri] = asked[uri] if uri in asked else await self._change(job, "swap:list")
+            except BackupdError as error:
+                asked[uri] = []
+                faults.append(error)
+            for swap in asked[uri]:
+                key = (swap["server"], swap["database"], swap["stamp"])
+                if key not in found or job.source.database == swap["database"]:
+                    found[key] = ({**swap, "job": job.name}, job)
+        return list(found.values()), faults
+
+    async def reload(self, call: Call) -> dict[str, Any]:
+        """Answer Reload."""
+        self._admin(call, "reload the configuration")
+        return {"message": await self._daemon.reload()}
+
+    async def rebuild_catalog(self, call: Call) -> dict[str, Any]:
+        """Answer RebuildCatalog."""
+        self._admin(call, "rebuild the catalog")
+        # A slice does no harm: what it commits is read anew with all the rest, or recorded after that.
+        if not all(active.quiet for active in self._supervisor.active.values()):
+            raise RefusedError("a run is in progress", hint="wait for it: backupctl status", retryable=True)
+        now, layout = self._clock.now(), self._supervisor.layout
+        await self._supervisor.db(lambda catalog: rebuild_local(catalog, layout, now))
+        for job in self._supervisor.jobs.values():
+            await self._change(job, "adopt")
+        backups = await self._supervisor.db(lambda catalog: len(catalog.backups()))
+        runs = await self._supervisor.db(lambda catalog: len(catalog.runs(limit=1_000_000)))
+        return {"backups": backups, "runs": runs}
+
+    async def doctor(self, _call: Call) -> dict[str, Any]:
+        """Answer Doctor: every job's checks, each in a process of its own."""
+        checks: list[dict[str, Any]] = list(self._own_checks())
+        for job in self._supervisor.jobs.values():
+            checks += await self._checks(job, "doctor")
+        return {"checks": _distinct(checks)}
+
+    async def test_destination(self, call: Call) -> dict[str, Any]:
+        """Answer TestDestination."""
+        name = call.params["destination"]
+        wanted = call.params.get("job")
+        for job in self._supervisor.jobs.values():
+            if wanted in (None, job.name) and any(item.name == name for item in job.destinations):
+                return {"checks": await self._checks(job, f"doctor:{name}")}
+        known = sorted({item.name for job in self._supervisor.jobs.values() for item in job.destinations})
+        raise NotFoundError(
+            f"no job has a destination {name!r}", hint=f"the destinations are: {', '.join(known) or 'none yet'}"
+        )
+
+    def _own_checks(self) -> list[dict[str, Any]]:
+        state = self._daemon.settings_state()
+        problem = state.get("problem")
+        if problem:
+            return [_check("settings", "failed", problem["message"], problem["hint"])]
+        how = {
+            "change-stream": "watched by a change stream: saved settings are in force at once",
+            "polling": "polled: a standalone server has no change streams (docs/install.md: one-node replica set)",
+            "off": "the application's settings are switched off in backupd.toml",
+        }.get(state["mode"], "MongoDB has not been reached yet")
+        good = state["connected"] or state["mode"] == "off"
+        return [_check("settings", "ok" if good else "failed", how, "" if good else "is mongod running?")]
+
+    async def _checks(self, job: JobSpec, action: str) -> list[dict[str, Any]]:
+        return await self._ask(job, action, "check")
+
+    async def _change(self, job: JobSpec, action: str) -> list[dict[str, Any]]:
+        """Let a worker delete: it may talk to slow servers, and it takes the job's lock."""
+        return [line for lines in await self._ask(job, action, "lines") for line in lines]
+
+    def _job_of(self, backup: Backup) -> JobSpec:
+        """Return the job of a backup; one that is no longer configured can still be deleted locally."""
+        job = self._supervisor.jobs.get(backup.job)
+        if job is not None:
+            return job
+        some = next(iter(self._supervisor.jobs.values()), None)
+        if some is None:
+            raise NotFoundError(f"job {backup.job} is not configured any more", hint="delete the file by hand")
+        return msgspec.structs.replace(some, name=backup.job, destinations=())
+
+    async def _protect(self, backup: Backup) -> None:
+        """Refuse to delete the newest verified backup of a job."""
+        backups = await self._supervisor.db(lambda catalog: catalog.backups(backup.job, kinds=FULLS))
+        newest = next((item for item in backups if item.state is BackupState.VERIFIED and present(item)), None)
+        if newest is not None and newest.id == backup.id:
+            raise RefusedError(
+                f"{backup.id} is the newest verified backup of job {backup.job}",
+                hint="make a newer one first (backupctl run), or insist with --force",
+                code="newest-verified",
+            )
+
+
+def _check(name: str, state: str, message: str, hint: str) -> dict[str, Any]:
+    return {"name": name, "state": state, "message": message, "hint": hint}
+
+
+def _distinct(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Drop findings that several jobs share (folder, clock)."""
+    return list({(check["name"], check["message"]): check for check in checks}.values())

@@ -1,0 +1,258 @@
+"""What the catalog tells of a job, as the interface shows it: last runs, protection, timeline, what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.control.desk import to_text
+from nanumpay_backupd.model import (
+    FULLS,
+    SLICES,
+    Backup,
+    BackupState,
+    CopyState,
+    ErrorInfo,
+    OpTime,
+    Outcome,
+    Run,
+    Stage,
+    Stream,
+    to_builtins,
+)
+from nanumpay_backupd.pipeline.chains import known, reached
+from nanumpay_backupd.plans import Task, slice_interval
+from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.system.units import human_span
+from nanumpay_backupd.timeline import gaps
+
+__all__ = ["job_facts", "job_problems", "protection", "timeline"]
+
+_PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
+_LOOKED_AT: Final = 50
+_ROOM: Final = 2.0
+"""How many pauses between slices an oplog should hold at least."""
+_FAR: Final = 2.0
+"""From how many times the promised RPO on a miss is a failure and no longer a warning."""
+DueOf = Callable[[Task], datetime | None]
+
+
+def job_facts(catalog: Catalog, name: str) -> dict[str, Any]:
+    """Return the part of the interface's type Job that the catalog knows."""
+    ended = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED, Outcome.CANCELLED, Outcome.INTERRUPTED)
+    # A retry of uploads says nothing of how the last backup went; queued copies are told by themselves.
+    last = catalog.last_run(name, "backup", *ended)
+    success = catalog.last_run(name, "backup", Outcome.SUCCEEDED)
+    newest = next(iter(catalog.backups(name, limit=1, kinds=FULLS)), None)
+    count, size, pending = catalog.totals(name)
+    return {
+        "last_run": to_builtins(last),
+        "last_success": to_builtins(success),
+        "newest_backup": to_builtins(newest),
+        "backups": count,
+        "total_size": size,
+        "pending_uploads": pending,
+    }
+
+
+def job_problems(jobs: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Say what is wrong with the jobs: (state, sentence)."""
+    problems = []
+    for job in jobs:
+        name, last = job["name"], job["last_run"]
+        problems += [("warning", f"job {name}: {text}") for text in job["warnings"]]
+        if last and last["outcome"] in ("failed", "interrupted"):
+            error = last["error"] or {}
+            text = f"job {name}: the last run {last['outcome']}: {error.get('message', 'no reason recorded')}"
+            problems.append(("failing", f"{text} → {error['hint']}" if error.get("hint") else text))
+        if job["pending_uploads"]:
+            count = job["pending_uploads"]
+            problems.append(
+                ("warning", f"job {name}: {count} upload{'s wait' if count > 1 else ' waits'} (backupctl list)")
+            )
+        if not job["enabled"]:
+            problems.append(("warning", f"job {name} is disabled: no backups are made by schedule"))
+        elif job["schedule"] and job["newest_backup"] is None and not last:
+            problems.append(("warning", f"job {name}: there is no backup yet (make one now: backupctl run {name})"))
+        problems += _protection_problems(job)
+    return problems
+
+
+def _protection_problems(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say which promises of a job are not kept, and which proofs failed."""
+    name, shown = job["name"], job["protection"]
+    trouble = shown["problem"]
+    if trouble and shown["stream"] == "ok":
+        yield "warning", _with_hint(f"job {name}: {trouble['message']}", trouble["hint"])
+    if trouble and shown["stream"] in ("waiting", "failing", "broken"):
+        text = f"job {name}: the changes are not being saved: {trouble['message']}"
+        yield "warning", _with_hint(text, trouble["hint"] or f"backupctl timeline {name}")
+    if shown["rpo_kept"] is False:
+        # Who disables a job knows that it falls behind.
+        far = shown["age"] > _FAR * shown["rpo"] and job["enabled"]
+        # Not its age, which would make another problem of it at every look.
+        until = f"{datetime.fromisoformat(shown['recoverable_until']):%Y-%m-%d %H:%M:%S} UTC"
+        text = f"job {name}: the RPO of {human_span(shown['rpo'])} is missed: nothing after {until} can be restored"
+        yield "failing" if far else "warning", _with_hint(text, _towards_rpo(name, shown["stream"]))
+    for key, what in (("last_drill", "drill"), ("last_verify", "verification")):
+        proof = shown[key]
+        if proof and proof["outcome"] in ("failed", "degraded"):
+            state = "failing" if proof["outcome"] == "failed" else "warning"
+            fault = proof["error"] or {"message": "no reason recorded", "hint": ""}
+            verb = "failed" if state == "failing" else "was not complete"
+            text = f"job {name}: the last {what} {verb}: {fault['message']}"
+            again = f"backupctl drill {name}" if what == "drill" else f"backupctl verify --job {name}"
+            yield (
+                state,
+                _with_hint(text, f"{fault['hint'] or 'see: backupctl show ' + proof['id']}; then again: {again}"),
+            )
+    if shown["rto_kept"] is False:
+        took = human_span(shown["restore_seconds"])
+        text = f"job {name}: the RTO of {human_span(shown['rto'])} is missed: the last drill took {took} to restore"
+        hint = "replay less by fulls more often or differentials, use a faster disk, or promise less (rto)"
+        yield "warning", _with_hint(text, hint)
+
+
+def _towards_rpo(name: str, stream: str) -> str:
+    """Say what brings a job nearer to the RPO that it promises."""
+    if stream == "off":
+        return f'save the changes continuously (pitr = "60s"), or make fulls more often; now: backupctl run {name}'
+    if stream == "ok":
+        return f"save the changes now: backupctl run {name} --kind incremental; where that helps, shorten pitr"
+    if stream == "failing":
+        return f"the slices have to be mended first: backupctl timeline {name}"
+    return f"a full of one moment is needed: backupctl run {name}"
+
+
+def _with_hint(text: str, hint: str) -> str:
+    return f"{text} → {hint}"
+
+
+def protection(catalog: Catalog, job: JobSpec, due: DueOf, now: datetime) -> dict[str, Any]:
+    """Describe how well a job is protected, as the interface's type Protection."""
+    stream = catalog.stream(job.name)
+    newest = _newest_good(catalog, job.name)
+    until = _recoverable_until(catalog, job.name, newest, stream)
+    age = max(0.0, (now - until).total_seconds()) if until is not None else None
+    ended = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED)
+    failed = catalog.last_run(job.name, "slice", Outcome.FAILED, Outcome.INTERRUPTED)
+    drill = catalog.last_run(job.name, "drill", Outcome.SUCCEEDED)
+    seconds = _restore_seconds(catalog, drill)
+    state, problem = _stream_state(job, stream, failed, now)
+    return {
+        "recoverable_until": to_text(until) if until is not None else None,
+        "age": age,
+        "stream": state,
+        "problem": to_builtins(problem),
+        "slices": catalog.count(job.name, SLICES),
+        "next_slice": _text(min(filter(None, (due(Task.INCREMENTAL), due(Task.DIFFERENTIAL))), default=None)),
+        "next_verify": _text(due(Task.VERIFY)),
+        "next_drill": _text(due(Task.DRILL)),
+        "window": stream.window if stream is not None else 0.0,
+        "rpo": job.rpo,
+        "rto": job.rto,
+        "rpo_kept": age <= job.rpo if job.rpo and age is not None else None,
+        "rto_kept": seconds <= job.rto if job.rto and seconds is not None else None,
+        "last_verify": to_builtins(catalog.last_run(job.name, "verify", *ended)),
+        "last_drill": to_builtins(catalog.last_run(job.name, "drill", *ended)),
+        "restore_seconds": seconds,
+    }
+
+
+def timeline(catalog: Catalog, job: str) -> dict[str, Any]:
+    """Return what can be restored and what cannot, as the interface's method Timeline shows it."""
+    there = known(catalog, job)
+    found = there.ranges
+    exact = [
+        {
+            "first": to_text(item.first.moment),
+            "last": to_text(item.last.moment),
+            "bases": list(item.bases),
+            "slices": sum(bool(piece.backup) and item.first < piece.end <= item.last for piece in there.pieces),
+            "exact": True,
+        }
+        for item in found
+    ]
+    single = [
+        {
+            "first": to_text(item.created),
+            "last": to_text(item.created),
+            "bases": [item.id],
+            "slices": 0,
+            "exact": False,
+        }
+        for item in there.others
+    ]
+    return {
+        "ranges": sorted([*exact, *single], key=lambda item: str(item["first"])),
+        "gaps": [{"after": to_text(item.after.moment), "before": to_text(item.before.moment)} for item in gaps(found)],
+    }
+
+
+def _newest_good(catalog: Catalog, job: str) -> Backup | None:
+    for backup in catalog.backups(job, _LOOKED_AT, kinds=FULLS):
+        if backup.state is BackupState.VERIFIED and any(copy.state in _PRESENT for copy in backup.copies):
+            return backup
+    return None
+
+
+def _recoverable_until(catalog: Catalog, job: str, newest: Backup | None, stream: Stream | None) -> datetime | None:
+    """Return the newest moment that can be restored: where the slices lead to, else the newest full's own."""
+    if newest is None:
+        return None
+    own = OpTime.parse(newest.end).moment if newest.end else newest.created
+    if stream is None:
+        return own
+    if newest.end and not catalog.doubtful(job, SLICES, newest.created):
+        return max(own, reached(stream).moment)
+    # One of them may be where the way ends. There are many, so this is only worked out where it matters.
+    return max([own, *(item.last.moment for item in known(catalog, job).ranges)])
+
+
+def _stream_state(
+    job: JobSpec, stream: Stream | None, failed: Run | None, now: datetime
+) -> tuple[str, ErrorInfo | None]:
+    """Say how the slices are doing: off, ok, waiting, failing or broken, and what is wrong."""
+    if not (job.pitr or job.incremental):
+        return "off", None
+    if stream is not None and stream.broken:
+        hint = "a new full is made by itself; the slices go on from there"
+        return "broken", ErrorInfo(code="chain-broken", message=stream.broken, hint=hint)
+    if failed is not None and (stream is None or failed.started > stream.checked):
+        waits = failed.error is not None and failed.error.code == "chain-missing"
+        return "waiting" if waits else "failing", failed.error
+    return ("waiting", None) if stream is None else ("ok", _foreseen(job, stream, now))
+
+
+def _foreseen(job: JobSpec, stream: Stream, now: datetime) -> ErrorInfo | None:
+    """Warn while it is time: an oplog that hardly outlasts the pause between two slices breaks the stream one day."""
+    pause = slice_interval(job, now)
+    if pause is None or not stream.window or stream.window >= _ROOM * pause:
+        return None
+    return ErrorInfo(
+        code="oplog-short",
+        message=f"the oplog holds the changes of {human_span(stream.window)} at the present rate of writes, "
+        f"and slices are planned every {human_span(pause)}: they are taken sooner",
+        hint="make the oplog larger (replSetResizeOplog), or plan slices more often (pitr)",
+    )
+
+
+def _restore_seconds(catalog: Catalog, drill: Run | None) -> float | None:
+    """Return what the last good drill measured."""
+    if drill is None:
+        return None
+    backup = catalog.backup(drill.backup) if drill.backup is not None else None
+    proofs = backup.manifest.verification if backup is not None and backup.manifest is not None else ()
+    taken = [item.seconds for item in proofs if item.level == "restore" and item.ok]
+    if taken:
+        return taken[-1]
+    # Its backup was pruned since: then what its stages took, in which the start of a scratch server is.
+    restoring = (Stage.FETCH, Stage.CHECK, Stage.RESTORE)
+    stages = [item for item in drill.stages if item.stage in restoring and item.ended is not None]
+    return sum((item.ended - item.started).total_seconds() for item in stages if item.ended) if stages else None
+
+
+def _text(moment: datetime | None) -> str | None:
+    return to_text(moment) if moment is not None else None

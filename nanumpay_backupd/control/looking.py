@@ -1,0 +1,145 @@
+"""The methods that look: status, jobs, runs, backups, the timeline, settings. Nothing is started or changed here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from nanumpay_backupd import __version__
+from nanumpay_backupd.control.desk import Desk, find, limited, to_text
+from nanumpay_backupd.control.facts import job_facts, job_problems, protection, timeline
+from nanumpay_backupd.control.server import Call
+from nanumpay_backupd.errors import NotFoundError
+from nanumpay_backupd.model import SLICES, Kind, to_builtins
+from nanumpay_backupd.plans import Task
+from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.supervisor import Supervisor
+from nanumpay_backupd.system.files import free_bytes
+from nanumpay_backupd.system.units import human_size
+
+__all__ = ["Looking"]
+
+_RUNS: Final = 20
+_MOST_RUNS: Final = 1000
+_LOW_SPACE: Final = 1 << 30
+
+
+class Looking(Desk):
+    """The handlers that look."""
+
+    async def get_status(self, _call: Call) -> dict[str, Any]:
+        """Answer GetStatus."""
+        jobs = [await self._job(job) for job in self._supervisor.jobs.values()]
+        free = await asyncio.to_thread(_free, self._supervisor)
+        problems = [*self._daemon.problems(), *job_problems(jobs)]
+        if free is not None and free < _LOW_SPACE:
+            problems.append(("warning", f"only {human_size(free)} are free in {self._supervisor.paths.backups}"))
+        states = {state for state, _ in problems}
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": to_text(self._daemon.started),
+            "now": to_text(self._clock.now()),
+            "timezone": self._daemon.timezone,
+            "health": "failing" if "failing" in states else "warning" if states else "ok",
+            "problems": [text for _, text in problems],
+            "backups_path": str(self._supervisor.paths.backups),
+            "free_bytes": free or 0,
+            "settings": self._daemon.settings_state(),
+            "jobs": jobs,
+        }
+
+    async def list_jobs(self, _call: Call) -> dict[str, Any]:
+        """Answer ListJobs."""
+        return {"jobs": [await self._job(job) for job in self._supervisor.jobs.values()]}
+
+    async def list_runs(self, call: Call) -> dict[str, Any]:
+        """Answer ListRuns."""
+        limit = limited(call.params.get("limit"), _RUNS, _MOST_RUNS)
+        job = call.params.get("job")
+        slices = bool(call.params.get("slices"))
+        runs = await self._supervisor.db(lambda catalog: catalog.runs(job, limit, slices=slices))
+        return {"runs": [to_builtins(run) for run in runs]}
+
+    async def describe_run(self, call: Call) -> dict[str, Any]:
+        """Answer DescribeRun."""
+        name = call.params["run"]
+        run = await self._supervisor.db(lambda catalog: catalog.run(name))
+        if run is None:
+            raise NotFoundError(f"there is no run {name!r}", hint="see: backupctl runs")
+        return {"run": to_builtins(run)}
+
+    async def list_backups(self, call: Call) -> dict[str, Any]:
+        """Answer ListBackups, after a look at the folder: the application deletes files there by itself."""
+        await self._supervisor.refresh()
+        job, limit = call.params.get("job"), call.params.get("limit")
+        if limit is not None:
+            limit = limited(limit, 1, 1_000_000)
+        slices = bool(call.params.get("slices"))
+        kinds = frozenset(Kind) if slices else frozenset(Kind) - SLICES
+        found = await self._supervisor.db(lambda catalog: catalog.backups(job, limit, kinds))
+        hidden = 0 if slices else await self._supervisor.db(lambda catalog: catalog.count(job, SLICES))
+        return {"backups": [to_builtins(backup) for backup in found], "hidden_slices": hidden}
+
+    async def describe_backup(self, call: Call) -> dict[str, Any]:
+        """Answer DescribeBackup."""
+        await self._supervisor.refresh()
+        name = call.params["backup"]
+        return {"backup": to_builtins(await self._supervisor.db(lambda catalog: find(catalog, name)))}
+
+    async def timeline(self, call: Call) -> dict[str, Any]:
+        """Answer Timeline, after a look at the folder."""
+        await self._supervisor.refresh()
+        job = self._named(call.params.get("job") or self._only_job())
+        facts = await self._supervisor.db(lambda catalog: timeline(catalog, job.name))
+        shown = await self._supervisor.db(lambda catalog: protection(catalog, job, self._due(job), self._clock.now()))
+        return {
+            "job": job.name,
+            "now": to_text(self._clock.now()),
+            "stream": shown["stream"],
+            "problem": shown["problem"],
+            **facts,
+        }
+
+    async def get_settings(self, _call: Call) -> dict[str, Any]:
+        """Answer GetSettings."""
+        return {"settings": self._daemon.settings_public(), "state": self._daemon.settings_state()}
+
+    async def _job(self, job: JobSpec) -> dict[str, Any]:
+        """Describe one job as the interface's type Job."""
+        active = self._supervisor.active.get(job.name)
+        due = self._supervisor.plans.get(job.name)
+        facts = await self._supervisor.db(lambda catalog: job_facts(catalog, job.name))
+        now = self._clock.now()
+        shown = await self._supervisor.db(lambda catalog: protection(catalog, job, self._due(job), now))
+        source = job.source
+        return {
+            "name": job.name,
+            "enabled": job.enabled,
+            "source": f"mongodb database {source.database}" if source.database else "mongodb, all databases",
+            "schedule": list(job.schedule.cron) if job.schedule else [],
+            "timezone": (job.schedule.timezone if job.schedule else "") or self._daemon.timezone,
+            "next_run": to_text(due) if due else None,
+            "running": active.run.id if active else None,
+            "destinations": [destination.name for destination in job.destinations],
+            "retention_count": job.retention.count,
+            "retention_days": job.retention.days,
+            "warnings": list(job.warnings),
+            "protection": shown,
+            **facts,
+        }
+
+    def _due(self, job: JobSpec) -> Callable[[Task], datetime | None]:
+        """Return the function that tells when a task of a job is due next."""
+        plans = {task: self._supervisor.plans.get(job.name, task) for task in Task}
+        return plans.__getitem__
+
+
+def _free(supervisor: Supervisor) -> int | None:
+    try:
+        return free_bytes(supervisor.paths.backups)
+    except OSError:
+        return None

@@ -1,0 +1,269 @@
+"""The methods that start runs and follow them: backups, slices, restores, verifications, drills."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from nanumpay_backupd.control.desk import Desk, find
+from nanumpay_backupd.control.server import Call
+from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, RefusedError
+from nanumpay_backupd.model import SLICES, Backup, ErrorInfo, Kind, OpTime, Trigger, error_info, to_builtins
+from nanumpay_backupd.pipeline.chains import LATEST, known, no_such_moment, parse_moment, within
+from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, lane
+from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, VerifyOrder
+from nanumpay_backupd.supervisor import ActiveRun
+
+__all__ = ["Running"]
+
+_KINDS: Final = {
+    Kind.FULL.value: "backup",
+    Kind.INCREMENTAL.value: "slice",
+    Kind.DIFFERENTIAL.value: "slice",
+}
+"""What makes the kinds of backups that can be asked for."""
+_FORMATS: Final = ("bson", "json")
+_LEVELS: Final = ("checksum", "structure", "restore")
+
+
+class Running(Desk):
+    """The handlers that start and follow runs."""
+
+    async def run(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        """Answer Run: start it, and with ``more`` stream its events until it ends."""
+        name = call.params.get("job") or self._only_job()
+        kind = call.params.get("kind") or Kind.FULL.value
+        if kind not in _KINDS:
+            raise RefusedError(f"{kind!r} is no kind of backup", hint=f"kinds: {', '.join(_KINDS)}")
+        force, compress = bool(call.params.get("force")), call.params.get("compress")
+        collection = _collection(call.params)
+
+        async def start() -> ActiveRun:
+            if kind != Kind.FULL.value:
+                await self._slices_at_rest(name)
+            return await self._supervisor.start_run(
+                name,
+                Trigger.MANUAL,
+                action=_KINDS[kind],
+                kind=kind,
+                force=force,
+                compress=compress,
+                collection=collection,
+            )
+
+        async with contextlib.aclosing(self._followed(start)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def verify(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        """Answer Verify: prove copies, and with ``more`` stream the run's events until it ends."""
+        level = call.params.get("level") or _LEVELS[0]
+        if level not in _LEVELS:
+            raise RefusedError(f"{level!r} is no level of verification", hint=f"levels: {', '.join(_LEVELS)}")
+        async with contextlib.aclosing(self._proof(call, level)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def drill(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        """Answer Drill: restore into a scratch place, and with ``more`` stream the run's events until it ends."""
+        async with contextlib.aclosing(self._proof(call, _LEVELS[-1])) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _proof(self, call: Call, level: str) -> AsyncGenerator[dict[str, Any], None]:
+        """Start a verification or a drill of what was named, or of a whole job, and follow it."""
+        name: str = call.params.get("backup") or ""
+        wanted = call.params.get("job")
+        await self._supervisor.refresh()
+        if name:
+            backup = await self._supervisor.db(lambda catalog: find(catalog, name, wanted))
+            job = self._restoring(backup).name
+            name = backup.id
+        else:
+            job = self._named(wanted or self._only_job()).name
+        order = VerifyOrder(backup=name, level=level, source=call.params.get("source") or "")
+        action = "drill" if level == _LEVELS[-1] else "verify"
+
+        async def start() -> ActiveRun:
+            return await self._supervisor.start_run(job, Trigger.MANUAL, action=action, force=True, verify=order)
+
+        async with contextlib.aclosing(self._followed(start)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def restore(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        """Answer Restore: with ``dry_run`` the plan, else start it, and with ``more`` stream its events."""
+        self._admin(call, "restore")
+        await self._supervisor.refresh()
+        job, order, remarks = await self._restore_order(call)
+        if call.params.get("dry_run"):
+            plan = await self._foresee(job, order)
+            yield {"plan": {**plan, "warnings": [*plan["warnings"], *remarks]}}
+            return
+
+        async def start() -> ActiveRun:
+            return await self._supervisor.start_run(
+                job.name, Trigger.MANUAL, action="restore", force=True, restore=order
+            )
+
+        async with contextlib.aclosing(self._followed(start)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _restore_order(self, call: Call) -> tuple[JobSpec, RestoreOrder, list[str]]:
+        """Work out which job, backup and moment are meant, and what is to be said of that.
+
+        Raises NotFoundError, RefusedError.
+        """
+        name, at = call.params["backup"], call.params.get("at") or ""
+        order = RestoreOrder(
+            backup="",
+            to_database=call.params.get("to_database") or "",
+            collection=call.params.get("collection") or "",
+            source=call.params.get("source") or "",
+            safety=call.params.get("safety") is not False,
+            swap=bool(call.params.get("swap")),
+        )
+        if at and name == LATEST:
+            job = self._named(call.params.get("job") or self._only_job())
+            moment, remarks = await self._moment(job, at)
+            return job, msgspec.structs.replace(order, at=str(moment)), remarks
+        backup = await self._supervisor.db(lambda catalog: find(catalog, name))
+        job = self._restoring(backup)
+        if backup.kind in SLICES:
+            # A slice stands for the moment of its end, unless another one is asked for.
+            order = msgspec.structs.replace(order, at=backup.end)
+        else:
+            order = msgspec.structs.replace(order, backup=backup.id)
+        if not at:
+            return job, order, []
+        moment, remarks = await self._moment(job, at)
+        return job, msgspec.structs.replace(order, at=str(moment)), remarks
+
+    async def _moment(self, job: JobSpec, text: str) -> tuple[OpTime, list[str]]:
+        """Return the oplog time that is meant, and remarks; the changes up to now are captured first where that helps.
+
+        Raises RefusedError (``bad-time``), NotFoundError (``no-such-moment``).
+        """
+        wanted = parse_moment(text)
+        now = self._clock.now()
+        if wanted is not None and wanted.moment > now:
+            raise RefusedError(
+                f"{wanted.moment:%Y-%m-%d %H:%M:%S} UTC is in the future (it is {now:%Y-%m-%d %H:%M:%S} UTC)",
+                hint="check the date and the zone of the time",
+                code="bad-time",
+            )
+        there = await self._supervisor.db(lambda catalog: known(catalog, job.name))
+        found, fault = there.ranges, None
+        if wanted is None or not found or wanted.seconds >= found[-1].last.seconds:
+            fault = await self._capture(job)
+            there = await self._supervisor.db(lambda catalog: known(catalog, job.name))
+        moment = within(there.ranges, wanted)
+        if moment is None:
+            raise _told_why(no_such_moment(there, wanted, job.name), fault if there.ranges else None)
+        if fault is not None:
+            return moment, [f"the changes up to now could not be captured: {fault.message}"]
+        return moment, []
+
+    async def _capture(self, job: JobSpec) -> ErrorInfo | None:
+        """Save what the oplog holds by now, so that it can be restored; returns what kept it from that.
+
+        Where that fails, what is there has to do.
+        """
+        await self._slices_at_rest(job.name, by_hand=True)
+        try:
+            active = await self._supervisor.start_run(job.name, Trigger.SCHEDULE, action="slice", force=True)
+        except BackupdError as error:
+            return error_info(error)
+        await active.ended.wait()
+        return active.run.error
+
+    async def _slices_at_rest(self, job: str, *, by_hand: bool = False) -> None:
+        """Wait for the end of a slice that the schedule takes, or also somebody: it began too early for who asks now.
+
+        When this returns none is running, until something else is awaited.
+        """
+        while (active := self._supervisor.active.get(lane(job, "slice"))) is not None and (by_hand or active.quiet):
+            await active.ended.wait()
+
+    async def _followed(self, start: Callable[[], Awaitable[ActiveRun]]) -> AsyncGenerator[dict[str, Any], None]:
+        """Start a run and yield its events until it ends."""
+        events = self._supervisor.events.watch()
+        first = asyncio.ensure_future(anext(events))
+        try:
+            # The watcher must be there before the run, or its first events are lost.
+            await asyncio.sleep(0)
+            active = await start()
+            yield {"run": to_builtins(active.run)}
+            event = await first
+            while True:
+                if event["run_id"] == active.run.id and event["kind"] != "run-started":
+                    yield {"run": to_builtins(active.run), "event": _public(event)}
+                    if event["kind"] == "run-ended":
+                        return
+                try:
+                    event = await anext(events)
+                except StopAsyncIteration:
+                    raise BackupdError(
+                        "the daemon stopped following this run", hint="see: backupctl runs", code="watch-ended"
+                    ) from None
+        finally:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await events.aclose()  # type: ignore[attr-defined]
+
+    async def cancel(self, call: Call) -> dict[str, Any]:
+        """Answer Cancel."""
+        active = await self._supervisor.cancel(call.params.get("run"), f"uid {call.peer.uid}")
+        return {"run": to_builtins(active.run)}
+
+    async def watch(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        """Answer Watch: events as they happen."""
+        async for event in self._supervisor.events.watch(call.params.get("run")):
+            yield {"event": _public(event)}
+
+    async def _foresee(self, job: JobSpec, order: RestoreOrder) -> dict[str, Any]:
+        """Let a worker work the plan out: it asks the server, and drivers are not for this process."""
+        plans = await self._ask(job, "restore-plan", "plan", order)
+        if not plans:
+            raise InternalError("the helper process made no plan", hint="journalctl -u nanumpay-backupd -n 100")
+        return dict(plans[0])
+
+    def _restoring(self, backup: Backup) -> JobSpec:
+        """Return the job whose server a backup goes back to; that of a safety backup is the job it was made for."""
+        for name in (backup.job, backup.job.removesuffix(SAFETY_SUFFIX)):
+            if name in self._supervisor.jobs:
+                return self._supervisor.jobs[name]
+        raise NotFoundError(
+            f"job {backup.job} of {backup.id} is not configured (any more), so its server is not known",
+            hint="configure it again, or restore by hand: backupctl show shows the commands",
+        )
+
+
+def _told_why(error: BackupdError, fault: ErrorInfo | None) -> BackupdError:
+    """Add to what cannot be restored why the changes up to now could not be captured."""
+    if fault is not None:
+        error.message += f"; they could not be captured up to now: {fault.message}"
+    return error
+
+
+def _collection(params: Mapping[str, Any]) -> CollectionOrder | None:
+    """Return which collection a caller of Run asked for; raises RefusedError when that makes no sense."""
+    name, form = params.get("collection"), params.get("format")
+    if name is None and form is None:
+        return None
+    if not name:
+        raise RefusedError("format is for a snapshot of one collection", hint="name a collection, or leave it out")
+    if params.get("kind") not in (None, Kind.FULL.value):
+        raise RefusedError("a collection is backed up as a whole", hint="leave out --kind")
+    if form not in (None, *_FORMATS):
+        raise RefusedError(f"there is no format {form!r}", hint=f"the formats are: {', '.join(_FORMATS)}")
+    return CollectionOrder(collection=name, format=form or _FORMATS[0])
+
+
+def _public(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key != "run_id" and value is not None}

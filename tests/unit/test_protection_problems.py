@@ -1,0 +1,123 @@
+"""What the daemon calls a problem about a job's protection: objectives, slices, drills, verifications. Tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nanumpay_backupd.control.facts import job_problems
+
+Record = dict[str, Any]
+FAULT = {"code": "c", "message": "it is broken", "hint": "mend it", "retryable": False}
+
+
+def job(*, enabled: bool = True, **protection: Any) -> Record:
+    """Make a job as `looking` hands it on, with nothing wrong but what ``protection`` says."""
+    shown = {
+        "recoverable_until": "2026-11-20T20:00:00Z",
+        "age": 12.0,
+        "stream": "ok",
+        "problem": None,
+        "rpo": 0.0,
+        "rto": 0.0,
+        "rpo_kept": None,
+        "rto_kept": None,
+        "last_verify": None,
+        "last_drill": None,
+        "restore_seconds": None,
+    }
+    return {
+        "name": "shop",
+        "enabled": enabled,
+        "schedule": ["0 2 * * *"],
+        "newest_backup": {"id": "b"},
+        "last_run": None,
+        "pending_uploads": 0,
+        "warnings": [],
+        "protection": shown | protection,
+    }
+
+
+def ended(outcome: str, error: Record | None = FAULT) -> Record:
+    """Make a run that ended so."""
+    return {"id": "r1", "outcome": outcome, "error": error}
+
+
+def missed(age: float, stream: str = "ok") -> Record:
+    """Make the protection of a job that promises 15 minutes."""
+    return {"rpo": 900.0, "rpo_kept": age <= 900, "age": age, "stream": stream}
+
+
+@pytest.mark.parametrize(
+    "changes,expected",
+    [
+        ({}, []),
+        ({"rpo": 900.0}, []),  # promised, and not known yet: that there is no backup is told by itself
+        (missed(900), []),
+        ({"stream": "off"}, []),
+        ({"stream": "waiting"}, []),
+        ({"last_drill": ended("succeeded", None), "last_verify": ended("succeeded", None)}, []),
+        (
+            missed(1380),
+            [
+                (
+                    "warning",
+                    "the RPO of 15m is missed: nothing after 2026-11-20 20:00:00 UTC can be restored → save the",
+                )
+            ],
+        ),
+        (missed(1800), [("warning", "the RPO of 15m is missed")]),
+        (missed(1801), [("failing", "the RPO of 15m is missed")]),
+        (missed(1801) | {"enabled": False}, [("warning", "is disabled"), ("warning", "the RPO of 15m is missed")]),
+        (missed(1380, "off"), [("warning", 'pitr = "60s"')]),
+        (missed(1380, "broken"), [("warning", "a full of one moment is needed: backupctl run shop")]),
+        (missed(1380, "waiting"), [("warning", "a full of one moment is needed: backupctl run shop")]),
+        (missed(1380, "failing"), [("warning", "the slices have to be mended first: backupctl timeline shop")]),
+        *(
+            (
+                {"stream": stream, "problem": FAULT},
+                [("warning", "the changes are not being saved: it is broken → mend it")],
+            )
+            for stream in ("waiting", "failing", "broken")
+        ),
+        ({"problem": FAULT}, [("warning", "job shop: it is broken → mend it")]),  # an oplog that is short, foreseen
+        (
+            {"stream": "failing", "problem": FAULT | {"hint": ""}},
+            [("warning", "it is broken → backupctl timeline shop")],
+        ),
+        (
+            {"last_drill": ended("failed")},
+            [("failing", "job shop: the last drill failed: it is broken → mend it; then again: backupctl drill shop")],
+        ),
+        (
+            {"last_verify": ended("failed")},
+            [
+                (
+                    "failing",
+                    "the last verification failed: it is broken → mend it; then again: backupctl verify --job shop",
+                )
+            ],
+        ),
+        ({"last_drill": ended("failed", None)}, [("failing", "no reason recorded → see: backupctl show r1; then")]),
+        ({"last_verify": ended("degraded")}, [("warning", "the last verification was not complete: it is broken")]),
+        (
+            {"rto": 3600.0, "rto_kept": False, "restore_seconds": 4320.0},
+            [("warning", "the RTO of 1h is missed: the last drill took 1h12m to restore → replay less")],
+        ),
+        ({"rto": 3600.0, "rto_kept": True, "restore_seconds": 41.0}, []),
+    ],
+)
+def test_problems(changes: Record, expected: list[tuple[str, str]]) -> None:
+    """Each broken promise and failed proof is a sentence with what to do, failing where data are at stake."""
+    found = job_problems([job(**changes)])
+    assert [state for state, _ in found] == [state for state, _ in expected]
+    for (_, text), (_, part) in zip(found, expected, strict=True):
+        assert part in text
+        assert text.startswith("job shop")
+        assert " → " in text or "disabled" in text
+
+
+def test_a_miss_that_lasts_stays_the_same_problem() -> None:
+    """The sentence does not change while nothing does: who watches problems is told once."""
+    assert job_problems([job(**missed(1000))]) == job_problems([job(**missed(1005))])
