@@ -506,6 +506,7 @@ class CannedDaemon:
             "bytes": 1_123_395_000,
             "moment": (at if at.endswith("Z") else moment()) if at else moment(hours=3),
             "replays_oplog": not to_database and not collection,
+            "drops": [],
             "slices": [one["id"] for one in reversed(slices())] if at else [],
             "swap": swap,
             "target_exists": not to_database,
