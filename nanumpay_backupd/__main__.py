@@ -123,7 +123,8 @@ def _run(options: argparse.Namespace) -> int:
 
         return run_once(options.config, options.job, force=options.force, kind=options.kind)
     if options.command == "restore":
-        from nanumpay_backupd.bare import Wish, restore_from
+        from nanumpay_backupd.bare.choice import Wish
+        from nanumpay_backupd.bare.command import restore_from
 
         wanted = {name: getattr(options, name) for name in Wish.__struct_fields__}
         return restore_from(options.config, Wish(**wanted))
