@@ -136,7 +136,9 @@ class Plans:
         ``lasting``: trying again soon cannot help.
         """
         if good:
-            self._failures.pop(job.name, None)
+            if self._failures.pop(job.name, 0):
+                # One by hand was good: there is no need to wait as long as the faults had come to.
+                self.at_once(job, Task.INCREMENTAL)
             if stream is not None:
                 self.sooner(job, stream)
             return

@@ -13,7 +13,7 @@ from typing import Final
 __all__ = ["Cause", "Repairs", "cause_of"]
 
 _FIRST: Final = 3600.0
-"""Seconds from one that helped to the next; doubled each time, up to a day."""
+"""Seconds from the second one that helped to the third, which is one too many; doubled each time, up to a day."""
 _DAY: Final = 86400.0
 _AFTER_FAULT: Final = 600.0
 _LONGEST_AFTER_FAULT: Final = 3600.0
@@ -35,14 +35,14 @@ class _Pace:
     def __init__(self) -> None:
         self.begun = float("-inf")
         self.next = float("-inf")
-        self.pause = _FIRST
+        self.pause = 0.0
         self.faults = 0
         self.held = False
 
     def begin(self, now: float) -> None:
         """One is begun; until it is known what came of it, the next has to wait."""
         if now - self.begun > _DAY:
-            self.pause = _FIRST
+            self.pause = 0.0
         self.begun = now
         self.next = now + _AFTER_FAULT
 
@@ -62,7 +62,7 @@ class _Pace:
         if self.held:
             self.held = False
             self.next = self.begun + self.pause
-            self.pause = min(self.pause * 2, _DAY)
+            self.pause = min(max(_FIRST, self.pause * 2), _DAY)
 
 
 class Repairs:

@@ -502,9 +502,10 @@ class Supervisor:
         job = self.jobs.get(run.job)
         if job is None or run.outcome is None:
             return
-        stream = None
+        stream = made = None
         with contextlib.suppress(BackupdError):
             stream = await self.db(lambda catalog: catalog.stream(run.job))
+            made = await self.db(lambda catalog: catalog.backup(run.backup or ""))
         good, now = run.outcome in _DONE, self._clock.monotonic()
         broken = stream is not None and bool(stream.broken)
         cause = None if good else cause_of(run.action, run.error.code if run.error is not None else "")
@@ -518,7 +519,8 @@ class Supervisor:
         elif run.action == "backup":
             again = run.outcome is not Outcome.CANCELLED
             self._repairs.ended(run.job, now, good=good, again=again)
-            if good and (stream is None or broken):
+            # From a full that is of no moment nothing could follow on.
+            if good and made is not None and made.end and (stream is None or broken):
                 self.plans.at_once(job, Task.INCREMENTAL)
         elif good and run.action in {"verify", "drill"}:
             self._repairs.mended(run.job, Cause.PROOF)

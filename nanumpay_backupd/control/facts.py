@@ -74,7 +74,7 @@ def job_problems(jobs: list[dict[str, Any]]) -> list[tuple[str, str]]:
             )
         if not job["enabled"]:
             problems.append(("warning", f"job {name} is disabled: no backups are made by schedule"))
-        elif job["schedule"] and job["newest_backup"] is None and not last:
+        elif job["schedule"] and job["newest_backup"] is None and not last and not job["running"]:
             problems.append(("warning", f"job {name}: there is no backup yet (make one now: backupctl run {name})"))
         problems += _protection_problems(job)
     return problems
