@@ -194,10 +194,7 @@ def prepared(server: Mongod, settings: Document | None = None) -> Iterator[Site]
         assert "code=internal" not in site.log()
 
 
-# A job whose changes are saved every second
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def house(mongod_rs: Mongod) -> Iterator[Site]:
     """A site on the replica set whose changes are saved every second; its daemon runs and has made a first full."""
     with prepared(mongod_rs) as site:
@@ -207,209 +204,157 @@ def house(mongod_rs: Mongod) -> Iterator[Site]:
         yield site
 
 
-def test_the_first_full_is_made_by_itself_and_once(mongod_rs: Mongod) -> None:
-    """Without any full the slices wait, one full is made out of turn, the slices follow on, and no other is made."""
-    with prepared(mongod_rs) as site:
-        dumps = Dumps(site)
-        site.write_config(f"[nanumpay]\n{PITR}\n[tools]\nmongodump = '{dumps.path}'")
+class TestEverySecond:
+    """A job whose changes are saved every second, while other things go on."""
+
+    def test_the_first_full_is_made_by_itself_and_once(self, mongod_rs: Mongod) -> None:
+        """Without any full the slices wait, one is made out of turn, the slices follow on, and no other is made."""
+        with prepared(mongod_rs) as site:
+            dumps = Dumps(site)
+            site.write_config(f"[nanumpay]\n{PITR}\n[tools]\nmongodump = '{dumps.path}'")
+            dumps.hold()
+            site.start()
+            dumps.wait_held()
+            assert protection(site)["stream"] == "waiting"
+            (problem,) = problems(site)
+            assert "no verified full of one moment yet" in problem
+            assert "one is made by itself" in problem
+            assert "error" not in site.log(), "that there is no full yet is no fault"
+            dumps.release()
+            follows(site)
+            assert problems(site) == []
+            looked(site, 2)
+            assert [(run["trigger"], run["outcome"]) for run in site.runs()] == [("repair", "succeeded")]
+            assert [run["error"]["code"] for run in slice_runs(site)] == ["chain-missing"]
+
+    def test_nothing_written_leaves_no_trace(self, house: Site) -> None:
+        """While nothing is written the moment moves on without files, records or lines; a write makes a slice."""
+        looked(house)
+        files, runs, log = slices(house), slice_runs(house), house.log()
+        looked(house, 3)
+        assert slices(house) == files
+        assert slice_runs(house) == runs
+        made = saved(house, "written")
+        assert made["documents"] == 1
+        assert made["run"] in [run["id"] for run in slice_runs(house)]
+        assert made["run"] not in [run["id"] for run in house.runs()]
+        assert house.log() == log
+        assert protection(house)["slices"] == len(files) + 1
+
+    def test_a_moment_without_writes_can_be_restored(self, house: Site) -> None:
+        """A second in which, and after which, nothing was written is restored as any other."""
+        saved(house, "before the silence")
+        next_second()
+        quiet = next_second()
+        assert "before the silence" in restored(house, text_of(quiet))
+
+    def test_slices_go_on_beside_a_long_full(self, house: Site) -> None:
+        """While a full takes its time slices are made; behind its moment they are the full's own; there is no gap."""
+        dumps = Dumps(house)
         dumps.hold()
-        site.start()
+        run = house.begin()
         dumps.wait_held()
-        assert protection(site)["stream"] == "waiting"
-        (problem,) = problems(site)
-        assert "no verified full of one moment yet" in problem
-        assert "one is made by itself" in problem
-        assert "error" not in site.log(), "that there is no full yet is no fault"
+        during = saved(house, "during the dump")
+        assert house.job()["running"] == run
         dumps.release()
-        follows(site)
-        assert problems(site) == []
-        looked(site, 2)
-        assert [(run["trigger"], run["outcome"]) for run in site.runs()] == [("repair", "succeeded")]
-        assert [run["error"]["code"] for run in slice_runs(site)] == ["chain-missing"]
+        full = house.ended(run)
+        assert full["outcome"] == "succeeded"
+        after = saved(house, "after the dump")
+        chains = [
+            house.call("DescribeBackup", backup=item["id"])["backup"]["manifest"]["chain"] for item in (during, after)
+        ]
+        assert chains == [fulls(house)[0]["id"], full["backup"]]
+        assert any(item["end"] == fulls(house)[-1]["end"] for item in slices(house)), "cut at the full's moment"
+        (whole,) = way(house)
+        assert len(whole.bases) == len(fulls(house))
 
-
-def test_nothing_written_leaves_no_trace(house: Site) -> None:
-    """While nothing is written the recoverable moment moves on without files, records or lines; a write is a slice."""
-    looked(house)
-    files, runs, log = slices(house), slice_runs(house), house.log()
-    looked(house, 3)
-    assert slices(house) == files
-    assert slice_runs(house) == runs
-    made = saved(house, "written")
-    assert made["documents"] == 1
-    assert made["run"] in [run["id"] for run in slice_runs(house)]
-    assert made["run"] not in [run["id"] for run in house.runs()]
-    assert house.log() == log
-    assert protection(house)["slices"] == len(files) + 1
-
-
-def test_a_moment_without_writes_can_be_restored(house: Site) -> None:
-    """A second in which, and after which, nothing was written is restored as any other: it is not after the last."""
-    saved(house, "before the silence")
-    next_second()
-    quiet = next_second()
-    assert "before the silence" in restored(house, text_of(quiet))
-
-
-def test_slices_go_on_beside_a_long_full(house: Site) -> None:
-    """While a full takes its time slices are made; behind its moment they are the full's own, and there is no gap."""
-    dumps = Dumps(house)
-    dumps.hold()
-    run = house.begin()
-    dumps.wait_held()
-    during = saved(house, "during the dump")
-    assert house.job()["running"] == run
-    dumps.release()
-    full = house.ended(run)
-    assert full["outcome"] == "succeeded"
-    after = saved(house, "after the dump")
-    chains = [
-        house.call("DescribeBackup", backup=item["id"])["backup"]["manifest"]["chain"] for item in (during, after)
-    ]
-    assert chains == [fulls(house)[0]["id"], full["backup"]]
-    assert any(item["end"] == fulls(house)[-1]["end"] for item in slices(house)), "cut at the full's moment"
-    (whole,) = way(house)
-    assert len(whole.bases) == len(fulls(house))
-
-
-def test_one_lane_one_run(house: Site) -> None:
-    """A second verification is busy (exit 5); a full and slices run beside the first; cancelling means that one."""
-    house.hold("nanumpay_backupd.pipeline.recheck:sync_local")
-    first = house.call("Verify", job="nanumpay")["run"]["id"]
-    house.wait_held()
-    busy = backupctl(house, "verify")
-    assert busy.returncode == EXIT_BUSY, busy
-    assert first in busy.stderr
-    assert backupctl(house, "drill").returncode == EXIT_BUSY
-    assert house.run()["outcome"] == "succeeded"
-    saved(house, "beside a verification")
-    house.hold("nanumpay_backupd.sources.oplog_slice:OplogReader.read")
-    house.wait_held()
-    assert house.call("Cancel")["run"]["id"] == first
-    house.release()
-    ended = wait_for(lambda: house.call("DescribeRun", run=first)["run"].get("outcome"), "the end")
-    assert ended == "cancelled"
-
-
-def test_a_slice_by_hand_waits_for_the_scheduled_one(house: Site) -> None:
-    """Asked for while one is taken by schedule it is not busy, but done after it, recorded, and exits with 0."""
-    house.hold("nanumpay_backupd.sources.oplog_slice:OplogReader.read")
-    house.wait_held()
-    argv = [str(find_tool("backupctl")), "--socket", str(house.socket), "run", "--kind", "incremental", "--json"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=house.environment()) as asked:
-        # It has asked as soon as it waits for the answer: there is no other way to see it from outside.
-        time.sleep(1.0)
-        write(house, "asked for")
+    def test_one_lane_one_run(self, house: Site) -> None:
+        """A second verification is busy (exit 5); a full and slices run beside the first; cancelling means that one."""
+        house.hold("nanumpay_backupd.pipeline.recheck:sync_local")
+        first = house.call("Verify", job="nanumpay")["run"]["id"]
+        house.wait_held()
+        busy = backupctl(house, "verify")
+        assert busy.returncode == EXIT_BUSY, busy
+        assert first in busy.stderr
+        assert backupctl(house, "drill").returncode == EXIT_BUSY
+        assert house.run()["outcome"] == "succeeded"
+        saved(house, "beside a verification")
+        house.hold("nanumpay_backupd.sources.oplog_slice:OplogReader.read")
+        house.wait_held()
+        assert house.call("Cancel")["run"]["id"] == first
         house.release()
-        out, _ = asked.communicate(timeout=60)
-    assert asked.returncode == EXIT_OK, out
-    run = json.loads(out)["run"]
-    assert run["trigger"] == "manual"
-    assert run["id"] in [item["id"] for item in slice_runs(house)]
-    assert "skipped" not in [item["outcome"] for item in slice_runs(house)]
+        ended = wait_for(lambda: house.call("DescribeRun", run=first)["run"].get("outcome"), "the end")
+        assert ended == "cancelled"
+
+    def test_a_slice_by_hand_waits_for_the_scheduled_one(self, house: Site) -> None:
+        """Asked for while one is taken by schedule it is not busy, but done after it, recorded, and exits with 0."""
+        house.hold("nanumpay_backupd.sources.oplog_slice:OplogReader.read")
+        house.wait_held()
+        argv = [str(find_tool("backupctl")), "--socket", str(house.socket), "run", "--kind", "incremental", "--json"]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, env=house.environment()) as asked:
+            # It has asked as soon as it waits for the answer: there is no other way to see it from outside.
+            time.sleep(1.0)
+            write(house, "asked for")
+            house.release()
+            out, _ = asked.communicate(timeout=60)
+        assert asked.returncode == EXIT_OK, out
+        run = json.loads(out)["run"]
+        assert run["trigger"] == "manual"
+        assert run["id"] in [item["id"] for item in slice_runs(house)]
+        assert "skipped" not in [item["outcome"] for item in slice_runs(house)]
+
+    def test_a_killed_worker_and_a_restart_lose_nothing(self, house: Site) -> None:
+        """SIGKILL of a scheduled slice's worker is told; after a restart the stream goes on where it was."""
+        before = saved(house, "before the kill")
+        house.hold("nanumpay_backupd.pipeline.slices:commit")
+        write(house, "while it dies")
+        house.wait_held()
+        for worker in house.workers():
+            os.kill(worker, signal.SIGKILL)
+        house.release()
+        wait_for(lambda: protection(house)["stream"] == "failing", "the fault in the status")
+        (problem,) = problems(house)
+        assert "the worker was killed by signal 9" in problem
+        assert house.staged() == []
+        assert house.stop() == EXIT_OK
+        write(house, "while it is down")
+        house.start()
+        follows(house)
+        looked(house)
+        after = [item for item in slices(house) if item["created"] > before["created"]]
+        assert after[0]["start"] == before["end"]
+        assert sum(item["documents"] for item in after) == 2
+        assert len(way(house)) == 1
+        assert problems(house) == []
+        assert "missed" not in house.log(), "a slice that was cut off is no backup to be caught up"
+
+    def test_a_lost_catalog_costs_no_gap(self, house: Site) -> None:
+        """With the catalog deleted and rebuilt the slices go on from the newest one, and every moment is there."""
+        before = saved(house, "before the loss")
+        assert house.stop() == EXIT_OK
+        for path in house.state.glob("catalog.db*"):
+            path.unlink()
+        write(house, "without a catalog")
+        house.start()
+        done = backupctl(house, "rebuild")
+        assert done.returncode == EXIT_OK, done.stderr
+        follows(house)
+        looked(house)
+        after = [item for item in slices(house) if item["created"] > before["created"]]
+        assert [item["start"] for item in after] == [before["end"]]
+        (whole,) = way(house)
+        assert len(whole.bases) == len(fulls(house))
+        assert restored(house, "latest") == marks(house)
+        assert [run["trigger"] for run in house.runs() if run["action"] == "backup"] == [], "no full was needed"
 
 
-def test_a_killed_worker_and_a_restart_lose_nothing(house: Site) -> None:
-    """SIGKILL of the scheduled slice's worker is told; after a restart the stream goes on where it was, all of it."""
-    before = saved(house, "before the kill")
-    house.hold("nanumpay_backupd.pipeline.slices:commit")
-    write(house, "while it dies")
-    house.wait_held()
-    for worker in house.workers():
-        os.kill(worker, signal.SIGKILL)
-    house.release()
-    wait_for(lambda: protection(house)["stream"] == "failing", "the fault in the status")
-    (problem,) = problems(house)
-    assert "the worker was killed by signal 9" in problem
-    assert house.staged() == []
-    assert house.stop() == EXIT_OK
-    write(house, "while it is down")
-    house.start()
-    follows(house)
-    looked(house)
-    after = [item for item in slices(house) if item["created"] > before["created"]]
-    assert after[0]["start"] == before["end"]
-    assert sum(item["documents"] for item in after) == 2
-    assert len(way(house)) == 1
-    assert problems(house) == []
-    assert "missed" not in house.log(), "a slice that was cut off is no backup to be caught up"
-
-
-def test_a_lost_catalog_costs_no_gap(house: Site) -> None:
-    """With the catalog deleted and rebuilt the slices go on from the newest one, and every moment is there."""
-    before = saved(house, "before the loss")
-    assert house.stop() == EXIT_OK
-    for path in house.state.glob("catalog.db*"):
-        path.unlink()
-    write(house, "without a catalog")
-    house.start()
-    done = backupctl(house, "rebuild")
-    assert done.returncode == EXIT_OK, done.stderr
-    follows(house)
-    looked(house)
-    after = [item for item in slices(house) if item["created"] > before["created"]]
-    assert [item["start"] for item in after] == [before["end"]]
-    (whole,) = way(house)
-    assert len(whole.bases) == len(fulls(house))
-    assert restored(house, "latest") == marks(house)
-    assert [run["trigger"] for run in house.runs() if run["action"] == "backup"] == [], "no full was needed"
-
-
-# A job whose changes are only saved when somebody asks for it
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def plain(mongod_rs: Mongod) -> Iterator[Site]:
     """A site on the replica set without any slices by schedule; its daemon runs and it has one full."""
     with prepared(mongod_rs) as site:
         site.start()
         assert site.run()["outcome"] == "succeeded"
         yield site
-
-
-def test_slices_by_hand(plain: Site) -> None:
-    """Both kinds are watched, recorded and exit with 0, also when there is nothing new, which they say."""
-    write(plain, "by hand")
-    made = backupctl(plain, "run", "--kind", "incremental")
-    assert made.returncode == EXIT_OK, made.stderr
-    assert "1 oplog entry" in made.stdout
-    nothing = backupctl(plain, "run", "--kind", "incremental")
-    assert nothing.returncode == EXIT_OK, nothing.stderr
-    assert "nothing new since" in nothing.stdout
-    both = backupctl(plain, "run", "--kind", "differential")
-    assert both.returncode == EXIT_OK, both.stderr
-    assert "-diff-" in both.stdout
-    runs = slice_runs(plain)[:3]
-    assert [(run["trigger"], run["outcome"]) for run in runs] == [("manual", "succeeded")] * 3
-    assert [bool(run["backup"]) for run in runs] == [True, False, True]
-    assert protection(plain)["stream"] == "off"
-    assert len(way(plain)) == 1
-
-
-def test_a_dropped_collection_comes_back_without_any_slices_by_schedule(plain: Site) -> None:
-    """Restoring a moment after the last full, the daemon captures the changes first; what came later is not there."""
-    write(plain, "to be kept")
-    wanted = next_second()
-    with plain.db() as db:
-        db.drop_collection("marks")
-    done = backupctl(plain, "restore", "latest", "--at", text_of(wanted), "--yes")
-    assert done.returncode == EXIT_OK, done.stderr + done.stdout
-    assert "to be kept" in marks(plain)
-
-
-def test_moments_that_cannot_be_restored_are_refused(plain: Site) -> None:
-    """Before the first full: not found, with the range. In the future: refused. Nothing is changed or begun."""
-    before, runs = marks(plain), plain.runs()
-    first = datetime.fromisoformat(plain.call("Timeline")["ranges"][0]["first"])
-    early = backupctl(plain, "restore", "latest", "--at", text_of(first - timedelta(seconds=1)), "--yes")
-    assert early.returncode == EXIT_NOT_FOUND, early
-    assert "before the first backup" in early.stderr
-    assert f"{first:%Y-%m-%d %H:%M:%S} to " in early.stderr
-    late = backupctl(plain, "restore", "latest", "--at", text_of(datetime.now(UTC) + timedelta(hours=1)), "--yes")
-    assert late.returncode == EXIT_REFUSED, late
-    assert "in the future" in late.stderr
-    assert marks(plain) == before
-    assert plain.runs() == runs
 
 
 KILLS = [
@@ -421,31 +366,75 @@ KILLS = [
 ]
 
 
-@pytest.mark.parametrize("point", KILLS)
-def test_a_slice_is_whole_or_not_there(plain: Site, point: str) -> None:
-    """Killed wherever it is, a slice leaves nothing half done: after the next one all changes are in proven slices."""
-    plain.hold(point)
-    write(plain, point)
-    run = plain.begin(kind="incremental")
-    plain.wait_held()
-    for worker in plain.workers():
-        os.kill(worker, signal.SIGKILL)
-    plain.release()
-    wait_for(lambda: plain.call("DescribeRun", run=run)["run"].get("outcome") == "interrupted", "the end of the run")
-    wait_for(lambda: not plain.staged(), "an empty staging folder")
-    assert plain.run(kind="incremental")["outcome"] == "succeeded"
-    assert {item["state"] for item in slices(plain)} == {"verified"}
-    assert len(way(plain)) == 1
-    ends = [(item["start"], item["end"]) for item in slices(plain) if item["kind"] == "incremental"]
-    assert all(one[1] == other[0] for one, other in itertools.pairwise(ends)), "they touch and do not overlap"
-    if point == KILLS[-1]:
-        assert restored(plain, "latest") == marks(plain)
+class TestByHand:
+    """A job whose changes are only saved when somebody asks for it."""
+
+    def test_slices_by_hand(self, plain: Site) -> None:
+        """Both kinds are watched, recorded and exit with 0, also when there is nothing new, which they say."""
+        write(plain, "by hand")
+        made = backupctl(plain, "run", "--kind", "incremental")
+        assert made.returncode == EXIT_OK, made.stderr
+        assert "1 oplog entry" in made.stdout
+        nothing = backupctl(plain, "run", "--kind", "incremental")
+        assert nothing.returncode == EXIT_OK, nothing.stderr
+        assert "nothing new since" in nothing.stdout
+        both = backupctl(plain, "run", "--kind", "differential")
+        assert both.returncode == EXIT_OK, both.stderr
+        assert "-diff-" in both.stdout
+        runs = slice_runs(plain)[:3]
+        assert [(run["trigger"], run["outcome"]) for run in runs] == [("manual", "succeeded")] * 3
+        assert [bool(run["backup"]) for run in runs] == [True, False, True]
+        assert protection(plain)["stream"] == "off"
+        assert len(way(plain)) == 1
+
+    def test_a_dropped_collection_comes_back_without_any_slices_by_schedule(self, plain: Site) -> None:
+        """For a moment after the last full the daemon captures the changes first; what came later is not there."""
+        write(plain, "to be kept")
+        wanted = next_second()
+        with plain.db() as db:
+            db.drop_collection("marks")
+        done = backupctl(plain, "restore", "latest", "--at", text_of(wanted), "--yes")
+        assert done.returncode == EXIT_OK, done.stderr + done.stdout
+        assert "to be kept" in marks(plain)
+
+    def test_moments_that_cannot_be_restored_are_refused(self, plain: Site) -> None:
+        """Before the first full: not found, with the range. In the future: refused. Nothing is changed or begun."""
+        before, runs = marks(plain), plain.runs()
+        first = datetime.fromisoformat(plain.call("Timeline")["ranges"][0]["first"])
+        early = backupctl(plain, "restore", "latest", "--at", text_of(first - timedelta(seconds=1)), "--yes")
+        assert early.returncode == EXIT_NOT_FOUND, early
+        assert "before the first backup" in early.stderr
+        assert f"{first:%Y-%m-%d %H:%M:%S} to " in early.stderr
+        late = backupctl(plain, "restore", "latest", "--at", text_of(datetime.now(UTC) + timedelta(hours=1)), "--yes")
+        assert late.returncode == EXIT_REFUSED, late
+        assert "in the future" in late.stderr
+        assert marks(plain) == before
+        assert plain.runs() == runs
+
+    @pytest.mark.parametrize("point", KILLS)
+    def test_a_slice_is_whole_or_not_there(self, plain: Site, point: str) -> None:
+        """Killed wherever it is, it leaves nothing half done: after the next one all changes are in proven slices."""
+        plain.hold(point)
+        write(plain, point)
+        run = plain.begin(kind="incremental")
+        plain.wait_held()
+        for worker in plain.workers():
+            os.kill(worker, signal.SIGKILL)
+        plain.release()
+        wait_for(
+            lambda: plain.call("DescribeRun", run=run)["run"].get("outcome") == "interrupted", "the end of the run"
+        )
+        wait_for(lambda: not plain.staged(), "an empty staging folder")
+        assert plain.run(kind="incremental")["outcome"] == "succeeded"
+        assert {item["state"] for item in slices(plain)} == {"verified"}
+        assert len(way(plain)) == 1
+        ends = [(item["start"], item["end"]) for item in slices(plain) if item["kind"] == "incremental"]
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(ends)), "they touch and do not overlap"
+        if point == KILLS[-1]:
+            assert restored(plain, "latest") == marks(plain)
 
 
-# A server that is stopped, and whose oplog rolls over
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def rough() -> Iterator[Site]:
     """A site on a server of its own that promises three seconds, with its changes saved every second."""
     with start_mongod(replica_set=True) as server, prepared(server) as site:
@@ -458,76 +447,75 @@ def rough() -> Iterator[Site]:
         yield site
 
 
-def test_the_rpo_is_missed_while_the_server_is_down(rough: Site) -> None:
-    """With the server running the promise is kept, also without writes; stopped it is missed, and status says why."""
-    server = rough.server
-    assert isinstance(server, Mongod)
-    wait_for(lambda: protection(rough)["rpo_kept"], "a kept RPO")
-    server.kill()
-    wait_for(lambda: protection(rough)["rpo_kept"] is False, "a missed RPO")
-    wait_for(lambda: protection(rough)["stream"] == "failing", "the fault of the slices")
-    told = "\n".join(problems(rough))
-    assert "the RPO of 3s is missed: nothing after" in told
-    assert f"the changes are not being saved: MongoDB at {server.address} cannot be reached" in told
-    server.start()
-    server.wait_writable()
-    follows(rough)
-    wait_for(lambda: protection(rough)["rpo_kept"], "a kept RPO")
-    saved(rough, "after the outage")
-    assert problems(rough) == []
-    assert len(way(rough)) == 1
+class TestTroubledServer:
+    """A server that is stopped, and whose oplog rolls over."""
+
+    def test_the_rpo_is_missed_while_the_server_is_down(self, rough: Site) -> None:
+        """With the server running it is kept, also without writes; stopped it is missed, and status says why."""
+        server = rough.server
+        assert isinstance(server, Mongod)
+        wait_for(lambda: protection(rough)["rpo_kept"], "a kept RPO")
+        server.kill()
+        wait_for(lambda: protection(rough)["rpo_kept"] is False, "a missed RPO")
+        wait_for(lambda: protection(rough)["stream"] == "failing", "the fault of the slices")
+        told = "\n".join(problems(rough))
+        assert "the RPO of 3s is missed: nothing after" in told
+        assert f"the changes are not being saved: MongoDB at {server.address} cannot be reached" in told
+        server.start()
+        server.wait_writable()
+        follows(rough)
+        wait_for(lambda: protection(rough)["rpo_kept"], "a kept RPO")
+        saved(rough, "after the outage")
+        assert problems(rough) == []
+        assert len(way(rough)) == 1
+
+    def test_an_oplog_that_rolled_over_is_a_gap_and_a_new_full(self, rough: Site) -> None:
+        """Told and mended by itself: one full out of turn, slices from there on, a gap that is not restored."""
+        server, dumps = rough.server, Dumps(rough)
+        assert isinstance(server, Mongod)
+        saved(rough, "before the gap")
+        log = rough.log()
+        rough.signal(signal.SIGSTOP)
+        write(rough, "lost")
+        lost = next_second()
+        server.forget_oplog()
+        write(rough, "after the oplog was lost")
+        dumps.hold()
+        rough.signal(signal.SIGCONT)
+        dumps.wait_held()
+        assert protection(rough)["stream"] == "broken"
+        told = "\n".join(problems(rough))
+        assert "the changes are not being saved: the oplog rolled over before it was read" in told
+        assert "a new full is made by itself" in told
+        dumps.release()
+        follows(rough)
+        wait_for(lambda: problems(rough) == [], "no problem any more")
+        saved(rough, "after the gap")
+        assert [run["trigger"] for run in rough.runs()] == ["repair"] * 2, "the first full of all, and this one"
+        new = rough.log().removeprefix(log)
+        assert new.count("code=chain-broken") == 1
+        assert "the slices begin anew" in new
+        shown = rough.call("Timeline")
+        (gap,) = shown["gaps"]
+        assert datetime.fromisoformat(gap["after"]) <= lost < datetime.fromisoformat(gap["before"])
+        refused = backupctl(rough, "restore", "latest", "--at", text_of(lost), "--yes")
+        assert refused.returncode == EXIT_NOT_FOUND, refused
+        assert "it lies in a gap" in refused.stderr
+        assert len(shown["ranges"]) == 2
+        assert all(
+            f"{datetime.fromisoformat(item['first']):%Y-%m-%d %H:%M:%S}" in refused.stderr for item in shown["ranges"]
+        )
+        assert restored(rough, "latest") == marks(rough)
 
 
-def test_an_oplog_that_rolled_over_is_a_gap_and_a_new_full(rough: Site) -> None:
-    """Told meanwhile and mended by itself: one full out of turn, slices from there on, a gap that is not restored."""
-    server, dumps = rough.server, Dumps(rough)
-    assert isinstance(server, Mongod)
-    saved(rough, "before the gap")
-    log = rough.log()
-    rough.signal(signal.SIGSTOP)
-    write(rough, "lost")
-    lost = next_second()
-    server.forget_oplog()
-    write(rough, "after the oplog was lost")
-    dumps.hold()
-    rough.signal(signal.SIGCONT)
-    dumps.wait_held()
-    assert protection(rough)["stream"] == "broken"
-    told = "\n".join(problems(rough))
-    assert "the changes are not being saved: the oplog rolled over before it was read" in told
-    assert "a new full is made by itself" in told
-    dumps.release()
-    follows(rough)
-    wait_for(lambda: problems(rough) == [], "no problem any more")
-    saved(rough, "after the gap")
-    assert [run["trigger"] for run in rough.runs()] == ["repair"] * 2, "the first full of all, and this one"
-    new = rough.log().removeprefix(log)
-    assert new.count("code=chain-broken") == 1
-    assert "the slices begin anew" in new
-    shown = rough.call("Timeline")
-    (gap,) = shown["gaps"]
-    assert datetime.fromisoformat(gap["after"]) <= lost < datetime.fromisoformat(gap["before"])
-    refused = backupctl(rough, "restore", "latest", "--at", text_of(lost), "--yes")
-    assert refused.returncode == EXIT_NOT_FOUND, refused
-    assert "it lies in a gap" in refused.stderr
-    assert len(shown["ranges"]) == 2
-    assert all(
-        f"{datetime.fromisoformat(item['first']):%Y-%m-%d %H:%M:%S}" in refused.stderr for item in shown["ranges"]
-    )
-    assert restored(rough, "latest") == marks(rough)
-
-
-# Copies at another place
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server."""
     with start_s3(tmp_path_factory.mktemp("cloud")) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def away(mongod_rs: Mongod, bucket: S3Server) -> Iterator[Site]:
     """A site that keeps two fulls, here and at S3, and saves its changes every second; its daemon runs."""
     key = f"access_key_id = '{ACCESS_KEY}'\nsecret_access_key = '{SECRET_KEY}'"
@@ -544,66 +532,67 @@ def objects(bucket: S3Server) -> set[str]:
     return {path.name for path in (bucket.root / bucket.bucket).rglob("*") if path.suffix in {".gz", ".zst"}}
 
 
-def test_slices_go_with_the_fulls_that_need_them(away: Site, bucket: S3Server) -> None:
-    """At both places the slices before the oldest kept full go with the older fulls; prune says why each one stays."""
-    early = saved(away, "in the chain of the first full")
-    assert away.run()["outcome"] == "succeeded"
-    kept = saved(away, "in the chain of the second")
-    assert away.run()["outcome"] == "succeeded"
-    saved(away, "in the chain of the third")
-    assert len(fulls(away)) == 2
-    there = {item["id"]: item["artifact"] for item in [*slices(away), *fulls(away)]}
-    assert early["id"] not in there
-    assert kept["id"] in there
-    assert objects(bucket) == set(there.values())
-    assert {path.name for path in (away.backups / "slices").iterdir()} == {item["artifact"] for item in slices(away)}
-    for place in ("local", "cloud"):
-        (whole,) = way(away, place)
-        assert list(whole.bases) == [item["id"] for item in fulls(away)]
-    told = backupctl(away, "prune")
-    assert told.returncode == EXIT_OK, told.stderr
-    lines = [line for line in told.stdout.splitlines() if line.startswith("nanumpay-")]
-    assert len(lines) == 2 * len(there)
-    assert all("it leads on from a full" in line for line in lines if "-slice-" in line)
-    assert "Nothing is to be deleted." in told.stdout
+class TestTwoPlaces:
+    """Copies here and at S3: pruned together, damaged together."""
 
-
-def test_a_damaged_full_costs_nothing_but_a_longer_replay(away: Site, bucket: S3Server) -> None:
-    """Found by verify at both places: marked, the older one pinned, a full made; every moment is still restored."""
-    while len(fulls(away)) < 2:
-        saved(away, f"for full number {len(fulls(away)) + 1}")
+    def test_slices_go_with_the_fulls_that_need_them(self, away: Site, bucket: S3Server) -> None:
+        """At both places slices before the oldest kept full go with the older fulls; prune says why each one stays."""
+        early = saved(away, "in the chain of the first full")
         assert away.run()["outcome"] == "succeeded"
-    older, damaged = fulls(away)
-    saved(away, "after the damaged full")
-    wanted = next_second()
-    saved(away, "after the wanted moment")
-    (there,) = (bucket.root / bucket.bucket).rglob(damaged["artifact"])
-    for path in (away.backups / damaged["artifact"], there):
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-    time.sleep(2 * CACHE_SECONDS)
-    done = backupctl(away, "verify")
-    assert done.returncode == EXIT_FAILED, done
-    for place in ("local", "cloud"):
-        assert f"the copy of {damaged['id']} at {place} is corrupt" in done.stdout + done.stderr
-    new = repaired(away, 2)  # the first full of all was one, too
-    by_name = {item["id"]: item for item in fulls(away)}
-    assert by_name[damaged["id"]]["state"] == "corrupt"
-    assert [copy["state"] for copy in by_name[damaged["id"]]["copies"]] == ["corrupt", "corrupt"]
-    assert damaged["id"] in by_name[older["id"]]["pinned"]
-    assert new["state"] == "verified"
-    assert "corrupt" in backupctl(away, "list").stdout
-    for place in ("local", "cloud"):
-        (whole,) = way(away, place)
-        assert list(whole.bases) == [older["id"], new["id"]]
-    assert away.call("Timeline")["gaps"] == []
-    plan = backupctl(away, "restore", "latest", "--at", text_of(wanted), "--dry-run", "--json")
-    assert json.loads(plan.stdout)["plan"]["backup"] == older["id"]
-    assert restored(away, text_of(wanted)) == marks(away) - {"after the wanted moment"}
+        kept = saved(away, "in the chain of the second")
+        assert away.run()["outcome"] == "succeeded"
+        saved(away, "in the chain of the third")
+        assert len(fulls(away)) == 2
+        there = {item["id"]: item["artifact"] for item in [*slices(away), *fulls(away)]}
+        assert early["id"] not in there
+        assert kept["id"] in there
+        assert objects(bucket) == set(there.values())
+        assert {path.name for path in (away.backups / "slices").iterdir()} == {
+            item["artifact"] for item in slices(away)
+        }
+        for place in ("local", "cloud"):
+            (whole,) = way(away, place)
+            assert list(whole.bases) == [item["id"] for item in fulls(away)]
+        told = backupctl(away, "prune")
+        assert told.returncode == EXIT_OK, told.stderr
+        lines = [line for line in told.stdout.splitlines() if line.startswith("nanumpay-")]
+        assert len(lines) == 2 * len(there)
+        assert all("it leads on from a full" in line for line in lines if "-slice-" in line)
+        assert "Nothing is to be deleted." in told.stdout
 
-
-# Drills by schedule
+    def test_a_damaged_full_costs_nothing_but_a_longer_replay(self, away: Site, bucket: S3Server) -> None:
+        """Found by verify at both places: marked, the older one pinned, a full made; every moment is still restored."""
+        while len(fulls(away)) < 2:
+            saved(away, f"for full number {len(fulls(away)) + 1}")
+            assert away.run()["outcome"] == "succeeded"
+        older, damaged = fulls(away)
+        saved(away, "after the damaged full")
+        wanted = next_second()
+        saved(away, "after the wanted moment")
+        (there,) = (bucket.root / bucket.bucket).rglob(damaged["artifact"])
+        for path in (away.backups / damaged["artifact"], there):
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+        time.sleep(2 * CACHE_SECONDS)
+        done = backupctl(away, "verify")
+        assert done.returncode == EXIT_FAILED, done
+        for place in ("local", "cloud"):
+            assert f"the copy of {damaged['id']} at {place} is corrupt" in done.stdout + done.stderr
+        new = repaired(away, 2)  # the first full of all was one, too
+        by_name = {item["id"]: item for item in fulls(away)}
+        assert by_name[damaged["id"]]["state"] == "corrupt"
+        assert [copy["state"] for copy in by_name[damaged["id"]]["copies"]] == ["corrupt", "corrupt"]
+        assert damaged["id"] in by_name[older["id"]]["pinned"]
+        assert new["state"] == "verified"
+        assert "corrupt" in backupctl(away, "list").stdout
+        for place in ("local", "cloud"):
+            (whole,) = way(away, place)
+            assert list(whole.bases) == [older["id"], new["id"]]
+        assert away.call("Timeline")["gaps"] == []
+        plan = backupctl(away, "restore", "latest", "--at", text_of(wanted), "--dry-run", "--json")
+        assert json.loads(plan.stdout)["plan"]["backup"] == older["id"]
+        assert restored(away, text_of(wanted)) == marks(away) - {"after the wanted moment"}
 
 
 def test_a_drill_and_a_full_do_not_wait_for_each_other(mongod_rs: Mongod) -> None:
@@ -667,9 +656,6 @@ def a_failing_drill_leads_to_a_new_full(site: Site) -> None:
     status = backupctl(site, "status")
     assert status.returncode == EXIT_UNHEALTHY
     assert "the last drill failed" in status.stdout
-
-
-# A server without an oplog
 
 
 def test_a_standalone_server_is_one_problem_and_no_flood(mongod_standalone: Mongod) -> None:
