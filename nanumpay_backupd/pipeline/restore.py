@@ -7,7 +7,7 @@ target was backed up. However it ends, the fault says what state the target is i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -29,7 +29,7 @@ from nanumpay_backupd.pipeline.replay import join_oplog, obtain_slices
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
 from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
-from nanumpay_backupd.pipeline.unpack import Found, Unpacker, look_through, unpack
+from nanumpay_backupd.pipeline.unpack import OPLOG, Found, Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import Check, Sink, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
@@ -172,7 +172,9 @@ class _Restore:
         try:
             self._steps()
         except BackupdError as error:
-            raise self._told(error) from None
+            # A Ctrl-C at a terminal reaches the tools as well, which then end with a fault of their own.
+            cancelled = self._recorder.cancelled and not isinstance(error, CancelledError)
+            raise self._told(CancelledError(error.message) if cancelled else error) from None
         except OSError as error:
             raise self._told(disk_fault(error, self._layout)) from None
 
@@ -276,6 +278,8 @@ class _Restore:
     ) -> tuple[list[Expected], dict[str, int]]:
         """Read an archive twice: only what is in it says where the dump is and how much room it takes."""
         found = look_through(artifact, check, self._recorder.progress)
+        if any(found[path].documents for path in _oplogs(found)):
+            self._recorder.warn("its oplog is not replayed without a manifest: the collections are not of one moment")
         root, names = _legacy_root(ready.backup, found, ready)
         place = self._place(root, msgspec.structs.replace(ready, names=names))
         expected = [
@@ -384,7 +388,8 @@ def _legacy_root(backup: Backup, found: dict[str, Found], ready: _Prepared) -> t
 
     Returns the folder above it, and which database goes where.
     """
-    folders = {str(PurePosixPath(path).parent) for path in found if path.endswith((".bson", ".metadata.json"))}
+    dumped = {path for path in found if path.endswith((".bson", ".metadata.json"))} - _oplogs(found)
+    folders = {str(PurePosixPath(path).parent) for path in dumped}
     folders = {folder for folder in folders if any(path.startswith(f"{folder}/") for path in found)}
     (wanted, new) = next(iter(ready.names.items()))
     named = sorted(folder for folder in folders if unquote(PurePosixPath(folder).name) == wanted)
@@ -399,6 +404,12 @@ def _legacy_root(backup: Backup, found: dict[str, Found], ready: _Prepared) -> t
     path = PurePosixPath(chosen[0])
     root = "" if str(path.parent) == "." else str(path.parent)
     return root, {unquote(path.name): new or unquote(path.name)}
+
+
+def _oplogs(found: Collection[str]) -> set[str]:
+    """Return the oplog that stands beside the databases: in a backup of ours whose manifest was lost."""
+    above = {str(PurePosixPath(path).parent.parent) for path in found}
+    return {path for path in found if PurePosixPath(path).name == OPLOG and str(PurePosixPath(path).parent) in above}
 
 
 def _parent(placed: str | None) -> str:
