@@ -20,6 +20,7 @@ from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
 from nanumpay_backupd.pipeline.chains import order_chain, typed
 from nanumpay_backupd.pipeline.expectation import (
     legacy_root,
+    oplogs_in,
     parent_of,
     promised,
     settled_counts,
@@ -182,7 +183,9 @@ class _Restore:
         try:
             self._steps()
         except BackupdError as error:
-            raise self._told(error) from None
+            # A Ctrl-C at a terminal reaches the tools as well, which then end with a fault of their own.
+            cancelled = self._recorder.cancelled and not isinstance(error, CancelledError)
+            raise self._told(CancelledError(error.message) if cancelled else error) from None
         except OSError as error:
             raise self._told(disk_fault(error, self._layout)) from None
 
@@ -304,6 +307,8 @@ class _Restore:
     ) -> tuple[list[Expected], dict[str, int]]:
         """Read an archive twice: only what is in it says where the dump is and how much room it takes."""
         found = look_through(artifact, check, self._recorder.progress)
+        if any(found[path].documents for path in oplogs_in(found)):
+            self._recorder.warn("its oplog is not replayed without a manifest: the collections are not of one moment")
         root, names = legacy_root(ready.backup, found, ready.names)
         place = self._place(root, msgspec.structs.replace(ready, names=names))
         expected = [
