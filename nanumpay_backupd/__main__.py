@@ -52,7 +52,7 @@ places:
   s3://backups/app/?endpoint_url=https://s3.example.com   ftps://backup@nas/copies?tls_fingerprint=...
 
 environment (secrets never stand on the command line):
-  MONGODB_URI                    the server to restore into; else the host file's, else localhost
+  MONGODB_URI                    the server to restore into, unless the host file names one; else localhost
   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION
   AWS_ENDPOINT_URL               an S3 server that is not AWS
   NANUMPAY_FTP_PASSWORD          the password of an FTP place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -22,6 +23,7 @@ from nanumpay_backupd.model import Backup, Kind, OpTime
 from nanumpay_backupd.settings.schema import LocalDestination
 from nanumpay_backupd.timeline import whole_second
 from tests.chain_story import Content, Story, read
+from tests.integration.test_cli import Terminal, backupctl
 from tests.integration.test_docs_restore import block
 from tests.oracle import FOREIGN, Oracle
 from tests.servers.daemon import backup_settings, open_site
@@ -35,10 +37,10 @@ PAGE: Final = "recovery.md"
 Document = dict[str, Any]
 
 
-def paste(name: str, folder: Path, **environment: str) -> str:
-    """Run a block of the page with a shell that stops at the first failure; returns all it said."""
+def run(script: str, folder: Path, **environment: str) -> str:
+    """Run a script with a shell that stops at the first failure; returns all it said."""
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block(PAGE, name)],
+        ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
         env={**os.environ, **environment},
         capture_output=True,
@@ -48,6 +50,11 @@ def paste(name: str, folder: Path, **environment: str) -> str:
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     return said
+
+
+def paste(name: str, folder: Path, **environment: str) -> str:
+    """Run a block of the page."""
+    return run(block(PAGE, name), folder, **environment)
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,12 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
                 first = story.full()
             delete_users(server)
             for _ in range(2):
-                time.sleep(1.2)
+                time.sleep(0.9)
                 slices.append(story.slice())
             with oracle.no_renames:
                 second = story.full()
             for _ in range(2):
-                time.sleep(1.2)
+                time.sleep(0.9)
                 slices.append(story.slice())
         differential = story.slice(Kind.DIFFERENTIAL)
         slices.append(story.slice())
@@ -167,9 +174,7 @@ def test_a_moment_by_hand_from_a_differential(
     loop = slice(next(at for at, line in enumerate(lines) if line.startswith("for ")), lines.index("done") + 1)
     lines[loop] = [f"zstd -dcq slices/{busy.differential.artifact} >> $BACKUP/oplog.bson"]
     second = busy.seconds(OpTime.parse(busy.fulls[1].end), OpTime.parse(busy.differential.end))[-1]
-    own = {"BACKUP": busy.fulls[1].id, "URI": elsewhere.uri, "MOMENT": in_seoul(second)}
-    command = ["bash", "-euo", "pipefail", "-c", "\n".join(lines)]
-    subprocess.run(command, cwd=folder, env={**os.environ, **own}, check=True, capture_output=True, timeout=60)
+    run("\n".join(lines), folder, BACKUP=busy.fulls[1].id, URI=elsewhere.uri, MOMENT=in_seoul(second))
     assert read(client, DATABASE) == busy.state(second)
 
 
@@ -197,30 +202,77 @@ def test_a_slice_is_searched(busy: Busy, elsewhere: Mongod, client: MongoClient[
 
 
 def test_validators_only_warn_meanwhile(elsewhere: Mongod, client: MongoClient[Document], tmp_path: Path) -> None:
-    """A document that was written past its validator ends the replay; with the line of the page it does not."""
+    """Documents that were written past a validator end the replay; with the line of the page they do not."""
     with start_mongod(replica_set=True) as server, server.client() as source:
         story = Story(server, DATABASE, tmp_path)
-        db = source[DATABASE]
-        db.create_collection("strict", validator={"balance": {"$gte": 0}})
-        db.strict.insert_one({"_id": 1, "balance": 1})
+        names = {"usual": {}, "said": {"validationAction": "error"}}
+        for name, more in names.items():
+            source[DATABASE].command({"create": name, "validator": {"balance": {"$gte": 0}}, **more})
+            source[DATABASE][name].insert_one({"_id": 1, "balance": 1})
         story.mark("begin")
         full = story.full()
-        db.strict.insert_one({"_id": 2, "balance": -1}, bypass_document_validation=True)
+        for name in names:
+            source[DATABASE][name].insert_one({"_id": 2, "balance": -1}, bypass_document_validation=True)
         story.mark("end")
         story.slice()
-        own = {"BACKUP": full.id, "URI": elsewhere.uri, "MOMENT": in_seoul(story.moment("end").seconds)}
-        with pytest.raises(AssertionError, match="Failed: restore error: error applying oplog"):
-            paste("moment-by-hand", story.layout.backups, **own)
-        client.drop_database(DATABASE)
-        # Between unpacking and restoring, as the page says.
-        unpack, _, rest = block(PAGE, "moment-by-hand").partition("\n")
-        script = "\n".join([unpack, block(PAGE, "let-validators-warn"), rest])
-        shutil.rmtree(story.layout.backups / full.id)
-        command = ["bash", "-euo", "pipefail", "-c", script]
-        subprocess.run(command, cwd=story.layout.backups, env={**os.environ, **own}, check=True, capture_output=True)
-        assert read(client, DATABASE) == story.held("end")
-        options = next(item for item in client[DATABASE].list_collections() if item["name"] == "strict")["options"]
-        assert options["validationAction"] == "warn"
+    own = {"BACKUP": full.id, "URI": elsewhere.uri, "MOMENT": in_seoul(story.moment("end").seconds)}
+    with pytest.raises(AssertionError, match="Failed: restore error: error applying oplog"):
+        paste("moment-by-hand", story.layout.backups, **own)
+    client.drop_database(DATABASE)
+    shutil.rmtree(story.layout.backups / full.id)
+    # Between unpacking and restoring, as the page says.
+    unpack, _, rest = block(PAGE, "moment-by-hand").partition("\n")
+    run("\n".join([unpack, block(PAGE, "let-validators-warn"), rest]), story.layout.backups, **own)
+    assert read(client, DATABASE) == story.held("end")
+    for name in names:
+        (found,) = client[DATABASE].list_collections(filter={"name": name})
+        assert found["options"]["validationAction"] == "warn"
+
+
+def typed(name: str, moment: str) -> list[list[str]]:
+    """Return the words of a block's `backupctl` commands, with another moment than the page has."""
+    lines = [line for line in block(PAGE, name).splitlines() if line.startswith("backupctl ")]
+    assert lines
+    return [
+        [moment if re.fullmatch(r"[\d:]{5,8}", word) else word for word in shlex.split(line, comments=True)[1:]]
+        for line in lines
+    ]
+
+
+def test_back_to_a_moment(mongod_rs: Mongod) -> None:
+    """A collection was dropped: the three commands bring it back, as do those for a part, beside, and back again."""
+    with open_site(mongod_rs, backup_settings(storage={"type": "none"})) as site, site.db() as db:
+        site.start()
+        assert site.run()["outcome"] == "succeeded"
+        db.users.insert_one({"_id": "late", "name": "after the full"})
+        good = read(db.client, site.database)
+        moment = datetime.now(ZoneInfo(site.status()["timezone"]) if site.status()["timezone"] else None)
+        time.sleep(1.1)
+        db.drop_collection("users")
+        db.later.insert_one({})
+        bad = read(db.client, site.database)
+
+        look, dry, restore = typed("back-to-a-moment", f"{moment:%H:%M:%S}")
+        assert "recoverable until" in backupctl(site.socket, *look).stdout
+        assert backupctl(site.socket, *dry).stdout.endswith("Nothing was done.\n")
+        assert read(db.client, site.database) == bad
+        with Terminal(site.socket, *restore) as terminal:
+            terminal.wait_for("type the name of the database:")
+            terminal.type(f"{site.database}\n")
+            assert terminal.end() == 0, terminal.text
+        assert read(db.client, site.database) == good
+        (back,) = re.findall(r"backupctl (restore nanumpay-safety-backup-\S+)", terminal.text)
+        assert backupctl(site.socket, *back.split(), "--yes", "--no-safety-backup").returncode == 0
+        assert read(db.client, site.database)["later"] == bad["later"]
+
+        part, beside, _ = typed("a-part-or-beside", f"{moment:%H:%M:%S}")  # --swap has tests of its own
+        for words in (part, beside, *typed("several-moments", f"{moment:%H:%M:%S}")):
+            done = backupctl(site.socket, *dict.fromkeys([*words, "--yes"]), "--no-safety-backup")
+            assert done.returncode == 0, done.stderr
+        assert read(db.client, site.database)["users"] == good["users"]
+        for name in ("nanumpay_1030", "nanumpay_0900", "nanumpay_1000"):
+            assert read(db.client, name) == good
+            db.client.drop_database(name)
 
 
 def test_a_new_machine(tmp_path: Path, mongod_rs: Mongod) -> None:
