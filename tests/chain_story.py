@@ -1,7 +1,8 @@
 """A short history of a database and the backups made of it: two fulls, slices, a differential, and what held when.
 
 Everything is made by the product's own runs, in this process. The states are those that the writes acknowledged, at the
-oplog times that the server told; each is in a second of its own, so that it can be asked for by a time of day.
+oplog times that the server told; each is in a second of its own, so that it can be asked for by a time of day, unless
+the story is not ``paced``.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Story:
     destinations: tuple[Destination, ...] = ()
     job: str = JOB
     compress: bool = True
+    export: str = "mongoexport"
+    paced: bool = True
     states: dict[str, tuple[OpTime, Content]] = field(default_factory=dict)
     ear: Ear = field(default_factory=Ear)
     _count: int = 0
@@ -71,6 +74,7 @@ class Story:
             database=self.database,
             mongodump=str(find_tool("mongodump")),
             mongorestore=str(find_tool("mongorestore")),
+            mongoexport=self.export,
         )
         job = job_spec(
             name=self.job,
@@ -114,7 +118,7 @@ class Story:
         return self.run("restore", restore=wanted)
 
     def mark(self, name: str) -> None:
-        """Change the database, and remember as ``name`` what it then holds; the second after that is begun."""
+        """Change the database, and remember as ``name`` what it then holds."""
         number = len(self.states)
         with self.server.client() as client, client.start_session() as session:
             db = client[self.database]
@@ -126,7 +130,7 @@ class Story:
             stamp = session.operation_time
             assert isinstance(stamp, Timestamp)
             self.states[name] = (OpTime(stamp.time, stamp.inc), read(client, self.database))
-        while time.time() < stamp.time + 1:
+        while self.paced and time.time() < stamp.time + 1:
             time.sleep(0.05)
 
     def moment(self, name: str) -> OpTime:

@@ -114,11 +114,11 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
             if lost := strays(layout, catalog):
                 error.message += f"; slices whose manifests are damaged or missing: {', '.join(lost[:_SHOWN])}"
             raise
-    backup = _known(catalog, chain.base if chain is not None else order.backup)
+    backup = _known(catalog, chain.base if chain is not None else order.backup, layout)
     copy = _usable(backup, spec, catalog)
     slices = []
     for name in chain.slices if chain is not None else ():
-        one = _known(catalog, name)
+        one = _known(catalog, name, layout)
         slices.append((one, _usable(one, spec, catalog)))
     names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
     if order.swap:
@@ -129,8 +129,14 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
     return _Prepared(backup, copy, names, plan, tuple(slices), until)
 
 
-def _known(catalog: Catalog, name: str) -> Backup:
+def _known(catalog: Catalog, name: str, layout: Layout) -> Backup:
     backup = catalog.backup(name)
+    if backup is None and layout.manifest(name).exists():
+        raise RefusedError(
+            f"{name} cannot be restored: its manifest {layout.manifest(name)} is damaged, or that of another backup",
+            hint="another backup: backupctl list",
+            code="copy-unusable",
+        )
     if backup is None:
         raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
     return backup
