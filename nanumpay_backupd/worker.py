@@ -37,6 +37,7 @@ from nanumpay_backupd.pipeline.recheck import verify_copies
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
 from nanumpay_backupd.pipeline.restore import plan_restore, restore
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
+from nanumpay_backupd.pipeline.swap import manage
 from nanumpay_backupd.settings.schema import Destination, RetryPolicy, RunSpec, decode_spec, encode_spec
 from nanumpay_backupd.sources.factory import open_oplog, open_source, open_target
 from nanumpay_backupd.stores.base import Store
@@ -193,9 +194,10 @@ def main() -> int:
         except BackupdError as error:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
-    if spec.action.startswith(("delete:", "prune", "adopt")):
+    if spec.action.startswith(("delete:", "prune", "adopt", "swap:")):
         try:
-            reporter.emit("lines", lines=to_builtins(remove(spec, SystemClock())))
+            lines = manage(spec) if spec.action.startswith("swap:") else remove(spec, SystemClock())
+            reporter.emit("lines", lines=to_builtins(lines))
         except BackupdError as error:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK

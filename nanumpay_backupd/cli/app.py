@@ -64,6 +64,10 @@ def _command(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli import proofs
 
         return {"verify": proofs.verify, "drill": proofs.drill}[name]
+    if name == "swaps":
+        from nanumpay_backupd.cli.swaps import swaps
+
+        return swaps
     from nanumpay_backupd.cli import commands
 
     return {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["Chain", "chain_to", "full_commands", "look_commands", "oplog_limit", "replay_commands"]
+__all__ = ["Chain", "chain_to", "full_commands", "import_commands", "look_commands", "oplog_limit", "replay_commands"]
 
 _COMPRESSED_TAR = ".tar.gz"
 _SLICES = "slices"  # the folder in the backups folder, and beside the copies elsewhere
@@ -38,6 +38,22 @@ def full_commands(artifact: str, databases: list[str], *, replays: bool = False)
         lines.append("# or, by a user who may not replay (the collections are of slightly different moments then):")
     lines.extend(f"mongorestore --uri=URI --db={name} --drop ./{_folder(artifact)}/{name}" for name in databases)
     return lines
+
+
+def import_commands(artifact: str, database: str, collection: str, *, series: bool = False) -> list[str]:
+    """Say how Extended JSON of one collection is restored, a time-series if ``series``: without options and indexes."""
+    from urllib.parse import quote_plus
+
+    stem = f"./{_folder(artifact)}/{database}/{quote_plus(collection, safe='')}"
+    metadata = shlex.quote(f"{stem}.metadata.json")
+    where = f"--db={shlex.quote(database)} --collection={shlex.quote(collection)}"
+    return [
+        _unpack(artifact),
+        f"# make the time-series collection first: {metadata} says how"
+        if series
+        else f"# options and indexes stay in {metadata}; backupctl restore brings them back as well",
+        f"mongoimport --uri=URI {where}{'' if series else ' --drop'} --file={shlex.quote(f'{stem}.json')}",
+    ]
 
 
 def look_commands(artifact: str) -> list[str]:

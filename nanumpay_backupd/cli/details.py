@@ -262,13 +262,13 @@ def _collections_table(screen: Screen, collections: list[Reply]) -> list[str]:
 
 
 def _restore_lines(backup: Reply, manifest: Reply) -> list[str]:
-    from nanumpay_backupd.cli.byhand import full_commands
+    from nanumpay_backupd.cli.byhand import full_commands, import_commands
 
-    artifact = backup["artifact"]
     if "mongoexport" in manifest.get("tools", ()):
-        folder = artifact.removesuffix(".gz").removesuffix(".tar")
-        unpack = "-xzf" if artifact.endswith(".gz") else "-xf"
-        return [f"  tar {unpack} {artifact}", *_import_lines(folder, manifest["source"]["collections"][0])]
+        only = manifest["source"]["collections"][0]
+        series = only.get("type") == "timeseries"
+        lines = import_commands(backup["artifact"], only["database"], only["name"], series=series)
+        return [f"  {line}" for line in lines]
     databases = manifest.get("source", {}).get("databases") or ["nanumpay"]
     replays = bool(manifest.get("consistency", {}).get("entries"))
     return [f"  {line}" for line in full_commands(backup["artifact"], databases, replays=replays)]
@@ -290,19 +290,6 @@ def _replay_lines(screen: Screen, backup: Reply, others: list[Reply]) -> list[st
         return [*lines, f"  {gone} not here any more; what can be restored: backupctl timeline {backup['job']}"]
     names = [one["artifact"] for one in chain.slices]
     return [*lines, *(f"  {line}" for line in replay_commands(chain.full["artifact"], names, backup["end"]))]
-
-
-def _import_lines(folder: str, only: Reply) -> list[str]:
-    """Write how Extended JSON comes back by hand; mongoimport makes no indexes and sets no options."""
-    from shlex import quote
-    from urllib.parse import quote_plus
-
-    database, name = quote(only["database"]), only["name"]
-    file = f"./{folder}/{database}/{quote_plus(name, safe='')}"
-    return [
-        f"  mongoimport --uri=URI --db={database} --collection={quote(name)} --drop --file={file}.json",
-        f"  (its options and indexes are in {file}.metadata.json; backupctl restore brings them back as well)",
-    ]
 
 
 def run_lines(screen: Screen, run: Reply, times: Times) -> list[str]:

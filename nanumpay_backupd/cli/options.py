@@ -50,6 +50,7 @@ def _newest(text: str) -> Argument:
     return "-n", {"type": "count", "metavar": "N", "dest": "limit", "help": text}
 
 
+_SWAPS = "undo: what was there before is live again; redo: what was restored; drop: delete what is kept"
 _YES = _flag("--yes", "do not ask")
 _FROM = ("--from", {"metavar": "DEST", "dest": "source", "help": "take the copy at this destination"})
 _NO_WAIT = _flag("--no-wait", "start it and return at once")
@@ -210,6 +211,21 @@ The exit code is 0 all good, 3 not everything could be tried, 1 failed, 5 alread
 
 The application's database is left alone. How long the restore took is kept and compared with the objective rto.
 The exit code is 0 the same came back, 3 degraded, 1 failed, 5 already running, 130 cancelled.""",
+    ),
+    "swaps": (
+        "list what restores with --swap keep; undo one, do it again, drop what it keeps",
+        (
+            ("what", {"nargs": "?", "metavar": "undo|redo|drop", "choices": ("undo", "redo", "drop"), "help": _SWAPS}),
+            _maybe("swap", "SWAP", "name of a swap; backupctl swaps lists them"),
+            _YES,
+        ),
+        """\
+  backupctl swaps
+  backupctl swaps undo 2026-11-21T21-19-40
+  backupctl swaps drop 2026-11-21T21-19-40 --yes
+
+An undo makes what was there before the restore live again and keeps what was restored; redo is the way back. Nothing
+is deleted before drop. Each asks first; where nobody can be asked it needs --yes.""",
     ),
     "delete": (
         "delete a backup with all its copies, or one copy",

@@ -172,7 +172,7 @@ def _target_rows(plan: Reply) -> list[tuple[str, str]]:
     return [
         ("there now", there),
         ("happens", "restored beside that and checked; then the two change places"),
-        ("kept", "what is there now, under another name, until it is dropped: backupctl swap"),
+        ("kept", "what is there now, under another name, until it is dropped: backupctl swaps"),
         *([("before", safety)] if plan["safety_backup"] else []),
     ]
 

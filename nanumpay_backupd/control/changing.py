@@ -1,4 +1,4 @@
-"""The methods that change or test what there is: delete, prune, reload, rebuild, doctor. They start no runs."""
+"""The methods that change or test what there is: delete, prune, swaps, reload, rebuild, doctor. They start no runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import msgspec
 
 from nanumpay_backupd.control.desk import Desk, find, present
 from nanumpay_backupd.control.server import Call
-from nanumpay_backupd.errors import NotFoundError, RefusedError
-from nanumpay_backupd.model import FULLS, Backup, BackupState, to_builtins
+from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
+from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_builtins
 from nanumpay_backupd.pipeline.prune import plan
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
 from nanumpay_backupd.settings.schema import JobSpec
@@ -53,6 +53,52 @@ class Changing(Desk):
                 lines += to_builtins(plan(job, backups, self._clock.now()))
         return {"lines": lines, "applied": apply}
 
+    async def list_swaps(self, call: Call) -> dict[str, Any]:
+        """Answer ListSwaps: what restores kept at the servers of all jobs, or of one."""
+        name = call.params.get("job")
+        swaps, faults = await self._swaps([self._named(name)] if name else list(self._supervisor.jobs.values()))
+        return {"swaps": [swap for swap, _ in swaps], "problems": [to_builtins(error_info(fault)) for fault in faults]}
+
+    async def undo_swap(self, call: Call) -> dict[str, Any]:
+        """Answer UndoSwap: the other side becomes live."""
+        self._admin(call, "undo a restore")
+        return await self._change_swap(call, "redo" if call.params.get("redo") else "undo")
+
+    async def drop_swap(self, call: Call) -> dict[str, Any]:
+        """Answer DropSwap: what is kept is deleted."""
+        self._admin(call, "delete what a restore kept")
+        return await self._change_swap(call, "drop")
+
+    async def _change_swap(self, call: Call, verb: str) -> dict[str, Any]:
+        stamp = call.params["swap"]
+        swaps, faults = await self._swaps(list(self._supervisor.jobs.values()))
+        job = next((job for swap, job in swaps if swap["stamp"] == stamp), None)
+        if job is None:
+            raise faults[0] if faults else NotFoundError(f"there is no swap {stamp!r}", hint="see: backupctl swaps")
+        changed = await self._change(job, f"swap:{verb}:{stamp}")
+        return {"swap": {**changed[0], "job": job.name}}
+
+    async def _swaps(self, jobs: list[JobSpec]) -> tuple[list[tuple[dict[str, Any], JobSpec]], list[BackupdError]]:
+        """List the swaps at the servers of ``jobs``, each with its job, and the faults of servers that did not answer.
+
+        Several jobs may be of one server: that of a swap is the one whose database it is about.
+        """
+        found: dict[tuple[str, str, str], tuple[dict[str, Any], JobSpec]] = {}
+        faults: list[BackupdError] = []
+        asked: dict[str, list[dict[str, Any]]] = {}
+        for job in jobs:
+            uri = job.source.uri.reveal()
+            try:
+                asked[uri] = asked[uri] if uri in asked else await self._change(job, "swap:list")
+            except BackupdError as error:
+                asked[uri] = []
+                faults.append(error)
+            for swap in asked[uri]:
+                key = (swap["server"], swap["database"], swap["stamp"])
+                if key not in found or job.source.database == swap["database"]:
+                    found[key] = ({**swap, "job": job.name}, job)
+        return list(found.values()), faults
+
     async def reload(self, call: Call) -> dict[str, Any]:
         """Answer Reload."""
         self._admin(call, "reload the configuration")
@@ -61,7 +107,8 @@ class Changing(Desk):
     async def rebuild_catalog(self, call: Call) -> dict[str, Any]:
         """Answer RebuildCatalog."""
         self._admin(call, "rebuild the catalog")
-        if self._supervisor.active:
+        # A slice does no harm: what it commits is read anew with all the rest, or recorded after that.
+        if not all(active.quiet for active in self._supervisor.active.values()):
             raise RefusedError("a run is in progress", hint="wait for it: backupctl status", retryable=True)
         now, layout = self._clock.now(), self._supervisor.layout
         await self._supervisor.db(lambda catalog: rebuild_local(catalog, layout, now))

@@ -139,6 +139,7 @@ class _Fault(msgspec.Struct, frozen=True):
     def as_error(self) -> BackupdError:
         kinds: dict[str, type[BackupdError]] = {"not-found": NotFoundError, "refused": RefusedError, "busy": BusyError}
         kinds |= {"copy-unusable": RefusedError, "bad-time": RefusedError, "no-such-moment": NotFoundError}
+        kinds |= {"swap-impossible": RefusedError}
         kind = kinds.get(self.code, BackupdError)
         return kind(self.message, hint=self.hint, code=self.code, retryable=self.retryable)
 

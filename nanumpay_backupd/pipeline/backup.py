@@ -19,6 +19,7 @@ from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, Spa
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
+    SLICES,
     Backup,
     BackupState,
     Copy,
@@ -37,6 +38,7 @@ from nanumpay_backupd.pipeline.produce import preflight, produce
 from nanumpay_backupd.pipeline.prune import prune
 from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
+from nanumpay_backupd.pipeline.swap import unfinished_swap
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
 from nanumpay_backupd.pipeline.verify import Proof, prove
 from nanumpay_backupd.settings.schema import RunSpec
@@ -196,6 +198,8 @@ def unfinished(run: Run) -> str:
     """Say, to be appended, what a restore that ended without a word of its own left behind; empty for other runs."""
     if run.action != "restore":
         return ""
+    if swap := unfinished_swap(run):
+        return swap
     if not any(record.stage is Stage.RESTORE for record in run.stages):
         return "; nothing was changed in the database"
     if any(record.stage is Stage.COMPARE for record in run.stages):
@@ -322,8 +326,9 @@ def prove_local(source: Source, layout: Layout, manifest: Manifest, catalog: Cat
             keep_proof(layout, manifest, failed, catalog, recorder, error)
             raise
         found = proof.verification
+        what = "oplog entries" if manifest.kind in SLICES else "documents"
         recorder.detail(
-            f"{found.documents:,} documents, {human_size(found.bytes)} read back "
+            f"{found.documents:,} {what}, {human_size(found.bytes)} read back "
             f"at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
         )
         return keep_proof(layout, with_digests(manifest, proof), found, catalog, recorder)

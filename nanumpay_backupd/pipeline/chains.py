@@ -10,10 +10,10 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import NotFoundError, RefusedError
-from nanumpay_backupd.model import SLICES, Backup, BackupState, CopyState, Kind, OpTime
+from nanumpay_backupd.model import SLICES, Backup, BackupState, CopyState, Kind, OpTime, Stream
 from nanumpay_backupd.timeline import Base, Chain, Piece, Range, find_chain, ranges, whole_second
 
-__all__ = ["LATEST", "Known", "known", "no_such_moment", "order_chain", "parse_moment", "typed", "within"]
+__all__ = ["LATEST", "Known", "known", "no_such_moment", "order_chain", "parse_moment", "reached", "typed", "within"]
 
 LATEST: Final = "latest"
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
@@ -48,10 +48,22 @@ def known(catalog: Catalog, job: str, places: Collection[str] | None = None) -> 
         elif here and backup.state is not BackupState.CORRUPT:
             others.append(backup)
     stream = catalog.stream(job)
-    if stream is not None and (since := OpTime.parse(stream.since)) < (reached := OpTime.parse(stream.position)):
+    if stream is not None and (since := OpTime.parse(stream.since)) < (end := reached(stream)):
         # Nothing was written in between, so there is no slice of it.
-        pieces.append(Piece("", since, reached))
+        pieces.append(Piece("", since, end))
     return Known(tuple(bases), tuple(pieces), tuple(others))
+
+
+def reached(stream: Stream) -> OpTime:
+    """Return the oplog time up to which all is captured.
+
+    Where the last look found nothing behind the position, that is when it was made: a server on which nothing is
+    written has nothing newer, however long ago its last entry is.
+    """
+    position = OpTime.parse(stream.position)
+    if stream.broken or not stream.newest or OpTime.parse(stream.newest) > position:
+        return position
+    return max(position, OpTime(int(stream.checked.timestamp()), 0))
 
 
 def parse_moment(text: str) -> OpTime | None:

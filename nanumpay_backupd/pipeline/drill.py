@@ -1,8 +1,8 @@
 """A drill from start to end: a backup is restored into a scratch place, compared with what was dumped, thrown away.
 
 preflight → fetch (of a remote copy) → check → restore → compare. Nothing the job backs up is touched. What is proven is
-kept with the backup, with the time that a restore took; what cannot be proven makes it corrupt. A fault that says
-nothing about the backup (no room, no mongod, a killed tool) only fails the run.
+kept with the backup, with the time that a restore took; what does not pass makes it corrupt, and the run has failed. A
+fault that says nothing about the backup (no room, no mongod, a killed tool) leaves it as it was, and the run degraded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError, SpaceError, ToolError, VerifyError
+from nanumpay_backupd.errors import (
+    BackupdError,
+    CancelledError,
+    NotFoundError,
+    RefusedError,
+    SpaceError,
+    ToolError,
+    VerifyError,
+)
 from nanumpay_backupd.model import (
     LOCAL,
     Backup,
@@ -41,6 +49,7 @@ from nanumpay_backupd.pipeline.instead import other_choice
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.publish import open_staging, rewrite_manifest, sweep
+from nanumpay_backupd.pipeline.recheck import PINNED
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import choose_copy
 from nanumpay_backupd.pipeline.unpack import OPLOG, Unpacker
@@ -73,10 +82,15 @@ def drill(spec: RunSpec, open_source: OpenSource, catalog: Catalog, recorder: Re
     """
 
     def work() -> list[BackupdError]:
-        _Drill(spec, open_source, catalog, recorder, open_store).run()
+        try:
+            _Drill(spec, open_source, catalog, recorder, open_store).run()
+        except (VerifyError, CancelledError):
+            raise
+        except BackupdError as error:
+            return [error]
         return []
 
-    return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=Outcome.FAILED)
+    return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=Outcome.DEGRADED)
 
 
 class _Chosen(msgspec.Struct, frozen=True):
@@ -222,7 +236,7 @@ class _Drill:
             if replay:
                 path = folder / OPLOG
                 oplog = restored.replayed(path)
-                join_oplog([], folder, names=names)
+                join_oplog([], folder, names=names, progress=recorder.progress)
             recorder.detail(f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked")
         return with_digests(manifest, proof), oplog
 
@@ -309,6 +323,17 @@ class _Drill:
             if self._layout.manifest(proven.backup).exists():
                 rewrite_manifest(self._layout, proven)
             self._catalog.save_backup(backup_from_manifest(proven, self._marked(chosen.copy, error)))
+            older = self._older_good(chosen.backup) if error is not None else None
+            if older is not None and not older.pinned:
+                # A later verification lets it go again (`recheck`).
+                self._catalog.pin(older.id, f"{proven.backup} {PINNED}")
+
+    def _older_good(self, backup: Backup) -> Backup | None:
+        for older in self._catalog.backups(backup.job, kinds=frozenset({Kind.FULL})):
+            good = older.state is BackupState.VERIFIED and any(copy.state in _PRESENT for copy in older.copies)
+            if good and older.created < backup.created:
+                return older
+        return None
 
     def _marked(self, copy: Copy, error: BackupdError | None) -> Copy:
         return msgspec.structs.replace(

@@ -101,11 +101,21 @@ class Layout:
     def changed(self) -> float:
         """Return when a name last came or went among artifacts or manifests (Unix time), or now."""
         try:
-            return max(folder.stat().st_mtime for folder in (self.backups, self.slices, self.manifests))
+            # Where no slices were ever made there is no folder for them.
+            slices = [self.slices] if self.slices.is_dir() else []
+            return max(folder.stat().st_mtime for folder in (self.backups, *slices, self.manifests))
         except OSError:
             return float("inf")
 
     def create(self) -> None:
         """Make the folders that are not there yet; raises OSError."""
-        for folder in (self.staging, self.manifests, self.locks, self.slices):
+        self._make(self.staging, self.manifests, self.locks)
+
+    def create_slices(self) -> None:
+        """Make the folder for slices as well; raises OSError."""
+        self.create()
+        self._make(self.slices)
+
+    def _make(self, *folders: Path) -> None:
+        for folder in folders:
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)

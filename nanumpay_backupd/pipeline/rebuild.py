@@ -202,12 +202,23 @@ def _fetch_all(store: Store, keys: Iterable[str], another: Callable[[], Store] |
 
 
 def _fetch(store: Store, key: str) -> Backup | None:
-    """Read a backup's manifest from the destination; one that is damaged or not ours is passed over."""
+    """Return the backup that the manifest beside an artifact describes; None when that is damaged or not its own."""
+    manifest = fetch_manifest(store, key)
+    return backup_from_manifest(manifest) if manifest is not None and manifest.artifact.name == key else None
+
+
+def fetch_manifest(store: Store, key: str) -> Manifest | None:
+    """Read the manifest beside an artifact at a destination; None when it is not there or not one."""
     data = bytearray()
-    for piece in store.get(f"{key}{MANIFEST_SUFFIX}"):
-        data += piece
-        if len(data) > _LARGEST_MANIFEST:
-            return None
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        return backup_from_manifest(from_json(Manifest, bytes(data)))
-    return None
+    try:
+        for piece in store.get(f"{key}{MANIFEST_SUFFIX}"):
+            data += piece
+            if len(data) > _LARGEST_MANIFEST:
+                return None
+        return from_json(Manifest, bytes(data))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    except StoreError as error:
+        if error.code != "object-missing":
+            raise
+        return None

@@ -6,12 +6,10 @@ target was backed up. However it ends, the fault says what state the target is i
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -20,6 +18,16 @@ from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError,
 from nanumpay_backupd.model import LOCAL, SLICES, Backup, Copy, OpTime, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
 from nanumpay_backupd.pipeline.chains import order_chain, typed
+from nanumpay_backupd.pipeline.expectation import (
+    legacy_root,
+    oplogs_in,
+    parent_of,
+    promised,
+    settled_counts,
+    stored_name,
+    with_indexes,
+    without_touched,
+)
 from nanumpay_backupd.pipeline.fetch import finish_restoring, make_sure_of_room, obtain, placing
 from nanumpay_backupd.pipeline.instead import other_choice, other_way, strays
 from nanumpay_backupd.pipeline.inventory import sync_local
@@ -29,7 +37,8 @@ from nanumpay_backupd.pipeline.replay import join_oplog, obtain_slices
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
 from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
-from nanumpay_backupd.pipeline.unpack import OPLOG, Found, Unpacker, look_through, unpack
+from nanumpay_backupd.pipeline.swap import beside, change_places, check_swap
+from nanumpay_backupd.pipeline.unpack import Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import Check, Sink, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
@@ -112,6 +121,8 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
         one = _known(catalog, name, layout)
         slices.append((one, _usable(one, spec, catalog)))
     names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
+    if order.swap:
+        check_swap(spec, list(names.values()), _types(backup, order), whole=_whole(order))
     target.tool()
     facts = target.look(names.values())
     plan = make_plan(backup, order, copy, names, facts, [one for one, _ in slices])
@@ -193,13 +204,29 @@ class _Restore:
             self._recorder.detail(f"{plan.backup} from {plan.copy} into {self._database} at {plan.server}")
         for warning in plan.warnings:
             self._recorder.warn(warning)
+        if self._order.swap:
+            self._beside(ready)
+        else:
+            self._into_place(ready)
+
+    def _beside(self, ready: _Prepared) -> None:
+        """Restore into a side database, then let it change places with the live one."""
+        [(held, live)] = ready.names.items()
+        coming, whole = _types(ready.backup, self._order), _whole(self._order)
+        with beside(self._spec, live, coming, self._recorder, backup=ready.backup.id, whole=whole) as side:
+            aside = msgspec.structs.replace(ready.plan, database=side, drops=(), safety_backup=False)
+            self._into_place(msgspec.structs.replace(ready, names={held: side}, plan=aside))
+            change_places(self._spec, side, live, self._recorder)
+
+    def _into_place(self, ready: _Prepared) -> None:
+        """Fetch, prove, unpack, save what is there, restore and compare."""
         staging, lock = open_staging(self._layout, f"{self._spec.run}-restore")
         try:
             artifact, slices = self._fetch(ready, staging)
             folder = staging / "unpacked"
             folder.mkdir()
             expected = self._check(ready, artifact, slices, folder)
-            if plan.safety_backup:
+            if ready.plan.safety_backup:
                 self._make_safe(ready)
             self._restore(folder, ready)
             self._compare(expected)
@@ -240,7 +267,7 @@ class _Restore:
                 if manifest is not None:
                     unpacker = Unpacker(folder, self._place(backup.id, ready), _creator(ready))
                     prove(artifact, manifest, check, recorder.clock, recorder.progress, unpacker)
-                    expected, written = _expected(ready, self._order), unpacker.written()
+                    expected, written = promised(backup, ready.names, self._order.collection), unpacker.written()
                 else:
                     expected, written = self._check_legacy(ready, artifact, folder, check)
             except (VerifyError, NotFoundError) as error:
@@ -249,11 +276,13 @@ class _Restore:
             if not slices and not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
                 what = f"collection {self._order.collection!r}" if self._order.collection else "collection"
                 raise NotFoundError(f"{backup.artifact} holds no {what}", hint=f"look into it: tar -tf {artifact}")
-            expected = _with_indexes(expected, folder)
+            expected = with_indexes(expected, folder)
             done = f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked"
             if ready.plan.replays_oplog:
                 replay = self._join(ready, slices, folder, check)
-                expected = _without_touched(expected, replay.touched)
+                # Of a later moment nobody knows the counts.
+                settled = settled_counts(backup, ready.names) if ready.until is None else {}
+                expected = without_touched(expected, replay.touched, settled)
                 done += f"; {replay.entries:,} oplog entries to replay"
             recorder.detail(done)
         return expected
@@ -284,14 +313,14 @@ class _Restore:
     ) -> tuple[list[Expected], dict[str, int]]:
         """Read an archive twice: only what is in it says where the dump is and how much room it takes."""
         found = look_through(artifact, check, self._recorder.progress)
-        if any(found[path].documents for path in _oplogs(found)):
+        if any(found[path].documents for path in oplogs_in(found)):
             self._recorder.warn("its oplog is not replayed without a manifest: the collections are not of one moment")
-        root, names = _legacy_root(ready.backup, found, ready)
+        root, names = legacy_root(ready.backup, found, ready.names)
         place = self._place(root, msgspec.structs.replace(ready, names=names))
         expected = [
-            Expected(database, _stored(path), found[path].documents)
+            Expected(database, stored_name(path), found[path].documents)
             for path in found
-            if path.endswith(".bson") and (database := _parent(place(path)))
+            if path.endswith(".bson") and (database := parent_of(place(path)))
         ]
         make_sure_of_room(self._layout, sum(item.size for path, item in found.items() if place(path)))
         return expected, unpack(artifact, folder, place, self._recorder.progress)
@@ -331,7 +360,7 @@ class _Restore:
                 count += finish_restoring(again, self._recorder)
             self._state = "written"
             replayed = ", oplog replayed" if replay else ""
-            self._recorder.detail(f"{count:,} documents restored into {self._database}{replayed}")
+            self._recorder.detail(f"{count:,} documents restored into {ready.plan.database}{replayed}")
 
     def _compare(self, expected: list[Expected]) -> None:
         with self._recorder.stage(Stage.COMPARE):
@@ -358,15 +387,28 @@ class _Restore:
         at = f" --at {typed(OpTime.parse(self._order.at))}" if self._order.at else ""
         again = f"restore again: backupctl restore {self._order.backup or 'latest'}{at}"
         back = f"; or go back to what was there before: backupctl restore {self._safety}" if self._safety else ""
+        if error.code == "swap-unfinished":
+            return error  # it says itself what state the database is in
         if isinstance(error, CancelledError):
             error.message, error.hint = "the restore was cancelled", ""
-        if self._state == "untouched":
+        if self._state == "untouched" or self._order.swap:
             error.message += f"; nothing was changed in {where}"
             return error
         is_now = "is half restored" if self._state == "half" else "is restored, but not as it should be"
         error.message += f"; {where} {is_now}"
         error.hint = "; ".join(part for part in (error.hint, again) if part) + back
         return error
+
+
+def _types(backup: Backup, order: RestoreOrder) -> dict[str, str]:
+    """Return what is known of the types of what will be restored, by name."""
+    stats = backup.manifest.source.collections if backup.manifest is not None else ()
+    return {item.name: item.type for item in stats if order.collection in ("", item.name.removeprefix(_BUCKETS))}
+
+
+def _whole(order: RestoreOrder) -> bool:
+    """Tell whether the whole database is to be what it was at a moment, without what came later."""
+    return bool(order.at) and not order.collection
 
 
 def _creator(ready: _Prepared) -> Callable[[str, Path], Sink]:
@@ -377,76 +419,3 @@ def _creator(ready: _Prepared) -> Callable[[str, Path], Sink]:
         return file.open("xb") if path not in lines else writer(lines[path], file)
 
     return create
-
-
-def _expected(ready: _Prepared, order: RestoreOrder) -> list[Expected]:
-    """Say what the manifest promises of the collections that are restored."""
-    assert ready.backup.manifest is not None
-    return [
-        Expected(ready.names[item.database], item.name, item.documents, item.indexes)
-        for item in ready.backup.manifest.source.collections
-        if order.collection in ("", item.name.removeprefix(_BUCKETS))
-    ]
-
-
-def _legacy_root(backup: Backup, found: dict[str, Found], ready: _Prepared) -> tuple[str, dict[str, str]]:
-    """Find the folder of an old archive that holds the dump: ``<name>/nanumpay`` or ``<timestamp>/nanumpay``.
-
-    Returns the folder above it, and which database goes where.
-    """
-    dumped = {path for path in found if path.endswith((".bson", ".metadata.json"))} - _oplogs(found)
-    folders = {str(PurePosixPath(path).parent) for path in dumped}
-    folders = {folder for folder in folders if any(path.startswith(f"{folder}/") for path in found)}
-    (wanted, new) = next(iter(ready.names.items()))
-    named = sorted(folder for folder in folders if unquote(PurePosixPath(folder).name) == wanted)
-    chosen = named or sorted(folders)
-    if len(chosen) != 1:
-        raise VerifyError(
-            f"{backup.artifact} holds {len(folders)} folders of dumped collections, one is needed"
-            + (f" ({', '.join(sorted(folders)[:5])})" if folders else ""),
-            hint="restore it by hand: docs/operations.md",
-            code="verify-structure",
-        )
-    path = PurePosixPath(chosen[0])
-    root = "" if str(path.parent) == "." else str(path.parent)
-    return root, {unquote(path.name): new or unquote(path.name)}
-
-
-def _oplogs(found: Collection[str]) -> set[str]:
-    """Return the oplog that stands beside the databases: in a backup of ours whose manifest was lost."""
-    above = {str(PurePosixPath(path).parent.parent) for path in found}
-    return {path for path in found if PurePosixPath(path).name == OPLOG and str(PurePosixPath(path).parent) in above}
-
-
-def _parent(placed: str | None) -> str:
-    return unquote(placed.partition("/")[0]) if placed and "/" in placed else ""
-
-
-def _stored(path: str) -> str:
-    return unquote(PurePosixPath(path).name.removesuffix(".bson"))
-
-
-def _with_indexes(expected: list[Expected], folder: Path) -> list[Expected]:
-    """Add the number of indexes where only the unpacked metadata tells it."""
-    return [
-        item if item.indexes else msgspec.structs.replace(item, indexes=_indexes(item, folder)) for item in expected
-    ]
-
-
-def _indexes(item: Expected, folder: Path) -> int:
-    name = quote(item.name.removeprefix(_BUCKETS), safe="")
-    try:
-        metadata = json.loads((folder / quote(item.database, safe="") / f"{name}.metadata.json").read_bytes())
-    except (OSError, ValueError):
-        return 0
-    return len(metadata.get("indexes", ())) if isinstance(metadata, dict) else 0
-
-
-def _without_touched(expected: list[Expected], touched: frozenset[str]) -> list[Expected]:
-    """Forget the counts of collections that the oplog changes after they were dumped."""
-    return [
-        msgspec.structs.replace(item, documents=None, indexes=0)
-        if {f"{item.database}.{item.name}", f"{item.database}.*"} & touched
-        else item
-        for item in expected
-    ]

@@ -13,6 +13,7 @@ from nanumpay_backupd.errors import NotFoundError, RefusedError
 from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Kind, OpTime
 from nanumpay_backupd.settings.schema import RestoreOrder
 from nanumpay_backupd.sources.base import TargetFacts
+from nanumpay_backupd.sources.swap_plan import belongs, stamp_of
 
 __all__ = ["RestorePlan", "choose_copy", "goal", "make_plan"]
 
@@ -108,6 +109,12 @@ def goal(backup: Backup, order: RestoreOrder, default: str, *, replayed: bool = 
                 f"{backup.id} has no collection {order.collection!r}",
                 hint=f"its collections are: {', '.join(names)}",
             )
+    if order.swap and len(held) > 1:
+        raise RefusedError(
+            f"{backup.id} holds several databases ({_some(held)}): only one can change places",
+            hint="leave out --swap; a safety backup is made first",
+            code="swap-impossible",
+        )
     return {name: order.to_database or name for name in held or ("",)}
 
 
@@ -138,9 +145,13 @@ def make_plan(
     exists = bool(facts.collections or facts.views)
     # Views are in a dump too, but a manifest does not name them.
     later = sorted(set(facts.collections) - set(collections)) if backup.kind is not Kind.COLLECTION else []
+    later = [name for name in later if not _kept(name, moment, replay=bool(order.at))]
     # Of a moment, the whole database is to be what it was; and what the replay makes must not be there already.
     drops = tuple(later) if order.at and not order.collection and len(names) == 1 else ()
-    if drops:
+    if drops and order.swap:
+        warnings.append(f"not in the full backup, put aside (the replay makes again what there was): {_some(drops)}")
+        drops = ()
+    elif drops:
         warnings.append(f"not in the full backup, dropped (the replay makes again what there was): {_some(drops)}")
     elif later and collections and not order.collection:
         warnings.append(f"not in the backup, stays as it is: {_some(later)}")
@@ -160,7 +171,7 @@ def make_plan(
         target_exists=exists,
         target_collections=len(facts.collections) + len(facts.views),
         target_documents=facts.documents,
-        safety_backup=order.safety and exists,
+        safety_backup=order.safety and exists and not order.swap,
         warnings=tuple(warnings),
     )
 
@@ -187,6 +198,15 @@ def _moment(
             code="replay-refused",
         )
     return False, backup.created, [f"{why}, so {different}"]
+
+
+def _kept(name: str, moment: datetime, *, replay: bool) -> bool:
+    """Tell whether a restore that can be undone keeps a collection, and it has to stay.
+
+    Where the oplog is replayed up to ``moment``, the swaps before that are replayed too, and made again.
+    """
+    found = belongs(name)
+    return found is not None and (not replay or found[0] >= stamp_of(moment))
 
 
 def _some(names: Iterable[str]) -> str:

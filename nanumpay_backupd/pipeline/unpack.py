@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 
 import msgspec
 
@@ -90,7 +90,8 @@ def collection_of(name: str) -> str | None:
     """Return the collection that a file of a dump belongs to, or None when it is no such file."""
     for suffix in (".metadata.json", ".bson"):
         if name.endswith(suffix):
-            return unquote(name.removesuffix(suffix)).removeprefix(_BUCKETS)
+            # mongodump writes a blank as "+".
+            return unquote_plus(name.removesuffix(suffix)).removeprefix(_BUCKETS)
     return None
 
 
@@ -99,7 +100,7 @@ def _files(artifact: Path) -> Iterator[Iterator[Member]]:
     """Give the plain files of an archive, for a with block that takes all of them; VerifyError when it is damaged."""
     with artifact.open("rb", buffering=0) as stream:
         compression = "gzip" if artifact.name.endswith(".gz") else "none"
-        plain = Pump(chunks_of(artifact, stream), inflater(compression))
+        plain = Pump(chunks_of(artifact, stream), inflater(compression, artifact.name))
         try:
             yield members(plain, artifact.name)
         except UNREADABLE as error:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Final
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 import msgspec
 
@@ -105,7 +105,7 @@ def prove_stream(
     started = clock.monotonic()
     meter = _Meter(manifest)
     name = manifest.artifact.name
-    plain = Pump(meter.through(chunks), inflater(manifest.artifact.compression))
+    plain = Pump(meter.through(chunks), inflater(manifest.artifact.compression, name))
     try:
         walk = _walk_slice if manifest.kind in SLICES else _walk
         found = walk(plain, manifest, check_lines(check, manifest), progress, keep or (lambda _: None))
@@ -273,12 +273,9 @@ def _compare(manifest: Manifest, found: dict[str, Seen]) -> tuple[int, tuple[Col
 
 def _compare_collections(manifest: Manifest, dumped: dict[str, Seen]) -> tuple[CollectionStat, ...]:
     expected = {f"{item.database}/{item.name}": item for item in manifest.source.collections}
-    # mongodump escapes names the way URLs do.
-    found = {unquote(path.rpartition(".")[0]): seen for path, seen in dumped.items()}
-    # A collection snapshot may be Extended JSON instead, whose files are named in a way of their own.
-    found |= {
-        f"{item.database}/{item.name}": dumped[path] for path, item in json_files(manifest).items() if path in dumped
-    }
+    # A snapshot of one collection may be Extended JSON, and its manifest tells which file that is.
+    exported = {path: f"{item.database}/{item.name}" for path, item in json_files(manifest).items()}
+    found = {exported.get(path) or _collection(path): seen for path, seen in dumped.items()}
     # A very long name is shortened to a hash in the file's name: such files are compared by their figures alone.
     named = expected.keys() & found.keys()
     differing = sorted(name for name in named if _figures(expected[name]) != _figures(found[name]))
@@ -295,6 +292,12 @@ def _compare_collections(manifest: Manifest, dumped: dict[str, Seen]) -> tuple[C
     return tuple(
         _with_digest(manifest, item, found[name]) if name in named else item for name, item in expected.items()
     )
+
+
+def _collection(path: str) -> str:
+    """Return the collection of a file; mongodump escapes names as forms in a browser do, with "+" for a blank."""
+    database, _, file = path.rpartition("/")
+    return f"{unquote(database)}/{unquote_plus(file.rpartition('.')[0])}"
 
 
 def _figures(item: CollectionStat | Seen) -> tuple[int, int]:

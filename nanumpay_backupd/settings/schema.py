@@ -365,7 +365,8 @@ class RunSpec(_Settings, frozen=True):
     ``action`` is ``backup`` (with ``collection``: of that alone), ``slice`` (the changes, as ``kind``), ``verify`` and
     ``drill`` (with the order in ``verify``), ``upload`` (only the queued copies that are due), ``prune``,
     ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``,
-    ``restore`` or ``restore-plan`` (both with the order in ``restore``). ``started`` (UTC) is when the run began for
+    ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``), ``restore`` or ``restore-plan`` (both with the order
+    in ``restore``). ``started`` (UTC) is when the run began for
     whoever asked for it; None: when the worker begins.
     """
 

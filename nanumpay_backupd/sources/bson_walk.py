@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from xxhash import xxh3_128_intdigest
+from xxhash import xxh3_128_digest
 
 from nanumpay_backupd.errors import VerifyError
 
@@ -16,6 +16,10 @@ _SMALLEST: Final = 5
 _LARGEST: Final = (16 << 20) + (16 << 10)
 """A stored document is at most 16 MiB; the server's internal limit is 16 KiB more (BSONObjMaxInternalSize)."""
 _MODULUS: Final = 1 << 128
+_APART: Final = bytes(8)
+"""Put between digests, so that sums of them do not run into each other."""
+_LANE: Final = 192
+"""Bits of a digest and `_APART`."""
 
 
 class BsonWalk:
@@ -64,9 +68,9 @@ class BsonWalk:
     def _walk(self, data: bytes | bytearray, start: int) -> int:
         """Go through the whole documents from ``start`` on; returns where they end."""
         # Millions of documents pass here: local names, and slices that copy nothing.
-        begin, total, count = start, 0, 0
-        end, view = len(data), memoryview(data)
-        unpack, digest = _LENGTH.unpack_from, xxh3_128_intdigest
+        digests: list[bytes] = []
+        begin, end, view = start, len(data), memoryview(data)
+        unpack, digest, add = _LENGTH.unpack_from, xxh3_128_digest, digests.append
         smallest, largest = _SMALLEST, _LARGEST
         while end - start >= smallest:
             (length,) = unpack(data, start)
@@ -77,11 +81,10 @@ class BsonWalk:
                 break
             if data[following - 1]:
                 raise self._damaged("a document does not end where it says", start - begin)
-            total += digest(view[start:following])
+            add(digest(view[start:following]))
             start = following
-            count += 1
-        self._sum += total
-        self.count += count
+        self._sum += _total(digests)
+        self.count += len(digests)
         return start
 
     def _no_length(self, length: int, ahead: int) -> VerifyError:
@@ -93,3 +96,16 @@ class BsonWalk:
             f"{self._name} is damaged at byte {self._position + ahead}: {what}",
             hint="do not rely on this backup; run a new one now: backupctl run",
         )
+
+
+def _total(digests: list[bytes]) -> int:
+    """Add up 128-bit numbers: side by side in one large number, half of them to the other half, until one is left.
+
+    Making a number of each and adding those takes a fifth more of the walk's time.
+    """
+    lanes, number = len(digests), int.from_bytes(_APART.join(digests), "big")
+    while lanes > 1:
+        half = lanes // 2
+        number = (number >> (_LANE * half)) + (number & ((1 << (_LANE * half)) - 1))
+        lanes -= half
+    return number

@@ -185,7 +185,8 @@ def _differences(db: Database[dict[str, Any]], item: Expected) -> Iterable[str]:
         count = db[item.name].count_documents({})
         if count != item.documents:
             yield f"{namespace} has {count} documents instead of {item.documents}"
-    indexes = len(list(db[item.name.removeprefix(_BUCKETS)].list_indexes()))
+    # What was a collection in the dump may be a view after the replay; then nothing is expected, and it has no indexes.
+    indexes = len(list(db[item.name.removeprefix(_BUCKETS)].list_indexes())) if item.indexes else 0
     if indexes < item.indexes:
         yield f"{namespace} has {indexes} indexes instead of {item.indexes}"
 

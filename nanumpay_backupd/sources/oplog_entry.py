@@ -13,7 +13,18 @@ from typing import Final, NamedTuple, TypeAlias
 from bson.timestamp import Timestamp
 
 from nanumpay_backupd.model import OpTime
-from nanumpay_backupd.sources.bson_edit import DOCUMENT, SIZES, STRING, TIMESTAMP, Field, array, document, fields, skip
+from nanumpay_backupd.sources.bson_edit import (
+    BEYOND,
+    DOCUMENT,
+    SIZES,
+    STRING,
+    TIMESTAMP,
+    Field,
+    array,
+    document,
+    fields,
+    skip,
+)
 from nanumpay_backupd.sources.bson_edit import string as text_field
 
 __all__ = [
@@ -96,27 +107,36 @@ def facts(data: bytes, start: int) -> Entry:
     at = start + 4
     operation = namespace = b""
     namespace_at = 0
-    index, sizes = data.index, SIZES
+    stamp: Stamp | None = None
+    index, sizes, beyond, length_at = data.index, SIZES, BEYOND, _int_at
     try:
         while kind := data[at]:
             value = index(0, at + 1) + 1
             size = sizes[kind]
             if size >= 0:
                 if kind == TIMESTAMP and data[at + 1 : value - 1] == b"ts":
-                    return Entry(operation, namespace, namespace_at, _stamp_at(data, value)[0])
+                    stamp = int(_stamp_at(data, value)[0])
+                    if namespace_at and operation:
+                        return Entry(operation, namespace, namespace_at, stamp)
                 at = value + size
                 continue
-            following = skip(data, kind, value)
+            more = beyond[kind]
+            following = value + length_at(data, value)[0] + more if more >= 0 else skip(data, kind, value)
+            if following <= value:
+                raise ValueError("a value of negative length")
             if kind == STRING:
                 name = data[at + 1 : value - 1]
                 if name == b"op":
                     operation = data[value + 4 : following - 1]
                 elif name == b"ns":
                     namespace, namespace_at = data[value + 4 : following - 1], value
+                if stamp is not None and namespace_at and operation:
+                    # Servers before 4.4 write the time first.
+                    return Entry(operation, namespace, namespace_at, stamp)
             at = following
     except (IndexError, struct.error):
         raise ValueError("an oplog entry is cut off") from None
-    raise ValueError("an oplog entry without ts")
+    raise ValueError("an oplog entry without ts, op or ns")
 
 
 def optime(stamp: Stamp) -> OpTime:

@@ -89,15 +89,20 @@ def build_replay(
     wanted = _collection(names, collection) if collection else _databases(names)
     validation = None if levels is None else Validation(levels)
     staged = output.with_name(f".{output.name}.part")
-    with staged.open("wb") as stream:
-        builder = _Builder(stream, wanted, _limited(names, collection) if collection else None, validation)
-        builder.open()
-        for place, piece in enumerate(pieces):
-            whole = place == 0 and piece.name == FILE
-            start = 0 if whole or after is None else stamp_of(after)
-            builder.add(piece, start, _END if until is None else stamp_of(until), progress or (lambda _: None))
-        builder.close()
-    rename(staged, output)
+    end = _END if until is None else stamp_of(until)
+    try:
+        with staged.open("wb") as stream:
+            builder = _Builder(stream, wanted, _limited(names, collection) if collection else None, validation)
+            builder.open()
+            for place, piece in enumerate(pieces):
+                whole = place == 0 and piece.name == FILE
+                start = 0 if whole or after is None else stamp_of(after)
+                builder.add(piece, start, end, progress or (lambda _: None))
+            builder.close()
+        rename(staged, output)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
     return Replay(
         entries=builder.entries,
         last=optime(builder.last) if builder.last else None,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
 from typing import Final
 
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.model import OpTime
+from nanumpay_backupd.sources.bson_edit import SIZES, TIMESTAMP, skip
 from nanumpay_backupd.sources.bson_walk import BsonWalk
 
 __all__ = ["SliceWalk", "stamp_of"]
 
 _INT: Final = struct.Struct("<i")
 _STAMP: Final = struct.Struct("<II")
-_TIMESTAMP: Final = 0x11
 Buffer = bytes | bytearray
 
 
@@ -58,59 +57,16 @@ def stamp_of(data: Buffer, start: int = 0) -> OpTime:
 
     Fields may stand in any order: a retryable write's entry begins with its session, others do not.
     """
+    sizes, index = SIZES, data.index
     end = start + _INT.unpack_from(data, start)[0] - 1
     at = start + _INT.size
     while at < end:
         kind = data[at]
-        value = data.index(0, at + 1, end) + 1
-        if kind == _TIMESTAMP and data[at + 1 : value] == b"ts\0":
+        value = index(0, at + 1, end) + 1
+        if kind == TIMESTAMP and data[at + 1 : value] == b"ts\0":
             counter, seconds = _STAMP.unpack_from(data, value)
             return OpTime(seconds, counter)
-        at = value + _SIZES[kind](data, value)
+        size = sizes[kind]
+        # Most values' types tell their sizes; a call for each would cost as much again.
+        at = value + size if size >= 0 else skip(data, kind, value)
     raise LookupError("it has no ts")
-
-
-def _fixed(size: int) -> Callable[[Buffer, int], int]:
-    return lambda _data, _at: size
-
-
-def _counted(more: int) -> Callable[[Buffer, int], int]:
-    """Return the size of what begins with a length; ``more``: bytes that this length does not count."""
-
-    def size(data: Buffer, at: int) -> int:
-        (length,) = _INT.unpack_from(data, at)
-        if length < 0:
-            raise ValueError(f"a length of {length}")
-        return int(length) + more
-
-    return size
-
-
-def _pattern(data: Buffer, at: int) -> int:
-    return data.index(0, data.index(0, at) + 1) + 1 - at
-
-
-_SIZES: Final[Mapping[int, Callable[[Buffer, int], int]]] = {
-    0x01: _fixed(8),  # double
-    0x02: _counted(4),  # string
-    0x03: _counted(0),  # document
-    0x04: _counted(0),  # array
-    0x05: _counted(5),  # binary
-    0x06: _fixed(0),  # undefined
-    0x07: _fixed(12),  # object id
-    0x08: _fixed(1),  # boolean
-    0x09: _fixed(8),  # date
-    0x0A: _fixed(0),  # null
-    0x0B: _pattern,  # regular expression
-    0x0C: _counted(16),  # database pointer
-    0x0D: _counted(4),  # code
-    0x0E: _counted(4),  # symbol
-    0x0F: _counted(0),  # code with scope
-    0x10: _fixed(4),  # 32-bit integer
-    0x11: _fixed(8),  # timestamp
-    0x12: _fixed(8),  # 64-bit integer
-    0x13: _fixed(16),  # decimal
-    0x7F: _fixed(0),  # max key
-    0xFF: _fixed(0),  # min key
-}
-"""Bytes of a value by its type (BSON 1.1)."""

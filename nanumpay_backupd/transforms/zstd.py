@@ -22,7 +22,7 @@ LEVEL: Final = 3
 SUFFIX: Final = ".zst"
 _CHUNK: Final = 1 << 20
 _BITE: Final = 512
-"""Compressed bytes decompressed at once: a block of four bytes may stand for 128 KiB, so more is not harmless."""
+"""Compressed bytes that are decompressed at once: four may stand for a block of 128 KiB, so this gives up to 16 MiB."""
 _LARGEST_WINDOW: Final = 128 << 20
 """Memory that a frame may demand of its reader; ``zstd`` itself refuses more without being told otherwise."""
 _HINT: Final = "do not rely on this file; another copy of it may be whole: backupctl show"

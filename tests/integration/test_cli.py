@@ -26,6 +26,7 @@ from tests.servers.canned_backupd import (
     NOW,
     RUN,
     SLICE,
+    SWAP,
     UPLOAD_FAULT,
     CannedDaemon,
     canned_daemon,
@@ -114,6 +115,17 @@ class Terminal:
         """Type something."""
         os.write(self.master, text.encode())
 
+    def interrupt(self) -> int:
+        """Press Ctrl-C until it is heard, and return the exit code: one that comes just before a read begins is not."""
+        deadline = time.monotonic() + _PATIENCE
+        open_still = True
+        while open_still and self.process.poll() is None and time.monotonic() < deadline:
+            self.process.send_signal(signal.SIGINT)
+            pause = time.monotonic() + 2.0
+            while open_still and self.process.poll() is None and time.monotonic() < pause:
+                open_still = self._read()
+        return self.end()
+
     def end(self) -> int:
         """Read to the end and return the exit code."""
         deadline = time.monotonic() + _PATIENCE
@@ -165,6 +177,9 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("drill", "--no-wait"), "Drill"),
         (("list", "--slices"), "ListBackups"),
         (("show", SLICE), "DescribeBackup"),
+        (("swaps",), "ListSwaps"),
+        (("swaps", "undo", SWAP, "--yes"), "UndoSwap"),
+        (("swaps", "drop", SWAP, "--yes"), "DropSwap"),
         (("run", "--no-wait"), "Run"),
         (("run",), "Run"),
     ],
@@ -296,6 +311,43 @@ def test_a_plan_without_a_timeline(daemon: CannedDaemon, path: Path) -> None:
     assert "latest  " not in done.stdout
 
 
+def test_a_swap_is_named_asked_about_and_changed(daemon: CannedDaemon, path: Path) -> None:
+    """What is kept is shown before it is changed or deleted; without consent, or without its name, nothing is done."""
+    for words, code in (
+        (("drop", SWAP), 7),
+        (("undo", SWAP), 7),
+        (("undo",), 2),
+        (("redo", "--yes"), 2),
+        (("eat",), 2),
+    ):
+        assert backupctl(path, "swaps", *words).returncode == code
+    assert daemon.calls == []
+    listed = backupctl(path, "swaps", COLUMNS="160").stdout
+    assert SWAP in listed
+    assert "12,001 documents" in listed
+    assert "what was restored" in listed
+    for words, question, answer, code in (
+        (("drop", SWAP), "Delete what was there before, for good? [y/N]", "n\n", 7),
+        (("drop", SWAP), "Delete what was there before, for good? [y/N]", "y\n", 0),
+        (("undo", SWAP), "Make what was there before the restore live in nanumpay?", "y\n", 0),
+        (("redo", SWAP), "Make what was restored live in nanumpay?", "y\n", 0),
+    ):
+        with Terminal(path, "swaps", *words) as terminal:
+            terminal.wait_for(question)
+            assert "it keeps 3 collections, 12,001 documents" in terminal.text
+            terminal.type(answer)
+            assert terminal.end() == code, terminal.text
+    asked = [(name, params) for name, params in daemon.calls if name in {"UndoSwap", "DropSwap"}]
+    undo, redo = ("UndoSwap", {"swap": SWAP}), ("UndoSwap", {"swap": SWAP, "redo": True})
+    assert asked == [("DropSwap", {"swap": SWAP}), undo, redo]
+    with Terminal(path, "swaps", "drop", "2020-01-01T00-00-00") as terminal:
+        assert terminal.end() == 6
+    daemon.replies["ListSwaps"] = {"swaps": [], "problems": [UPLOAD_FAULT]}
+    done = backupctl(path, "swaps")
+    assert (done.returncode, done.stdout) == (1, "No restore keeps anything.\n")
+    assert UPLOAD_FAULT["message"] in done.stderr
+
+
 def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
     """What is typed is what is asked; what is not typed is left out."""
     for words in (
@@ -418,8 +470,7 @@ def test_ctrl_c_at_the_question_deletes_nothing(daemon: CannedDaemon, path: Path
     """Ctrl-C is a no, with the exit code of an interruption and no traceback."""
     with Terminal(path, "delete", OTHER) as terminal:
         terminal.wait_for("[y/N] ")
-        terminal.process.send_signal(signal.SIGINT)
-        assert terminal.end() == 130
+        assert terminal.interrupt() == 130
         assert "Traceback" not in terminal.text
     assert "Delete" not in [name for name, _ in daemon.calls]
 
@@ -558,8 +609,7 @@ def test_ctrl_c_leaves_the_run_alone(daemon: CannedDaemon, path: Path) -> None:
     """Ctrl-C only stops watching: it says that the run goes on, and how to follow or stop it."""
     with Terminal(path, "run", "forever") as terminal:
         terminal.wait_for("preflight")
-        terminal.process.send_signal(signal.SIGINT)
-        assert terminal.end() == 130
+        assert terminal.interrupt() == 130
     assert f"No longer watching. Run {RUN} goes on in the daemon." in terminal.text
     for way in ("backupctl status --watch", f"backupctl logs -f {RUN}", f"backupctl cancel {RUN}"):
         assert way in terminal.text
@@ -592,8 +642,7 @@ def test_status_watch_on_a_terminal(daemon: CannedDaemon, path: Path) -> None:
     daemon.replies["GetStatus"] = status(jobs=[job(running=LIVE)])
     with Terminal(path, "status", "--watch") as terminal:
         terminal.wait_for(f"run {LIVE}: dump 412 MB, 4,000 documents, 480 MB/s")
-        terminal.process.send_signal(signal.SIGINT)
-        assert terminal.end() == 130
+        assert terminal.interrupt() == 130
     assert terminal.text.startswith("\x1b[?1049h")
     assert terminal.text.endswith("\x1b[?25h\x1b[?1049l")
 

@@ -409,6 +409,17 @@ def test_a_user_with_the_documented_roles(tmp_path: Path) -> None:
             assert client[DATABASE].users.count_documents({}) == 50
 
 
+def test_one_collection_of_a_full_whatever_its_name(house: House) -> None:
+    """The names that mongodump escapes are understood when one of them is asked for."""
+    furnish(house.client[DATABASE])
+    full = house.snapshot()
+    before = described(house.client)
+    for name in (CAPPED, INDEXED):
+        house.client[DATABASE].drop_collection(name)
+        assert house.restore(full.id, collection=name).outcome is Outcome.SUCCEEDED
+    assert described(house.client) == before
+
+
 def test_a_damaged_snapshot_names_a_full_that_helps(house: House) -> None:
     """Nothing is changed, and the way out brings back this collection only."""
     full = house.snapshot()
@@ -441,7 +452,8 @@ def test_by_command(mongod_rs: Mongod) -> None:
 
         assert f"collection {site.database}.users" in backupctl(site.socket, "list", COLUMNS="200").stdout
         shown = backupctl(site.socket, "show", lines["id"]).stdout
-        assert f"mongoimport --uri=URI --db={site.database} --collection=users --drop --file=./{lines['id']}/" in shown
+        file = f"./{lines['id']}/{site.database}/users.json"
+        assert f"mongoimport --uri=URI --db={site.database} --collection=users --drop --file={file}" in shown
         assert (
             f"mongorestore --uri=URI --db={site.database} --drop" in backupctl(site.socket, "show", plain["id"]).stdout
         )

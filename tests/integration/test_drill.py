@@ -264,6 +264,8 @@ def test_what_changed_during_the_dump_is_held_against_the_server_itself(set_yard
         db.admins.create_index("late")
         db.systemmetrics.insert_one({"at": datetime(2026, 1, 1, tzinfo=UTC), "host": "late", "value": 1})
         db.activitylogs.insert_one({"late": True})
+        # Past the validator, as a restore or an administrator may write.
+        db.plannercommissions.update_one({}, {"$set": {"commission": "none"}}, bypass_document_validation=True)
         db.planneraccounts.drop()
         db.made.insert_one({"late": True})
         db.command("collMod", "activeusers", viewOn="users", pipeline=[{"$match": {"status": "inactive"}}])
@@ -275,7 +277,14 @@ def test_what_changed_during_the_dump_is_held_against_the_server_itself(set_yard
     manifest = manifest_of(backup)
     stats = {item.name: item for item in manifest.source.collections}
     settled = {name for name, item in stats.items() if item.settled is not None}
-    touched = {"users", "admins", "system.buckets.systemmetrics", "weeklypaymentplans", "useraccounts"}
+    touched = {
+        "users",
+        "admins",
+        "plannercommissions",
+        "system.buckets.systemmetrics",
+        "weeklypaymentplans",
+        "useraccounts",
+    }
     # The last writes before the dump may be in its oplog too.
     assert touched <= settled
     assert "planneraccounts" not in settled
@@ -315,11 +324,6 @@ def flip_a_letter(data: bytes) -> bytes:
     """Change one letter of one text in a BSON file."""
     at = data.index(b"user00000007")
     return data[: at + 11] + b"8" + data[at + 12 :]
-
-
-def other_digest(yard: Yard, backup: Backup) -> None:
-    """Let the manifest say another digest of the users."""
-    amend_collections(yard, manifest_of(backup), "users", digest="0" * 32)
 
 
 def other_document(yard: Yard, backup: Backup) -> None:
@@ -364,20 +368,18 @@ def lying_tool(*options: str) -> Callable[[Yard, Backup], None]:
 @pytest.mark.parametrize(
     "spoil, code, words",
     [
-        (other_digest, "verify-checksum", "other documents of restore_me.users than"),
         (other_document, "verify-checksum", "other documents of restore_me.monthlyregistrations than"),
         (two_alike, "drill-failed", "cannot be restored"),
         (fewer_indexes, "drill-failed", "admins has 1 indexes in the archive, 2 in the manifest"),
         (changing_tool, "drill-failed", "monthlyregistrations has as many documents as it should have, but not"),
-        (lying_tool("--noIndexRestore"), "drill-failed", "admins has no index loginId_1"),
         (
-            lying_tool("--noOptionsRestore", "--nsExclude=*systemmetrics"),
+            lying_tool("--noIndexRestore", "--noOptionsRestore", "--nsExclude=*systemmetrics"),
             "drill-failed",
-            "activitylogs has the options {}",
+            "activitylogs has the options {} instead of … admins has no index loginId_1",
         ),
         (lying_tool("--nsExclude=*.users"), "drill-failed", "users is not there"),
     ],
-    ids=["digest", "document", "unique", "manifest", "changed", "indexes", "options", "collection"],
+    ids=["document", "unique", "manifest", "changed", "shape", "collection"],
 )
 def test_a_backup_that_does_not_restore_is_corrupt(
     yard: Yard, spoil: Callable[[Yard, Backup], None], code: str, words: str
@@ -391,7 +393,7 @@ def test_a_backup_that_does_not_restore_is_corrupt(
     assert code_of(run) == code
     assert run.backup == backup.id
     assert backup.id in text(run)
-    assert words in text(run)
+    assert all(part in text(run) for part in words.split(" … ")), text(run)
     assert yard.describe() == before
     nothing_stays(yard)
     after = yard.backup(backup.id)
@@ -400,7 +402,7 @@ def test_a_backup_that_does_not_restore_is_corrupt(
     manifest = read_manifest(yard.layout.manifest(backup.id))
     assert manifest is not None
     assert (manifest.verification[-1].level, manifest.verification[-1].ok) == ("restore", False)
-    assert words in manifest.verification[-1].detail
+    assert manifest.verification[-1].detail in text(run)
     assert code_of(yard.drill()) == "not-found"
     assert code_of(yard.drill(backup.id)) == "copy-unusable"
 
@@ -410,6 +412,7 @@ def test_without_mongod_a_database_beside_the_real_one_is_used(set_yard: Yard) -
     yard = set_yard
     yard.mongod = NOWHERE
     db = yard.client[DATABASE]
+    older = yard.back_up()
 
     def work() -> None:
         db.users.delete_many({"position": "L"})
@@ -431,6 +434,7 @@ def test_without_mongod_a_database_beside_the_real_one_is_used(set_yard: Yard) -
         assert yard.scratch_databases() == [foreign]
         changing_tool(yard, backup)
         assert code_of(yard.drill()) == "drill-failed"
+        assert backup.id in yard.backup(older.id).pinned
         assert yard.scratch_databases() == [foreign]
     finally:
         yard.client.drop_database(foreign)
@@ -447,7 +451,7 @@ def test_without_mongod_and_with_few_rights(tmp_path: Path) -> None:
             yard.uri = f"mongodb://dumper:a-password@{server.address}/{DATABASE}?authSource=admin"
             backup = yard.back_up()
             run = yard.drill()
-            assert run.outcome is Outcome.FAILED
+            assert run.outcome is Outcome.DEGRADED
             assert code_of(run) == "drill-impossible"
             assert "[tools] mongod" in text(run)
             assert yard.backup(backup.id).state is BackupState.VERIFIED
@@ -541,14 +545,14 @@ DIES: Final = 'kill -9 $(cat "${@: -1}/../scratch/data/mongod.lock"); exec "$rea
 def test_a_place_that_fails_says_nothing_about_the_backup(
     yard: Yard, tool: str, body: str, code: str, words: str
 ) -> None:
-    """A mongod that is too old, does not start or dies fails the drill, and the backup stays what it was."""
+    """With a mongod that is too old, does not start or dies, nothing was tried: the backup stays what it was."""
     backup = yard.back_up()
     path = script(yard, tool, body)
     if code == "tool-too-old":
         Path(path).write_text("#!/bin/bash\necho 'db version v4.4.29'\n")
     yard.mongod, yard.tool = (path, yard.tool) if tool == "mongod" else (yard.mongod, path)
     run = yard.drill()
-    assert run.outcome is Outcome.FAILED
+    assert run.outcome is Outcome.DEGRADED
     assert code_of(run) == code
     assert words in text(run)
     assert yard.backup(backup.id).state is BackupState.VERIFIED

@@ -26,6 +26,7 @@ __all__ = [
     "NOW",
     "RUN",
     "SLICE",
+    "SWAP",
     "CannedDaemon",
     "backup",
     "canned_daemon",
@@ -46,6 +47,7 @@ NOW: Final = datetime(2026, 11, 20, 20, 0, tzinfo=UTC)
 BACKUP: Final = "nanumpay-backup-2026-11-20T17-00-00"
 SLICE: Final = "nanumpay-slice-2026-11-20T19-59-07"
 """The newest slice."""
+SWAP: Final = "2026-11-20T19-50-00"
 RUN: Final = "20261120T170000Z-7f3a"
 LIVE: Final = "20261120T195950Z-aaaa"
 """The run that events are about."""
@@ -268,6 +270,25 @@ def manifest() -> Record:
             {"level": "structure", "at": moment(hours=3, seconds=-4), "ok": True, "seconds": 1.1, "detail": ""}
         ],
     }
+
+
+def swap(**changes: Any) -> Record:
+    """Make what a restore with swap kept ten minutes before NOW."""
+    record = {
+        "stamp": SWAP,
+        "job": "nanumpay",
+        "server": "localhost:27017",
+        "database": "nanumpay",
+        "state": "swapped",
+        "at": moment(minutes=10),
+        "backup": BACKUP,
+        "run": LIVE,
+        "collections": 3,
+        "documents": 12_001,
+        "bytes": 1_100_000_000,
+        "strays": [],
+    }
+    return record | changes
 
 
 def backups() -> list[Record]:
@@ -506,8 +527,8 @@ class CannedDaemon:
             "bytes": 1_123_395_000,
             "moment": (at if at.endswith("Z") else moment()) if at else moment(hours=3),
             "replays_oplog": not to_database and not collection,
-            "drops": [],
             "slices": [one["id"] for one in reversed(slices())] if at else [],
+            "drops": [],
             "swap": swap,
             "target_exists": not to_database,
             "target_collections": 0 if to_database else 3,
@@ -516,6 +537,15 @@ class CannedDaemon:
             "warnings": ["not in the backup, stays as it is: drafts"],
         }
         return {"plan": plan}
+
+    def _on_ListSwaps(self, job: str | None = None) -> Record:
+        return {"swaps": [] if self.health == "empty" else [swap()], "problems": []}
+
+    def _on_UndoSwap(self, swap: str, redo: bool = False) -> Record:
+        return {"swap": globals()["swap"](stamp=swap, state="swapped" if redo else "undone")}
+
+    def _on_DropSwap(self, swap: str) -> Record:
+        return {"swap": globals()["swap"](stamp=swap)}
 
     @staticmethod
     def _line(backup: str, destination: str, action: str, reason: str) -> Record:

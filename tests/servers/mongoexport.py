@@ -1,7 +1,7 @@
-"""Stands in for mongoexport where it is not installed (no package registry has it), for the product's own call only.
+"""Stands in for mongoexport where it is not installed, for the product's own call only.
 
-What it writes was compared with mongoexport 100.7.0: the same documents, types and order; numbers with an exponent and
-escaped characters are spelt otherwise, and of the types that BSON calls deprecated it knows none.
+The package that brings mongodump for the tests has none. What this writes was compared with mongoexport 100.7.0: the
+same documents, types and order; numbers with an exponent are spelt otherwise, and deprecated types are missing.
 """
 
 from __future__ import annotations

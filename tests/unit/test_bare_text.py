@@ -19,7 +19,7 @@ TERMS = Terms(
     program="nanumpay-backupd --config /a/b.toml",
     place="/mnt/my copies",
     name="/mnt/my copies",
-    safety="/work/backups",
+    safety="/srv/copies",
     keys="NANUMPAY_FTP_PASSWORD",
     target=(("--to-db", "beside"),),
 )
@@ -43,7 +43,7 @@ HERE = "--from '/mnt/my copies'"
         ),
         (
             f"restore again: backupctl restore {FULL}; or back: backupctl restore {SAFETY}",
-            f"restore again: {RESTORE} {FULL} {HERE} --to-db beside; or back: {RESTORE} {SAFETY} --from /work/backups",
+            f"restore again: {RESTORE} {FULL} {HERE} --to-db beside; or back: {RESTORE} {SAFETY} --from /srv/copies",
         ),
         ("see: backupctl list", f"see: {RESTORE} {HERE} --list"),
         ("what there is: backupctl timeline nanumpay", f"what there is: {RESTORE} {HERE} --list"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nanumpay_backupd.cli.byhand import chain_to, full_commands, oplog_limit, replay_commands
+from nanumpay_backupd.cli.byhand import chain_to, full_commands, import_commands, oplog_limit, replay_commands
 from tests.servers.canned_backupd import BACKUP, backup, backups, oplog_time, slice_backup, slices
 
 Reply = dict[str, Any]
@@ -77,3 +77,16 @@ def test_many_slices_are_taken_from_the_listing() -> None:
 def test_the_limit_lets_the_last_entry_through() -> None:
     """What mongorestore is given as limit it leaves out, so the limit is the place behind."""
     assert oplog_limit("1732156259:4") == "1732156259:5"
+
+
+def test_extended_json_is_imported() -> None:
+    """A file is named as it is in the archive, and what mongoimport does not bring back is said."""
+    unpack, remark, load = import_commands("nanumpay-collection-x.tar.gz", "pay", "a b/c")
+    file = "./nanumpay-collection-x/pay/a+b%2Fc"
+    assert unpack == "tar -xzf nanumpay-collection-x.tar.gz"
+    assert remark.startswith(f"# options and indexes stay in {file}.metadata.json")
+    assert load == f"mongoimport --uri=URI --db=pay --collection='a b/c' --drop --file={file}.json"
+    unpack, remark, load = import_commands("x.tar", "pay", "metrics", series=True)
+    assert unpack == "tar -xf x.tar"
+    assert remark.startswith("# make the time-series collection first")
+    assert "--drop" not in load

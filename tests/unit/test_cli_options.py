@@ -59,6 +59,8 @@ def test_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
         ("prune shop --apply", {"job": "shop", "apply": True, "yes": False}),
         ("logs -f -n 20 r1", {"follow": True, "limit": 20, "run": "r1"}),
         ("test nas", {"destination": "nas"}),
+        ("swaps", {"what": None, "swap": None, "yes": False}),
+        ("swaps drop s --yes", {"what": "drop", "swap": "s", "yes": True}),
     ],
 )
 def test_arguments(line: str, expected: dict[str, object]) -> None:

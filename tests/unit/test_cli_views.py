@@ -164,6 +164,12 @@ def test_the_table_of_backups() -> None:
     assert lines[4].split()[-4:] == ["MB", "-", "legacy", "local✓"]
 
 
+def test_a_backup_of_one_collection_is_listed_as_such() -> None:
+    """The kind names the collection where there is room for it."""
+    only = backup(id="nanumpay-collection-x", kind="collection", collection="nanumpay.users", start="", end="")
+    assert "  collection nanumpay.users  " in backups_table(PLAIN, [only, *backups()], TIMES)[1]
+
+
 def test_the_table_of_slices() -> None:
     """A slice shows its kind and from when to when it leads, a full beside it of which moment it is."""
     lines = backups_table(PLAIN, [*slices(), backup(), backup(kind="legacy", start="", end="")], TIMES)

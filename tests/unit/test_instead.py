@@ -171,7 +171,7 @@ def test_slices_without_a_record_are_strays(tmp_path: Path, catalog: Catalog) ->
     """Files that carry a slice's name and are of no backup: nobody could read their manifests."""
     layout = Layout(tmp_path / "backups")
     assert strays(layout, catalog) == []
-    layout.create()
+    layout.slices.mkdir(parents=True)
     for name in ("nanumpay-slice-2026-11-21T02-00-00.bson.zst", "nanumpay-diff-2026-11-21T02-00-00.bson.zst", "x-y"):
         (layout.slices / name).touch()
     catalog.save_backup(msgspec.structs.replace(STORY["d"], id="nanumpay-diff-2026-11-21T02-00-00", copies=()))

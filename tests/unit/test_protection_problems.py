@@ -33,6 +33,7 @@ def job(*, enabled: bool = True, **protection: Any) -> Record:
         "schedule": ["0 2 * * *"],
         "newest_backup": {"id": "b"},
         "last_run": None,
+        "running": None,
         "pending_uploads": 0,
         "warnings": [],
         "protection": shown | protection,
@@ -63,10 +64,7 @@ def missed(age: float, stream: str = "ok") -> Record:
             [
                 (
                     "warning",
-                    (
-                        "the RPO of 15m is missed: nothing after 2026-11-20 20:00:00 UTC can be restored "
-                        "→ save the changes now"
-                    ),
+                    "the RPO of 15m is missed: nothing after 2026-11-20 20:00:00 UTC can be restored → save the",
                 )
             ],
         ),
@@ -84,6 +82,7 @@ def missed(age: float, stream: str = "ok") -> Record:
             )
             for stream in ("waiting", "failing", "broken")
         ),
+        ({"problem": FAULT}, [("warning", "job shop: it is broken → mend it")]),  # an oplog that is short, foreseen
         (
             {"stream": "failing", "problem": FAULT | {"hint": ""}},
             [("warning", "it is broken → backupctl timeline shop")],

@@ -190,3 +190,21 @@ def test_a_restore_is_no_backup_run(tmp_path: Path) -> None:
     assert msgspec.convert(old, Run) == made
     assert unfinished(made) == ""
     assert "nothing was changed" in unfinished(later)
+
+
+@pytest.mark.parametrize(
+    "at,dropped",
+    [
+        ("", ()),
+        ("1763769600:1", ("swap.2025-11-21T00-00-00.old.users",)),  # 2025-11-22T00:00:00Z
+        ("1763683199:1", ()),
+    ],
+)
+def test_what_swaps_keep_is_dropped_only_where_it_is_replayed(at: str, dropped: tuple[str, ...]) -> None:
+    """A later restore leaves what an undo needs alone; what a replay makes again may not be there before."""
+    kept = ("swap.2025-11-21T00-00-00.old.users", "swap.2025-12-01T00-00-00.old.users")
+    facts = msgspec.structs.replace(FULL, collections=(*FULL.collections, *kept))
+    made = plan(backup(entries=3), facts, at=at)
+    assert [name for name in made.drops if name.startswith("swap.")] == list(dropped)
+    assert all("swap." not in warning or at for warning in made.warnings)
+    assert ("drafts" in made.drops) is bool(at)
