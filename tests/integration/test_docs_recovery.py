@@ -265,7 +265,7 @@ def test_back_to_a_moment(mongod_rs: Mongod) -> None:
         assert backupctl(site.socket, *back.split(), "--yes", "--no-safety-backup").returncode == 0
         assert read(db.client, site.database)["later"] == bad["later"]
 
-        part, beside, _ = typed("a-part-or-beside", f"{moment:%H:%M:%S}")  # --swap has tests of its own
+        part, beside, swapped = typed("a-part-or-beside", f"{moment:%H:%M:%S}")
         for words in (part, beside, *typed("several-moments", f"{moment:%H:%M:%S}")):
             done = backupctl(site.socket, *dict.fromkeys([*words, "--yes"]), "--no-safety-backup")
             assert done.returncode == 0, done.stderr
@@ -273,6 +273,10 @@ def test_back_to_a_moment(mongod_rs: Mongod) -> None:
         for name in ("nanumpay_1030", "nanumpay_0900", "nanumpay_1000"):
             assert read(db.client, name) == good
             db.client.drop_database(name)
+        db.users.delete_many({})
+        done = backupctl(site.socket, *swapped, "--yes")
+        assert done.returncode == 0, done.stderr
+        assert {**read(db.client, site.database), **good} == read(db.client, site.database)
 
 
 def test_a_new_machine(tmp_path: Path, mongod_rs: Mongod) -> None:
