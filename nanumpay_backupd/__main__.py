@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", help="run the daemon in the foreground (default)")
     once = commands.add_parser("run-once", help="make one backup in this process and exit")
     once.add_argument("job", nargs="?", default="nanumpay", help="the job's name (default: nanumpay)")
+    once.add_argument(
+        "--kind",
+        choices=("full", "incremental", "differential"),
+        default="full",
+        help="a full, or the changes since the last slice or the last full (replica set)",
+    )
     once.add_argument("--force", action="store_true", help="also when the job is disabled")
     restore = commands.add_parser(
         "restore",
@@ -115,9 +121,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "run-once":
         from nanumpay_backupd.once import run_once
 
-        return run_once(options.config, options.job, force=options.force)
+        return run_once(options.config, options.job, force=options.force, kind=options.kind)
     if options.command == "restore":
-        from nanumpay_backupd.bare import Wish, restore_from
+        from nanumpay_backupd.bare.choice import Wish
+        from nanumpay_backupd.bare.command import restore_from
 
         wanted = {name: getattr(options, name) for name in Wish.__struct_fields__}
         return restore_from(options.config, Wish(**wanted))

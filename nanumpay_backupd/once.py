@@ -13,7 +13,7 @@ from typing import IO
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import EXIT_OK, BackupdError, ConfigError, NotFoundError, RefusedError
-from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger
+from nanumpay_backupd.model import ErrorInfo, Kind, Outcome, Run, StageRecord, Trigger
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.rebuild import adopt_remote, rebuild_local
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter
@@ -44,14 +44,17 @@ __all__ = [
 _PATIENCE = 15.0
 
 
-def run_once(config: Path | None, name: str, *, force: bool) -> int:
-    """Make one backup of a job in this process, failed uploads tried again within the run; returns the exit code."""
+def run_once(config: Path | None, name: str, *, force: bool, kind: str = Kind.FULL.value) -> int:
+    """Make one backup of a job in this process, failed uploads tried again within the run; returns the exit code.
+
+    ``kind`` is full, incremental or differential.
+    """
     configure("warning")
     host = load_host_file(config)
     job = find_job(host, name)
     if not job.enabled and not force:
         raise RefusedError(f"job {name} is disabled", hint="enable it in its settings, or use --force")
-    run = perform(host, job, Lines(sys.stdout), retry=host.retry)
+    run = perform(host, job, Lines(sys.stdout), retry=host.retry, kind=kind)
     conclude(run)
     return EXIT_CODES[run.outcome or Outcome.FAILED]
 
@@ -101,11 +104,14 @@ async def read_settings(host: HostConfig) -> SettingsUpdate:
         await end_tasks([task])
 
 
-def perform(host: HostConfig, job: JobSpec, reporter: Reporter, *, retry: RetryPolicy | None) -> Run:
+def perform(
+    host: HostConfig, job: JobSpec, reporter: Reporter, *, retry: RetryPolicy | None, kind: str = Kind.FULL.value
+) -> Run:
     """Do one run of a job in this process; SIGTERM and SIGINT cancel it cleanly."""
     clock = SystemClock()
     run_id = f"{clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    spec = RunSpec(run=run_id, job=job, paths=host.paths, trigger=Trigger.MANUAL.value)
+    action = "backup" if kind == Kind.FULL else "slice"
+    spec = RunSpec(run=run_id, job=job, paths=host.paths, trigger=Trigger.MANUAL.value, action=action, kind=kind)
     _make_state(host.paths.state)
 
     def on_start(recorder: Recorder) -> None:
@@ -169,7 +175,8 @@ def conclude(run: Run) -> None:
         if run.error.hint:
             sys.stderr.write(f"  → {run.error.hint}\n")
     else:
-        sys.stdout.write(f"run {run.id} {run.outcome}: {run.backup}\n")
+        made = run.backup or ("there was nothing new to save" if run.action == "slice" else run.action)
+        sys.stdout.write(f"run {run.id} {run.outcome}: {made}\n")
 
 
 class Lines:

@@ -21,7 +21,7 @@ from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next
 from nanumpay_backupd.settings.schema import JobSpec, Schedule
 from nanumpay_backupd.system.clock import Clock
 
-__all__ = ["Ask", "Plans", "Task", "headroom", "verdict_on"]
+__all__ = ["Ask", "Plans", "Task", "headroom", "slice_interval", "verdict_on"]
 
 T = TypeVar("T")
 _MOMENT: Final = timedelta(seconds=1)
@@ -208,6 +208,13 @@ def verdict_on(job: JobSpec, task: Task, due: datetime, now: datetime) -> Verdic
     if verdict is Verdict.TOO_LATE and schedule is not None and latest_due(schedule, now, window):
         return Verdict.CATCH_UP
     return verdict
+
+
+def slice_interval(job: JobSpec, now: datetime) -> float | None:
+    """Return the seconds between two planned slices from now on; None: none are planned."""
+    first = _following(job, Task.INCREMENTAL, now)
+    second = _following(job, Task.INCREMENTAL, first) if first is not None else None
+    return (second - first).total_seconds() if first is not None and second is not None else None
 
 
 def headroom(stream: Stream) -> float | None:

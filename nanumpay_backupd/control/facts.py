@@ -23,7 +23,7 @@ from nanumpay_backupd.model import (
     to_builtins,
 )
 from nanumpay_backupd.pipeline.chains import known, reached
-from nanumpay_backupd.plans import Task
+from nanumpay_backupd.plans import Task, slice_interval
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.units import human_span
 from nanumpay_backupd.timeline import gaps
@@ -32,6 +32,8 @@ __all__ = ["job_facts", "job_problems", "protection", "timeline"]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _LOOKED_AT: Final = 50
+_ROOM: Final = 2.0
+"""How many pauses between slices an oplog should hold at least."""
 _FAR: Final = 2.0
 """From how many times the promised RPO on a miss is a failure and no longer a warning."""
 DueOf = Callable[[Task], datetime | None]
@@ -82,6 +84,8 @@ def _protection_problems(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Say which promises of a job are not kept, and which proofs failed."""
     name, shown = job["name"], job["protection"]
     trouble = shown["problem"]
+    if trouble and shown["stream"] == "ok":
+        yield "warning", _with_hint(f"job {name}: {trouble['message']}", trouble["hint"])
     if trouble and shown["stream"] in ("waiting", "failing", "broken"):
         text = f"job {name}: the changes are not being saved: {trouble['message']}"
         yield "warning", _with_hint(text, trouble["hint"] or f"backupctl timeline {name}")
@@ -136,7 +140,7 @@ def protection(catalog: Catalog, job: JobSpec, due: DueOf, now: datetime) -> dic
     failed = catalog.last_run(job.name, "slice", Outcome.FAILED, Outcome.INTERRUPTED)
     drill = catalog.last_run(job.name, "drill", Outcome.SUCCEEDED)
     seconds = _restore_seconds(catalog, drill)
-    state, problem = _stream_state(job, stream, failed)
+    state, problem = _stream_state(job, stream, failed, now)
     return {
         "recoverable_until": to_text(until) if until is not None else None,
         "age": age,
@@ -207,7 +211,9 @@ def _recoverable_until(catalog: Catalog, job: str, newest: Backup | None, stream
     return max([own, *(item.last.moment for item in known(catalog, job).ranges)])
 
 
-def _stream_state(job: JobSpec, stream: Stream | None, failed: Run | None) -> tuple[str, ErrorInfo | None]:
+def _stream_state(
+    job: JobSpec, stream: Stream | None, failed: Run | None, now: datetime
+) -> tuple[str, ErrorInfo | None]:
     """Say how the slices are doing: off, ok, waiting, failing or broken, and what is wrong."""
     if not (job.pitr or job.incremental):
         return "off", None
@@ -217,7 +223,20 @@ def _stream_state(job: JobSpec, stream: Stream | None, failed: Run | None) -> tu
     if failed is not None and (stream is None or failed.started > stream.checked):
         waits = failed.error is not None and failed.error.code == "chain-missing"
         return "waiting" if waits else "failing", failed.error
-    return ("ok" if stream is not None else "waiting"), None
+    return ("waiting", None) if stream is None else ("ok", _foreseen(job, stream, now))
+
+
+def _foreseen(job: JobSpec, stream: Stream, now: datetime) -> ErrorInfo | None:
+    """Warn while it is time: an oplog that hardly outlasts the pause between two slices breaks the stream one day."""
+    pause = slice_interval(job, now)
+    if pause is None or not stream.window or stream.window >= _ROOM * pause:
+        return None
+    return ErrorInfo(
+        code="oplog-short",
+        message=f"the oplog holds the changes of {human_span(stream.window)} at the present rate of writes, "
+        f"and slices are planned every {human_span(pause)}: they are taken sooner",
+        hint="make the oplog larger (replSetResizeOplog), or plan slices more often (pitr)",
+    )
 
 
 def _restore_seconds(catalog: Catalog, drill: Run | None) -> float | None:

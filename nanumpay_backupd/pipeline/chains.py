@@ -13,7 +13,7 @@ from nanumpay_backupd.errors import NotFoundError, RefusedError
 from nanumpay_backupd.model import SLICES, Backup, BackupState, CopyState, Kind, OpTime, Stream
 from nanumpay_backupd.timeline import Base, Chain, Piece, Range, find_chain, ranges, whole_second
 
-__all__ = ["LATEST", "Known", "known", "no_such_moment", "order_chain", "parse_moment", "reached", "within"]
+__all__ = ["LATEST", "Known", "known", "no_such_moment", "order_chain", "parse_moment", "reached", "typed", "within"]
 
 LATEST: Final = "latest"
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
@@ -123,10 +123,11 @@ def order_chain(
 def no_such_moment(there: Known, wanted: OpTime | None, job: str, base: str = "") -> NotFoundError:
     """Say why a moment cannot be restored, and which can."""
     found = there.ranges
+    broken = _broken(there, wanted)
     what = f"{_text(wanted)} UTC" if wanted is not None else "the latest moment"
     if not found:
         return NotFoundError(
-            f"{what} cannot be restored: job {job} has no verified full of one moment",
+            f"{what} cannot be restored: job {job} has no verified full of one moment{f'; {broken}' if broken else ''}",
             hint="such fulls need a replica set (docs/install.md); whole backups: backupctl list",
             code="no-such-moment",
         )
@@ -141,11 +142,33 @@ def no_such_moment(there: Known, wanted: OpTime | None, job: str, base: str = ""
         why = "it is after the last change that was captured"
     else:
         why = "it lies in a gap: the changes of that time were not captured, or what held them is damaged or gone"
+    if broken:
+        why += f"; {broken}"
     return NotFoundError(
         f"{what} cannot be restored: {why}",
         hint=f"what can be restored (UTC): {spans}; see: backupctl timeline {job}",
         code="no-such-moment",
     )
+
+
+def _broken(there: Known, wanted: OpTime | None) -> str:
+    """Name what is damaged or gone between the last moment before ``wanted`` that can be restored and itself."""
+    reached = max((item.last for item in there.ranges if wanted is None or item.last <= wanted), default=None)
+    spans = [(base.backup, base.end, base.end) for base in there.bases if not base.good]
+    spans += [(piece.backup, piece.start, piece.end) for piece in there.pieces if not piece.good]
+    names = [
+        name
+        for name, first, last in spans
+        if name and (reached is None or last > reached) and (wanted is None or first <= wanted)
+    ]
+    listed = sorted(names)[:_SHOWN]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"damaged, missing or never read back: {', '.join(listed)}{more}" if listed else ""
+
+
+def typed(moment: OpTime) -> str:
+    """Write a moment as it can be typed behind ``--at``: a whole second as a time of day."""
+    return f"{moment.moment:%Y-%m-%dT%H:%M:%SZ}" if moment == whole_second(moment.seconds) else str(moment)
 
 
 def _text(moment: OpTime) -> str:

@@ -43,12 +43,13 @@ from nanumpay_backupd.pipeline.fetch import (
     finish_restoring,
     make_sure_of_room,
     obtain,
-    other_choice,
     placing,
 )
+from nanumpay_backupd.pipeline.instead import other_choice
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.publish import open_staging, rewrite_manifest, sweep
+from nanumpay_backupd.pipeline.recheck import PINNED
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import choose_copy
 from nanumpay_backupd.pipeline.unpack import OPLOG, Unpacker
@@ -221,7 +222,7 @@ class _Drill:
         backup, manifest, recorder = chosen.backup, chosen.manifest, self._recorder
 
         def other() -> str:
-            return other_choice(backup, chosen.copy, self._spec.job.destinations, self._catalog)
+            return other_choice(backup, chosen.copy.destination, self._spec, self._catalog)
 
         artifact = obtain(backup, chosen.copy, staging, self._spec, recorder, self._open_store, hint=other)
         names = scratch.names(manifest.source.databases)
@@ -235,7 +236,7 @@ class _Drill:
             if replay:
                 path = folder / OPLOG
                 oplog = restored.replayed(path)
-                join_oplog([], folder, names=names)
+                join_oplog([], folder, names=names, progress=recorder.progress)
             recorder.detail(f"{len(written)} files, {human_size(sum(written.values()))}, read back and unpacked")
         return with_digests(manifest, proof), oplog
 
@@ -322,6 +323,17 @@ class _Drill:
             if self._layout.manifest(proven.backup).exists():
                 rewrite_manifest(self._layout, proven)
             self._catalog.save_backup(backup_from_manifest(proven, self._marked(chosen.copy, error)))
+            older = self._older_good(chosen.backup) if error is not None else None
+            if older is not None and not older.pinned:
+                # A later verification lets it go again (`recheck`).
+                self._catalog.pin(older.id, f"{proven.backup} {PINNED}")
+
+    def _older_good(self, backup: Backup) -> Backup | None:
+        for older in self._catalog.backups(backup.job, kinds=frozenset({Kind.FULL})):
+            good = older.state is BackupState.VERIFIED and any(copy.state in _PRESENT for copy in older.copies)
+            if good and older.created < backup.created:
+                return older
+        return None
 
     def _marked(self, copy: Copy, error: BackupdError | None) -> Copy:
         return msgspec.structs.replace(

@@ -15,7 +15,7 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError
-from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, Kind, Manifest
+from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, ErrorInfo, Kind, Manifest
 from nanumpay_backupd.pipeline.layout import Layout, backup_id, parse_artifact
 from nanumpay_backupd.pipeline.publish import read_manifest, rewrite_manifest
 
@@ -67,7 +67,7 @@ def _differences(catalog: Catalog, layout: Layout, now: datetime) -> list[Backup
             backup = backup_from_manifest(manifest, _local_copy(manifest, files, now))
             known[backup.id] = backup
             changed.append(backup)
-    return changed + _legacy(files, known, now)
+    return changed + _legacy(files, known, manifests, now)
 
 
 def _own_manifest(layout: Layout, identifier: str, manifests: dict[str, int]) -> Manifest | None:
@@ -200,8 +200,11 @@ def _heal_manifest(catalog: Catalog, layout: Layout, summary: Backup) -> None:
         rewrite_manifest(layout, backup.manifest)
 
 
-def _legacy(files: dict[str, int], known: dict[str, Backup], now: datetime) -> list[Backup]:
-    """List the archives that carry a name of ours but have no manifest: the old program made them."""
+def _legacy(files: dict[str, int], known: dict[str, Backup], manifests: dict[str, int], now: datetime) -> list[Backup]:
+    """List the archives that carry a name of ours but have no manifest: the old program made them.
+
+    One whose manifest is there and cannot be read is another matter: nothing proves what is in it.
+    """
     found = []
     # Reading a date out of a name is slow for thousands of names, and nearly all are known.
     listed = {backup.artifact for backup in known.values()}
@@ -211,13 +214,17 @@ def _legacy(files: dict[str, int], known: dict[str, Backup], now: datetime) -> l
             continue
         identifier, job, created = parsed
         copy = Copy(backup=identifier, destination=LOCAL, state=CopyState.UPLOADED, key=name, size=size, updated=now)
+        damaged = f"{identifier}.json" in manifests
+        if damaged:
+            fault = ErrorInfo(code="copy-unusable", message="its manifest is damaged, or that of another backup")
+            copy = msgspec.structs.replace(copy, state=CopyState.CORRUPT, error=fault)
         found.append(
             Backup(
                 id=identifier,
                 job=job,
                 kind=Kind.LEGACY,
                 created=created.astimezone(UTC),
-                state=BackupState.LEGACY,
+                state=BackupState.CORRUPT if damaged else BackupState.LEGACY,
                 artifact=name,
                 size=size,
                 copies=(copy,),

@@ -16,8 +16,8 @@ from typing import IO, Final, NamedTuple, cast
 from isal import igzip_lib, isal_zlib
 
 from nanumpay_backupd.errors import VerifyError
-from nanumpay_backupd.pipeline.unzstd import ZSTD_FAULTS, unzstd
 from nanumpay_backupd.system.files import drop_cache
+from nanumpay_backupd.transforms.zstd import read_zstd
 
 __all__ = ["UNREADABLE", "Member", "Pump", "chunks_of", "inflater", "members"]
 
@@ -35,7 +35,6 @@ _HINT: Final = "do not rely on this backup; older verified ones are kept; run a 
 UNREADABLE: Final[tuple[type[Exception], ...]] = (
     tarfile.TarError,
     igzip_lib.IsalError,  # type: ignore[assignment]
-    *ZSTD_FAULTS,
     EOFError,
     # What tarfile raises for some kinds of nonsense in a header.
     ValueError,
@@ -200,14 +199,18 @@ def chunks_of(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
         drop_cache(stream.fileno())
 
 
-def inflater(compression: str) -> Inflate | None:
-    """Return what makes plain bytes of an artifact's, by the manifest's word for it; None: they are plain.
+def inflater(compression: str, artifact: str) -> Inflate | None:
+    """Return what makes plain bytes of ``artifact``'s, by the manifest's word for it; None: they are plain.
 
     Raises VerifyError for a word that is not known.
     """
-    known: dict[str, Inflate | None] = {"gzip": _gunzip, "zstd": unzstd, "none": None}
+    known: dict[str, Inflate | None] = {
+        "gzip": _gunzip,
+        "zstd": lambda chunks: read_zstd(chunks, artifact),
+        "none": None,
+    }
     if compression not in known:
-        raise _refused(f"its manifest says that it is compressed as {compression!r}, which is not known")
+        raise _refused(f"{artifact} is compressed as {compression!r}, says its manifest, which is not known")
     return known[compression]
 
 

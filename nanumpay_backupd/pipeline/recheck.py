@@ -26,10 +26,10 @@ from nanumpay_backupd.model import (
     Manifest,
     Outcome,
     Run,
+    SourceInfo,
     Stage,
     Verification,
     error_info,
-    from_json,
     to_json,
 )
 from nanumpay_backupd.pipeline.backup import disk_fault, keep_proof, recorded, with_digests
@@ -37,6 +37,7 @@ from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.members import chunks_of
 from nanumpay_backupd.pipeline.publish import read_manifest
+from nanumpay_backupd.pipeline.rebuild import fetch_manifest
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import Check, opened, prove_checksum, prove_stream, size_differs
@@ -45,16 +46,15 @@ from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.throttled import ThrottledStore
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["verify_copies"]
+__all__ = ["PINNED", "verify_copies"]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _NO_USE: Final = frozenset(
     {"destination-unreachable", "destination-auth", "destination-not-found", "destination-denied", "destination-tls"}
 )
 """Faults that every other copy at the place would meet too."""
-_PINNED: Final = "is corrupt; this is the next older good one"
+PINNED: Final = "is corrupt; this is the next older good one"
 """Ends the reasons of the pins that are made here, by which they are let go again."""
-_LARGEST_MANIFEST: Final = 64 << 20
 _RUN: Final = "make a new one now: backupctl run"
 
 
@@ -146,9 +146,11 @@ class _Recheck:
             return self._tasks_of_one(order.backup)
         tasks = []
         legacy = 0
+        # What is being made just now is read by its own run.
+        running = {run.id for run in self._catalog.unfinished_runs()}
         for backup in self._catalog.backups(self._spec.job.name):
             legacy += backup.kind is Kind.LEGACY
-            if backup.state in (BackupState.VERIFIED, BackupState.COMMITTED):
+            if backup.state in (BackupState.VERIFIED, BackupState.COMMITTED) and backup.run not in running:
                 tasks += self._of(backup, _due)
         if legacy:
             self._passed_over.append(f"{legacy} archives of the old program")
@@ -201,7 +203,7 @@ class _Recheck:
             return
         failed: list[tuple[_Task, BackupdError]] = []
         for task in tasks:
-            if task.place in self._away:
+            if task.place in self._away or self._now(task) is None:
                 continue
             try:
                 self._one(task, backup.manifest)
@@ -216,6 +218,8 @@ class _Recheck:
                 self._mark(task, CopyState.MISSING)
             except OSError as error:
                 self._unreadable(task, disk_fault(error, self._layout))
+        # What retention deleted while it was read is gone by right.
+        failed = [(task, error) for task, error in failed if self._now(task)]
         if failed:
             self._settle(backup, backup.manifest, failed)
 
@@ -225,19 +229,17 @@ class _Recheck:
             path = self._layout.artifact(task.copy.key)
             with opened(path, manifest) as stream:
                 found, manifest = self._prove(task, manifest, chunks_of(path, stream))
-            # Written again in any case, with the new proof.
-            self._tell_of_manifest(task, manifest, read_manifest(self._layout.manifest(task.backup)))
-            keep_proof(self._layout, manifest, found, self._catalog, self._recorder)
+            self._keep(task, found, manifest.source)
         else:
-            store, beside = self._store(task.place), f"{task.copy.key}{MANIFEST_SUFFIX}"
-            info = store.stat(task.copy.key)
+            store, key = self._store(task.place), task.copy.key
+            info = store.stat(key)
             if info is None:
                 raise StoreError(f"{task.place} has no object of that name", code="object-missing", retryable=False)
             if (error := size_differs(manifest, info.size)) is not None:
                 raise error
-            self._prove(task, manifest, store.get(task.copy.key))
-            if self._tell_of_manifest(task, manifest, _fetch_manifest(store, beside)):
-                store.put_bytes(beside, to_json(manifest))
+            self._prove(task, manifest, store.get(key))
+            if self._now(task) and self._tell_of_manifest(task, manifest, fetch_manifest(store, key)):
+                store.put_bytes(f"{key}{MANIFEST_SUFFIX}", to_json(manifest))
             self._mark(task, CopyState.VERIFIED)
         self._good.setdefault(task.backup, set()).add(task.place)
         self._read += task.copy.size
@@ -283,14 +285,31 @@ class _Recheck:
     # What follows
 
     def _mark(self, task: _Task, state: CopyState, error: BackupdError | None = None) -> None:
-        self._catalog.save_copy(
-            msgspec.structs.replace(
-                task.copy,
-                state=state,
-                updated=self._recorder.clock.now(),
-                error=error_info(error) if error is not None else None,
-            )
-        )
+        """Record what is known of a copy now."""
+        with self._catalog.together():
+            now = self._now(task)
+            if now is not None:
+                info = error_info(error) if error is not None else None
+                moment = self._recorder.clock.now()
+                self._catalog.save_copy(msgspec.structs.replace(now[1], state=state, updated=moment, error=info))
+
+    def _keep(self, task: _Task, found: Verification, source: SourceInfo, error: BackupdError | None = None) -> None:
+        """Record what was found of the local copy, in the manifest as well."""
+        with self._catalog.together():
+            now = self._now(task)
+            if now is not None:
+                manifest = msgspec.structs.replace(now[0], source=source)
+                if error is None:
+                    self._tell_of_manifest(task, manifest, read_manifest(self._layout.manifest(task.backup)))
+                keep_proof(self._layout, manifest, found, self._catalog, self._recorder, error)
+
+    def _now(self, task: _Task) -> tuple[Manifest, Copy] | None:
+        """Return manifest and copy as they are now, None when the copy was deleted: backups run beside this."""
+        backup = self._catalog.backup(task.backup)
+        if backup is None or backup.manifest is None:
+            return None
+        copy = next((copy for copy in backup.copies if copy.destination == task.place), None)
+        return (backup.manifest, copy) if copy is not None else None
 
     def _unreadable(self, task: _Task, error: BackupdError) -> None:
         """A copy that could not be read is neither good nor bad."""
@@ -315,7 +334,7 @@ class _Recheck:
             if corrupt and task.place == LOCAL and not left:
                 now = self._recorder.clock.now()
                 found = Verification(level=task.level, at=now, ok=False, seconds=0.0, detail=error.message)
-                keep_proof(self._layout, manifest, found, self._catalog, self._recorder, error)
+                self._keep(task, found, manifest.source, error)
             told = f"the copy of {backup.id} at {task.place} is {'corrupt' if corrupt else 'gone'}: {error.message}"
             hint = self._instead(backup, task.place, proven, believed)
             fault = (VerifyError if corrupt else StoreError)(told, hint=hint, code=error.code, retryable=False)
@@ -352,13 +371,13 @@ class _Recheck:
         for backup, _ in self._bad:
             older = self._older(backup)
             if older is not None and not older.pinned:
-                self._catalog.pin(older.id, f"{backup.id} {_PINNED}")
+                self._catalog.pin(older.id, f"{backup.id} {PINNED}")
         if self._bad or self._order != VerifyOrder(level=self._order.level):
             return
         fulls = self._catalog.backups(self._spec.job.name, kinds={Kind.FULL})
         newest = next((backup for backup in fulls if backup.id in self._good), None)
         for backup in fulls:
-            if backup.pinned.endswith(_PINNED) and newest is not None and newest.created > backup.created:
+            if backup.pinned.endswith(PINNED) and newest is not None and newest.created > backup.created:
                 self._catalog.pin(backup.id, "")
 
     def _summary(self, tasks: list[_Task]) -> str:
@@ -384,20 +403,3 @@ class _Recheck:
 def _due(copy: Copy) -> bool:
     """Tell whether a copy is to be read: it should be there, or looks wrong and nobody was told so."""
     return copy.state in _PRESENT or (copy.state is CopyState.CORRUPT and copy.error is None)
-
-
-def _fetch_manifest(store: Store, key: str) -> Manifest | None:
-    """Read a manifest from a destination; None when it is not there or not one."""
-    data = bytearray()
-    try:
-        for piece in store.get(key):
-            data += piece
-            if len(data) > _LARGEST_MANIFEST:
-                return None
-        return from_json(Manifest, bytes(data))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    except StoreError as error:
-        if error.code != "object-missing":
-            raise
-        return None

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, VerifyError
+from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, RefusedError, StoreError, VerifyError
 from nanumpay_backupd.model import LOCAL, SLICES, Backup, Copy, OpTime, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
-from nanumpay_backupd.pipeline.chains import order_chain
+from nanumpay_backupd.pipeline.chains import order_chain, typed
 from nanumpay_backupd.pipeline.expectation import (
     legacy_root,
     parent_of,
@@ -27,7 +27,8 @@ from nanumpay_backupd.pipeline.expectation import (
     with_indexes,
     without_touched,
 )
-from nanumpay_backupd.pipeline.fetch import finish_restoring, make_sure_of_room, obtain, other_choice, placing
+from nanumpay_backupd.pipeline.fetch import finish_restoring, make_sure_of_room, obtain, placing
+from nanumpay_backupd.pipeline.instead import other_choice, other_way, strays
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
@@ -35,7 +36,7 @@ from nanumpay_backupd.pipeline.replay import join_oplog, obtain_slices
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
 from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
-from nanumpay_backupd.pipeline.swap import beside, change_places
+from nanumpay_backupd.pipeline.swap import beside, change_places, check_swap
 from nanumpay_backupd.pipeline.unpack import Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import Check, Sink, prove
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["plan_restore", "restore"]
 
 _BUCKETS: Final = "system.buckets."
-_SWAP_FAULTS: Final = frozenset({"swap-failed", "swap-unfinished"})
+_SHOWN: Final = 4
 OpenSource = Callable[[MongoSource], Source]
 
 
@@ -106,14 +107,21 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
     if order.at:
         until = OpTime.parse(order.at)
         here = {order.source} if order.source else {LOCAL, *places}
-        chain = order_chain(catalog, spec.job.name, until, order.backup, here)
+        try:
+            chain = order_chain(catalog, spec.job.name, until, order.backup, here)
+        except NotFoundError as error:
+            if lost := strays(layout, catalog):
+                error.message += f"; slices whose manifests are damaged or missing: {', '.join(lost[:_SHOWN])}"
+            raise
     backup = _known(catalog, chain.base if chain is not None else order.backup)
-    copy = choose_copy(backup, order.source, places)
+    copy = _usable(backup, spec, catalog)
     slices = []
     for name in chain.slices if chain is not None else ():
         one = _known(catalog, name)
-        slices.append((one, choose_copy(one, order.source, places)))
+        slices.append((one, _usable(one, spec, catalog)))
     names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
+    if order.swap:
+        check_swap(spec, list(names.values()), _types(backup, order), whole=_whole(order))
     target.tool()
     facts = target.look(names.values())
     plan = make_plan(backup, order, copy, names, facts, [one for one, _ in slices])
@@ -125,6 +133,16 @@ def _known(catalog: Catalog, name: str) -> Backup:
     if backup is None:
         raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
     return backup
+
+
+def _usable(backup: Backup, spec: RunSpec, catalog: Catalog) -> Copy:
+    """Return the copy to read; where none can be relied on, the fault says what else can be restored."""
+    source = _order(spec).source
+    try:
+        return choose_copy(backup, source, [destination.name for destination in spec.job.destinations])
+    except RefusedError as error:
+        error.hint = other_choice(backup, source, spec, catalog)
+        raise
 
 
 def _unpacked(backup: Backup) -> int:
@@ -158,7 +176,6 @@ class _Restore:
         self._database = self._order.to_database or spec.job.source.database
         self._safety = ""
         self._state = "untouched"
-        self._aside = False
 
     def run(self) -> None:
         """Do it; every fault leaves with a sentence on the target's state."""
@@ -186,15 +203,10 @@ class _Restore:
     def _beside(self, ready: _Prepared) -> None:
         """Restore into a side database, then let it change places with the live one."""
         [(held, live)] = ready.names.items()
-        manifest = ready.backup.manifest
-        stats = manifest.source.collections if manifest is not None else ()
-        coming = {item.name.removeprefix(_BUCKETS): item.type for item in stats}
-        whole = bool(self._order.at) and not self._order.collection
-        self._aside = True
+        coming, whole = _types(ready.backup, self._order), _whole(self._order)
         with beside(self._spec, live, coming, self._recorder, backup=ready.backup.id, whole=whole) as side:
             aside = msgspec.structs.replace(ready.plan, database=side, drops=(), safety_backup=False)
             self._into_place(msgspec.structs.replace(ready, names={held: side}, plan=aside))
-            self._state = "swapping"
             change_places(self._spec, side, live, self._recorder)
 
     def _into_place(self, ready: _Prepared) -> None:
@@ -219,16 +231,22 @@ class _Restore:
         taken = [(backup, copy), *ready.slices]
         fetched = sum(one.size for _, one in taken if one.destination != LOCAL)
         make_sure_of_room(self._layout, fetched + sum(_unpacked(item) for item, _ in taken))
-        artifact = obtain(
-            backup,
-            copy,
-            staging,
-            self._spec,
-            self._recorder,
-            self._open_store,
-            hint=lambda: self._instead(backup, copy),
-        )
-        return artifact, obtain_slices(ready.slices, staging, self._spec, self._recorder, self._open_store)
+        try:
+            artifact = obtain(
+                backup,
+                copy,
+                staging,
+                self._spec,
+                self._recorder,
+                self._open_store,
+                hint=lambda: self._instead(backup, copy, ready),
+            )
+            return artifact, obtain_slices(ready.slices, staging, self._spec, self._recorder, self._open_store)
+        except StoreError as error:
+            gone = next((pair for pair in taken if pair[1].key in error.message), None)
+            if error.code == "object-missing" and gone is not None:
+                error.hint = self._instead(*gone, ready)
+            raise
 
     def _check(self, ready: _Prepared, artifact: Path, slices: list[Path], folder: Path) -> list[Expected]:
         """Prove the artifact, unpack what is wanted, and return what then has to be in the database."""
@@ -243,8 +261,9 @@ class _Restore:
                     expected, written = promised(backup, ready.names, self._order.collection), unpacker.written()
                 else:
                     expected, written = self._check_legacy(ready, artifact, folder, check)
-            except VerifyError as error:
-                raise VerifyError(error.message, hint=self._instead(backup, ready.copy), code=error.code) from None
+            except (VerifyError, NotFoundError) as error:
+                error.hint = self._instead(backup, ready.copy, ready)
+                raise
             if not slices and not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
                 what = f"collection {self._order.collection!r}" if self._order.collection else "collection"
                 raise NotFoundError(f"{backup.artifact} holds no {what}", hint=f"look into it: tar -tf {artifact}")
@@ -265,9 +284,11 @@ class _Restore:
             assert backup.manifest is not None, "slices are known by their manifests"
             try:
                 prove(path, backup.manifest, check, self._recorder.clock, self._recorder.progress)
-            except BackupdError as error:
-                hint = f"{self._instead(backup, copy)}; or another moment: backupctl timeline {backup.job}"
-                raise VerifyError(error.message, hint=hint, code=error.code) from None
+            except (VerifyError, NotFoundError) as error:
+                error.hint = (
+                    f"{self._instead(backup, copy, ready)}; what else there is: backupctl timeline {backup.job}"
+                )
+                raise
         return join_oplog(
             slices,
             folder,
@@ -344,26 +365,39 @@ class _Restore:
             late = f"; {unknown} others were changed by the oplog after they were counted" if unknown else ""
             self._recorder.detail(f"documents and indexes of {len(expected) - unknown} collections as expected{late}")
 
-    def _instead(self, backup: Backup, copy: Copy) -> str:
-        return other_choice(backup, copy, self._spec.job.destinations, self._catalog)
+    def _instead(self, backup: Backup, copy: Copy, ready: _Prepared) -> str:
+        if ready.until is None:
+            return other_choice(backup, copy.destination, self._spec, self._catalog)
+        return other_way(backup, copy.destination, ready.until, self._order, self._spec, self._catalog)
 
     def _told(self, error: BackupdError) -> BackupdError:
         """Add to a fault what state the target is in and what can be done about it."""
         where = f"database {self._database}" if self._database else "the database"
-        at = f" --at {self._order.at}" if self._order.at else ""
+        at = f" --at {typed(OpTime.parse(self._order.at))}" if self._order.at else ""
         again = f"restore again: backupctl restore {self._order.backup or 'latest'}{at}"
         back = f"; or go back to what was there before: backupctl restore {self._safety}" if self._safety else ""
+        if error.code == "swap-unfinished":
+            return error  # it says itself what state the database is in
         if isinstance(error, CancelledError):
             error.message, error.hint = "the restore was cancelled", ""
-        if self._state == "swapping" and error.code in _SWAP_FAULTS:
-            return error  # they say themselves what state the database is in
-        if self._state == "untouched" or self._aside:
+        if self._state == "untouched" or self._order.swap:
             error.message += f"; nothing was changed in {where}"
             return error
         is_now = "is half restored" if self._state == "half" else "is restored, but not as it should be"
         error.message += f"; {where} {is_now}"
         error.hint = "; ".join(part for part in (error.hint, again) if part) + back
         return error
+
+
+def _types(backup: Backup, order: RestoreOrder) -> dict[str, str]:
+    """Return what is known of the types of what will be restored, by name."""
+    stats = backup.manifest.source.collections if backup.manifest is not None else ()
+    return {item.name: item.type for item in stats if order.collection in ("", item.name.removeprefix(_BUCKETS))}
+
+
+def _whole(order: RestoreOrder) -> bool:
+    """Tell whether the whole database is to be what it was at a moment, without what came later."""
+    return bool(order.at) and not order.collection
 
 
 def _creator(ready: _Prepared) -> Callable[[str, Path], Sink]:

@@ -159,7 +159,7 @@ class _Slice:
 
     def take(self) -> list[BackupdError]:
         """Capture, commit, prove and upload; returns the faults of destinations."""
-        self._layout.create()
+        self._layout.create_slices()
         faults = self._take_up()
         ended = False
         while not ended:  # up to a full's moment; the rest is the full's own

@@ -7,7 +7,7 @@ How collections change places is the business of `sources.swap`; how a restore f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
@@ -15,14 +15,31 @@ from nanumpay_backupd.model import Run, Stage
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import RunSpec
+from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.locks import FileLock
 
 if TYPE_CHECKING:
     from nanumpay_backupd.sources.swap import Kept, Swap
 
-__all__ = ["beside", "change_places", "manage", "unfinished_swap"]
+__all__ = ["beside", "change_places", "check_swap", "manage", "unfinished_swap"]
 
 _ACTION: Final = "swap:"
+
+
+def check_swap(spec: RunSpec, databases: Sequence[str], coming: Mapping[str, str], *, whole: bool = False) -> None:
+    """Refuse, for a plan, what could not change places; parameters as of `beside`. Writes nothing.
+
+    Raises RefusedError (``swap-impossible``), SourceError.
+    """
+    from nanumpay_backupd.sources.swap_plan import stamp_of
+
+    if len(databases) != 1 or not databases[0]:
+        raise RefusedError(
+            f"changing places is for one database, and this backup has {len(databases)}",
+            hint="restore without --swap",
+            code="swap-impossible",
+        )
+    _swap(spec, databases[0], stamp_of(spec.started or SystemClock().now())).check(coming, whole=whole)
 
 
 @contextlib.contextmanager

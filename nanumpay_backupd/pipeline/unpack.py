@@ -100,7 +100,7 @@ def _files(artifact: Path) -> Iterator[Iterator[Member]]:
     """Give the plain files of an archive, for a with block that takes all of them; VerifyError when it is damaged."""
     with artifact.open("rb", buffering=0) as stream:
         compression = "gzip" if artifact.name.endswith(".gz") else "none"
-        plain = Pump(chunks_of(artifact, stream), inflater(compression))
+        plain = Pump(chunks_of(artifact, stream), inflater(compression, artifact.name))
         try:
             yield members(plain, artifact.name)
         except UNREADABLE as error:

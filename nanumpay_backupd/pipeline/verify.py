@@ -105,7 +105,7 @@ def prove_stream(
     started = clock.monotonic()
     meter = _Meter(manifest)
     name = manifest.artifact.name
-    plain = Pump(meter.through(chunks), inflater(manifest.artifact.compression))
+    plain = Pump(meter.through(chunks), inflater(manifest.artifact.compression, name))
     try:
         walk = _walk_slice if manifest.kind in SLICES else _walk
         found = walk(plain, manifest, check_lines(check, manifest), progress, keep or (lambda _: None))

@@ -393,7 +393,8 @@ def _hosts(settings: MongoSource) -> str:
         nodes = parse_uri(settings.uri.reveal(), validate=False)["nodelist"]
     except PyMongoError:
         return "its address"
-    return ", ".join(f"{host}:{port}" for host, port in nodes)
+    # A Unix socket is a path without a port.
+    return ", ".join(f"{host}:{port}" if port else host for host, port in nodes)
 
 
 def _dump_uri(settings: MongoSource) -> str:

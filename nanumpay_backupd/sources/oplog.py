@@ -33,7 +33,9 @@ __all__ = ["FILE", "Captured", "OplogCapture"]
 
 _PATIENCE: Final = 60.0
 """Seconds to wait for a majority to have the end of the dump."""
-_NAP: Final = 0.1
+_NAP: Final = 0.05
+_REST: Final = 0.5
+"""Seconds between two readings while the dump is made; its end is not waited for that long."""
 _RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
 Narrow = Callable[[Mapping[str, Any]], bytes | None]
 
@@ -74,7 +76,7 @@ class OplogCapture:
         self._databases = frozenset(databases)
         self._narrow = narrow
         self._path = path
-        self._start, self._term = _starting_point(client)
+        self._start, self._term, self._in_transaction = _starting_point(client)
         self._finish = threading.Event()
         self._stop = threading.Event()
         self._end: Timestamp | None = None
@@ -132,6 +134,8 @@ class OplogCapture:
     def _follow(self, stream: IO[bytes]) -> None:
         """Read on, again and again, until the end is known and reached."""
         reading = OplogRange(self._client, self._databases, _time(self._start), beside_dump=True)
+        if self._in_transaction:
+            reading.with_first()
 
         narrowed = 0
 
@@ -157,7 +161,7 @@ class OplogCapture:
             self._problem = reading.broken
             if self._end is not None:
                 return
-            self._finish.wait(_NAP)
+            self._finish.wait(_REST)
 
     def _check(self, _entries: int, _size: int) -> None:
         """Leave a long stretch of reading when nobody wants it any more."""
@@ -190,8 +194,11 @@ def _last_write(client: MongoClient[dict[str, Any]]) -> dict[str, Any]:
     return last
 
 
-def _starting_point(client: MongoClient[dict[str, Any]]) -> tuple[Timestamp, int]:
-    """Return where to begin, and the present term: the oldest transaction under way, else what a majority has."""
+def _starting_point(client: MongoClient[dict[str, Any]]) -> tuple[Timestamp, int, bool]:
+    """Return where to begin, the present term, and whether a transaction's first entry stands there.
+
+    That is the oldest one under way; else it is the newest entry that a majority has, which the dump will see.
+    """
     # The newest entry may have uncommitted ones before it; up to what a majority has there are no such holes.
     newest = _last_write(client)["majorityOpTime"]
     oldest = client.config.transactions.find_one(
@@ -199,6 +206,6 @@ def _starting_point(client: MongoClient[dict[str, Any]]) -> tuple[Timestamp, int
         sort=[("startOpTime.ts", 1)],
     )
     start: Timestamp = newest["ts"]
-    if oldest is not None and oldest["startOpTime"]["ts"] < start:
-        start = oldest["startOpTime"]["ts"]
-    return start, int(newest["t"])
+    if oldest is not None and oldest["startOpTime"]["ts"] <= start:
+        return oldest["startOpTime"]["ts"], int(newest["t"]), True
+    return start, int(newest["t"]), False

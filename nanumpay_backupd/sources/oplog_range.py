@@ -57,8 +57,7 @@ class OplogRange:
 
     What mongorestore cannot replay ends it: then ``broken`` says why, and ``reached`` is the time just before.
 
-    ``beside_dump``: the entry of ``after`` itself belongs to the range, and what makes a dump taken meanwhile unfit for
-    a replay ends it too (see `Commands`).
+    ``beside_dump``: what makes a dump taken meanwhile unfit for a replay ends it too (see `Commands`).
     """
 
     def __init__(
@@ -82,7 +81,11 @@ class OplogRange:
         """Namespaces of which documents were kept."""
         self._commanded: set[str] = set()
         self._commands = Commands(self._names, IndexHistory(client), self._written if beside_dump else None)
-        self._with_first = beside_dump
+        self._with_first = False
+
+    def with_first(self) -> None:
+        """Let the entry of ``after`` itself belong to the range; called before `read`."""
+        self._with_first = True
 
     def read(self, end: OpTime, sink: Callable[[bytes], None], check: Callable[[int, int], None]) -> None:
         """Read on up to ``end``, which the server must hold. ``check`` hears of entries and bytes so far and may raise.

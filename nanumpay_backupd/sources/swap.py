@@ -141,6 +141,11 @@ class Swap:
         self._patience = patience
         self._hook = hook
 
+    def check(self, coming: Mapping[str, str], *, whole: bool = False) -> None:
+        """Refuse what `begin` would refuse, and write nothing down."""
+        with self._open() as place:
+            self._refuse_impossible(place, Look(coming, {}, frozenset()), whole=whole)
+
     def begin(
         self, side: str, coming: Mapping[str, str], *, whole: bool = False, backup: str = "", run: str = ""
     ) -> None:

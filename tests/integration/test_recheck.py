@@ -32,16 +32,18 @@ from nanumpay_backupd.model import (
     Policy,
     Run,
     Stage,
+    Trigger,
     from_json,
 )
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, backup_id
-from nanumpay_backupd.pipeline.prune import plan
+from nanumpay_backupd.pipeline.prune import delete_copy, plan
 from nanumpay_backupd.pipeline.publish import commit, open_staging, read_manifest
-from nanumpay_backupd.pipeline.report import Progress, Recorder
+from nanumpay_backupd.pipeline.report import Progress, Recorder, new_run
 from nanumpay_backupd.pipeline.restore_plan import choose_copy
 from nanumpay_backupd.settings.schema import Destination, LocalDestination, Paths, RunSpec, VerifyOrder
 from nanumpay_backupd.sources.slice_walk import SliceWalk
+from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.locks import FileLock
 from tests.servers.ftp import start_pyftpdlib
@@ -99,7 +101,7 @@ class House:
     def __init__(self, root: Path, servers: Places) -> None:
         self.root = root
         self.layout = Layout(root / "backups")
-        self.layout.create()
+        self.layout.create_slices()
         self.destinations = servers.destinations
         self.places = (LOCAL, *(destination.name for destination in servers.destinations))
         self.folders = servers.folders | {LOCAL: self.layout.backups}
@@ -605,13 +607,51 @@ def test_what_cannot_be_verified_is_refused(house: House) -> None:
         assert run.error.hint
 
 
-def test_a_verification_runs_beside_a_backup_but_not_beside_another(house: House) -> None:
-    """A backup under way keeps none away; one that meets another verification or a drill is skipped."""
+def test_it_runs_beside_backups_and_alone_among_checks(house: House) -> None:
+    """Hours of reading hold up no backup; a second verification of the job at the same time is skipped."""
     house.make()
-    with FileLock(house.layout.lock("nanumpay"), "job nanumpay"):
-        assert house.verify().outcome is Outcome.SUCCEEDED
-    with FileLock(house.layout.lock("nanumpay", "drill"), "job nanumpay"):
-        assert house.verify().outcome is Outcome.SKIPPED
+    for action, outcome in (("backup", Outcome.SUCCEEDED), ("drill", Outcome.SKIPPED)):
+        lock = FileLock(house.layout.lock("nanumpay", action), "job nanumpay")
+        lock.acquire()
+        try:
+            assert house.verify().outcome is outcome
+        finally:
+            lock.release()
+
+
+@pytest.mark.parametrize("level", ["checksum", "structure"])
+@pytest.mark.parametrize("place", NEAR)
+def test_what_retention_deletes_meanwhile_does_not_come_back(house: House, level: str, place: str) -> None:
+    """A backup that is deleted while a copy of it is read is gone: no record, no manifest, no fault."""
+    older, newer = house.make(), house.make(created=NOW + DAY)
+    copies = 1 + NEAR.index(place)
+
+    class Pruning(Ear):
+        def progress(self, progress: Progress) -> None:
+            super().progress(progress)
+            if progress.bytes == copies * newer.size:
+                with Catalog(house.root / "state" / "catalog.db") as catalog:
+                    for destination in house.destinations:
+                        with open_store(destination) as store:
+                            delete_copy(catalog, house.layout, newer.id, destination.name, store)
+                    delete_copy(catalog, house.layout, newer.id, LOCAL, None)
+
+    house.clock = Ticking(house.clock.now())
+    run = house.verify(level=level, ear=Pruning())
+    assert (run.outcome, run.error, run.warnings) == (Outcome.SUCCEEDED, None, ())
+    assert house.catalog.backup(newer.id) is None
+    assert not house.layout.manifest(newer.id).exists()
+    assert not house.file(newer, "disk2").with_name(f"{newer.artifact}{MANIFEST_SUFFIX}").exists()
+    assert house.states(older) == dict.fromkeys(NEAR, CopyState.VERIFIED)
+
+
+def test_what_is_being_made_is_left_to_its_own_run(house: House) -> None:
+    """A backup whose run has not ended is read by that run."""
+    backup = house.make(proven=None)
+    assert backup.run is not None
+    house.catalog.save_run(new_run(backup.run, "nanumpay", Trigger.MANUAL, NOW))
+    assert house.verify().outcome is Outcome.SUCCEEDED
+    assert house.backup(backup).state is BackupState.COMMITTED
 
 
 def test_a_real_oplog_is_walked(mongod_rs: Mongod) -> None:

@@ -317,7 +317,7 @@ def test_a_damaged_artifact_is_refused_before_anything_is_dropped(house: House, 
     assert run.outcome is Outcome.FAILED
     assert run.backup is None
     assert f"nothing was changed in database {DATABASE}" in text(run)
-    assert (older.id in text(run)) is (how != "cut")
+    assert older.id in text(run)
     assert house.describe() == before
     assert house.clean()
 
@@ -502,7 +502,8 @@ def test_the_oplog_is_replayed_also_under_another_name(set_house: House) -> None
     run = house.restore(made.backup, safety=False)
     assert (run.outcome, run.error) == (Outcome.SUCCEEDED, None)
     assert house.describe() == before
-    assert "changed by the oplog" in run.stages[-1].detail
+    # What changed during the dump was read again at its end, so its documents are counted too.
+    assert "changed by the oplog" not in run.stages[-1].detail
     other = house.plan(made.backup, to_database=OTHER)
     assert other.replays_oplog
     assert house.restore(made.backup, to_database=OTHER).outcome is Outcome.SUCCEEDED

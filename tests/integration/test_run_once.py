@@ -64,6 +64,21 @@ class TestRunOnce:
         assert lines[-1].startswith("run ")
         assert lines[-1].endswith(f" succeeded: {name.removesuffix('.tar.gz')}")
 
+    def test_the_changes_alone(self, site: Site) -> None:
+        """With --kind incremental only what was written since is saved, and a sentence says when there is nothing."""
+        missing = run(site, "run-once", "--kind", "incremental")
+        assert missing.returncode == EXIT_FAILED
+        assert "no verified full" in missing.stderr
+        assert run(site, "run-once").returncode == EXIT_OK
+        nothing = run(site, "run-once", "--kind", "incremental")
+        assert (nothing.returncode, nothing.stderr) == (EXIT_OK, "")
+        assert "nothing new" in nothing.stdout
+        with site.db() as db:
+            db.users.insert_one({"loginId": "new"})
+        done = run(site, "run-once", "--kind", "incremental")
+        assert done.returncode == EXIT_OK, done.stderr
+        assert "nanumpay-slice-" in done.stdout.splitlines()[-1]
+
     def test_daemon_knows_it(self, site: Site) -> None:
         """What was made without the daemon is in its list, and its status speaks of it."""
         site.write_config("[[job]]\nname = 'extra'\ncompress = false")

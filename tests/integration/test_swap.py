@@ -24,7 +24,7 @@ from nanumpay_backupd.errors import BackupdError, CancelledError
 from nanumpay_backupd.model import Outcome, Stage, Trigger
 from nanumpay_backupd.pipeline.backup import unfinished
 from nanumpay_backupd.pipeline.report import Recorder, new_run
-from nanumpay_backupd.pipeline.swap import beside, change_places
+from nanumpay_backupd.pipeline.swap import beside, change_places, check_swap
 from nanumpay_backupd.settings.schema import MongoSource, Paths, RestoreOrder, RunSpec
 from nanumpay_backupd.sources.swap import Kept, Swap, find_swaps
 from nanumpay_backupd.sources.swap_plan import Side, State, parked, record_name, side_name, stamp_of
@@ -615,6 +615,13 @@ def test_a_restore_that_does_not_get_there_leaves_nothing(bench: Bench, how: str
 
     with pytest.raises(BackupdError) as caught:
         restore()
+    if how == "impossible":
+        for databases in ((LIVE,), (LIVE, OTHER), ("",)):
+            with pytest.raises(BackupdError) as refused:
+                check_swap(bench.spec, databases, coming)
+            assert refused.value.code == "swap-impossible"
+    else:
+        check_swap(bench.spec, [LIVE], coming)
     assert caught.value.code == {"fault": "failed", "cancelled": "cancelled", "impossible": "swap-impossible"}[how]
     assert bench.house.everything() == before
     assert side_name(LIVE, stamp_of(NOW)) not in bench.house.client.list_database_names()

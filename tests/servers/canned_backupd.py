@@ -528,6 +528,7 @@ class CannedDaemon:
             "moment": (at if at.endswith("Z") else moment()) if at else moment(hours=3),
             "replays_oplog": not to_database and not collection,
             "slices": [one["id"] for one in reversed(slices())] if at else [],
+            "drops": [],
             "swap": swap,
             "target_exists": not to_database,
             "target_collections": 0 if to_database else 3,

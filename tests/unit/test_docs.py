@@ -16,8 +16,9 @@ import pytest
 
 import nanumpay_backupd
 from nanumpay_backupd import __main__ as program
-from nanumpay_backupd.cli.options import COMMANDS, UsageError, parse
+from nanumpay_backupd.cli.options import COMMANDS, parse
 from nanumpay_backupd.control.idl import Interface
+from nanumpay_backupd.errors import UsageError
 from tests.servers.tools import PROJECT
 
 DOCS: Final = (*sorted(PROJECT.glob("README*.md")), PROJECT / "CHANGELOG.md", *sorted(PROJECT.glob("docs/**/*.md")))

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.pipeline.members import UNREADABLE, Pump, inflater, members
 from nanumpay_backupd.pipeline.unpack import look_through, unpack
-from nanumpay_backupd.pipeline.unzstd import unzstd
 from tests.workbench import archive_bytes
 
 BLOCK: Final = 512
@@ -27,7 +25,7 @@ FILES: Final = {"old/nanumpay/users.bson": b"u" * 700, "old/nanumpay/notes.txt":
 
 def read(chunks: Iterator[bytes], compression: str = "none", root: str | None = None) -> dict[str, bytes]:
     """Read an archive to its end; returns its files."""
-    plain = Pump(chunks, inflater(compression))
+    plain = Pump(chunks, inflater(compression, "a.tar"))
     try:
         return {path: b"".join(pieces) for path, _, pieces in members(plain, "a.tar", root)}
     finally:
@@ -58,7 +56,7 @@ def test_files_come_out_as_they_went_in(files: dict[str, bytes], kind: int, size
     chunks = [data[at : at + size] for at in range(0, len(data), size)]
     compression = "gzip" if compressed else "none"
     assert read(iter(chunks), compression) == {f"old/{name}": content for name, content in files.items()}
-    plain = Pump(iter(chunks), inflater(compression))
+    plain = Pump(iter(chunks), inflater(compression, "a.tar"))
     passed = [(path, size, next(pieces, b"")[:1]) for path, size, pieces in members(plain, "a.tar", "old")]
     plain.close()
     assert passed == [(f"old/{name}", len(content), content[:1]) for name, content in files.items()]
@@ -136,27 +134,6 @@ def test_a_header_that_claims_gigabytes_is_not_believed() -> None:
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 3 << 30
     with pytest.raises(ValueError, match="a header claims"):
         read(iter([info.tobuf(tarfile.GNU_FORMAT), *([bytes(1 << 20)] * 3)]))
-
-
-@given(st.lists(st.binary(max_size=400_000), min_size=1, max_size=3), st.integers(1, 40_000))
-def test_zstd_frames_come_out_as_they_went_in(frames: list[bytes], size: int) -> None:
-    """One frame or several, cut into chunks anywhere; the last byte missing is told."""
-    data = b"".join(zstandard.ZstdCompressor(1).compress(frame) for frame in frames)
-    assert b"".join(unzstd(data[at : at + size] for at in range(0, len(data), size))) == b"".join(frames)
-    with pytest.raises(EOFError):
-        list(unzstd(iter([data[:-1]])))
-
-
-def test_a_zstd_frame_that_expands_ten_thousandfold_comes_in_pieces() -> None:
-    """300 MiB of zeros are 10 kB of zstd: no piece is larger than a few blocks can make it."""
-    squeeze = zstandard.ZstdCompressor(3).compressobj()
-    data = b"".join(squeeze.compress(bytes(1 << 20)) for _ in range(300)) + squeeze.flush()
-    assert len(data) < 50_000
-    largest = total = 0
-    for piece in unzstd(iter([data])):
-        largest, total = max(largest, len(piece)), total + len(piece)
-    assert total == 300 << 20
-    assert largest <= 160 << 20
 
 
 def test_a_reader_that_goes_away_leaves_no_thread_and_closes_the_source() -> None:

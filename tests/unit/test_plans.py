@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.model import OpTime, Outcome, Run, Stream, Trigger
-from nanumpay_backupd.plans import Plans, Task, headroom, verdict_on
+from nanumpay_backupd.plans import Plans, Task, headroom, slice_interval, verdict_on
 from nanumpay_backupd.scheduler import Verdict
 from nanumpay_backupd.settings.schema import JobSpec, Schedule
 from tests.workbench import NOW, SetClock, job_spec
@@ -236,6 +236,20 @@ def test_what_is_not_done_again(bench: Bench, tmp_path: Path, action: str, backu
     again.apply(job())
     assert again.plans.get("nanumpay") == NOW.replace(hour=3)
     again.catalog.close()
+
+
+@pytest.mark.parametrize(
+    "fields,pause",
+    [
+        ({"pitr": 60.0}, 60.0),
+        ({"incremental": ("0 */6 * * *",)}, 6 * 3600.0),
+        ({"pitr": 7200.0, "incremental": ("0 * * * *",)}, 3600.0),
+        ({}, None),
+    ],
+)
+def test_how_far_slices_are_apart(fields: dict[str, Any], pause: float | None) -> None:
+    """The pause between two planned slices, by interval, by schedule, by the shorter of both; none where none are."""
+    assert slice_interval(job(**fields), NOW) == pause
 
 
 def test_slices_that_failed_go_on_as_soon_as_the_server_is_back(bench: Bench) -> None:

@@ -82,6 +82,7 @@ def missed(age: float, stream: str = "ok") -> Record:
             )
             for stream in ("waiting", "failing", "broken")
         ),
+        ({"problem": FAULT}, [("warning", "job shop: it is broken → mend it")]),  # an oplog that is short, foreseen
         (
             {"stream": "failing", "problem": FAULT | {"hint": ""}},
             [("warning", "it is broken → backupctl timeline shop")],

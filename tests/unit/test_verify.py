@@ -415,17 +415,19 @@ def test_a_good_slice_is_proven(tmp_path: Path) -> None:
         pytest.param(slice_of(ENTRIES, start="100:1"), "verify-structure", "not after 100:1", id="start"),
         pytest.param(slice_of(ENTRIES[:-1]), "verify-failed", "cut off", id="entry cut off"),
         pytest.param(slice_of(ENTRIES * 2, count=6), "verify-structure", "entry 4 is of 100:1", id="twice"),
-        pytest.param(slice_of(ENTRIES, data=ENTRIES), "verify-structure", "cannot be read", id="not compressed"),
+        pytest.param(
+            slice_of(ENTRIES, data=ENTRIES), "verify-structure", "cannot be decompressed", id="not compressed"
+        ),
         pytest.param(
             slice_of(ENTRIES, data=zstandard.ZstdCompressor(3).compress(ENTRIES)[:-3]),
             "verify-structure",
-            "ends too early",
+            r"bson\.zst cannot be decompressed: it is cut off",
             id="frame cut off",
         ),
         pytest.param(
             slice_of(ENTRIES, data=zstandard.ZstdCompressor(3).compress(ENTRIES) + b"garbage"),
             "verify-structure",
-            "cannot be read",
+            "cannot be decompressed",
             id="garbage behind",
         ),
     ],
@@ -453,7 +455,7 @@ def test_a_compression_that_is_not_known_is_told() -> None:
     """A manifest of a newer version is not guessed at."""
     data, manifest = good()
     newer = msgspec.structs.replace(manifest, artifact=msgspec.structs.replace(manifest.artifact, compression="xz"))
-    with pytest.raises(VerifyError, match="compressed as 'xz', which is not known"):
+    with pytest.raises(VerifyError, match="is compressed as 'xz', says its manifest"):
         prove_stream(iter([data]), newer, check, SetClock(), lambda _: None)
 
 
