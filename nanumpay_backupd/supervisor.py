@@ -40,6 +40,8 @@ T = TypeVar("T")
 _LONGEST_SLEEP: Final = 30.0
 """Seconds: the wall clock may jump (suspend, NTP), so no wait is longer than this."""
 _INVENTORY_INTERVAL: Final = 60.0
+_IDLE: Final = 100.0
+"""How many times as long as a look at the folder takes is waited until the next."""
 _UPLOAD_HOLD: Final = 15.0
 """Seconds before queued uploads are tried again after a run that could not even try (its job was locked, it died)."""
 _AFTER_FAULT: Final = 5.0
@@ -586,10 +588,14 @@ class Supervisor:
 
     async def _inventory(self) -> None:
         """Look at the backups folder now and then: the application deletes files there by itself."""
+        pause = _INVENTORY_INTERVAL
         while True:
-            await asyncio.sleep(_INVENTORY_INTERVAL)
+            await asyncio.sleep(pause)
+            started = self._clock.monotonic()
             with contextlib.suppress(BackupdError):
                 await self.refresh()
+            # With tens of thousands of slices a look takes seconds.
+            pause = max(_INVENTORY_INTERVAL, _IDLE * (self._clock.monotonic() - started))
 
     async def refresh(self) -> None:
         """Bring the catalog in line with the backups folder now; raises BackupdError when it cannot be read."""

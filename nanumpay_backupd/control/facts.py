@@ -219,7 +219,7 @@ def _stream_state(
     if not (job.pitr or job.incremental):
         return "off", None
     if stream is not None and stream.broken:
-        hint = "a new full is made by itself; the slices go on from there"
+        hint = f"a new full is made by itself, or now by backupctl run {job.name}; the slices go on from there"
         return "broken", ErrorInfo(code="chain-broken", message=stream.broken, hint=hint)
     if failed is not None and (stream is None or failed.started > stream.checked):
         waits = failed.error is not None and failed.error.code == "chain-missing"

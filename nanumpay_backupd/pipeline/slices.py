@@ -264,7 +264,7 @@ class _Slice:
             raise _too_far_back(base, fault)
         if stream is not None and self._kind is Kind.INCREMENTAL:
             broken = stream.broken or fault.message
-            self._catalog.save_stream(msgspec.structs.replace(stream, checked=self._now, broken=broken))
+            self._catalog.save_stream(msgspec.structs.replace(stream, broken=broken))
         raise fault
 
     @property
