@@ -141,15 +141,18 @@ class _Recheck:
         if order.backup:
             return self._tasks_of_one(order.backup)
         tasks = []
-        legacy = 0
+        legacy = corrupt = 0
         # What is being made just now is read by its own run.
         running = {run.id for run in self._catalog.unfinished_runs()}
         for backup in self._catalog.backups(self._spec.job.name):
             legacy += backup.kind is Kind.LEGACY
+            corrupt += sum(copy.state is CopyState.CORRUPT and not _due(copy) for copy in backup.copies)
             if backup.state in (BackupState.VERIFIED, BackupState.COMMITTED) and backup.run not in running:
                 tasks += self._of(backup, _due)
         if legacy:
             self._passed_over.append(f"{legacy} archives of the old program")
+        if corrupt:
+            self._passed_over.append(f"{corrupt} known to be corrupt (backupctl list)")
         return tasks
 
     def _tasks_of_one(self, name: str) -> list[_Task]:
