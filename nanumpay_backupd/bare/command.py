@@ -42,9 +42,10 @@ from nanumpay_backupd.pipeline.rebuild import Survey, adopt_place
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
 from nanumpay_backupd.settings.hostfile import load_host_file
-from nanumpay_backupd.settings.place import read_place
+from nanumpay_backupd.settings.place import FTP_PASSWORD, read_place
 from nanumpay_backupd.settings.schema import (
     Destination,
+    FtpDestination,
     HostConfig,
     JobSpec,
     LocalDestination,
@@ -53,6 +54,7 @@ from nanumpay_backupd.settings.schema import (
     RestoreOrder,
     RetryPolicy,
     RunSpec,
+    S3Destination,
 )
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
@@ -62,7 +64,8 @@ from nanumpay_backupd.worker import EXIT_CODES, execute, foresee
 
 __all__ = ["restore_from"]
 
-_RETRY: Final = RetryPolicy(attempts=3, delay=2.0)
+_RETRY: Final = RetryPolicy(attempts=3, delay=0.5)
+_KEYS: Final = {S3Destination: "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY", FtpDestination: FTP_PASSWORD}
 
 
 def restore_from(config: Path | None, wish: Wish) -> int:
@@ -80,8 +83,8 @@ def restore_from(config: Path | None, wish: Wish) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with workshop(wish.work, clock.now()) as folder:
-            terms = _terms(config, wish, place, folder)
-            return _work(_Desk(host, wish, place, folder, clock, terms), terms, place)
+            terms = _terms(config, wish, place, folder, typed=place not in host.destinations)
+            return _work(_Desk(host, wish, place, folder, clock, terms), terms)
     except KeyboardInterrupt:
         sys.stderr.write("\nnanumpay-backupd: ended; nothing was changed\n")
         return EXIT_INTERRUPTED
@@ -103,7 +106,7 @@ def _with_moment(wish: Wish, zone: tzinfo, clock: Clock) -> Wish:
     return msgspec.structs.replace(wish, at=moment)
 
 
-def _terms(config: Path | None, wish: Wish, place: Destination, folder: Path) -> Terms:
+def _terms(config: Path | None, wish: Wish, place: Destination, folder: Path, *, typed: bool) -> Terms:
     program = "nanumpay-backupd" + (f" --config {shlex.quote(str(config))}" if config is not None else "")
     target = (("--to-db", wish.to_database), ("--collection", wish.collection))
     return Terms(
@@ -111,16 +114,17 @@ def _terms(config: Path | None, wish: Wish, place: Destination, folder: Path) ->
         place=wish.place,
         name=place.name,
         safety=str(folder / BACKUPS),
+        keys=_KEYS.get(type(place), "") if typed else "",
         target=tuple((option, value) for option, value in target if value),
     )
 
 
-def _work(desk: _Desk, terms: Terms, place: Destination) -> int:
+def _work(desk: _Desk, terms: Terms) -> int:
     """Do it; faults leave in words that work here."""
     try:
         return desk.work()
     except BackupdError as error:
-        raise reworded(error, terms, place) from None
+        raise reworded(error, terms) from None
     except OSError as error:
         raise reworded(disk_fault(error, desk.folder), terms) from None
 
@@ -204,7 +208,7 @@ class _Desk:
         name, order = choice.order(self._clock.now())
         job = self._job(catalog, name, order.backup)
         plan = foresee(self._spec(job, order, "restore-plan"), self._clock)
-        lines = plan_rows(plan, self._zone, str(self._paths.backups))
+        lines = plan_rows(plan, self._zone, str(self.folder.parent))
         lines += [f"! not usable: {line}" for line in complaints(self._survey)]
         lines += [f"! passed over: {line}" for line in choice.passed_over(plan.backup)]
         sys.stdout.write("".join(f"{line}\n" for line in lines))
@@ -227,6 +231,7 @@ class _Desk:
                 if recorder.cancelled:
                     signal.default_int_handler(number, frame)
                 recorder.cancel()
+                os.write(2, b"\nstopping; Ctrl-C again ends it at once\n")
 
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, stop)
@@ -247,7 +252,7 @@ class _Desk:
         """Say how it ended, and how to go back to what was there before."""
         if run.error is not None:
             fault = BackupdError(run.error.message, hint=run.error.hint, code=run.error.code)
-            hint = reworded(fault, self._terms, self._place).hint
+            hint = reworded(fault, self._terms).hint
             run = msgspec.structs.replace(run, error=msgspec.structs.replace(run.error, hint=hint))
             conclude(run)
         else:

@@ -21,8 +21,6 @@ from nanumpay_backupd.once import Lines
 from nanumpay_backupd.pipeline.rebuild import Survey
 from nanumpay_backupd.pipeline.report import Progress
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
-from nanumpay_backupd.settings.place import FTP_PASSWORD
-from nanumpay_backupd.settings.schema import Destination, FtpDestination, S3Destination
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.timeline import Range
 
@@ -39,13 +37,15 @@ _ROOM: Final = "free space there, or name a folder with room: --work DIR"
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """How this command is typed again: the program, what is said of the place and of the target, where safety is.
 
-    ``name`` is the place as faults call it; ``target`` are the options that say where to and which part.
+    ``name`` is the place as faults call it; ``keys`` are the variables with its secrets, empty where the host file has
+    them; ``target`` are the options that say where to and which part.
     """
 
     program: str
     place: str
     name: str
     safety: str
+    keys: str = ""
     target: tuple[tuple[str, str], ...] = ()
 
     def restore(self, words: str) -> str:
@@ -63,12 +63,13 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.program} restore --from {shlex.quote(self.place)} --list"
 
 
-def reworded(error: BackupdError, terms: Terms, place: Destination | None = None) -> BackupdError:
-    """Say a fault's hint in words that work on a machine without the daemon; ``place`` came from the command line."""
-    keys = {"destination-auth": True, "destination-denied": True}.get(error.code, False)
-    if keys and isinstance(place, (S3Destination, FtpDestination)):
-        names = FTP_PASSWORD if isinstance(place, FtpDestination) else "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
-        error.hint = f"check what the environment says: {names}; the right to list and to read is enough"
+def reworded(error: BackupdError, terms: Terms) -> BackupdError:
+    """Say a fault's hint in words that work on a machine without the daemon."""
+    if terms.keys and error.code in ("destination-auth", "destination-denied"):
+        error.hint = f"check what the environment says: {terms.keys}; the right to list and to read is enough"
+        return error
+    if error.code == "catalog-unusable":
+        error.hint = _ROOM  # it lies in the working folder
         return error
     clauses = (_clause(clause, terms) for clause in error.hint.split("; "))
     error.hint = "; ".join(dict.fromkeys(filter(None, clauses)))
@@ -163,7 +164,9 @@ def plan_rows(plan: RestorePlan, zone: tzinfo, work: str) -> list[str]:
 def _before(plan: RestorePlan, work: str) -> str:
     if not plan.target_exists:
         return "nothing to save"
-    return f"a safety backup of what is there is made in {work}" if plan.safety_backup else "no safety backup is made"
+    if not plan.safety_backup:
+        return "no safety backup is made"
+    return f"a safety backup of what is there is made and kept below {work}"
 
 
 class Screen(Lines):
@@ -183,7 +186,7 @@ class Screen(Lines):
 
     def stage(self, record: StageRecord) -> None:
         """Write a line when a stage has ended."""
-        self.passing("")
+        self.passing("" if record.ended is not None else f"{record.stage} ...")
         super().stage(record)
 
     def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:

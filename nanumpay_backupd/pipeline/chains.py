@@ -128,7 +128,9 @@ def no_such_moment(there: Known, wanted: OpTime | None, job: str, base: str = ""
     if not found:
         return NotFoundError(
             f"{what} cannot be restored: job {job} has no verified full of one moment{f'; {broken}' if broken else ''}",
-            hint="such fulls need a replica set (docs/install.md); whole backups: backupctl list",
+            hint="all that there is: backupctl list"
+            if broken
+            else "such fulls need a replica set (docs/install.md); whole backups: backupctl list",
             code="no-such-moment",
         )
     spans = "; ".join(

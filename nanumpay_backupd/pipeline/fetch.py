@@ -127,8 +127,6 @@ def finish_restoring(running: Restoring, recorder: Recorder, watch: Callable[[],
                 watch()
         return running.judge()
     except BackupdError as error:
-        # A Ctrl-C at a terminal reaches mongorestore too, which then ends with a fault of its own.
-        recorder.check()
         if not isinstance(error, CancelledError):
             recorder.reporter.message("warning", f"mongorestore said: {running.tail}")
         raise

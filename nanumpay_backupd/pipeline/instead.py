@@ -47,6 +47,10 @@ def other_way(damaged: Backup, place: str, until: OpTime, order: RestoreOrder, s
     places = {order.source} if order.source else _configured(spec)
     if base := _base_without(damaged, until, catalog, job, places):
         return f"the same moment from another full: backupctl restore {base} --at {typed(until)}{more}"
+    there = known(catalog, job, places)
+    if find_chain(there.bases, [piece for piece in there.pieces if piece.backup != damaged.id], until) is not None:
+        # The longest steps are taken: without this one, shorter ones lead there too.
+        return f"other slices lead there as well: move {damaged.artifact} at {place} out of the way and restore again"
     before = OpTime.parse(damaged.start) if damaged.kind in SLICES else None
     if before is not None and (base := _base_without(damaged, before, catalog, job, places)):
         return f"all up to that slice can be had: backupctl restore {base} --at {typed(before)}{more}"

@@ -20,6 +20,7 @@ from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
 from nanumpay_backupd.pipeline.chains import order_chain, typed
 from nanumpay_backupd.pipeline.expectation import (
     legacy_root,
+    oplogs_in,
     parent_of,
     promised,
     settled_counts,
@@ -113,11 +114,11 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
             if lost := strays(layout, catalog):
                 error.message += f"; slices whose manifests are damaged or missing: {', '.join(lost[:_SHOWN])}"
             raise
-    backup = _known(catalog, chain.base if chain is not None else order.backup)
+    backup = _known(catalog, chain.base if chain is not None else order.backup, layout)
     copy = _usable(backup, spec, catalog)
     slices = []
     for name in chain.slices if chain is not None else ():
-        one = _known(catalog, name)
+        one = _known(catalog, name, layout)
         slices.append((one, _usable(one, spec, catalog)))
     names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
     if order.swap:
@@ -128,8 +129,14 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
     return _Prepared(backup, copy, names, plan, tuple(slices), until)
 
 
-def _known(catalog: Catalog, name: str) -> Backup:
+def _known(catalog: Catalog, name: str, layout: Layout) -> Backup:
     backup = catalog.backup(name)
+    if backup is None and layout.manifest(name).exists():
+        raise RefusedError(
+            f"{name} cannot be restored: its manifest {layout.manifest(name)} is damaged, or that of another backup",
+            hint="another backup: backupctl list",
+            code="copy-unusable",
+        )
     if backup is None:
         raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
     return backup
@@ -182,7 +189,9 @@ class _Restore:
         try:
             self._steps()
         except BackupdError as error:
-            raise self._told(error) from None
+            # A Ctrl-C at a terminal reaches the tools as well, which then end with a fault of their own.
+            cancelled = self._recorder.cancelled and not isinstance(error, CancelledError)
+            raise self._told(CancelledError(error.message) if cancelled else error) from None
         except OSError as error:
             raise self._told(disk_fault(error, self._layout)) from None
 
@@ -304,6 +313,8 @@ class _Restore:
     ) -> tuple[list[Expected], dict[str, int]]:
         """Read an archive twice: only what is in it says where the dump is and how much room it takes."""
         found = look_through(artifact, check, self._recorder.progress)
+        if any(found[path].documents for path in oplogs_in(found)):
+            self._recorder.warn("its oplog is not replayed without a manifest: the collections are not of one moment")
         root, names = legacy_root(ready.backup, found, ready.names)
         place = self._place(root, msgspec.structs.replace(ready, names=names))
         expected = [

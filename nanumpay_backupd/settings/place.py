@@ -7,6 +7,7 @@ wrong with a word may be a password in it, so only those parts of one are ever s
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -75,9 +76,15 @@ def _folder_or_name(word: str, host: HostConfig) -> Destination:
         if destination.name == word:
             return destination
     path = Path(word)
-    if word and path.is_dir():
+    try:
+        kind = path.stat().st_mode if word else 0
+    except (FileNotFoundError, NotADirectoryError):
+        kind = 0
+    except OSError as error:
+        raise ConfigError(f"the place cannot be looked at: {error.strerror}", hint="look at its path: ls -ld") from None
+    if stat.S_ISDIR(kind):
         return LocalDestination(name=str(path.absolute()), path=str(path.absolute()))
-    if path.is_file():
+    if stat.S_ISREG(kind):
         raise ConfigError(
             f"{path} is a file; a place is the folder that holds backups",
             hint=f"name the backup and its folder: restore {path.name} --from {path.absolute().parent}",

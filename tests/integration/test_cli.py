@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,11 +76,20 @@ def backupctl(path: Path, *words: str, **more: str) -> subprocess.CompletedProce
 class Terminal:
     """A command in a pseudo-terminal, to type at and to read from."""
 
+    program = "nanumpay_backupd.cli"
+
     def __init__(self, path: Path, *words: str, **more: str) -> None:
         self.master, slave = pty.openpty()
-        command = [sys.executable, "-m", "nanumpay_backupd.cli", *words]
+        command = [sys.executable, "-m", self.program, *words]
         self.process = subprocess.Popen(
-            command, env=environment(path, **more), stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+            command,
+            env=environment(path, **more),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            # Its own terminal: what Ctrl-C reaches are all processes of the command.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
         self.text = ""
@@ -103,6 +114,17 @@ class Terminal:
     def type(self, text: str) -> None:
         """Type something."""
         os.write(self.master, text.encode())
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C until it is heard, and return the exit code: one that comes just before a read begins is not."""
+        deadline = time.monotonic() + _PATIENCE
+        open_still = True
+        while open_still and self.process.poll() is None and time.monotonic() < deadline:
+            self.process.send_signal(signal.SIGINT)
+            pause = time.monotonic() + 2.0
+            while open_still and self.process.poll() is None and time.monotonic() < pause:
+                open_still = self._read()
+        return self.end()
 
     def end(self) -> int:
         """Read to the end and return the exit code."""
@@ -448,8 +470,7 @@ def test_ctrl_c_at_the_question_deletes_nothing(daemon: CannedDaemon, path: Path
     """Ctrl-C is a no, with the exit code of an interruption and no traceback."""
     with Terminal(path, "delete", OTHER) as terminal:
         terminal.wait_for("[y/N] ")
-        terminal.process.send_signal(signal.SIGINT)
-        assert terminal.end() == 130
+        assert terminal.interrupt() == 130
         assert "Traceback" not in terminal.text
     assert "Delete" not in [name for name, _ in daemon.calls]
 
@@ -588,8 +609,7 @@ def test_ctrl_c_leaves_the_run_alone(daemon: CannedDaemon, path: Path) -> None:
     """Ctrl-C only stops watching: it says that the run goes on, and how to follow or stop it."""
     with Terminal(path, "run", "forever") as terminal:
         terminal.wait_for("preflight")
-        terminal.process.send_signal(signal.SIGINT)
-        assert terminal.end() == 130
+        assert terminal.interrupt() == 130
     assert f"No longer watching. Run {RUN} goes on in the daemon." in terminal.text
     for way in ("backupctl status --watch", f"backupctl logs -f {RUN}", f"backupctl cancel {RUN}"):
         assert way in terminal.text
@@ -622,8 +642,7 @@ def test_status_watch_on_a_terminal(daemon: CannedDaemon, path: Path) -> None:
     daemon.replies["GetStatus"] = status(jobs=[job(running=LIVE)])
     with Terminal(path, "status", "--watch") as terminal:
         terminal.wait_for(f"run {LIVE}: dump 412 MB, 4,000 documents, 480 MB/s")
-        terminal.process.send_signal(signal.SIGINT)
-        assert terminal.end() == 130
+        assert terminal.interrupt() == 130
     assert terminal.text.startswith("\x1b[?1049h")
     assert terminal.text.endswith("\x1b[?25h\x1b[?1049l")
 
