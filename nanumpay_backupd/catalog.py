@@ -380,6 +380,16 @@ class Catalog:
         )
         return [from_json(Copy, _blob(row[0])) for row in rows]
 
+    def given_up_copies(self, job: str, destination: str) -> list[Copy]:
+        """Return a job's copies that wait for their upload to one place without being tried again by themselves."""
+        rows = self._read(
+            "SELECT c.record FROM copies AS c JOIN backups AS b ON b.id = c.backup "
+            "WHERE c.state = 'pending' AND c.next_attempt IS NULL AND c.destination = ? AND b.job = ?",
+            destination,
+            job,
+        )
+        return [from_json(Copy, _blob(row[0])) for row in rows]
+
     # Streams: how far the changes of each job are captured
 
     def stream(self, job: str) -> Stream | None:

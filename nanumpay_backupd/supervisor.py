@@ -40,6 +40,8 @@ T = TypeVar("T")
 _LONGEST_SLEEP: Final = 30.0
 """Seconds: the wall clock may jump (suspend, NTP), so no wait is longer than this."""
 _INVENTORY_INTERVAL: Final = 60.0
+_IDLE: Final = 100.0
+"""How many times as long as a look at the folder takes is waited until the next."""
 _UPLOAD_HOLD: Final = 15.0
 """Seconds before queued uploads are tried again after a run that could not even try (its job was locked, it died)."""
 _AFTER_FAULT: Final = 5.0
@@ -106,6 +108,7 @@ class Supervisor:
         self._seen = 0.0
         self._looked = float("-inf")
         self._repairs = Repairs()
+        self._told: dict[str, str] = {}
         self.on_change: Callable[[], None] = lambda: None
 
     # Catalog: blocking calls happen in one thread of their own, so that a slow disk never stops the event loop
@@ -130,7 +133,8 @@ class Supervisor:
             log.error(error.message, code=error.code, hint=error.hint)
             return
         for run in ended:
-            log.warning("a run was cut off by the end of its process", run=run.id, job=run.job, code="interrupted")
+            what = "run" if run.action == "backup" else run.action
+            log.warning(f"a {what} was cut off by the end of its process", run=run.id, job=run.job, code="interrupted")
             # Only the scheduled run itself: a catch-up that brought the daemon down is not tried for ever.
             if run.trigger is Trigger.SCHEDULE:
                 await self.plans.again(run)
@@ -459,6 +463,8 @@ class Supervisor:
         if run.outcome is not None:
             return run
         how = f"the worker was killed by signal {-code}" if code < 0 else f"the worker ended with exit code {code}"
+        if code == -signal.SIGKILL and not active.cancelled_by:
+            how += " (by the kernel, for want of memory? journalctl -k)"
         ended = await self.db(lambda catalog: interrupt(catalog, run, now, how))
         if active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}:
             ended = await self.db(lambda catalog: _cancelled(catalog, ended))
@@ -488,7 +494,9 @@ class Supervisor:
         elif kind == "message":
             error = event.get("error") or {}
             level = event.get("level", "info")
-            getattr(log, level if level in ("info", "warning", "error") else "info")(
+            if active.quiet and (level == "info" or error):
+                level = "debug"  # its end tells of the fault
+            getattr(log, level if level in ("debug", "info", "warning", "error") else "info")(
                 event.get("text", ""), run=run_id, job=job, stage=active.stage or None, code=error.get("code")
             )
             self._publish("message", run_id=run_id, message=event.get("text", ""))
@@ -531,7 +539,7 @@ class Supervisor:
         """Have a full made out of turn, and say when."""
         self._repairs.ask(job, cause)
         wait = self._repairs.wait(job, self._clock.monotonic())
-        why = "for the slices to follow on from" if cause is Cause.STREAM else "because an older one failed its proof"
+        why = "for the slices to follow on from" if cause is Cause.STREAM else "because a proof failed"
         if wait > 0:
             text = (
                 f"a new full is wanted, {why}; after the last such one it is made in {human_span(wait)} at the soonest"
@@ -551,7 +559,7 @@ class Supervisor:
             text += f": {run.error.message}"
         good = run.outcome in (Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SKIPPED)
         level = "info" if good else "warning" if run.outcome is Outcome.DEGRADED else "error"
-        if quiet and good:
+        if quiet and (good or self._told_before(run)):
             level = "debug"
         code = run.error.code if run.error is not None else None
         if quiet and code == "chain-missing":
@@ -559,6 +567,14 @@ class Supervisor:
         hint = run.error.hint if run.error is not None and not good else None
         getattr(log, level)(text, run=run.id, job=run.job, code=code, hint=hint or None)
         self.on_change()
+
+    def _told_before(self, run: Run) -> bool:
+        """Tell whether slices cannot be uploaded for a reason that was told: the queue says how it goes on."""
+        code = run.error.code if run.error is not None and run.outcome is Outcome.DEGRADED else ""
+        before = self._told.get(run.job, "")
+        if code or run.backup:
+            self._told[run.job] = code
+        return bool(code) and code == before
 
     # Watching
 
@@ -572,10 +588,14 @@ class Supervisor:
 
     async def _inventory(self) -> None:
         """Look at the backups folder now and then: the application deletes files there by itself."""
+        pause = _INVENTORY_INTERVAL
         while True:
-            await asyncio.sleep(_INVENTORY_INTERVAL)
+            await asyncio.sleep(pause)
+            started = self._clock.monotonic()
             with contextlib.suppress(BackupdError):
                 await self.refresh()
+            # With tens of thousands of slices a look takes seconds.
+            pause = max(_INVENTORY_INTERVAL, _IDLE * (self._clock.monotonic() - started))
 
     async def refresh(self) -> None:
         """Bring the catalog in line with the backups folder now; raises BackupdError when it cannot be read."""

@@ -69,9 +69,8 @@ def job_problems(jobs: list[dict[str, Any]]) -> list[tuple[str, str]]:
             problems.append(("failing", f"{text} → {error['hint']}" if error.get("hint") else text))
         if job["pending_uploads"]:
             count = job["pending_uploads"]
-            problems.append(
-                ("warning", f"job {name}: {count} upload{'s wait' if count > 1 else ' waits'} (backupctl list)")
-            )
+            look = "backupctl list --slices" if job["protection"]["slices"] else "backupctl list"
+            problems.append(("warning", f"job {name}: {count} upload{'s wait' if count > 1 else ' waits'} ({look})"))
         if not job["enabled"]:
             problems.append(("warning", f"job {name} is disabled: no backups are made by schedule"))
         elif job["schedule"] and job["newest_backup"] is None and not last and not job["running"]:
@@ -88,6 +87,8 @@ def _protection_problems(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "warning", _with_hint(f"job {name}: {trouble['message']}", trouble["hint"])
     if trouble and shown["stream"] in ("waiting", "failing", "broken"):
         text = f"job {name}: the changes are not being saved: {trouble['message']}"
+        if shown["stream"] == "failing" and shown["window"]:
+            text += f"; nothing is lost while the oplog holds them (it holds about {human_span(shown['window'])})"
         yield "warning", _with_hint(text, trouble["hint"] or f"backupctl timeline {name}")
     if shown["rpo_kept"] is False:
         # Who disables a job knows that it falls behind.
@@ -123,7 +124,7 @@ def _towards_rpo(name: str, stream: str) -> str:
         return f"save the changes now: backupctl run {name} --kind incremental; where that helps, shorten pitr"
     if stream == "failing":
         return f"the slices have to be mended first: backupctl timeline {name}"
-    return f"a full of one moment is needed: backupctl run {name}"
+    return f"a full of one moment is needed: it is made by itself, or now by backupctl run {name}"
 
 
 def _with_hint(text: str, hint: str) -> str:
@@ -218,7 +219,7 @@ def _stream_state(
     if not (job.pitr or job.incremental):
         return "off", None
     if stream is not None and stream.broken:
-        hint = "a new full is made by itself; the slices go on from there"
+        hint = f"a new full is made by itself, or now by backupctl run {job.name}; the slices go on from there"
         return "broken", ErrorInfo(code="chain-broken", message=stream.broken, hint=hint)
     if failed is not None and (stream is None or failed.started > stream.checked):
         waits = failed.error is not None and failed.error.code == "chain-missing"

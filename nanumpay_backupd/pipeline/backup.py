@@ -90,8 +90,8 @@ def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_stor
 
     def work() -> list[BackupdError]:
         with recorder.stage(Stage.UPLOAD):
-            count, faults = upload_due(spec.job, catalog, layout, recorder, open_store)
-            recorder.detail(f"{count - len(faults)} of {count} queued copies uploaded")
+            done, count, faults = upload_due(spec.job, catalog, layout, recorder, open_store)
+            recorder.detail(f"{done} of {count} queued copies uploaded", Outcome.FAILED if faults else None)
         return faults
 
     return recorded(spec, layout, recorder, work, partly=Outcome.FAILED)

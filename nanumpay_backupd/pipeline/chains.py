@@ -57,11 +57,11 @@ def known(catalog: Catalog, job: str, places: Collection[str] | None = None) -> 
 def reached(stream: Stream) -> OpTime:
     """Return the oplog time up to which all is captured.
 
-    Where the last look found nothing behind the position, that is when it was made: a server on which nothing is
+    Where the last good look found nothing behind the position, that is when it was made: a server on which nothing is
     written has nothing newer, however long ago its last entry is.
     """
     position = OpTime.parse(stream.position)
-    if stream.broken or not stream.newest or OpTime.parse(stream.newest) > position:
+    if not stream.newest or OpTime.parse(stream.newest) > position:
         return position
     return max(position, OpTime(int(stream.checked.timestamp()), 0))
 

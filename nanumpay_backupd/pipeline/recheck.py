@@ -39,7 +39,7 @@ from nanumpay_backupd.pipeline.members import chunks_of
 from nanumpay_backupd.pipeline.publish import read_manifest
 from nanumpay_backupd.pipeline.rebuild import fetch_manifest
 from nanumpay_backupd.pipeline.report import Recorder
-from nanumpay_backupd.pipeline.upload import OpenStore
+from nanumpay_backupd.pipeline.upload import PLACE_FAULTS, OpenStore
 from nanumpay_backupd.pipeline.verify import Check, opened, prove_checksum, prove_stream, size_differs
 from nanumpay_backupd.settings.schema import RunSpec, VerifyOrder
 from nanumpay_backupd.stores.base import Store
@@ -49,10 +49,6 @@ from nanumpay_backupd.system.units import human_size
 __all__ = ["PINNED", "verify_copies"]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
-_NO_USE: Final = frozenset(
-    {"destination-unreachable", "destination-auth", "destination-not-found", "destination-denied", "destination-tls"}
-)
-"""Faults that every other copy at the place would meet too."""
 PINNED: Final = "is corrupt; this is the next older good one"
 """Ends the reasons of the pins that are made here, by which they are let go again."""
 _RUN: Final = "make a new one now: backupctl run"
@@ -145,15 +141,18 @@ class _Recheck:
         if order.backup:
             return self._tasks_of_one(order.backup)
         tasks = []
-        legacy = 0
+        legacy = corrupt = 0
         # What is being made just now is read by its own run.
         running = {run.id for run in self._catalog.unfinished_runs()}
         for backup in self._catalog.backups(self._spec.job.name):
             legacy += backup.kind is Kind.LEGACY
+            corrupt += sum(copy.state is CopyState.CORRUPT and not _due(copy) for copy in backup.copies)
             if backup.state in (BackupState.VERIFIED, BackupState.COMMITTED) and backup.run not in running:
                 tasks += self._of(backup, _due)
         if legacy:
             self._passed_over.append(f"{legacy} archives of the old program")
+        if corrupt:
+            self._passed_over.append(f"{corrupt} known to be corrupt (backupctl list)")
         return tasks
 
     def _tasks_of_one(self, name: str) -> list[_Task]:
@@ -313,7 +312,7 @@ class _Recheck:
 
     def _unreadable(self, task: _Task, error: BackupdError) -> None:
         """A copy that could not be read is neither good nor bad."""
-        if error.code in _NO_USE:
+        if error.code in PLACE_FAULTS:
             self._away.add(task.place)
         self._faults.append(error)
         self._recorder.warn(f"{task.copy.key} at {task.place} could not be verified: {error.message}", error)

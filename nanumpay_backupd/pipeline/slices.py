@@ -118,7 +118,7 @@ def _too_far_back(base: Backup, fault: BackupdError) -> BackupdError:
         f"the oplog does not reach back to {base.id}: {fault.message}",
         hint="take incremental slices (pitr, incremental), make fulls more often, or the oplog larger "
         "(replSetResizeOplog)",
-        code="oplog-too-short",
+        code="full-too-old",
         retryable=False,
     )
 
@@ -189,7 +189,7 @@ class _Slice:
         try:
             prove_local(self._source, self._layout, backup.manifest, self._catalog, self._recorder)
         except VerifyError as error:
-            self._recorder.warn(f"{name}, which a run committed that was cut off, is not good: {error.message}", error)
+            self._recorder.warn(f"{name}, which a run committed that was cut off, is not good: {error.message}")
 
     def _join(self, made: Backup, manifest: Manifest) -> None:
         """Let the stream go on behind a proven slice of which it does not know."""
@@ -264,7 +264,7 @@ class _Slice:
             raise _too_far_back(base, fault)
         if stream is not None and self._kind is Kind.INCREMENTAL:
             broken = stream.broken or fault.message
-            self._catalog.save_stream(msgspec.structs.replace(stream, checked=self._now, broken=broken))
+            self._catalog.save_stream(msgspec.structs.replace(stream, broken=broken))
         raise fault
 
     @property

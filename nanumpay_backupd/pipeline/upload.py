@@ -13,17 +13,24 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, StoreError
-from nanumpay_backupd.model import Backup, Copy, CopyState, error_info, to_json
+from nanumpay_backupd.model import SLICES, Backup, Copy, CopyState, error_info, to_json
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.settings.schema import Destination, JobSpec, RetryPolicy
 from nanumpay_backupd.stores.base import PutResult, Store
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["queue_again", "upload", "upload_due"]
+__all__ = ["PLACE_FAULTS", "queue_again", "upload", "upload_due"]
 
 OpenStore = Callable[[Destination], Store]
 _LONGEST_DELAY: Final = 3600.0
+_LONGEST_SLICE_DELAY: Final = 600.0
+_TOLD: Final = 10
+"""If more copies arrive at once, only their number is told."""
+PLACE_FAULTS: Final = frozenset(
+    {"destination-unreachable", "destination-auth", "destination-not-found", "destination-denied", "destination-tls"}
+)
+"""Faults that every other copy at the place would meet too."""
 
 
 def upload(
@@ -32,32 +39,62 @@ def upload(
     """Bring one backup to all of a job's destinations at once; returns the faults, one per destination that failed.
 
     Every copy is recorded as pending before the first byte moves, so that none is forgotten when this process dies.
+    A slice is not even tried where others wait already for a place that could not be used: it joins them.
     """
     now = recorder.clock.now()
     due = now + timedelta(seconds=job.retry.delay)
-    copies = [
-        Copy(
+    down = _waited_for(job, catalog, now) if backup.kind in SLICES else {}
+    faults: list[BackupdError] = []
+    work: list[tuple[Destination, Backup, Copy]] = []
+    for destination in job.destinations:
+        other = down.get(destination.name)
+        copy = Copy(
             backup=backup.id,
             destination=destination.name,
             state=CopyState.PENDING,
             key=backup.artifact,
             size=backup.size,
-            updated=now,
-            next_attempt=due,
+            updated=now if other is None else other.updated,
+            next_attempt=due if other is None else other.next_attempt,
+            error=None if other is None else other.error,
         )
-        for destination in job.destinations
-    ]
-    for copy in copies:
         catalog.save_copy(copy)
-    work = [(destination, backup, copy) for destination, copy in zip(job.destinations, copies, strict=True)]
-    return _side_by_side(work, job, catalog, layout, recorder, open_store)
+        if other is None:
+            work.append((destination, backup, copy))
+        else:
+            faults.append(_joined(copy))
+    return faults + _side_by_side(work, job, catalog, layout, recorder, open_store)
 
 
 def upload_due(
     job: JobSpec, catalog: Catalog, layout: Layout, recorder: Recorder, open_store: OpenStore
-) -> tuple[int, list[BackupdError]]:
-    """Try the queued copies of a job that are due by now; returns how many there were, and the faults."""
+) -> tuple[int, int, list[BackupdError]]:
+    """Try the queued copies of a job that are due by now; returns how many arrived, how many were due, and the faults.
+
+    Once a place turns out not to be usable at all, the others that are due there wait with the one that was tried.
+    """
     now = recorder.clock.now()
+    work = _due(job, catalog, layout, recorder, now)
+    down: dict[str, Copy] = {}
+    faults: list[BackupdError] = []
+    held = 0
+    # One backup after the other, so that a destination sees one connection at a time.
+    for name in dict.fromkeys(item[1].id for item in work):
+        some = [item for item in work if item[1].id == name and item[0].name not in down]
+        for _, backup, copy in (item for item in work if item[1].id == name and item[0].name in down):
+            _hold(copy, down[copy.destination], backup, job.retry, now, catalog)
+            held += 1
+        faults += _side_by_side(some, job, catalog, layout, recorder, open_store, tell=len(work) <= _TOLD)
+        down |= {copy.destination: copy for copy in _after(catalog, name) if _is_down(copy)}
+    if held:
+        recorder.warn(f"{held} more copies wait for {', '.join(sorted(down))} and were not tried")
+    return len(work) - len(faults) - held, len(work), faults
+
+
+def _due(
+    job: JobSpec, catalog: Catalog, layout: Layout, recorder: Recorder, now: datetime
+) -> list[tuple[Destination, Backup, Copy]]:
+    """Return the queued copies that are due and can still be made."""
     destinations = {destination.name: destination for destination in job.destinations}
     work: list[tuple[Destination, Backup, Copy]] = []
     for copy in catalog.pending_copies(due=now):
@@ -69,23 +106,63 @@ def upload_due(
             _give_up(copy, destination, catalog, recorder)
             continue
         work.append((destination, backup, copy))
-    faults: list[BackupdError] = []
-    # One backup after the other, so that a destination sees one connection at a time.
-    for name in dict.fromkeys(item[1].id for item in work):
-        some = [item for item in work if item[1].id == name]
-        faults += _side_by_side(some, job, catalog, layout, recorder, open_store)
-    return len(work), faults
+    return work
+
+
+def _after(catalog: Catalog, name: str) -> tuple[Copy, ...]:
+    backup = catalog.backup(name)
+    return backup.copies if backup is not None else ()
+
+
+def _is_down(copy: Copy) -> bool:
+    """Tell whether a copy waits because of its place, so that no other would arrive there either."""
+    return copy.state is CopyState.PENDING and copy.error is not None and copy.error.code in PLACE_FAULTS
+
+
+def _waited_for(job: JobSpec, catalog: Catalog, now: datetime) -> dict[str, Copy]:
+    """Return for each place that could not be used a moment ago a copy that waits for it."""
+    found = {}
+    for copy in catalog.pending_copies():
+        if _is_down(copy) and copy.next_attempt is not None and copy.next_attempt > now:
+            found[copy.destination] = copy
+    recent = now - timedelta(seconds=_LONGEST_SLICE_DELAY)
+    for destination in job.destinations:
+        for copy in catalog.given_up_copies(job.name, destination.name):
+            lasts = copy.error is not None and not copy.error.retryable
+            if lasts and _is_down(copy) and copy.updated > recent:
+                found.setdefault(copy.destination, copy)
+    return found
+
+
+def _joined(copy: Copy) -> BackupdError:
+    """Return the fault of a copy that was not tried because others wait for the same place."""
+    assert copy.error is not None
+    text = f"{copy.key} waits with others for {copy.destination}: {copy.error.message}"
+    return StoreError(text, hint=copy.error.hint, code=copy.error.code)
+
+
+def _hold(copy: Copy, tried: Copy, backup: Backup, retry: RetryPolicy, now: datetime, catalog: Catalog) -> None:
+    """Let a copy wait with one that was tried at the same place; a slice also where that one was given up."""
+    following = tried.next_attempt
+    if following is None and backup.kind in SLICES and tried.error is not None and tried.error.retryable:
+        following = now + _delay(retry, tried.attempts, _LONGEST_SLICE_DELAY)
+    held = msgspec.structs.replace(
+        copy, attempts=tried.attempts, next_attempt=following, updated=now, error=tried.error
+    )
+    catalog.save_copy(held)
+
+
+def _delay(retry: RetryPolicy, attempts: int, longest: float) -> timedelta:
+    """Return how long to wait after so many tries."""
+    return timedelta(seconds=min(retry.delay * 2 ** min(attempts - 1, 20), longest))
 
 
 def queue_again(catalog: Catalog, job: str, destination: str, now: datetime) -> int:
     """Put the copies that were given up back into the queue, because the destination works again or was changed."""
-    count = 0
-    for backup in catalog.backups(job):
-        for copy in backup.copies:
-            if copy.destination == destination and copy.state is CopyState.PENDING and copy.next_attempt is None:
-                catalog.save_copy(msgspec.structs.replace(copy, attempts=0, next_attempt=now, updated=now))
-                count += 1
-    return count
+    given_up = catalog.given_up_copies(job, destination)
+    for copy in given_up:
+        catalog.save_copy(msgspec.structs.replace(copy, attempts=0, next_attempt=now, updated=now))
+    return len(given_up)
 
 
 def _side_by_side(
@@ -95,7 +172,10 @@ def _side_by_side(
     layout: Layout,
     recorder: Recorder,
     open_store: OpenStore,
+    *,
+    tell: bool = True,
 ) -> list[BackupdError]:
+    """Upload; with ``tell`` each copy that arrives is told."""
     if not work:
         return []
     faults: list[BackupdError] = []
@@ -111,11 +191,13 @@ def _side_by_side(
         except Exception as raised:  # noqa: BLE001 - one destination's fault, also a defect, must not stop the others
             error = as_expected(raised)
             with lock:
-                faults.append(_failed(copy, error, job.retry, catalog, recorder))
+                faults.append(_failed(copy, error, job.retry, catalog, recorder, lasting=backup.kind in SLICES))
             return
         seconds = recorder.clock.monotonic() - started
         with lock:
-            _succeeded(copy, result, seconds, catalog, recorder)
+            text = _succeeded(copy, result, seconds, catalog, recorder)
+            if tell:
+                recorder.reporter.message("info", text)
             queue_again(catalog, job.name, destination.name, recorder.clock.now())
 
     with ThreadPoolExecutor(len(work), thread_name_prefix="upload") as pool:
@@ -140,7 +222,8 @@ def _put(store: Store, backup: Backup, layout: Layout, recorder: Recorder) -> Pu
     return result
 
 
-def _succeeded(copy: Copy, result: PutResult, seconds: float, catalog: Catalog, recorder: Recorder) -> None:
+def _succeeded(copy: Copy, result: PutResult, seconds: float, catalog: Catalog, recorder: Recorder) -> str:
+    """Record that a copy arrived; returns a sentence about it."""
     state = CopyState.VERIFIED if result.proven else CopyState.UPLOADED
     now = recorder.clock.now()
     catalog.save_copy(
@@ -149,23 +232,28 @@ def _succeeded(copy: Copy, result: PutResult, seconds: float, catalog: Catalog, 
         )
     )
     rate = human_size(copy.size / max(seconds, 0.001))
-    recorder.reporter.message(
-        "info", f"{copy.key} is at {copy.destination} ({state.value}, {human_size(copy.size)}, {rate}/s)"
-    )
+    return f"{copy.key} is at {copy.destination} ({state.value}, {human_size(copy.size)}, {rate}/s)"
 
 
-def _failed(copy: Copy, error: BackupdError, retry: RetryPolicy, catalog: Catalog, recorder: Recorder) -> BackupdError:
-    """Record a failed try and when the next one is; a fault that a retry cannot mend is not tried again by itself."""
+def _failed(
+    copy: Copy, error: BackupdError, retry: RetryPolicy, catalog: Catalog, recorder: Recorder, *, lasting: bool
+) -> BackupdError:
+    """Record a failed try and when the next one is; a fault that a retry cannot mend is not tried again by itself.
+
+    ``lasting``: it is never given up, as slices are not, for each of which a gap would be left at that place.
+    """
     attempts = copy.attempts + 1
     now = recorder.clock.now()
-    delay = min(retry.delay * 2 ** (attempts - 1), _LONGEST_DELAY)
-    again = error.retryable and attempts < retry.attempts
-    following = now + timedelta(seconds=delay) if again else None
+    delay = _delay(retry, attempts, _LONGEST_SLICE_DELAY if lasting else _LONGEST_DELAY)
+    again = error.retryable and (lasting or attempts < retry.attempts)
+    following = now + delay if again else None
     catalog.save_copy(
         msgspec.structs.replace(copy, attempts=attempts, next_attempt=following, updated=now, error=error_info(error))
     )
     if again:
-        what = f"next try in {delay:.0f} s ({attempts} of {retry.attempts} done)"
+        what = f"next try in {delay.total_seconds():.0f} s" + (
+            "" if lasting else f" ({attempts} of {retry.attempts} done)"
+        )
     elif error.retryable:
         what = f"given up after {attempts} tries; queued again as soon as {copy.destination} works"
     else:

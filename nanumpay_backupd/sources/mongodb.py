@@ -384,8 +384,9 @@ def _reason(error: OperationFailure) -> str:
 
 
 def _first_reason(text: str) -> str:
-    """Shorten pymongo's server selection report to its first clause."""
-    return redact(text.split(" (configured timeouts", 1)[0].split(", Timeout:", 1)[0])[:300]
+    """Shorten pymongo's server selection report to its first clause, without the numbers of faults."""
+    first = text.split(" (configured timeouts", 1)[0].split(", Timeout:", 1)[0]
+    return redact(re.sub(r"\[Errno \d+\] ", "", first))[:300]
 
 
 def _hosts(settings: MongoSource) -> str:

@@ -62,6 +62,28 @@ def test_waits_and_fires(mongod_rs: Mongod) -> None:
         assert len(site.runs()) == 1
 
 
+def test_a_full_waits_for_a_snapshot_of_one_collection(mongod_rs: Mongod) -> None:
+    """A full that comes due while one collection is backed up is not left out, but made as soon as that is done."""
+    with open_site(mongod_rs, backup_settings(time="05:30")) as site:
+        site.write_config("[nanumpay]\ndrill = 'never'", top="timezone = 'UTC'")
+        site.start()
+        for margin in (4, 12, 36):
+            due = datetime.fromisoformat(site.job()["next_run"])
+            site.stop()
+            site.hold("nanumpay_backupd.pipeline.backup:commit")
+            site.start(clock=(due - datetime.now(UTC)).total_seconds() - margin)
+            snapshot = site.begin(collection="users")
+            site.wait_held()
+            if datetime.fromisoformat(site.status()["now"]) < due:
+                break
+            site.release()
+        wait_for(lambda: datetime.fromisoformat(site.status()["now"]) > due, "the due time")
+        assert [run["id"] for run in site.runs()] == [snapshot]
+        site.release()
+        assert site.newest(trigger="schedule")["outcome"] == "succeeded"
+        assert [run["outcome"] for run in site.runs()] == ["succeeded", "succeeded"]
+
+
 def test_late_by_seconds_is_on_schedule(site: Site) -> None:
     """A due time that passed seconds ago, while the daemon was being restarted, is kept as if nothing had been."""
     site.start()

@@ -447,6 +447,16 @@ def rough() -> Iterator[Site]:
         yield site
 
 
+@pytest.fixture(scope="class")
+def aside(rough: Site) -> Iterator[Site]:
+    """A site on the same server without slices by schedule, with one full."""
+    assert isinstance(rough.server, Mongod)
+    with prepared(rough.server) as site:
+        site.start()
+        assert site.run()["outcome"] == "succeeded"
+        yield site
+
+
 class TestTroubledServer:
     """A server that is stopped, and whose oplog rolls over."""
 
@@ -469,13 +479,15 @@ class TestTroubledServer:
         assert problems(rough) == []
         assert len(way(rough)) == 1
 
-    def test_an_oplog_that_rolled_over_is_a_gap_and_a_new_full(self, rough: Site) -> None:
+    def test_an_oplog_that_rolled_over_is_a_gap_and_a_new_full(self, rough: Site, aside: Site) -> None:
         """Told and mended by itself: one full out of turn, slices from there on, a gap that is not restored."""
         server, dumps = rough.server, Dumps(rough)
         assert isinstance(server, Mongod)
         saved(rough, "before the gap")
         log = rough.log()
         rough.signal(signal.SIGSTOP)
+        wait_for(lambda: not rough.workers(), "the end of a slice that is under way")
+        next_second()  # of the second in which a range ends, what was captured of it can be restored
         write(rough, "lost")
         lost = next_second()
         server.forget_oplog()
@@ -497,7 +509,7 @@ class TestTroubledServer:
         assert "the slices begin anew" in new
         shown = rough.call("Timeline")
         (gap,) = shown["gaps"]
-        assert datetime.fromisoformat(gap["after"]) <= lost < datetime.fromisoformat(gap["before"])
+        assert datetime.fromisoformat(gap["after"]) < lost < datetime.fromisoformat(gap["before"])
         refused = backupctl(rough, "restore", "latest", "--at", text_of(lost), "--yes")
         assert refused.returncode == EXIT_NOT_FOUND, refused
         assert "it lies in a gap" in refused.stderr
@@ -506,6 +518,11 @@ class TestTroubledServer:
             f"{datetime.fromisoformat(item['first']):%Y-%m-%d %H:%M:%S}" in refused.stderr for item in shown["ranges"]
         )
         assert restored(rough, "latest") == marks(rough)
+        # Of a job that promised no slices a mere question makes no new full; it is told what cannot be done, and why.
+        late = backupctl(aside, "restore", "latest", "--at", text_of(next_second()), "--dry-run")
+        assert late.returncode == EXIT_NOT_FOUND, late
+        assert "could not be captured up to now: the oplog rolled over" in late.stderr
+        assert [run["trigger"] for run in aside.runs()] == ["manual"]
 
 
 @pytest.fixture(scope="class")

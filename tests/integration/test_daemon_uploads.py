@@ -139,6 +139,41 @@ def test_one_destination_down_does_not_stop_the_other(site: Site, tmp_path: Path
         site.call("TestDestination", destination="tape")
 
 
+def test_slices_wait_together_for_a_place_that_is_down(site: Site, ftp: FtpServer, door: BreakingProxy) -> None:
+    """While the server is down one slice after the other joins the queue, told once; back, all of them arrive."""
+    site.write_config("[retry]\nattempts = 2\ndelay = '1s'\n[nanumpay]\npitr = '1s'")
+    site.start()
+    wait_for(lambda: site.job()["protection"]["stream"] == "ok", "slices that follow on")
+    for count in range(1, 4):
+        with site.db() as db:
+            db.users.insert_one({"_id": count})
+        wait_for(lambda count=count: site.job()["protection"]["slices"] == count, "a slice")  # type: ignore[misc]
+    wait_for(lambda: site.job()["pending_uploads"] == 4, "the full and its slices in the queue")
+    assert site.log().count("slice degraded") == 1
+    assert "4 uploads wait (backupctl list --slices)" in "\n".join(site.status()["problems"])
+    door.start()
+    wait_for(lambda: site.job()["pending_uploads"] == 0, "an empty queue")
+    made = {item["artifact"] for item in site.call("ListBackups", slices=True)["backups"]}
+    assert made <= {path.name for path in ftp.folder.iterdir()}
+
+
+def test_slices_do_not_try_a_refused_login_again_and_again(site: Site, ftp: FtpServer, door: BreakingProxy) -> None:
+    """Every minute a refused login would get the account locked: slices wait untried until the settings change."""
+    door.start()
+    site.write_config("[nanumpay]\npitr = '1s'")
+    site.save(settings_for(ftp, password="not this one"))
+    site.start()
+    wait_for(lambda: site.job()["protection"]["stream"] == "ok", "slices that follow on")
+    with site.db() as db:
+        db.users.insert_one({"_id": 1})
+    wait_for(lambda: site.job()["pending_uploads"] == 2, "the full and a slice in the queue")
+    (made,) = [item for item in site.call("ListBackups", slices=True)["backups"] if item["kind"] == "incremental"]
+    copy = copy_at(site, made["id"])
+    assert (copy["attempts"], copy["error"]["code"]) == (0, "destination-auth")
+    site.save(settings_for(ftp))
+    uploaded(site, made["id"])
+
+
 def test_locked_job_is_not_hammered(site: Site) -> None:
     """While somebody else (run-once) has the job, a due upload waits instead of being tried over and over."""
     site.start()

@@ -18,6 +18,8 @@ def job(*, enabled: bool = True, **protection: Any) -> Record:
         "recoverable_until": "2026-11-20T20:00:00Z",
         "age": 12.0,
         "stream": "ok",
+        "slices": 0,
+        "window": 0.0,
         "problem": None,
         "rpo": 0.0,
         "rto": 0.0,
@@ -72,8 +74,8 @@ def missed(age: float, stream: str = "ok") -> Record:
         (missed(1801), [("failing", "the RPO of 15m is missed")]),
         (missed(1801) | {"enabled": False}, [("warning", "is disabled"), ("warning", "the RPO of 15m is missed")]),
         (missed(1380, "off"), [("warning", 'pitr = "60s"')]),
-        (missed(1380, "broken"), [("warning", "a full of one moment is needed: backupctl run shop")]),
-        (missed(1380, "waiting"), [("warning", "a full of one moment is needed: backupctl run shop")]),
+        (missed(1380, "broken"), [("warning", "is needed: it is made by itself, or now by backupctl run shop")]),
+        (missed(1380, "waiting"), [("warning", "is needed: it is made by itself, or now by backupctl run shop")]),
         (missed(1380, "failing"), [("warning", "the slices have to be mended first: backupctl timeline shop")]),
         *(
             (
@@ -83,6 +85,10 @@ def missed(age: float, stream: str = "ok") -> Record:
             for stream in ("waiting", "failing", "broken")
         ),
         ({"problem": FAULT}, [("warning", "job shop: it is broken → mend it")]),  # an oplog that is short, foreseen
+        (
+            {"stream": "failing", "problem": FAULT, "window": 93_600.0},
+            [("warning", "it is broken; nothing is lost while the oplog holds them (it holds about 26h) → mend it")],
+        ),
         (
             {"stream": "failing", "problem": FAULT | {"hint": ""}},
             [("warning", "it is broken → backupctl timeline shop")],

@@ -101,7 +101,7 @@ def test_one_cause_does_not_hold_up_the_other() -> None:
     [
         ("slice", "chain-broken", Cause.STREAM),
         ("slice", "chain-missing", Cause.STREAM),
-        ("slice", "oplog-too-short", None),
+        ("slice", "full-too-old", None),
         ("slice", "source-unreachable", None),
         ("slice", "no-oplog", None),
         ("slice", "verify-checksum", None),  # it is taken again from the same place
