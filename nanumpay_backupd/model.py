@@ -305,7 +305,7 @@ class Manifest(_Record, frozen=True):
         return self.source.collections[0].namespace
 
 
-class Copy(_Record, frozen=True):
+class Copy(_Record, frozen=True, gc=False):
     """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue."""
 
     backup: str
@@ -319,7 +319,7 @@ class Copy(_Record, frozen=True):
     error: ErrorInfo | None = None
 
 
-class Backup(_Record, frozen=True):
+class Backup(_Record, frozen=True, gc=False):
     """A backup as the catalog knows it; ``created`` is the moment in its name.
 
     ``start`` and ``end`` are the oplog times of its consistency, empty where it has none. ``pinned`` says why retention

@@ -18,7 +18,7 @@ from nanumpay_backupd.model import OpTime, Policy
 __all__ = ["Candidate", "Decision", "SliceCandidate", "decide", "decide_slices"]
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One copy at one place. ``good``: it was proven whole. ``created`` is the backup's own time (UTC).
 
     ``pinned`` says why it must stay, empty: the policy decides. Only what is in one ``group`` counts together: the
@@ -33,7 +33,7 @@ class Candidate(msgspec.Struct, frozen=True):
     group: str = ""
 
 
-class SliceCandidate(msgspec.Struct, frozen=True):
+class SliceCandidate(msgspec.Struct, frozen=True, gc=False):
     """One copy of a slice at one place; ``end`` is the oplog time up to which it holds the changes."""
 
     backup: str
@@ -42,7 +42,7 @@ class SliceCandidate(msgspec.Struct, frozen=True):
     pinned: str = ""
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What to do with one copy, and why, in a sentence for `prune`."""
 
     backup: str
