@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -60,7 +60,7 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     present: bool
 
 
-class Placed(msgspec.Struct, frozen=True, gc=False):
+class Placed(NamedTuple):
     """What a look at the backups folder needs of a backup.
 
     ``good``: a copy is known to be there, and nothing is known against it; ``absent``: none is. ``legacy``: without
@@ -338,18 +338,16 @@ class Catalog:
             for name, kind, state, created, first, last, present in rows
         ]
 
-    def placed(self) -> list[Placed]:
+    def placed(self) -> Iterator[Placed]:
         """Return what a look at the backups folder needs of every backup, in no order."""
         rows = self._read(
-            "SELECT b.id, b.artifact, b.size, c.state IN ('uploaded', 'verified') AND b.state != 'corrupt', "
+            "SELECT b.id, b.artifact, b.size, "
+            "coalesce(c.state IN ('uploaded', 'verified') AND b.state != 'corrupt', 0), "
             "coalesce(c.state, 'missing') = 'missing', b.kind = 'legacy' "
             "FROM backups AS b LEFT JOIN copies AS c ON c.backup = b.id AND c.destination = ?",
             LOCAL,
         )
-        return [
-            Placed(name, artifact, size, bool(good), bool(absent), bool(legacy))
-            for name, artifact, size, good, absent, legacy in rows
-        ]
+        return map(Placed._make, rows)
 
     def count(self, job: str | None, kinds: Collection[Kind]) -> int:
         """Return how many backups of these kinds a job has (None: all jobs)."""

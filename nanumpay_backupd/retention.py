@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 import msgspec
 
@@ -75,7 +76,7 @@ def decide_slices(
     """
     limit = now - timedelta(days=policy.days)
     decisions = []
-    for item in sorted(slices, key=lambda item: (item.end, item.backup), reverse=True):
+    for item in sorted(slices, key=attrgetter("end", "backup"), reverse=True):
         if item.pinned:
             decisions.append(Decision(item.backup, keep=True, reason=f"pinned: {item.pinned}"))
         elif oldest is not None and item.end <= oldest:

@@ -8,7 +8,7 @@ not even looked at.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,15 +40,13 @@ def sync_local(catalog: Catalog, layout: Layout, now: datetime, *, quick: bool =
 
 
 def _differences(catalog: Catalog, layout: Layout, now: datetime, *, quick: bool) -> list[Backup]:
-    there = catalog.placed()
-    files = _artifacts(layout, {placed.artifact: placed.size for placed in there}, quick=quick)
+    there = list(catalog.placed())
+    artifacts = {placed.artifact: placed.size for placed in there}
+    files = _artifacts(layout, artifacts, quick=quick)
     manifests = dict.fromkeys(_names(layout.manifests), 0)
-    known: dict[str, Backup | Placed] = {placed.id: placed for placed in there}
     changed: list[Backup] = []
-    for placed in there:
-        if _as_it_was(placed, files.get(placed.artifact), has_manifest=f"{placed.id}.json" in manifests):
-            continue
-        backup = catalog.backup(placed.id)
+    for name in _doubtful(there, files, manifests):
+        backup = catalog.backup(name)
         assert backup is not None, "nobody else writes meanwhile"
         unproven = backup.kind is Kind.LEGACY
         manifest = _own_manifest(layout, backup.id, manifests) if unproven else None
@@ -60,21 +58,22 @@ def _differences(catalog: Catalog, layout: Layout, now: datetime, *, quick: bool
             changed.append(updated)
         if f"{backup.id}.json" not in manifests and not unproven and backup.artifact in files:
             _heal_manifest(layout, backup)
+    known = {placed.id for placed in there}
     for name in sorted(manifests.keys() - {f"{name}.json" for name in known}):
         identifier = name.removesuffix(".json")
-        if identifier == name:
-            continue
-        manifest = _own_manifest(layout, identifier, manifests)
+        manifest = _own_manifest(layout, identifier, manifests) if identifier != name else None
         if manifest is not None:
             backup = backup_from_manifest(manifest, _local_copy(manifest, files, now))
-            known[backup.id] = backup
+            known.add(backup.id)
+            artifacts[backup.artifact] = backup.size
             changed.append(backup)
-    return changed + _legacy(files, known, now)
+    # Reading a date out of a name is slow for thousands of names, and nearly all are known.
+    strange = {name: files[name] for name in sorted(files.keys() - artifacts.keys())}
+    return changed + _legacy(strange, known, now)
 
 
 def _artifacts(layout: Layout, known: Mapping[str, int], *, quick: bool) -> dict[str, int]:
     """Return name and size of the files that stand where artifacts of their name stand, of others too."""
-    # Reading names is slow for tens of thousands, and nearly all are known.
     slices = {name for name in known if name.endswith(SLICE_SUFFIX)}
     here = [name for name in _names(layout.backups) if not layout.is_slice(name)]
     there = [name for name in _names(layout.slices) if name in slices or layout.is_slice(name)]
@@ -82,11 +81,18 @@ def _artifacts(layout: Layout, known: Mapping[str, int], *, quick: bool) -> dict
     return _sizes(layout.backups, here, trusted) | _sizes(layout.slices, there, trusted)
 
 
-def _as_it_was(placed: Placed, size: int | None, *, has_manifest: bool) -> bool:
-    """Tell of a backup that a closer look would change nothing: that goes for nearly all of them, at every look."""
-    if size is None:
-        return placed.absent and not (placed.legacy and has_manifest)
-    return placed.good and size == placed.size and placed.legacy is not has_manifest
+def _doubtful(there: Iterable[Placed], files: Mapping[str, int], manifests: Mapping[str, int]) -> list[str]:
+    """Name the backups at which a closer look may change something: hardly any of tens of thousands, at most looks."""
+    found = []
+    for name, artifact, promised, good, absent, legacy in there:
+        size, has_manifest = files.get(artifact), f"{name}.json" in manifests
+        if size is None:
+            as_it_was = absent and not (legacy and has_manifest)
+        else:
+            as_it_was = good and size == promised and legacy != has_manifest
+        if not as_it_was:
+            found.append(name)
+    return found
 
 
 def _own_manifest(layout: Layout, identifier: str, manifests: dict[str, int]) -> Manifest | None:
@@ -234,12 +240,11 @@ def _heal_manifest(layout: Layout, backup: Backup) -> None:
         rewrite_manifest(layout, backup.manifest)
 
 
-def _legacy(files: dict[str, int], known: Mapping[str, Backup | Placed], now: datetime) -> list[Backup]:
-    """List the archives that carry a name of ours but have no manifest: the old program made them."""
+def _legacy(files: Mapping[str, int], known: Collection[str], now: datetime) -> list[Backup]:
+    """List the archives among ``files`` that carry a name of ours but have no manifest: the old program made them."""
     found = []
-    # Reading a date out of a name is slow for thousands of names, and nearly all are known.
-    for name in sorted(files.keys() - {backup.artifact for backup in known.values()}):
-        size, parsed = files[name], parse_artifact(name)
+    for name, size in files.items():
+        parsed = parse_artifact(name)
         if parsed is None or parsed[0] in known or backup_id(parsed[1], parsed[2]) != parsed[0]:
             continue
         identifier, job, created = parsed
