@@ -23,8 +23,8 @@ test: tools  ## all tests, against real servers; PYTEST_ARGS="-k ftp" for some o
 test-quick: tools  ## only the tests without servers
 	$(BIN)/python -m pytest tests/unit -m "not slow" $(PYTEST_ARGS)
 
-test-pitr: tools  ## ten minutes of random writes, a hundred moments restored and compared; SECONDS=60 for less
-	NANUMPAY_PITR_SECONDS=$(or $(SECONDS),600) NANUMPAY_PITR_SEED=$(or $(SEED),7) \
+test-pitr: tools  ## five minutes of random writes, sixty moments restored and compared; SECONDS=30 for less
+	NANUMPAY_PITR_SECONDS=$(or $(SECONDS),300) NANUMPAY_PITR_SEED=$(or $(SEED),7) \
 		$(BIN)/python -m pytest tests/integration/test_pitr.py -s -o timeout=7200 -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 check: lint types layers test  ## what CI runs: lint, types, layers, tests

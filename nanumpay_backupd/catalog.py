@@ -359,6 +359,18 @@ class Catalog:
         )
         return int(str(count))
 
+    def doubtful(self, job: str, kinds: Collection[Kind], since: datetime) -> bool:
+        """Tell whether a job's backup of these kinds, made at ``since`` or later, is not proven or has no copy left."""
+        ((found,),) = self._read(
+            "SELECT EXISTS (SELECT 1 FROM backups AS b WHERE job = ?1 AND created >= ?3 "
+            "AND kind IN (SELECT value FROM json_each(?2)) AND (b.state != 'verified' OR NOT EXISTS "
+            "(SELECT 1 FROM copies AS c WHERE c.backup = b.id AND c.state IN ('uploaded', 'verified'))))",
+            job,
+            _as_list(kinds),
+            _stamp(since),
+        )
+        return bool(found)
+
     def pin(self, backup: str, reason: str) -> None:
         """Keep retention from deleting a backup; an empty reason lets it go again."""
         with self._write() as db:

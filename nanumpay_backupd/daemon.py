@@ -321,7 +321,7 @@ class Daemon:
 
     def _show_status(self) -> None:
         """Keep the line in ``systemctl status`` true."""
-        running = self.supervisor.active.values()
+        running = [active for active in self.supervisor.active.values() if not active.quiet]
         parts = [f"{active.run.job} is running ({active.stage or 'starting'})" for active in running]
         if self._stop.is_set():
             self._manager.status(", ".join(["stopping", *parts]))

@@ -32,6 +32,7 @@ __all__ = [
     "StoreError",
     "ToolError",
     "UnreachableError",
+    "UsageError",
     "VerifyError",
 ]
 
@@ -81,6 +82,13 @@ class ConfigError(BackupdError):
     """A setting that cannot be used: names the key's path, the reason and the fix."""
 
     default_code = "config-invalid"
+    exit_code = EXIT_USAGE
+
+
+class UsageError(BackupdError):
+    """A command line that cannot be understood."""
+
+    default_code = "usage"
     exit_code = EXIT_USAGE
 
 

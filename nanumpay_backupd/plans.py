@@ -21,7 +21,7 @@ from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next
 from nanumpay_backupd.settings.schema import JobSpec, Schedule
 from nanumpay_backupd.system.clock import Clock
 
-__all__ = ["Ask", "Plans", "Repairs", "Task", "asks_for_full", "headroom", "slice_interval", "verdict_on"]
+__all__ = ["Ask", "Plans", "Task", "headroom", "slice_interval", "verdict_on"]
 
 T = TypeVar("T")
 _MOMENT: Final = timedelta(seconds=1)
@@ -34,10 +34,6 @@ _AGAIN: Final = 5.0
 _LONGEST: Final = 600.0
 _LASTING: Final = 3600.0
 """Seconds after which a slice that failed is tried again: doubled each time, and when only a person can help."""
-_REPAIR_PAUSE: Final = 600.0
-_LONGEST_REPAIR_PAUSE: Final = 86400.0
-_WANT_FULL: Final = frozenset({"chain-broken", "chain-missing"})
-_PROOFS: Final = frozenset({"verify", "drill"})
 log = structlog.get_logger()
 
 
@@ -49,6 +45,10 @@ class Task(StrEnum):
     DIFFERENTIAL = "differential"
     VERIFY = "verify"
     DRILL = "drill"
+
+
+_CAUGHT_UP: Final = {"backup": Task.BACKUP, "verify": Task.VERIFY, "drill": Task.DRILL}
+"""What runs are whose task is done again where they were cut off; slices are the first thing after a start anyway."""
 
 
 class Ask(Protocol):
@@ -71,8 +71,11 @@ class Plans:
         self._failures: dict[str, int] = {}
 
     def settled(self) -> None:
-        """Tell that the sources can be reached: catch-up need not wait any longer."""
+        """Tell that the sources can be reached: neither catch-up nor slices that failed need wait any longer."""
         self._hold_until = 0.0
+        for job in self._failures:
+            if (job, Task.INCREMENTAL) in self._due:
+                self._due[job, Task.INCREMENTAL] = self._clock.now()
 
     @property
     def hold(self) -> float:
@@ -108,11 +111,14 @@ class Plans:
         await self._save(job.name, task, _following(job, task, after))
 
     async def again(self, run: Run) -> None:
-        """Have a backup that was cut off before it was made caught up at the next start."""
-        if run.backup is not None or run.outcome not in {Outcome.CANCELLED, Outcome.INTERRUPTED}:
+        """Have what was cut off before it was done caught up at the next start: a backup, a verification, a drill."""
+        task = _CAUGHT_UP.get(run.action)
+        made = task is Task.BACKUP and run.backup is not None
+        if task is None or made or run.outcome not in {Outcome.CANCELLED, Outcome.INTERRUPTED}:
             return
+        name = _name(run.job, task)
         with contextlib.suppress(BackupdError):
-            await self._ask(lambda catalog: catalog.save_plan(run.job, run.started - ON_TIME - _MOMENT))
+            await self._ask(lambda catalog: catalog.save_plan(name, run.started - ON_TIME - _MOMENT))
 
     def sooner(self, job: JobSpec, stream: Stream) -> None:
         """Bring the next slice forward where the oplog would roll over its beginning before it is due."""
@@ -130,7 +136,9 @@ class Plans:
         ``lasting``: trying again soon cannot help.
         """
         if good:
-            self._failures.pop(job.name, None)
+            if self._failures.pop(job.name, 0):
+                # One by hand was good: there is no need to wait as long as the faults had come to.
+                self.at_once(job, Task.INCREMENTAL)
             if stream is not None:
                 self.sooner(job, stream)
             return
@@ -190,39 +198,6 @@ class Plans:
         with contextlib.suppress(BackupdError):
             return await self._ask(lambda catalog: catalog.plan(name))
         return None
-
-
-class Repairs:
-    """The fulls that are wanted out of turn, and how long to wait between them where one does not help."""
-
-    def __init__(self) -> None:
-        self.wanted: set[str] = set()
-        self._next: dict[str, float] = {}
-        self._pauses: dict[str, float] = {}
-
-    def wait(self, job: str, now: float) -> float:
-        """Return the seconds until one may be made; ``now`` is monotonic."""
-        return max(0.0, self._next.get(job, now) - now)
-
-    def begun(self, job: str, now: float) -> None:
-        """Note that one is made now: the next must wait, each time longer."""
-        self.wanted.discard(job)
-        pause = self._pauses.get(job, _REPAIR_PAUSE)
-        self._next[job] = now + pause
-        self._pauses[job] = min(pause * 2, _LONGEST_REPAIR_PAUSE)
-
-    def mended(self, job: str) -> None:
-        """Note that all is well again."""
-        self.wanted.discard(job)
-        self._next.pop(job, None)
-        self._pauses.pop(job, None)
-
-
-def asks_for_full(action: str, code: str) -> bool:
-    """Tell whether a run that failed so shows that a new full is needed now."""
-    if action == "slice":
-        return code in _WANT_FULL
-    return action in _PROOFS and (code.startswith("verify-") or code in {"drill-failed", "artifact-missing"})
 
 
 def verdict_on(job: JobSpec, task: Task, due: datetime, now: datetime) -> Verdict:

@@ -26,10 +26,12 @@ from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout, job_of, lane
 from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.pipeline.upload import queue_again
-from nanumpay_backupd.plans import Plans, Repairs, Task, asks_for_full, verdict_on
+from nanumpay_backupd.plans import Plans, Task, verdict_on
+from nanumpay_backupd.repairs import Cause, Repairs, cause_of
 from nanumpay_backupd.scheduler import Verdict
 from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, Paths, RestoreOrder, RunSpec, VerifyOrder
 from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.system.units import human_span
 from nanumpay_backupd.worker import WorkerProcess
 
 __all__ = ["ActiveRun", "Supervisor"]
@@ -51,14 +53,16 @@ _ACTIONS: Final = {
     Task.DRILL: "drill",
 }
 _CHECKS: Final = frozenset({Task.VERIFY, Task.DRILL})
+_DONE: Final = frozenset({Outcome.SUCCEEDED, Outcome.DEGRADED})
 log = structlog.get_logger()
 
 
 class ActiveRun:
     """A run that has a worker process now, or is about to have one."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, kind: str = "") -> None:
         self.run = run
+        self.kind = kind
         self.lane = lane(run.job, run.action)
         self.process: WorkerProcess | None = None
         self.stage = ""
@@ -244,7 +248,7 @@ class Supervisor:
     async def _take_up(self, job: JobSpec, task: Task, due: datetime, verdict: Verdict) -> None:
         """Start what is due; what was missed for long is told, of a slice only the next one counts."""
         late = verdict is not Verdict.RUN and task in {Task.BACKUP, Task.DRILL, Task.VERIFY}
-        what = "backup" if task is Task.BACKUP else task.value
+        what = "verification" if task is Task.VERIFY else task.value
         if verdict is Verdict.TOO_LATE and late:
             log.warning(f"a {what} was missed too long ago to be caught up", job=job.name, due=due.isoformat())
             return
@@ -256,19 +260,22 @@ class Supervisor:
             await self.start_run(job.name, trigger, action=_ACTIONS[task], kind=task.value, verify=verify)
 
     async def _start_repairs(self) -> float:
-        """Make the fulls that a broken chain or a failed verification asks for; returns the seconds until the next."""
+        """Make the fulls that a broken chain or a failed proof asks for; returns the seconds until the next."""
         pause = _LONGEST_SLEEP
-        for name in list(self._repairs.wanted):
+        for name in self._repairs.wanted():
             if name not in self.jobs or not self.jobs[name].enabled:
-                self._repairs.wanted.discard(name)
+                self._repairs.forget(name)
                 continue
-            wait = self._repairs.wait(name, self._clock.monotonic())
+            now = self._clock.monotonic()
+            wait = self._repairs.wait(name, now)
             if wait > 0:
                 pause = min(pause, wait)
             elif name not in self.active:
-                self._repairs.begun(name, self._clock.monotonic())
-                with contextlib.suppress(BackupdError):
+                self._repairs.begun(name, now)
+                try:
                     await self.start_run(name, Trigger.REPAIR)
+                except BackupdError:
+                    self._repairs.ended(name, now, good=False, again=True)
         return pause
 
     async def _start_uploads(self, now: datetime) -> float:
@@ -334,7 +341,9 @@ class Supervisor:
             collection=collection,
             kind=kind,
         )
-        active = ActiveRun(new_run(run_id, name, trigger, now, action))
+        # A snapshot of one collection is no backup of the job: one that comes due meanwhile waits for it.
+        told = action if collection is None else "collection"
+        active = ActiveRun(new_run(run_id, name, trigger, now, told), kind if action == "slice" else "")
         # The job counts as busy from here on, also while the process is being started.
         self.active[active.lane] = active
         try:
@@ -384,6 +393,9 @@ class Supervisor:
     async def cancel(self, run_id: str | None, who: str) -> ActiveRun:
         """Ask a run (or the only one) to stop; raises NotFoundError."""
         candidates = [item for item in self.active.values() if run_id in (None, item.run.id, item.run.job)]
+        if len(candidates) > 1:
+            # Nobody who sees a backup running means the slice that is taken beside it just now.
+            candidates = [item for item in candidates if not item.quiet] or candidates
         if not candidates:
             what = f"run {run_id} is not running" if run_id else "nothing is running"
             raise NotFoundError(what, hint="see: backupctl runs")
@@ -431,7 +443,7 @@ class Supervisor:
             self._tell(active.run, quiet=active.quiet)
             if not active.quiet or active.run.outcome is not Outcome.SUCCEEDED:
                 self._publish("run-ended", run=active.run)
-            await self._draw_conclusions(active.run)
+            await self._draw_conclusions(active)
             self._wake.set()
 
     async def _settle(self, active: ActiveRun, process: WorkerProcess, code: int) -> Run:
@@ -484,26 +496,49 @@ class Supervisor:
             self._publish("message", run_id=run_id, message=f"committed {event['artifact']}")
         self.on_change()
 
-    async def _draw_conclusions(self, run: Run) -> None:
+    async def _draw_conclusions(self, active: ActiveRun) -> None:
         """Do what the end of a run asks for: the next slice sooner or later, or a new full."""
+        run = active.run
         job = self.jobs.get(run.job)
         if job is None or run.outcome is None:
             return
-        stream = None
+        stream = made = None
         with contextlib.suppress(BackupdError):
             stream = await self.db(lambda catalog: catalog.stream(run.job))
-        good = run.outcome in {Outcome.SUCCEEDED, Outcome.DEGRADED}
-        code = run.error.code if run.error is not None else ""
-        if run.action == "slice":
-            self.plans.paced(job, stream, good=good, lasting=bool(run.error and not run.error.retryable))
-            if good:
-                self._repairs.mended(run.job)
-        elif run.action == "backup" and good and (stream is None or stream.broken):
-            self.plans.at_once(job, Task.INCREMENTAL)
-        if not good and asks_for_full(run.action, code):
-            why = run.error.message if run.error else code
-            log.warning(f"a new full is made: {why}", job=run.job, code=code)
-            self._repairs.wanted.add(run.job)
+            made = await self.db(lambda catalog: catalog.backup(run.backup or ""))
+        good, now = run.outcome in _DONE, self._clock.monotonic()
+        broken = stream is not None and bool(stream.broken)
+        cause = None if good else cause_of(run.action, run.error.code if run.error is not None else "")
+        if run.action == "slice" and active.kind == Task.INCREMENTAL:
+            lasting = run.error is not None and not run.error.retryable and not run.error.code.startswith("verify-")
+            self.plans.paced(job, stream, good=good, lasting=lasting)
+            if broken:
+                cause = Cause.STREAM
+            elif good:
+                self._repairs.mended(run.job, Cause.STREAM)
+        elif run.action == "backup":
+            again = run.outcome is not Outcome.CANCELLED
+            self._repairs.ended(run.job, now, good=good, again=again)
+            # From a full that is of no moment nothing could follow on.
+            if good and made is not None and made.end and (stream is None or broken):
+                self.plans.at_once(job, Task.INCREMENTAL)
+        elif good and run.action in {"verify", "drill"}:
+            self._repairs.mended(run.job, Cause.PROOF)
+        if cause is Cause.PROOF or (cause is Cause.STREAM and _wants_slices(job, run)):
+            self._want_full(run.job, cause)
+
+    def _want_full(self, job: str, cause: Cause) -> None:
+        """Have a full made out of turn, and say when."""
+        self._repairs.ask(job, cause)
+        wait = self._repairs.wait(job, self._clock.monotonic())
+        why = "for the slices to follow on from" if cause is Cause.STREAM else "because an older one failed its proof"
+        if wait > 0:
+            text = (
+                f"a new full is wanted, {why}; after the last such one it is made in {human_span(wait)} at the soonest"
+            )
+            log.warning(text, job=job, hint=f"to have it now: backupctl run {job}")
+        else:
+            log.warning(f"a new full is made by itself, {why}", job=job)
 
     def _tell(self, run: Run, *, quiet: bool = False) -> None:
         """Write the one line that an operator looks for in the journal in the morning."""
@@ -519,6 +554,8 @@ class Supervisor:
         if quiet and good:
             level = "debug"
         code = run.error.code if run.error is not None else None
+        if quiet and code == "chain-missing":
+            level = "warning"  # that there is no full yet is how every job begins
         hint = run.error.hint if run.error is not None and not good else None
         getattr(log, level)(text, run=run.id, job=run.job, code=code, hint=hint or None)
         self.on_change()
@@ -569,6 +606,11 @@ def _cancelled(catalog: Catalog, run: Run) -> Run:
     ended = msgspec.structs.replace(run, outcome=Outcome.CANCELLED, stages=stages, error=error_info(error))
     catalog.save_run(ended)
     return ended
+
+
+def _wants_slices(job: JobSpec, run: Run) -> bool:
+    """Tell whether a slice is promised or wished for, and not only taken because it may help a restore."""
+    return bool(job.pitr or job.incremental or job.differential) or run.trigger is Trigger.MANUAL
 
 
 def _run_id(now: datetime) -> str:

@@ -225,7 +225,7 @@ def published(
     layout: Layout, catalog: Catalog | None = None, created: datetime = NOW, *, proven: bool | None = True
 ) -> Backup:
     """Publish a small backup by the real way and enter it into the catalog; returns its record."""
-    layout.create()
+    layout.create_slices()
     staging, lock = open_staging(layout, f"publishing-{os.getpid()}")
     name = backup_id("nanumpay", created)
     content = documents(3)

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 
-from nanumpay_backupd.errors import EXIT_USAGE, BackupdError
+from nanumpay_backupd.errors import UsageError
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Argument = tuple[str, dict[str, Any]]
 
-__all__ = ["COMMANDS", "DEFAULT_SOCKET", "UsageError", "parse"]
+__all__ = ["COMMANDS", "DEFAULT_SOCKET", "parse"]
 
 _COMMON = ("--socket", "--json", "--color", "--help", "--version")
 DEFAULT_SOCKET = "/run/nanumpay-backupd/control.sock"
@@ -285,13 +285,6 @@ The newest verified backup is never deleted. --apply asks first; where nobody ca
         "  backupctl rebuild\n\nReads the manifests in the backups folder and at the destinations; changes no backup.",
     ),
 }
-
-
-class UsageError(BackupdError):
-    """A command line that cannot be understood."""
-
-    default_code = "usage"
-    exit_code = EXIT_USAGE
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

@@ -6,7 +6,7 @@ import contextlib
 
 from nanumpay_backupd.cli.actions import watched
 from nanumpay_backupd.cli.context import PATIENT, Context
-from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, BackupdError
+from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, BackupdError, UsageError
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -64,16 +64,15 @@ def _moment(context: Context) -> str | None:
     args = context.args
     if args.at is None:
         if args.job:
-            from nanumpay_backupd.cli.options import UsageError
-
             raise UsageError("--job goes with --at: the name of a backup says its job", hint="see: backupctl list")
         return None
-    from nanumpay_backupd.cli.moments import read_moment
     from nanumpay_backupd.cli.words import Times
+    from nanumpay_backupd.moments import read_moment
 
     # Not `context.times`: in a zone that was guessed, another moment would be restored.
     status = context.ask("GetStatus")
-    moment, remark = read_moment(args.at, Times(status["timezone"], status["now"]))
+    times = Times(status["timezone"], status["now"])
+    moment, remark = read_moment(args.at, times.zone, times.now)
     if remark and not args.json:
         context.screen.line(f"{context.screen.paint(context.screen.mark('warn'), 'yellow')} {remark}")
     return moment

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from nanumpay_backupd.cli.context import PATIENT, Context, complain
-from nanumpay_backupd.cli.options import UsageError
-from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, NotFoundError
+from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, NotFoundError, UsageError
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:

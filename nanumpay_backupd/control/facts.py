@@ -19,10 +19,11 @@ from nanumpay_backupd.model import (
     OpTime,
     Outcome,
     Run,
+    Stage,
     Stream,
     to_builtins,
 )
-from nanumpay_backupd.pipeline.chains import known
+from nanumpay_backupd.pipeline.chains import known, reached
 from nanumpay_backupd.plans import Task, slice_interval
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.units import human_span
@@ -74,7 +75,7 @@ def job_problems(jobs: list[dict[str, Any]]) -> list[tuple[str, str]]:
             )
         if not job["enabled"]:
             problems.append(("warning", f"job {name} is disabled: no backups are made by schedule"))
-        elif job["schedule"] and job["newest_backup"] is None and not last:
+        elif job["schedule"] and job["newest_backup"] is None and not last and not job["running"]:
             problems.append(("warning", f"job {name}: there is no backup yet (make one now: backupctl run {name})"))
         problems += _protection_problems(job)
     return problems
@@ -134,13 +135,13 @@ def protection(catalog: Catalog, job: JobSpec, due: DueOf, now: datetime) -> dic
     """Describe how well a job is protected, as the interface's type Protection."""
     stream = catalog.stream(job.name)
     newest = _newest_good(catalog, job.name)
-    until = _recoverable_until(newest, stream)
-    age = (now - until).total_seconds() if until is not None else None
+    until = _recoverable_until(catalog, job.name, newest, stream)
+    age = max(0.0, (now - until).total_seconds()) if until is not None else None
     ended = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED)
     failed = catalog.last_run(job.name, "slice", Outcome.FAILED, Outcome.INTERRUPTED)
     drill = catalog.last_run(job.name, "drill", Outcome.SUCCEEDED)
     seconds = _restore_seconds(catalog, drill)
-    state, problem = _stream_state(job, stream, newest, failed, now)
+    state, problem = _stream_state(job, stream, failed, now)
     return {
         "recoverable_until": to_text(until) if until is not None else None,
         "age": age,
@@ -199,16 +200,21 @@ def _newest_good(catalog: Catalog, job: str) -> Backup | None:
     return None
 
 
-def _recoverable_until(newest: Backup | None, stream: Stream | None) -> datetime | None:
-    """Return the newest moment that can be restored: where the slices reach to, else the newest full's own."""
+def _recoverable_until(catalog: Catalog, job: str, newest: Backup | None, stream: Stream | None) -> datetime | None:
+    """Return the newest moment that can be restored: where the slices lead to, else the newest full's own."""
     if newest is None:
         return None
     own = OpTime.parse(newest.end).moment if newest.end else newest.created
-    return max(own, OpTime.parse(stream.position).moment) if stream is not None else own
+    if stream is None:
+        return own
+    if newest.end and not catalog.doubtful(job, SLICES, newest.created):
+        return max(own, reached(stream).moment)
+    # One of them may be where the way ends. There are many, so this is only worked out where it matters.
+    return max([own, *(item.last.moment for item in known(catalog, job).ranges)])
 
 
 def _stream_state(
-    job: JobSpec, stream: Stream | None, newest: Backup | None, failed: Run | None, now: datetime
+    job: JobSpec, stream: Stream | None, failed: Run | None, now: datetime
 ) -> tuple[str, ErrorInfo | None]:
     """Say how the slices are doing: off, ok, waiting, failing or broken, and what is wrong."""
     if not (job.pitr or job.incremental):
@@ -217,7 +223,7 @@ def _stream_state(
         hint = "a new full is made by itself; the slices go on from there"
         return "broken", ErrorInfo(code="chain-broken", message=stream.broken, hint=hint)
     if failed is not None and (stream is None or failed.started > stream.checked):
-        waits = stream is None and (newest is None or not newest.end)
+        waits = failed.error is not None and failed.error.code == "chain-missing"
         return "waiting" if waits else "failing", failed.error
     return ("waiting", None) if stream is None else ("ok", _foreseen(job, stream, now))
 
@@ -237,11 +243,17 @@ def _foreseen(job: JobSpec, stream: Stream, now: datetime) -> ErrorInfo | None:
 
 def _restore_seconds(catalog: Catalog, drill: Run | None) -> float | None:
     """Return what the last good drill measured."""
-    backup = catalog.backup(drill.backup) if drill is not None and drill.backup is not None else None
-    if backup is None or backup.manifest is None:
+    if drill is None:
         return None
-    proofs = [item for item in backup.manifest.verification if item.level == "restore" and item.ok]
-    return proofs[-1].seconds if proofs else None
+    backup = catalog.backup(drill.backup) if drill.backup is not None else None
+    proofs = backup.manifest.verification if backup is not None and backup.manifest is not None else ()
+    taken = [item.seconds for item in proofs if item.level == "restore" and item.ok]
+    if taken:
+        return taken[-1]
+    # Its backup was pruned since: then what its stages took, in which the start of a scratch server is.
+    restoring = (Stage.FETCH, Stage.CHECK, Stage.RESTORE)
+    stages = [item for item in drill.stages if item.stage in restoring and item.ended is not None]
+    return sum((item.ended - item.started).total_seconds() for item in stages if item.ended) if stages else None
 
 
 def _text(moment: datetime | None) -> str | None:

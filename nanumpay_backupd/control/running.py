@@ -12,7 +12,7 @@ import msgspec
 from nanumpay_backupd.control.desk import Desk, find
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, RefusedError
-from nanumpay_backupd.model import SLICES, Backup, Kind, OpTime, Trigger, to_builtins
+from nanumpay_backupd.model import SLICES, Backup, ErrorInfo, Kind, OpTime, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.chains import LATEST, known, no_such_moment, parse_moment, within
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, lane
 from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, VerifyOrder
@@ -43,6 +43,8 @@ class Running(Desk):
         collection = _collection(call.params)
 
         async def start() -> ActiveRun:
+            if kind != Kind.FULL.value:
+                await self._slices_at_rest(name)
             return await self._supervisor.start_run(
                 name,
                 Trigger.MANUAL,
@@ -97,9 +99,10 @@ class Running(Desk):
         """Answer Restore: with ``dry_run`` the plan, else start it, and with ``more`` stream its events."""
         self._admin(call, "restore")
         await self._supervisor.refresh()
-        job, order = await self._restore_order(call)
+        job, order, remarks = await self._restore_order(call)
         if call.params.get("dry_run"):
-            yield {"plan": await self._foresee(job, order)}
+            plan = await self._foresee(job, order)
+            yield {"plan": {**plan, "warnings": [*plan["warnings"], *remarks]}}
             return
 
         async def start() -> ActiveRun:
@@ -111,8 +114,11 @@ class Running(Desk):
             async for reply in replies:
                 yield reply
 
-    async def _restore_order(self, call: Call) -> tuple[JobSpec, RestoreOrder]:
-        """Work out which job, backup and moment are meant. Raises NotFoundError, RefusedError."""
+    async def _restore_order(self, call: Call) -> tuple[JobSpec, RestoreOrder, list[str]]:
+        """Work out which job, backup and moment are meant, and what is to be said of that.
+
+        Raises NotFoundError, RefusedError.
+        """
         name, at = call.params["backup"], call.params.get("at") or ""
         order = RestoreOrder(
             backup="",
@@ -124,19 +130,22 @@ class Running(Desk):
         )
         if at and name == LATEST:
             job = self._named(call.params.get("job") or self._only_job())
-            return job, msgspec.structs.replace(order, at=str(await self._moment(job, at)))
+            moment, remarks = await self._moment(job, at)
+            return job, msgspec.structs.replace(order, at=str(moment)), remarks
         backup = await self._supervisor.db(lambda catalog: find(catalog, name))
         job = self._restoring(backup)
         if backup.kind in SLICES:
             # A slice stands for the moment of its end, unless another one is asked for.
-            moment = await self._moment(job, at) if at else OpTime.parse(backup.end)
-            return job, msgspec.structs.replace(order, at=str(moment))
-        if at:
-            order = msgspec.structs.replace(order, at=str(await self._moment(job, at)))
-        return job, msgspec.structs.replace(order, backup=backup.id)
+            order = msgspec.structs.replace(order, at=backup.end)
+        else:
+            order = msgspec.structs.replace(order, backup=backup.id)
+        if not at:
+            return job, order, []
+        moment, remarks = await self._moment(job, at)
+        return job, msgspec.structs.replace(order, at=str(moment)), remarks
 
-    async def _moment(self, job: JobSpec, text: str) -> OpTime:
-        """Return the oplog time that is meant; the changes up to now are captured first where that helps.
+    async def _moment(self, job: JobSpec, text: str) -> tuple[OpTime, list[str]]:
+        """Return the oplog time that is meant, and remarks; the changes up to now are captured first where that helps.
 
         Raises RefusedError (``bad-time``), NotFoundError (``no-such-moment``).
         """
@@ -149,21 +158,36 @@ class Running(Desk):
                 code="bad-time",
             )
         there = await self._supervisor.db(lambda catalog: known(catalog, job.name))
-        found = there.ranges
+        found, fault = there.ranges, None
         if wanted is None or not found or wanted.seconds >= found[-1].last.seconds:
-            await self._capture(job)
+            fault = await self._capture(job)
             there = await self._supervisor.db(lambda catalog: known(catalog, job.name))
         moment = within(there.ranges, wanted)
         if moment is None:
-            raise no_such_moment(there, wanted, job.name)
-        return moment
+            raise _told_why(no_such_moment(there, wanted, job.name), fault if there.ranges else None)
+        if fault is not None:
+            return moment, [f"the changes up to now could not be captured: {fault.message}"]
+        return moment, []
 
-    async def _capture(self, job: JobSpec) -> None:
-        """Save what the oplog holds by now, so that it can be restored; where that fails, what is there has to do."""
-        with contextlib.suppress(BackupdError):
-            active = self._supervisor.active.get(lane(job.name, "slice"))
-            if active is None:
-                active = await self._supervisor.start_run(job.name, Trigger.SCHEDULE, action="slice", force=True)
+    async def _capture(self, job: JobSpec) -> ErrorInfo | None:
+        """Save what the oplog holds by now, so that it can be restored; returns what kept it from that.
+
+        Where that fails, what is there has to do.
+        """
+        await self._slices_at_rest(job.name, by_hand=True)
+        try:
+            active = await self._supervisor.start_run(job.name, Trigger.SCHEDULE, action="slice", force=True)
+        except BackupdError as error:
+            return error_info(error)
+        await active.ended.wait()
+        return active.run.error
+
+    async def _slices_at_rest(self, job: str, *, by_hand: bool = False) -> None:
+        """Wait for the end of a slice that the schedule takes, or also somebody: it began too early for who asks now.
+
+        When this returns none is running, until something else is awaited.
+        """
+        while (active := self._supervisor.active.get(lane(job, "slice"))) is not None and (by_hand or active.quiet):
             await active.ended.wait()
 
     async def _followed(self, start: Callable[[], Awaitable[ActiveRun]]) -> AsyncGenerator[dict[str, Any], None]:
@@ -218,6 +242,13 @@ class Running(Desk):
             f"job {backup.job} of {backup.id} is not configured (any more), so its server is not known",
             hint="configure it again, or restore by hand: backupctl show shows the commands",
         )
+
+
+def _told_why(error: BackupdError, fault: ErrorInfo | None) -> BackupdError:
+    """Add to what cannot be restored why the changes up to now could not be captured."""
+    if fault is not None:
+        error.message += f"; they could not be captured up to now: {fault.message}"
+    return error
 
 
 def _collection(params: Mapping[str, Any]) -> CollectionOrder | None:

@@ -19,6 +19,7 @@ from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, Spa
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
+    SLICES,
     Backup,
     BackupState,
     Copy,
@@ -325,8 +326,9 @@ def prove_local(source: Source, layout: Layout, manifest: Manifest, catalog: Cat
             keep_proof(layout, manifest, failed, catalog, recorder, error)
             raise
         found = proof.verification
+        what = "oplog entries" if manifest.kind in SLICES else "documents"
         recorder.detail(
-            f"{found.documents:,} documents, {human_size(found.bytes)} read back "
+            f"{found.documents:,} {what}, {human_size(found.bytes)} read back "
             f"at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
         )
         return keep_proof(layout, with_digests(manifest, proof), found, catalog, recorder)

@@ -10,10 +10,10 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog, Span
 from nanumpay_backupd.errors import NotFoundError, RefusedError
-from nanumpay_backupd.model import SLICES, BackupState, Kind, OpTime
+from nanumpay_backupd.model import SLICES, BackupState, Kind, OpTime, Stream
 from nanumpay_backupd.timeline import Base, Chain, Piece, Range, find_chain, ranges, whole_second
 
-__all__ = ["LATEST", "Known", "known", "no_such_moment", "order_chain", "parse_moment", "within"]
+__all__ = ["LATEST", "Known", "known", "no_such_moment", "order_chain", "parse_moment", "reached", "typed", "within"]
 
 LATEST: Final = "latest"
 _SHOWN: Final = 4
@@ -46,10 +46,22 @@ def known(catalog: Catalog, job: str, places: Collection[str] | None = None) -> 
         elif span.present and span.state is not BackupState.CORRUPT:
             others.append(span)
     stream = catalog.stream(job)
-    if stream is not None and (since := OpTime.parse(stream.since)) < (reached := OpTime.parse(stream.position)):
+    if stream is not None and (since := OpTime.parse(stream.since)) < (end := reached(stream)):
         # Nothing was written in between, so there is no slice of it.
-        pieces.append(Piece("", since, reached))
+        pieces.append(Piece("", since, end))
     return Known(tuple(bases), tuple(pieces), tuple(others))
+
+
+def reached(stream: Stream) -> OpTime:
+    """Return the oplog time up to which all is captured.
+
+    Where the last look found nothing behind the position, that is when it was made: a server on which nothing is
+    written has nothing newer, however long ago its last entry is.
+    """
+    position = OpTime.parse(stream.position)
+    if stream.broken or not stream.newest or OpTime.parse(stream.newest) > position:
+        return position
+    return max(position, OpTime(int(stream.checked.timestamp()), 0))
 
 
 def parse_moment(text: str) -> OpTime | None:
@@ -109,11 +121,14 @@ def order_chain(
 def no_such_moment(there: Known, wanted: OpTime | None, job: str, base: str = "") -> NotFoundError:
     """Say why a moment cannot be restored, and which can."""
     found = there.ranges
+    broken = _broken(there, wanted)
     what = f"{_text(wanted)} UTC" if wanted is not None else "the latest moment"
     if not found:
         return NotFoundError(
-            f"{what} cannot be restored: job {job} has no verified full of one moment",
-            hint="such fulls need a replica set (docs/install.md); whole backups: backupctl list",
+            f"{what} cannot be restored: job {job} has no verified full of one moment{f'; {broken}' if broken else ''}",
+            hint="all that there is: backupctl list"
+            if broken
+            else "such fulls need a replica set (docs/install.md); whole backups: backupctl list",
             code="no-such-moment",
         )
     spans = "; ".join(
@@ -127,11 +142,33 @@ def no_such_moment(there: Known, wanted: OpTime | None, job: str, base: str = ""
         why = "it is after the last change that was captured"
     else:
         why = "it lies in a gap: the changes of that time were not captured, or what held them is damaged or gone"
+    if broken:
+        why += f"; {broken}"
     return NotFoundError(
         f"{what} cannot be restored: {why}",
         hint=f"what can be restored (UTC): {spans}; see: backupctl timeline {job}",
         code="no-such-moment",
     )
+
+
+def _broken(there: Known, wanted: OpTime | None) -> str:
+    """Name what is damaged or gone between the last moment before ``wanted`` that can be restored and itself."""
+    reached = max((item.last for item in there.ranges if wanted is None or item.last <= wanted), default=None)
+    spans = [(base.backup, base.end, base.end) for base in there.bases if not base.good]
+    spans += [(piece.backup, piece.start, piece.end) for piece in there.pieces if not piece.good]
+    names = [
+        name
+        for name, first, last in spans
+        if name and (reached is None or last > reached) and (wanted is None or first <= wanted)
+    ]
+    listed = sorted(names)[:_SHOWN]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"damaged, missing or never read back: {', '.join(listed)}{more}" if listed else ""
+
+
+def typed(moment: OpTime) -> str:
+    """Write a moment as it can be typed behind ``--at``: a whole second as a time of day."""
+    return f"{moment.moment:%Y-%m-%dT%H:%M:%SZ}" if moment == whole_second(moment.seconds) else str(moment)
 
 
 def _text(moment: OpTime) -> str:

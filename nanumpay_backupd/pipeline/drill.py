@@ -43,9 +43,9 @@ from nanumpay_backupd.pipeline.fetch import (
     finish_restoring,
     make_sure_of_room,
     obtain,
-    other_choice,
     placing,
 )
+from nanumpay_backupd.pipeline.instead import other_choice
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.publish import open_staging, rewrite_manifest, sweep
@@ -222,7 +222,7 @@ class _Drill:
         backup, manifest, recorder = chosen.backup, chosen.manifest, self._recorder
 
         def other() -> str:
-            return other_choice(backup, chosen.copy, self._spec.job.destinations, self._catalog)
+            return other_choice(backup, chosen.copy.destination, self._spec, self._catalog)
 
         artifact = obtain(backup, chosen.copy, staging, self._spec, recorder, self._open_store, hint=other)
         names = scratch.names(manifest.source.databases)

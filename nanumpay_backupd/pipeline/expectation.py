@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import quote, unquote, unquote_plus
@@ -12,11 +12,20 @@ import msgspec
 
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.model import Backup
-from nanumpay_backupd.pipeline.unpack import Found
+from nanumpay_backupd.pipeline.unpack import OPLOG, Found
 from nanumpay_backupd.sources.base import Expected
 from nanumpay_backupd.sources.extended_json import file_stem
 
-__all__ = ["legacy_root", "parent_of", "promised", "settled_counts", "stored_name", "with_indexes", "without_touched"]
+__all__ = [
+    "legacy_root",
+    "oplogs_in",
+    "parent_of",
+    "promised",
+    "settled_counts",
+    "stored_name",
+    "with_indexes",
+    "without_touched",
+]
 
 _BUCKETS: Final = "system.buckets."
 
@@ -36,7 +45,8 @@ def legacy_root(backup: Backup, found: Mapping[str, Found], names: Mapping[str, 
 
     Returns the folder above it, and which database goes where.
     """
-    folders = {str(PurePosixPath(path).parent) for path in found if path.endswith((".bson", ".metadata.json"))}
+    dumped = {path for path in found if path.endswith((".bson", ".metadata.json"))} - oplogs_in(found)
+    folders = {str(PurePosixPath(path).parent) for path in dumped}
     folders = {folder for folder in folders if any(path.startswith(f"{folder}/") for path in found)}
     (wanted, new) = next(iter(names.items()))
     named = sorted(folder for folder in folders if unquote(PurePosixPath(folder).name) == wanted)
@@ -51,6 +61,12 @@ def legacy_root(backup: Backup, found: Mapping[str, Found], names: Mapping[str, 
     path = PurePosixPath(chosen[0])
     root = "" if str(path.parent) == "." else str(path.parent)
     return root, {unquote(path.name): new or unquote(path.name)}
+
+
+def oplogs_in(found: Collection[str]) -> set[str]:
+    """Return the oplog that stands beside the databases: in a backup of ours whose manifest was lost."""
+    above = {str(PurePosixPath(path).parent.parent) for path in found}
+    return {path for path in found if PurePosixPath(path).name == OPLOG and str(PurePosixPath(path).parent) in above}
 
 
 def parent_of(placed: str | None) -> str:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
-from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, SpaceError, VerifyError
-from nanumpay_backupd.model import FULLS, LOCAL, Backup, BackupState, CollectionStat, Copy, CopyState, Stage
+from nanumpay_backupd.model import LOCAL, Backup, CollectionStat, Copy, Stage
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.unpack import OPLOG, collection_of
 from nanumpay_backupd.pipeline.upload import OpenStore
-from nanumpay_backupd.settings.schema import Destination, RunSpec
+from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.system.files import free_bytes
 from nanumpay_backupd.system.units import human_size
 
 if TYPE_CHECKING:
     from nanumpay_backupd.sources.mongorestore import Restoring
 
-__all__ = ["RESERVE", "finish_restoring", "make_sure_of_room", "obtain", "other_choice", "placing"]
+__all__ = ["RESERVE", "finish_restoring", "make_sure_of_room", "obtain", "placing"]
 
 RESERVE: Final = 64 << 20
 """Bytes left free on the filesystem of the staging folder."""
 _REST: Final = 0.1
-_PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 
 
 def make_sure_of_room(layout: Layout, needed: int) -> None:
@@ -54,12 +51,12 @@ def obtain(
 ) -> Path:
     """Return where the artifact is; a remote copy is brought into ``staging`` first, its checksum taken on the way.
 
-    Raises StoreError, or VerifyError (``verify-checksum``, with ``hint``) when it is not what was stored there.
+    Of an archive without a manifest nobody knows the checksum. Raises StoreError, or VerifyError (``verify-checksum``,
+    with ``hint``) when it is not what was stored there.
     """
     if copy.destination == LOCAL:
         return Layout(spec.paths.backups).artifact(backup.artifact)
     manifest = backup.manifest
-    assert manifest is not None, "remote copies are known by their manifest"
     destination = next(item for item in spec.job.destinations if item.name == copy.destination)
     artifact = staging / backup.artifact
     digest = hashlib.sha256()
@@ -70,6 +67,9 @@ def obtain(
                 stream.write(chunk)
                 recorder.progress(len(chunk))
         size = artifact.stat().st_size
+        if manifest is None:
+            recorder.detail(f"{human_size(size)} from {copy.destination}; there is no checksum to compare it with")
+            return artifact
         if size != manifest.artifact.size or digest.hexdigest() != manifest.artifact.sha256:
             raise VerifyError(
                 f"the copy of {backup.artifact} at {copy.destination} is not what was stored there "
@@ -132,18 +132,3 @@ def finish_restoring(running: Restoring, recorder: Recorder, watch: Callable[[],
         raise
     finally:
         running.kill()
-
-
-def other_choice(backup: Backup, copy: Copy, destinations: Iterable[Destination], catalog: Catalog) -> str:
-    """Say what else could be restored: another copy, or the next older good backup."""
-    places = {item.name for item in destinations} | {LOCAL}
-    for other in backup.copies:
-        if other.destination != copy.destination and other.state in _PRESENT and other.destination in places:
-            return f"take another copy: backupctl restore {backup.id} --from {other.destination}"
-    # Of a whole one only this collection is wanted then.
-    only = f" --collection {shlex.quote(backup.collection.partition('.')[2])}" if backup.collection else ""
-    for older in catalog.backups(backup.job, kinds=FULLS):
-        good = older.state is BackupState.VERIFIED and any(item.state in _PRESENT for item in older.copies)
-        if good and older.id != backup.id and older.created <= backup.created:
-            return f"take the next older good backup: backupctl restore {older.id}{only}"
-    return "there is no other copy and no older verified backup; look for the file elsewhere"

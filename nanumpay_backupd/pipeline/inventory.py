@@ -16,7 +16,7 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog, Placed
 from nanumpay_backupd.errors import BackupdError
-from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, Kind, Manifest
+from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, ErrorInfo, Kind, Manifest
 from nanumpay_backupd.pipeline.layout import SLICE_SUFFIX, Layout, backup_id, parse_artifact
 from nanumpay_backupd.pipeline.publish import read_manifest, rewrite_manifest
 
@@ -69,14 +69,14 @@ def _differences(catalog: Catalog, layout: Layout, now: datetime, *, quick: bool
             changed.append(backup)
     # Reading a date out of a name is slow for thousands of names, and nearly all are known.
     strange = {name: files[name] for name in sorted(files.keys() - artifacts.keys())}
-    return changed + _legacy(strange, known, now)
+    return changed + _legacy(strange, known, manifests, now)
 
 
 def _artifacts(layout: Layout, known: Mapping[str, int], *, quick: bool) -> dict[str, int]:
     """Return name and size of the files that stand where artifacts of their name stand, of others too."""
     slices = {name for name in known if name.endswith(SLICE_SUFFIX)}
-    here = [name for name in _names(layout.backups) if not layout.is_slice(name)]
-    there = [name for name in _names(layout.slices) if name in slices or layout.is_slice(name)]
+    here = [name for name in _names(layout.backups) if not layout.in_slices(name)]
+    there = [name for name in _names(layout.slices) if name in slices or layout.in_slices(name)]
     trusted = known if quick else {}
     return _sizes(layout.backups, here, trusted) | _sizes(layout.slices, there, trusted)
 
@@ -240,8 +240,13 @@ def _heal_manifest(layout: Layout, backup: Backup) -> None:
         rewrite_manifest(layout, backup.manifest)
 
 
-def _legacy(files: Mapping[str, int], known: Collection[str], now: datetime) -> list[Backup]:
-    """List the archives among ``files`` that carry a name of ours but have no manifest: the old program made them."""
+def _legacy(
+    files: Mapping[str, int], known: Collection[str], manifests: Collection[str], now: datetime
+) -> list[Backup]:
+    """List the archives among ``files`` that carry a name of ours but have no manifest: the old program made them.
+
+    One whose manifest is there and cannot be read is another matter: nothing proves what is in it.
+    """
     found = []
     for name, size in files.items():
         parsed = parse_artifact(name)
@@ -249,13 +254,17 @@ def _legacy(files: Mapping[str, int], known: Collection[str], now: datetime) -> 
             continue
         identifier, job, created = parsed
         copy = Copy(backup=identifier, destination=LOCAL, state=CopyState.UPLOADED, key=name, size=size, updated=now)
+        damaged = f"{identifier}.json" in manifests
+        if damaged:
+            fault = ErrorInfo(code="copy-unusable", message="its manifest is damaged, or that of another backup")
+            copy = msgspec.structs.replace(copy, state=CopyState.CORRUPT, error=fault)
         found.append(
             Backup(
                 id=identifier,
                 job=job,
                 kind=Kind.LEGACY,
                 created=created.astimezone(UTC),
-                state=BackupState.LEGACY,
+                state=BackupState.CORRUPT if damaged else BackupState.LEGACY,
                 artifact=name,
                 size=size,
                 copies=(copy,),

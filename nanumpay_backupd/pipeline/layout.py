@@ -14,7 +14,17 @@ from typing import Final
 
 from nanumpay_backupd.model import Kind
 
-__all__ = ["ARTIFACT", "SAFETY_SUFFIX", "SLICE_SUFFIX", "Layout", "backup_id", "job_of", "lane", "parse_artifact"]
+__all__ = [
+    "ARTIFACT",
+    "SAFETY_SUFFIX",
+    "SLICE_SUFFIX",
+    "Layout",
+    "backup_id",
+    "is_slice",
+    "job_of",
+    "lane",
+    "parse_artifact",
+]
 
 MANIFEST_SUFFIX: Final = ".manifest.json"
 SLICE_SUFFIX: Final = ".bson.zst"
@@ -23,6 +33,7 @@ ARTIFACT: Final = re.compile(
     r"-(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d))(?P<suffix>(?(tar)\.tar(?:\.gz)?|\.bson\.zst))"
 )
 _ID: Final = re.compile(r"(?P<job>[a-z0-9][a-z0-9-]*)-(?:backup|collection|slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
+_SLICE: Final = re.compile(r"[a-z0-9][a-z0-9-]*-(?:slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.bson\.zst)?")
 _WORDS: Final = {
     Kind.FULL: "backup",
     Kind.LEGACY: "backup",
@@ -45,6 +56,11 @@ def lane(job: str, action: str) -> str:
     """Return what a run excludes others of: its job, or a lane of its own beside the job's backups."""
     beside = _LANES.get(action)
     return f"{job}.{beside}" if beside else job
+
+
+def is_slice(name: str) -> bool:
+    """Tell whether a backup's id, or its artifact's name, is that of a slice."""
+    return _SLICE.fullmatch(name) is not None
 
 
 def job_of(backup: str) -> str:
@@ -78,10 +94,10 @@ class Layout:
 
     def artifact(self, name: str) -> Path:
         """Return where an artifact stands once it is published."""
-        return (self.slices if self.is_slice(name) else self.backups) / name
+        return (self.slices if self.in_slices(name) else self.backups) / name
 
     @staticmethod
-    def is_slice(name: str) -> bool:
+    def in_slices(name: str) -> bool:
         """Tell whether an artifact of that name belongs into the folder of the slices."""
         match = ARTIFACT.fullmatch(name) if name.endswith(SLICE_SUFFIX) else None
         return match is not None and bool(match["slice"])
@@ -101,11 +117,21 @@ class Layout:
     def changed(self) -> float:
         """Return when a name last came or went among artifacts or manifests (Unix time), or now."""
         try:
-            return max(folder.stat().st_mtime for folder in (self.backups, self.slices, self.manifests))
+            # Where no slices were ever made there is no folder for them.
+            slices = [self.slices] if self.slices.is_dir() else []
+            return max(folder.stat().st_mtime for folder in (self.backups, *slices, self.manifests))
         except OSError:
             return float("inf")
 
     def create(self) -> None:
         """Make the folders that are not there yet; raises OSError."""
-        for folder in (self.staging, self.manifests, self.locks, self.slices):
+        self._make(self.staging, self.manifests, self.locks)
+
+    def create_slices(self) -> None:
+        """Make the folder for slices as well; raises OSError."""
+        self.create()
+        self._make(self.slices)
+
+    def _make(self, *folders: Path) -> None:
+        for folder in folders:
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)

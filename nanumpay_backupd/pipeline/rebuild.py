@@ -5,22 +5,47 @@ For a catalog that was lost or damaged, and for a new machine. Nothing is delete
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, StoreError
-from nanumpay_backupd.model import Backup, Copy, CopyState, Manifest, from_json
+from nanumpay_backupd.model import Backup, BackupState, Copy, CopyState, Kind, Manifest, from_json
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, rebuild
-from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, parse_artifact
+from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, backup_id, parse_artifact
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 
-__all__ = ["adopt_place", "adopt_remote", "rebuild_local"]
+__all__ = ["Survey", "adopt_place", "adopt_remote", "rebuild_local"]
 
-_LARGEST_MANIFEST = 64 << 20
+_LARGEST_MANIFEST: Final = 64 << 20
+_HELPERS: Final = 3
+"""Further connections that read manifests; FTP servers rarely allow a host more than five."""
+_MANY: Final = 16
+"""Manifests from which on further connections are worth their opening."""
+_PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
+_SIZED: Final = {True: CopyState.UPLOADED, False: CopyState.CORRUPT}
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """What a place holds: how many copies were recorded as ``whole``, and what else carries a name of ours (artifacts).
+
+    ``misfits``: of another size than their manifest says. ``unreadable``: the manifest is damaged or another backup's.
+    ``lost``: there is a manifest only. ``alone``: there is none, as of the old program's archives and of uploads that
+    were cut off.
+    """
+
+    whole: int = 0
+    misfits: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
 
 
 def rebuild_local(catalog: Catalog, layout: Layout, now: datetime) -> int:
@@ -48,36 +73,132 @@ def adopt_remote(
     count = 0
     faults: list[BackupdError] = []
     for destination in job.destinations:
+
+        def another(destination: Destination = destination) -> Store:
+            return open_store(destination)
+
         try:
-            with open_store(destination) as store:
-                count += adopt_place(destination.name, store, catalog, now, job.name)
+            with another() as store:
+                found = adopt_place(
+                    destination.name, store, catalog, now, lambda name: name[1] == job.name, another=another
+                )
+                count += found.whole + len(found.misfits)
         except BackupdError as error:
             faults.append(error)
     return count, faults
 
 
-def adopt_place(place: str, store: Store, catalog: Catalog, now: datetime, job: str = "") -> int:
-    """Record the copies at one place, of one job or of all; returns how many. Raises StoreError."""
+def adopt_place(
+    place: str,
+    store: Store,
+    catalog: Catalog,
+    now: datetime,
+    wanted: Callable[[tuple[str, str, datetime]], bool] = lambda _: True,
+    *,
+    another: Callable[[], Store] | None = None,
+    everything: bool = False,
+) -> Survey:
+    """Record the copies at one place. Raises StoreError.
+
+    ``wanted`` picks by what a name says (`layout.parse_artifact`). ``another`` opens a further connection. With
+    ``everything`` those are recorded as well that only somebody who has nothing else asks for: archives without a
+    manifest as ``legacy``, and manifests without their artifact as ``missing``.
+    """
     sizes = {item.key: item.size for item in store.list()}
-    count = 0
-    for key, size in sizes.items():
-        parsed = parse_artifact(key)
-        if parsed is None or job not in ("", parsed[1]) or f"{key}{MANIFEST_SUFFIX}" not in sizes:
-            continue
-        backup = catalog.backup(parsed[0]) or _fetch(store, key)
-        if backup is None or backup.artifact != key:
-            continue
-        copy = Copy(
-            backup=backup.id,
-            destination=place,
-            state=CopyState.UPLOADED if size == backup.size else CopyState.CORRUPT,
-            key=key,
-            size=size,
-            updated=now,
-        )
-        catalog.save_backup(msgspec.structs.replace(backup, copies=(*backup.copies, copy)))
-        count += 1
-    return count
+    described = {key.removesuffix(MANIFEST_SUFFIX) for key in sizes if key.endswith(MANIFEST_SUFFIX)}
+    names = {key: parsed for key in sorted({*sizes, *described}) if (parsed := parse_artifact(key)) and wanted(parsed)}
+    known = {key: catalog.backup(parsed[0]) for key, parsed in names.items() if key in described}
+    known = {key: backup for key, backup in known.items() if backup is not None and backup.manifest is not None}
+    asked = [key for key in names if key in described and key not in known and (key in sizes or everything)]
+    fetched = _fetch_all(store, asked, another)
+    taken: list[Backup] = []
+    sorts: dict[str, list[str]] = {"misfits": [], "unreadable": [], "lost": [], "alone": []}
+    for key, (identifier, _, _) in names.items():
+        backup = known.get(key) or fetched.get(key)
+        if key not in described:
+            sorts["alone"].append(key)
+            if everything and (archive := _legacy(key, sizes[key])) is not None:
+                taken.append(_with_copy(archive, place, sizes[key], now))
+        elif backup is None or (backup.artifact, backup.id) != (key, identifier):
+            sorts["unreadable" if key in sizes else "lost"].append(key)
+        else:
+            size = sizes.get(key)
+            if size != backup.size:
+                sorts["lost" if size is None else "misfits"].append(key)
+            if size is not None or everything:
+                taken.append(_with_copy(backup, place, size, now))
+    catalog.save_backups(taken)
+    whole = sum(copy.state in _PRESENT for backup in taken for copy in backup.copies if copy.destination == place)
+    return Survey(whole, **{sort: tuple(keys) for sort, keys in sorts.items()})
+
+
+def _with_copy(backup: Backup, place: str, size: int | None, now: datetime) -> Backup:
+    """Add the copy at a place to a backup's record; without a ``size`` it is missing there."""
+    copy = Copy(
+        backup=backup.id,
+        destination=place,
+        state=CopyState.MISSING if size is None else _SIZED[size == backup.size],
+        key=backup.artifact,
+        size=backup.size if size is None else size,
+        updated=now,
+    )
+    return msgspec.structs.replace(backup, copies=(*backup.copies, copy))
+
+
+def _legacy(key: str, size: int) -> Backup | None:
+    """Return the record of an archive without a manifest; None for what is no full by its name."""
+    parsed = parse_artifact(key)
+    if parsed is None or backup_id(parsed[1], parsed[2]) != parsed[0]:
+        return None
+    identifier, job, created = parsed
+    return Backup(
+        id=identifier,
+        job=job,
+        kind=Kind.LEGACY,
+        created=created,
+        state=BackupState.LEGACY,
+        artifact=key,
+        size=size,
+    )
+
+
+def _fetch_all(store: Store, keys: Iterable[str], another: Callable[[], Store] | None) -> dict[str, Backup]:
+    """Read the manifests beside many artifacts, over several connections where there may be; raises StoreError."""
+    waiting = deque(keys)
+    found: dict[str, Backup] = {}
+
+    def work(own: Store) -> None:
+        while waiting:
+            with contextlib.suppress(IndexError):
+                key = waiting.popleft()
+                try:
+                    backup = _fetch(own, key)
+                except BaseException:
+                    waiting.append(key)
+                    raise
+                if backup is not None:
+                    found[key] = backup
+
+    def help_out() -> None:
+        # Where no further connection is allowed, the first one does it all.
+        with contextlib.suppress(StoreError):
+            assert another is not None
+            with another() as own:
+                work(own)
+
+    helpers = _HELPERS if another is not None and len(waiting) > _MANY else 0
+    threads = [threading.Thread(target=help_out, name="manifests", daemon=True) for _ in range(helpers)]
+    for thread in threads:
+        thread.start()
+    try:
+        work(store)
+        for thread in threads:
+            thread.join()
+        work(store)  # what a helper gave back
+    except BaseException:
+        waiting.clear()
+        raise
+    return found
 
 
 def _fetch(store: Store, key: str) -> Backup | None:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, VerifyError
+from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, RefusedError, StoreError, VerifyError
 from nanumpay_backupd.model import LOCAL, SLICES, Backup, Copy, OpTime, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
-from nanumpay_backupd.pipeline.chains import order_chain
+from nanumpay_backupd.pipeline.chains import order_chain, typed
 from nanumpay_backupd.pipeline.expectation import (
     legacy_root,
+    oplogs_in,
     parent_of,
     promised,
     settled_counts,
@@ -27,7 +28,8 @@ from nanumpay_backupd.pipeline.expectation import (
     with_indexes,
     without_touched,
 )
-from nanumpay_backupd.pipeline.fetch import finish_restoring, make_sure_of_room, obtain, other_choice, placing
+from nanumpay_backupd.pipeline.fetch import finish_restoring, make_sure_of_room, obtain, placing
+from nanumpay_backupd.pipeline.instead import other_choice, other_way, strays
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["plan_restore", "restore"]
 
 _BUCKETS: Final = "system.buckets."
+_SHOWN: Final = 4
 OpenSource = Callable[[MongoSource], Source]
 
 
@@ -105,13 +108,18 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
     if order.at:
         until = OpTime.parse(order.at)
         here = {order.source} if order.source else {LOCAL, *places}
-        chain = order_chain(catalog, spec.job.name, until, order.backup, here)
-    backup = _known(catalog, chain.base if chain is not None else order.backup)
-    copy = choose_copy(backup, order.source, places)
+        try:
+            chain = order_chain(catalog, spec.job.name, until, order.backup, here)
+        except NotFoundError as error:
+            if lost := strays(layout, catalog):
+                error.message += f"; slices whose manifests are damaged or missing: {', '.join(lost[:_SHOWN])}"
+            raise
+    backup = _known(catalog, chain.base if chain is not None else order.backup, layout)
+    copy = _usable(backup, spec, catalog)
     slices = []
     for name in chain.slices if chain is not None else ():
-        one = _known(catalog, name)
-        slices.append((one, choose_copy(one, order.source, places)))
+        one = _known(catalog, name, layout)
+        slices.append((one, _usable(one, spec, catalog)))
     names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
     if order.swap:
         check_swap(spec, list(names.values()), _types(backup, order), whole=_whole(order))
@@ -121,11 +129,27 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
     return _Prepared(backup, copy, names, plan, tuple(slices), until)
 
 
-def _known(catalog: Catalog, name: str) -> Backup:
+def _known(catalog: Catalog, name: str, layout: Layout) -> Backup:
     backup = catalog.backup(name)
+    if backup is None and layout.manifest(name).exists():
+        raise RefusedError(
+            f"{name} cannot be restored: its manifest {layout.manifest(name)} is damaged, or that of another backup",
+            hint="another backup: backupctl list",
+            code="copy-unusable",
+        )
     if backup is None:
         raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
     return backup
+
+
+def _usable(backup: Backup, spec: RunSpec, catalog: Catalog) -> Copy:
+    """Return the copy to read; where none can be relied on, the fault says what else can be restored."""
+    source = _order(spec).source
+    try:
+        return choose_copy(backup, source, [destination.name for destination in spec.job.destinations])
+    except RefusedError as error:
+        error.hint = other_choice(backup, source, spec, catalog)
+        raise
 
 
 def _unpacked(backup: Backup) -> int:
@@ -165,7 +189,9 @@ class _Restore:
         try:
             self._steps()
         except BackupdError as error:
-            raise self._told(error) from None
+            # A Ctrl-C at a terminal reaches the tools as well, which then end with a fault of their own.
+            cancelled = self._recorder.cancelled and not isinstance(error, CancelledError)
+            raise self._told(CancelledError(error.message) if cancelled else error) from None
         except OSError as error:
             raise self._told(disk_fault(error, self._layout)) from None
 
@@ -214,16 +240,22 @@ class _Restore:
         taken = [(backup, copy), *ready.slices]
         fetched = sum(one.size for _, one in taken if one.destination != LOCAL)
         make_sure_of_room(self._layout, fetched + sum(_unpacked(item) for item, _ in taken))
-        artifact = obtain(
-            backup,
-            copy,
-            staging,
-            self._spec,
-            self._recorder,
-            self._open_store,
-            hint=lambda: self._instead(backup, copy),
-        )
-        return artifact, obtain_slices(ready.slices, staging, self._spec, self._recorder, self._open_store)
+        try:
+            artifact = obtain(
+                backup,
+                copy,
+                staging,
+                self._spec,
+                self._recorder,
+                self._open_store,
+                hint=lambda: self._instead(backup, copy, ready),
+            )
+            return artifact, obtain_slices(ready.slices, staging, self._spec, self._recorder, self._open_store)
+        except StoreError as error:
+            gone = next((pair for pair in taken if pair[1].key in error.message), None)
+            if error.code == "object-missing" and gone is not None:
+                error.hint = self._instead(*gone, ready)
+            raise
 
     def _check(self, ready: _Prepared, artifact: Path, slices: list[Path], folder: Path) -> list[Expected]:
         """Prove the artifact, unpack what is wanted, and return what then has to be in the database."""
@@ -238,8 +270,9 @@ class _Restore:
                     expected, written = promised(backup, ready.names, self._order.collection), unpacker.written()
                 else:
                     expected, written = self._check_legacy(ready, artifact, folder, check)
-            except VerifyError as error:
-                raise VerifyError(error.message, hint=self._instead(backup, ready.copy), code=error.code) from None
+            except (VerifyError, NotFoundError) as error:
+                error.hint = self._instead(backup, ready.copy, ready)
+                raise
             if not slices and not any(name.endswith((".bson", ".json")) and "/" in name for name in written):
                 what = f"collection {self._order.collection!r}" if self._order.collection else "collection"
                 raise NotFoundError(f"{backup.artifact} holds no {what}", hint=f"look into it: tar -tf {artifact}")
@@ -260,9 +293,11 @@ class _Restore:
             assert backup.manifest is not None, "slices are known by their manifests"
             try:
                 prove(path, backup.manifest, check, self._recorder.clock, self._recorder.progress)
-            except BackupdError as error:
-                hint = f"{self._instead(backup, copy)}; or another moment: backupctl timeline {backup.job}"
-                raise VerifyError(error.message, hint=hint, code=error.code) from None
+            except (VerifyError, NotFoundError) as error:
+                error.hint = (
+                    f"{self._instead(backup, copy, ready)}; what else there is: backupctl timeline {backup.job}"
+                )
+                raise
         return join_oplog(
             slices,
             folder,
@@ -278,6 +313,8 @@ class _Restore:
     ) -> tuple[list[Expected], dict[str, int]]:
         """Read an archive twice: only what is in it says where the dump is and how much room it takes."""
         found = look_through(artifact, check, self._recorder.progress)
+        if any(found[path].documents for path in oplogs_in(found)):
+            self._recorder.warn("its oplog is not replayed without a manifest: the collections are not of one moment")
         root, names = legacy_root(ready.backup, found, ready.names)
         place = self._place(root, msgspec.structs.replace(ready, names=names))
         expected = [
@@ -339,13 +376,15 @@ class _Restore:
             late = f"; {unknown} others were changed by the oplog after they were counted" if unknown else ""
             self._recorder.detail(f"documents and indexes of {len(expected) - unknown} collections as expected{late}")
 
-    def _instead(self, backup: Backup, copy: Copy) -> str:
-        return other_choice(backup, copy, self._spec.job.destinations, self._catalog)
+    def _instead(self, backup: Backup, copy: Copy, ready: _Prepared) -> str:
+        if ready.until is None:
+            return other_choice(backup, copy.destination, self._spec, self._catalog)
+        return other_way(backup, copy.destination, ready.until, self._order, self._spec, self._catalog)
 
     def _told(self, error: BackupdError) -> BackupdError:
         """Add to a fault what state the target is in and what can be done about it."""
         where = f"database {self._database}" if self._database else "the database"
-        at = f" --at {self._order.at}" if self._order.at else ""
+        at = f" --at {typed(OpTime.parse(self._order.at))}" if self._order.at else ""
         again = f"restore again: backupctl restore {self._order.backup or 'latest'}{at}"
         back = f"; or go back to what was there before: backupctl restore {self._safety}" if self._safety else ""
         if error.code == "swap-unfinished":

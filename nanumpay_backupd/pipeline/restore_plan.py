@@ -60,8 +60,9 @@ def choose_copy(backup: Backup, source: str, places: Iterable[str]) -> Copy:
             f"{backup.id} has no copy at {source!r}", hint=f"its copies are at: {', '.join(copies) or 'no place'}"
         )
     if backup.state is BackupState.CORRUPT:
+        faults = [copy.error.message for copy in backup.copies if copy.error is not None]
         raise RefusedError(
-            f"{backup.id} is corrupt: it was read back and is not what was dumped",
+            f"{backup.id} is corrupt: {faults[0] if faults else 'it was read back and is not what was dumped'}",
             hint="restore an older one that is verified: backupctl list",
             code="copy-unusable",
         )
@@ -71,10 +72,10 @@ def choose_copy(backup: Backup, source: str, places: Iterable[str]) -> Copy:
     if usable:
         return usable[0]
     states = ", ".join(f"{copy.destination}: {copy.state.value}" for copy in backup.copies) or "it has none"
-    what = f"its copy at {source} is {copies[source].state.value}" if source else "none of its copies can be read"
+    one = f"its copy at {source} is {copies[source].state.value}" if source else ""
     raise RefusedError(
-        f"{backup.id} cannot be restored: {what}",
-        hint=f"copies: {states}; another backup: backupctl list",
+        f"{backup.id} cannot be restored: {one or f'none of its copies can be read ({states})'}",
+        hint="another backup: backupctl list",
         code="copy-unusable",
     )
 

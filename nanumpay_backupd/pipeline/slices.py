@@ -15,8 +15,9 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, SourceError, SpaceError
+from nanumpay_backupd.errors import BackupdError, SourceError, SpaceError, VerifyError
 from nanumpay_backupd.model import (
+    SLICES,
     Artifact,
     Backup,
     BackupState,
@@ -48,6 +49,8 @@ __all__ = ["choose_start", "take_slice"]
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _LOOKED_AT: Final = 50
 """How many fulls are looked through for one to begin at."""
+_CUT_OFF: Final = 2
+"""How many of the newest slices may have been left unfinished: one, and what was made while nobody looked."""
 _RESERVE: Final = 64 << 20
 """Bytes left free on the filesystem for others."""
 _SUFFIX: Final = ".bson.zst"
@@ -92,6 +95,34 @@ def choose_start(kind: Kind, stream: Stream | None, base: Backup | None) -> list
     return found
 
 
+def _nowhere(stream: Stream | None) -> BackupdError:
+    """Return the fault of a slice for which there is no place to begin at."""
+    if stream is not None and stream.broken:
+        return SourceError(
+            f"the changes cannot follow on from the last slice: {stream.broken}",
+            hint="a new full is made by itself, and the slices go on from there",
+            code="chain-broken",
+            retryable=False,
+        )
+    return SourceError(
+        "there is no verified full of one moment yet that slices could follow on from",
+        hint="one is made by itself; where it stays without a moment, its warnings say why: backupctl show latest",
+        code="chain-missing",
+        retryable=False,
+    )
+
+
+def _too_far_back(base: Backup, fault: BackupdError) -> BackupdError:
+    """Return the fault of a differential whose full the oplog does not reach back to; the stream is not hurt by it."""
+    return SourceError(
+        f"the oplog does not reach back to {base.id}: {fault.message}",
+        hint="take incremental slices (pitr, incremental), make fulls more often, or the oplog larger "
+        "(replSetResizeOplog)",
+        code="oplog-too-short",
+        retryable=False,
+    )
+
+
 def take_slice(
     spec: RunSpec, source: Source, open_reader: OpenReader, catalog: Catalog, recorder: Recorder, open_store: OpenStore
 ) -> Run:
@@ -128,12 +159,63 @@ class _Slice:
 
     def take(self) -> list[BackupdError]:
         """Capture, commit, prove and upload; returns the faults of destinations."""
-        self._layout.create()
-        faults, ended = self._take_one()
+        self._layout.create_slices()
+        faults = self._take_up()
+        ended = False
         while not ended:  # up to a full's moment; the rest is the full's own
             more, ended = self._take_one()
             faults += more
         return faults
+
+    def _take_up(self) -> list[BackupdError]:
+        """Prove and upload what a run committed that was cut off, so that the stream goes on behind it."""
+        faults: list[BackupdError] = []
+        for summary in reversed(self._catalog.backups(self._spec.job.name, _CUT_OFF, kinds=SLICES)):
+            if not self._layout.artifact(summary.artifact).exists():
+                continue
+            if summary.state is BackupState.COMMITTED:
+                self._prove_late(summary.id)
+            backup = self._catalog.backup(summary.id)
+            if backup is not None and backup.manifest is not None and backup.state is BackupState.VERIFIED:
+                self._join(backup, backup.manifest)
+                faults += self._bring_where_it_is_not(backup)
+        return faults
+
+    def _prove_late(self, name: str) -> None:
+        backup = self._catalog.backup(name)
+        if backup is None or backup.manifest is None:
+            return
+        self._recorder.loud()
+        try:
+            prove_local(self._source, self._layout, backup.manifest, self._catalog, self._recorder)
+        except VerifyError as error:
+            self._recorder.warn(f"{name}, which a run committed that was cut off, is not good: {error.message}", error)
+
+    def _join(self, made: Backup, manifest: Manifest) -> None:
+        """Let the stream go on behind a proven slice of which it does not know."""
+        stream = self._catalog.stream(made.job)
+        if stream is None or made.kind is not Kind.INCREMENTAL:
+            return
+        position, start = OpTime.parse(stream.position), OpTime.parse(made.start)
+        anew = manifest.parent == manifest.chain and start >= position
+        if OpTime.parse(made.end) > position and (made.start == stream.since or anew):
+            self._catalog.save_stream(
+                msgspec.structs.replace(
+                    stream,
+                    position=made.end,
+                    since=made.end,
+                    parent=made.id,
+                    chain=manifest.chain or "",
+                    broken="",
+                )
+            )
+
+    def _bring_where_it_is_not(self, backup: Backup) -> list[BackupdError]:
+        there = {copy.destination for copy in backup.copies}
+        missing = tuple(place for place in self._spec.job.destinations if place.name not in there)
+        job = msgspec.structs.replace(self._spec.job, destinations=missing)
+        spec = msgspec.structs.replace(self._spec, job=job)
+        return upload_new(spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
 
     def _take_one(self) -> tuple[list[BackupdError], bool]:
         """Take one slice; tells whether it reached the present."""
@@ -145,10 +227,11 @@ class _Slice:
                 start, read, result = self._capture(output)
                 if not read.entries:
                     self._move(start, read, state)
-                    self._recorder.detail(f"nothing new up to {read.end.moment:%Y-%m-%d %H:%M:%S} UTC")
+                    self._recorder.detail(f"nothing new since {start.after.moment:%Y-%m-%d %H:%M:%S} UTC")
                     return [], start.until is None
                 self._recorder.loud()
-                self._recorder.detail(f"{read.entries:,} oplog entries, {human_size(result.size)}")
+                many = "entry" if read.entries == 1 else "entries"
+                self._recorder.detail(f"{read.entries:,} oplog {many}, {human_size(result.size)}")
             manifest = self._commit(staging, output, start, read, result, state)
         finally:
             remove_tree(staging)
@@ -156,19 +239,16 @@ class _Slice:
         if read.broken:
             self._recorder.warn(f"the changes after this slice cannot follow on: {read.broken}")
         backup = prove_local(self._source, self._layout, manifest, self._catalog, self._recorder)
+        # Only now: one that is not good leaves the stream where it was, and the next one takes the changes up again.
+        self._move(start, read, state, manifest.backup)
         faults = upload_new(self._spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
         return faults, start.until is None or bool(read.broken)
 
     def _capture(self, output: Path) -> tuple[Start, SliceRead, Written]:
         """Read from the best place that the oplog still holds; the stream is noted as broken when there is none."""
-        stream = self._catalog.stream(self._spec.job.name) or self._remembered()
-        starts = choose_start(self._kind, stream, self._base())
-        fault: BackupdError = SourceError(
-            "there is no verified full of one moment yet that slices could follow on from",
-            hint="one is made now; where it stays without a moment, its warnings say why: backupctl show latest",
-            code="chain-missing",
-            retryable=False,
-        )
+        stream, base = self._catalog.stream(self._spec.job.name) or self._remembered(), self._base()
+        starts = choose_start(self._kind, stream, base)
+        fault = _nowhere(stream)
         for start in starts:
             try:
                 read, written = self._read(start, output)
@@ -177,17 +257,26 @@ class _Slice:
                     raise
                 fault = error
                 continue
-            if start.fresh and stream is not None:
-                self._recorder.warn(f"the stream of slices begins anew at {start.parent}; before it there is a gap")
+            if start.fresh and stream is not None and self._promised:
+                self._recorder.warn(f"the slices begin anew at {start.parent}; the changes before it are not saved")
             return start, read, written
+        if self._kind is Kind.DIFFERENTIAL and base is not None:
+            raise _too_far_back(base, fault)
         if stream is not None and self._kind is Kind.INCREMENTAL:
             broken = stream.broken or fault.message
             self._catalog.save_stream(msgspec.structs.replace(stream, checked=self._now, broken=broken))
         raise fault
 
+    @property
+    def _promised(self) -> bool:
+        """Tell whether the job's changes are to be saved without a gap, not only when somebody asks for it."""
+        return bool(self._spec.job.pitr or self._spec.job.incremental)
+
     def _remembered(self) -> Stream | None:
-        """Return the stream as the newest slice tells it, where the catalog was lost or made anew."""
-        for backup in self._catalog.backups(self._spec.job.name, 1, kinds=(Kind.INCREMENTAL,)):
+        """Return the stream as the newest good slice tells it, where the catalog was lost or made anew."""
+        for backup in self._catalog.backups(self._spec.job.name, _LOOKED_AT, kinds=(Kind.INCREMENTAL,)):
+            if backup.state is not BackupState.VERIFIED or not any(copy.state in _PRESENT for copy in backup.copies):
+                continue
             whole = self._catalog.backup(backup.id)
             chain = whole.manifest.chain if whole is not None and whole.manifest is not None else None
             return Stream(
@@ -240,9 +329,7 @@ class _Slice:
             artifact = output.rename(staging / f"{identifier}{_SUFFIX}")
             manifest = self._manifest(identifier, started, start, read, result, state)
             commit(self._layout, staging, artifact, manifest)
-            with self._catalog.together():
-                announce(manifest, self._catalog, self._recorder)
-                self._move(start, read, state, identifier)
+            announce(manifest, self._catalog, self._recorder)
             self._recorder.detail(manifest.artifact.name)
         return manifest
 

@@ -1,28 +1,39 @@
 """A destination written as one word: s3://bucket/prefix, ftp://user@host/path, a folder, or a name of the host file.
 
-For a machine that has nothing but the copies. Secrets never stand in the word: they come from the environment.
+For a machine that has nothing but the copies. Secrets never stand in the word: they come from the environment. What is
+wrong with a word may be a password in it, so only those parts of one are ever shown that can hold none.
 """
 
 from __future__ import annotations
 
+import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from nanumpay_backupd.errors import ConfigError
-from nanumpay_backupd.settings.kinds import Flag, Place, Whole
+from nanumpay_backupd.settings.kinds import Flag, Place
 from nanumpay_backupd.settings.options import DESTINATIONS
 from nanumpay_backupd.settings.problems import Mismatch
 from nanumpay_backupd.settings.schema import Destination, FtpDestination, HostConfig, LocalDestination, S3Destination
 from nanumpay_backupd.system.secrets import Secret
 
-__all__ = ["FTP_PASSWORD", "PLACE_NAME", "read_place"]
+__all__ = ["FTP_PASSWORD", "read_place"]
 
-PLACE_NAME: Final = "from"
-"""Name of the destination that a word stands for."""
 FTP_PASSWORD: Final = "NANUMPAY_FTP_PASSWORD"  # noqa: S105 - the name of the variable, not what is in it
 """The environment variable with the password of an FTP place."""
+_AWS_SECRETS: Final = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_USER_AND_HOST: Final = re.compile(
+    r"(?:(?P<user>[^:]*)@)?(?P<host>[^\s@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII
+)
+_SAYABLE: Final = {
+    "s3": ("endpoint_url", "path_style", "region", "ca_file", "timeout"),
+    "ftp": ("tls_verify", "tls_fingerprint", "ca_file", "timeout"),
+}
+"""What may stand behind the question mark: keys of the host file that matter to a reader and can hold no secret."""
 _EXAMPLES: Final = (
     "write s3://bucket/prefix/, ftp://user@host/path, ftps://user@host/path, /folder, "
     "or the name of a [destination.NAME] of the host file"
@@ -30,24 +41,34 @@ _EXAMPLES: Final = (
 
 
 def read_place(word: str, host: HostConfig, environ: Mapping[str, str]) -> Destination:
-    """Return the destination that ``word`` stands for. Raises ConfigError with what to write instead."""
-    parts = urlsplit(word)
-    if parts.scheme in ("", "file"):
-        return _folder_or_name(unquote(parts.path) if parts.scheme else word, host)
-    if parts.password is not None:
-        raise ConfigError(
-            f"a password in {parts.scheme}://…@{parts.hostname} could be read by everyone on this host",
-            hint=f"leave it out and put it into the environment: {FTP_PASSWORD}",
-        )
-    more = _more(parts)
+    """Return the destination that ``word`` stands for; its name is the word itself, without what follows a ``?``.
+
+    Raises ConfigError with what to write instead, and never with a password in it.
+    """
+    if re.search(r"[\x00-\x1f\x7f]", unquote(word)):
+        raise ConfigError("the place has a control character in it", hint=_EXAMPLES)
+    if not _URL.match(word):
+        return _folder_or_name(word, host)
+    scheme = word.partition("://")[0].lower()
     try:
-        if parts.scheme == "s3":
-            return _s3(parts, more, environ)
-        if parts.scheme in ("ftp", "ftps"):
-            return _ftp(parts, more, environ)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{word!r} is no place that can be read: {error}", hint=_EXAMPLES) from None
-    raise ConfigError(f"{parts.scheme}:// is no kind of place that is known", hint=_EXAMPLES)
+        parts = urlsplit(word)
+    except ValueError:
+        raise _wrong(scheme, "cannot be read") from None
+    if parts.fragment or word.endswith("#"):
+        raise _wrong(scheme, "has a # in it", hint="write it as %23")
+    if scheme == "file":
+        if parts.netloc not in ("", "localhost") or parts.query:
+            raise _wrong(scheme, "names more than a folder of this host", hint="write /folder")
+        return _folder_or_name(unquote(parts.path), host)
+    if scheme == "s3":
+        return _s3(parts, _more(parts, "s3"), environ)
+    if scheme in ("ftp", "ftps"):
+        return _ftp(parts, _more(parts, "ftp"), environ)
+    raise ConfigError(f"{scheme}:// is no kind of place that is known", hint=_EXAMPLES)
+
+
+def _wrong(scheme: str, why: str, *, hint: str = _EXAMPLES) -> ConfigError:
+    return ConfigError(f"the place {scheme}://… {why}", hint=hint)
 
 
 def _folder_or_name(word: str, host: HostConfig) -> Destination:
@@ -55,55 +76,98 @@ def _folder_or_name(word: str, host: HostConfig) -> Destination:
         if destination.name == word:
             return destination
     path = Path(word)
-    if path.is_absolute() or path.is_dir():
-        return LocalDestination(name=PLACE_NAME, path=str(path.absolute()))
+    try:
+        kind = path.stat().st_mode if word else 0
+    except (FileNotFoundError, NotADirectoryError):
+        kind = 0
+    except OSError as error:
+        raise ConfigError(f"the place cannot be looked at: {error.strerror}", hint="look at its path: ls -ld") from None
+    if stat.S_ISDIR(kind):
+        return LocalDestination(name=str(path.absolute()), path=str(path.absolute()))
+    if stat.S_ISREG(kind):
+        raise ConfigError(
+            f"{path} is a file; a place is the folder that holds backups",
+            hint=f"name the backup and its folder: restore {path.name} --from {path.absolute().parent}",
+        )
+    if path.is_absolute():
+        raise ConfigError(f"there is no folder {path}", hint="is its disk mounted? " + _EXAMPLES)
     names = ", ".join(item.name for item in host.destinations) or "none"
-    raise ConfigError(f"{word!r} is neither a folder nor a destination ({names} in the host file)", hint=_EXAMPLES)
+    # user:password@host is a way of writing that other programs know.
+    shown = repr(word) if "@" not in word else "what was given"
+    raise ConfigError(f"{shown} is neither a folder nor a destination ({names} in the host file)", hint=_EXAMPLES)
 
 
 def _s3(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str]) -> S3Destination:
     if not parts.netloc:
-        raise ValueError("the bucket's name is missing")
+        raise _wrong("s3", "has no bucket in it")
+    if re.search(r"[@:]", parts.netloc) or "@" in parts.path:
+        raise _wrong(
+            "s3",
+            "has an @ or a : in it; keys that stand there could be read by everyone on this host",
+            hint="leave them out and put them into the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; "
+            "an @ in a prefix is written %40",
+        )
+    bucket = next(option for option in DESTINATIONS["s3"].options if option.key == "bucket")
+    try:
+        bucket.kind.parse(parts.netloc, Place("bucket"))
+    except Mismatch as mismatch:
+        raise ConfigError(f"the bucket's name {mismatch.reason}", hint=mismatch.fix) from None
     prefix = unquote(parts.path.lstrip("/"))
     if prefix and not prefix.endswith("/"):
         prefix += "/"
+    for name in _AWS_SECRETS:
+        Secret(environ.get(name, ""))  # the driver takes them from the environment by itself; known, they are masked
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-    values = {"endpoint_url": endpoint, "path_style": bool(endpoint), **({"region": region} if region else {}), **more}
-    return S3Destination(name=PLACE_NAME, bucket=parts.netloc, prefix=prefix, **values)
+    values = {"endpoint_url": endpoint, **({"region": region} if region else {}), **more}
+    values.setdefault("path_style", bool(values["endpoint_url"]))
+    return S3Destination(name=f"s3://{parts.netloc}/{prefix}", bucket=parts.netloc, prefix=prefix, **values)
 
 
 def _ftp(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str]) -> FtpDestination:
-    if not parts.hostname:
-        raise ValueError("the host's name is missing")
-    values: dict[str, Any] = {"secure": parts.scheme == "ftps", **more}
+    found = _USER_AND_HOST.fullmatch(parts.netloc)
+    port = int(found["port"] or 21) if found else 0
+    if found is None or "@" in parts.path or not 0 < port <= 65535:
+        raise _wrong(
+            parts.scheme,
+            "is not of the form user@host:port/path; a password that stands there could be read by everyone on this "
+            "host",
+            hint=f"leave it out and put it into the environment: {FTP_PASSWORD}; an @ in a path is written %40",
+        )
+    user = unquote(found["user"] or "")
+    if user and FTP_PASSWORD not in environ:
+        raise ConfigError(f"there is no password for {user} at {found['host']}", hint=f"set {FTP_PASSWORD}")
     return FtpDestination(
-        name=PLACE_NAME,
-        host=parts.hostname,
-        port=parts.port or 21,
-        username=unquote(parts.username or ""),
-        password=Secret(environ.get(FTP_PASSWORD, "")),
-        path=unquote(parts.path) or "/",
-        **values,
+        name=f"{parts.scheme}://{parts.netloc}{parts.path}",
+        host=found["host"].strip("[]"),
+        port=port,
+        username=user,
+        password=Secret(environ.get(FTP_PASSWORD, "") if user else ""),
+        path=unquote(parts.path),
+        secure=parts.scheme == "ftps",
+        **more,
     )
 
 
-def _more(parts: SplitResult) -> dict[str, Any]:
+def _more(parts: SplitResult, kind: str) -> dict[str, Any]:
     """Read what stands behind ``?``: keys as in the host file, such as endpoint_url or tls_fingerprint."""
-    kind = "ftp" if parts.scheme == "ftps" else parts.scheme
-    options = {option.key: option for option in DESTINATIONS[kind].options} if kind in DESTINATIONS else {}
+    options = {option.key: option for option in DESTINATIONS[kind].options if option.key in _SAYABLE[kind]}
     values: dict[str, Any] = {}
     for key, text in parse_qsl(parts.query, keep_blank_values=True):
         option = options.get(key)
-        if option is None or "secret" in key or "password" in key:
-            raise ConfigError(f"{key} is nothing that a place can say", hint=f"known: {', '.join(sorted(options))}")
+        if option is None:
+            # The key itself is not shown: what stands there may have been meant as another part of the word.
+            raise _wrong(parts.scheme, "has something behind the ? that cannot be said there", hint=_known(kind))
         value: object = text
         if isinstance(option.kind, Flag):
-            value = {"true": True, "false": False}.get(text, text)
-        elif isinstance(option.kind, Whole) and text.isdigit():
-            value = int(text)
+            value = {"true": True, "false": False}.get(text.lower(), text)
         try:
             values[option.target] = option.kind.parse(value, Place(key))
         except Mismatch as mismatch:
             raise ConfigError(f"{key} {mismatch.reason}", hint=mismatch.fix) from None
     return values
+
+
+def _known(kind: str) -> str:
+    secrets = FTP_PASSWORD if kind == "ftp" else "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    return f"known there: {', '.join(_SAYABLE[kind])}; secrets come from the environment: {secrets}"

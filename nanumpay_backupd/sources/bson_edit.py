@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "ARRAY",
+    "BEYOND",
     "DOCUMENT",
     "SIZES",
     "STRING",
@@ -58,6 +59,8 @@ _MEASURED: Final = {
 }
 SIZES: Final = tuple(_FIXED.get(kind, -1) for kind in range(256))
 """Bytes of a value by its kind; -1: its own bytes tell."""
+BEYOND: Final = tuple(_MEASURED.get(kind, -1) for kind in range(256))
+"""Bytes of a value beyond the length that it begins with; -1: it begins with none."""
 
 
 class Field(NamedTuple):

@@ -33,7 +33,9 @@ __all__ = ["FILE", "Captured", "OplogCapture"]
 
 _PATIENCE: Final = 60.0
 """Seconds to wait for a majority to have the end of the dump."""
-_NAP: Final = 0.1
+_NAP: Final = 0.05
+_REST: Final = 0.5
+"""Seconds between two readings while the dump is made; its end is not waited for that long."""
 _RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
 Narrow = Callable[[Mapping[str, Any]], bytes | None]
 
@@ -159,7 +161,7 @@ class OplogCapture:
             self._problem = reading.broken
             if self._end is not None:
                 return
-            self._finish.wait(_NAP)
+            self._finish.wait(_REST)
 
     def _check(self, _entries: int, _size: int) -> None:
         """Leave a long stretch of reading when nobody wants it any more."""

@@ -13,7 +13,18 @@ from typing import Final, NamedTuple, TypeAlias
 from bson.timestamp import Timestamp
 
 from nanumpay_backupd.model import OpTime
-from nanumpay_backupd.sources.bson_edit import DOCUMENT, SIZES, STRING, TIMESTAMP, Field, array, document, fields, skip
+from nanumpay_backupd.sources.bson_edit import (
+    BEYOND,
+    DOCUMENT,
+    SIZES,
+    STRING,
+    TIMESTAMP,
+    Field,
+    array,
+    document,
+    fields,
+    skip,
+)
 from nanumpay_backupd.sources.bson_edit import string as text_field
 
 __all__ = [
@@ -97,7 +108,7 @@ def facts(data: bytes, start: int) -> Entry:
     operation = namespace = b""
     namespace_at = 0
     stamp: Stamp | None = None
-    index, sizes = data.index, SIZES
+    index, sizes, beyond, length_at = data.index, SIZES, BEYOND, _int_at
     try:
         while kind := data[at]:
             value = index(0, at + 1) + 1
@@ -109,7 +120,10 @@ def facts(data: bytes, start: int) -> Entry:
                         return Entry(operation, namespace, namespace_at, stamp)
                 at = value + size
                 continue
-            following = skip(data, kind, value)
+            more = beyond[kind]
+            following = value + length_at(data, value)[0] + more if more >= 0 else skip(data, kind, value)
+            if following <= value:
+                raise ValueError("a value of negative length")
             if kind == STRING:
                 name = data[at + 1 : value - 1]
                 if name == b"op":

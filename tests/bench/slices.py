@@ -6,11 +6,9 @@ Reading runs in a process of its own, whose memory is the figure. `measure` is c
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +67,7 @@ def measure(folder: Path, server: Mongod, database: str, report: Rows, rounds: i
         )
         seconds = _rename(work / "large.bson.zst", work / "oplog.bson", database)
         report.add("slice renamed for a restore, entries per second", _LARGE / seconds, 50_000, least=True)
-        _capture(work, server, database, client, report, rounds)
+        _capture(work, server, database, report, rounds)
         target.drop()
     shutil.rmtree(work)
 
@@ -93,7 +91,7 @@ def _read(
         target.bulk_write(changes, ordered=False)
     settle()
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.slices", server.uri, database, str(after), str(path)],
+        [sys.executable, "-m", "tests.bench.slices", "read", server.uri, database, str(after), str(path)],
         check=True,
         capture_output=True,
         text=True,
@@ -115,9 +113,18 @@ def _read_here(uri: str, database: str, after: str, path: str) -> None:
         "entries": found.entries,
         "raw": written.raw_bytes,
         "size": written.size,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak": _peak(),
     }
     print(json.dumps(figures))
+
+
+def _peak() -> int:
+    """Return the largest resident memory of this process so far, in bytes.
+
+    Not by getrusage, which counts what the process was before it became this program.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) * 1024
 
 
 def _rename(path: Path, output: Path, database: str) -> float:
@@ -127,15 +134,13 @@ def _rename(path: Path, output: Path, database: str) -> float:
     return time.perf_counter() - began
 
 
-def _capture(
-    work: Path, server: Mongod, database: str, client: MongoClient[dict[str, Any]], report: Rows, rounds: int
-) -> None:
+def _capture(work: Path, server: Mongod, database: str, report: Rows, rounds: int) -> None:
     """Dump with and without capturing the oplog beside it, in turn, under the same writes."""
     settings = MongoSource(
         uri=Secret(server.uri_for(database)), database=database, mongodump=str(find_tool("mongodump"))
     )
     times: dict[bool, list[float]] = {True: [], False: []}
-    with _writes(client, database):
+    with _writes(server, database):
         for number in range(2 * rounds):
             captures = number % 2 == 0
             settle()
@@ -170,28 +175,30 @@ def _no_capture(*_: object) -> tuple[None, str]:
 
 
 @contextmanager
-def _writes(client: MongoClient[dict[str, Any]], database: str) -> Iterator[None]:
-    """Update documents steadily for the length of a with block."""
-    stop = threading.Event()
-    batch = 100
-
-    def work() -> None:
-        at = 0
-        due = time.monotonic()
-        while not stop.wait(max(0.0, due - time.monotonic())):
-            changes = [UpdateOne({"_id": (at + one) % _DOCUMENTS}, {"$inc": {"n": 1}}) for one in range(batch)]
-            client[database][_COLLECTION].bulk_write(changes, ordered=False)
-            at += batch
-            due += batch / _WRITES_PER_SECOND
-
-    thread = threading.Thread(target=work)
-    thread.start()
+def _writes(server: Mongod, database: str) -> Iterator[None]:
+    """Update documents steadily, from another process, for the length of a with block."""
+    writer = subprocess.Popen([sys.executable, "-m", "tests.bench.slices", "write", server.uri, database])
     try:
         yield
     finally:
-        stop.set()
-        thread.join()
+        writer.terminate()
+        writer.wait()
+
+
+def _write_here(uri: str, database: str) -> None:
+    """What the other process does until it is ended."""
+    target = MongoClient[dict[str, Any]](uri)[database][_COLLECTION]
+    batch, at, due = 100, 0, time.monotonic()
+    while True:
+        time.sleep(max(0.0, due - time.monotonic()))
+        changes = [UpdateOne({"_id": (at + one) % _DOCUMENTS}, {"$inc": {"n": 1}}) for one in range(batch)]
+        target.bulk_write(changes, ordered=False)
+        at += batch
+        due += batch / _WRITES_PER_SECOND
 
 
 if __name__ == "__main__":
-    _read_here(*sys.argv[1:])
+    if sys.argv[1] == "read":
+        _read_here(*sys.argv[2:])
+    else:
+        _write_here(*sys.argv[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,11 +76,20 @@ def backupctl(path: Path, *words: str, **more: str) -> subprocess.CompletedProce
 class Terminal:
     """A command in a pseudo-terminal, to type at and to read from."""
 
+    program = "nanumpay_backupd.cli"
+
     def __init__(self, path: Path, *words: str, **more: str) -> None:
         self.master, slave = pty.openpty()
-        command = [sys.executable, "-m", "nanumpay_backupd.cli", *words]
+        command = [sys.executable, "-m", self.program, *words]
         self.process = subprocess.Popen(
-            command, env=environment(path, **more), stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+            command,
+            env=environment(path, **more),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            # Its own terminal: what Ctrl-C reaches are all processes of the command.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
         self.text = ""

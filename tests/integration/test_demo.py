@@ -115,10 +115,11 @@ def test_demo_goes_from_saved_settings_to_restored_data(temporary: Path) -> None
     assert re.fullmatch(r"13,121 documents, 9\.\d+ MB of BSON in \d\.\d+ MB", facts["content"])
     assert re.fullmatch(r"local verified, app verified, office (uploaded|verified)", facts["copies"])
     assert facts["restored by hand"] == "13 of 13 dbHash equal; options and indexes too"
+    assert re.fullmatch(r"12 documents of a dropped collection, \d+\.\d s", facts["back to the second"])
     assert facts["retention"] == "3 made, 2 left at each of 3 places"
     # Every step ends with what it reached, and Korean text comes through.
     steps = re.split(r"\n\d\. ", text.partition("\nSummary\n")[0])[1:]
-    assert len(steps) == 8
+    assert len(steps) == 9
     assert [bool(re.search(r"\n   ✓ [^\n]+$", step.rstrip())) for step in steps][:2] == [True, True]
     assert all("\n   ✓ " in step for step in steps)
     assert "(trigger: schedule)" in steps[4]

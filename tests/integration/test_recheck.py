@@ -101,7 +101,7 @@ class House:
     def __init__(self, root: Path, servers: Places) -> None:
         self.root = root
         self.layout = Layout(root / "backups")
-        self.layout.create()
+        self.layout.create_slices()
         self.destinations = servers.destinations
         self.places = (LOCAL, *(destination.name for destination in servers.destinations))
         self.folders = servers.folders | {LOCAL: self.layout.backups}

@@ -495,7 +495,7 @@ def test_a_disk_that_fills_up_during_the_dump_fails_the_run_and_nothing_else(
         site.clock.sleep(86_400)
         Filling.disk = disk
         with monkeypatch.context() as patched:
-            patched.setattr(worker, "open_source", Filling)
+            patched.setattr(worker, "open_source", lambda settings, _=None: Filling(settings))
             run = site.run()
         assert run.outcome is Outcome.FAILED
         assert run.error is not None
@@ -558,7 +558,7 @@ def test_a_defect_is_recorded_before_it_is_raised(site: Site, monkeypatch: pytes
         def start(self, folder: Path) -> Dump:
             raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(worker, "open_source", Broken)
+    monkeypatch.setattr(worker, "open_source", lambda settings, _=None: Broken(settings))
     with pytest.raises(ZeroDivisionError):
         site.run()
     with site.catalog() as catalog:
@@ -581,7 +581,7 @@ def test_an_expected_fault_of_the_source_fails_the_run_with_its_own_words(
         def start(self, folder: Path) -> Dump:
             raise fault
 
-    monkeypatch.setattr(worker, "open_source", Refusing)
+    monkeypatch.setattr(worker, "open_source", lambda settings, _=None: Refusing(settings))
     run = site.run()
     assert run.error is not None
     assert msgspec.to_builtins(run.error) == {

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from nanumpay_backupd.cli.options import COMMANDS, DEFAULT_SOCKET, UsageError, parse
+from nanumpay_backupd.cli.options import COMMANDS, DEFAULT_SOCKET, parse
+from nanumpay_backupd.errors import UsageError
 
 
 @pytest.fixture(autouse=True)

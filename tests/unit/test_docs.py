@@ -8,6 +8,7 @@ import contextlib
 import re
 import shlex
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -16,8 +17,10 @@ import pytest
 
 import nanumpay_backupd
 from nanumpay_backupd import __main__ as program
-from nanumpay_backupd.cli.options import COMMANDS, UsageError, parse
+from nanumpay_backupd.cli.options import COMMANDS, parse
 from nanumpay_backupd.control.idl import Interface
+from nanumpay_backupd.errors import UsageError
+from nanumpay_backupd.moments import read_moment
 from tests.servers.tools import PROJECT
 
 DOCS: Final = (*sorted(PROJECT.glob("README*.md")), PROJECT / "CHANGELOG.md", *sorted(PROJECT.glob("docs/**/*.md")))
@@ -159,10 +162,23 @@ def test_the_backupctl_lines_are_found() -> None:
 def test_every_line_of_the_daemons_program_is_one_that_it_takes(path: Path) -> None:
     """The same for nanumpay-backupd itself."""
     parser: argparse.ArgumentParser = program._parser()
-    commands = {"serve", "run-once", "check-config", "rebuild"}
+    commands = {"serve", "run-once", "check-config", "rebuild", "restore"}
     for words in _command_lines(path, "nanumpay-backupd"):
+        if words == ["restore"] or "--help" in words:  # only spoken of
+            continue
         if words[0] in commands or words[0].startswith("--"):
             parser.parse_args(words)
+
+
+def test_the_examples_of_restore_are_taken() -> None:
+    """What the help shows can be typed."""
+    lines = re.findall(r"^  nanumpay-backupd (restore .*)$", program._RESTORE_EXAMPLES, re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        options = program._parser().parse_args(shlex.split(line))
+        assert options.place
+        if options.at:
+            read_moment(options.at, UTC, datetime(2026, 11, 22, tzinfo=UTC))
 
 
 def test_every_test_that_a_page_names_exists() -> None:

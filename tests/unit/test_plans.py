@@ -1,4 +1,4 @@
-"""When tasks are due: slices steadily, sooner where the oplog is short, later after faults; fulls out of turn."""
+"""When tasks are due: slices steadily, sooner where the oplog is short, later after faults; what was cut off again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.model import OpTime, Outcome, Run, Stream, Trigger
-from nanumpay_backupd.plans import Plans, Repairs, Task, asks_for_full, headroom, slice_interval, verdict_on
+from nanumpay_backupd.plans import Plans, Task, headroom, slice_interval, verdict_on
 from nanumpay_backupd.scheduler import Verdict
 from nanumpay_backupd.settings.schema import JobSpec, Schedule
 from tests.workbench import NOW, SetClock, job_spec
@@ -195,50 +195,46 @@ def test_what_to_do_about_a_due_time(late: float, verdict: Verdict) -> None:
     assert verdict_on(spec, Task.DRILL, NOW - timedelta(seconds=late), NOW) is verdict
 
 
-def test_fulls_out_of_turn_come_ever_more_slowly_until_all_is_well() -> None:
-    """The first is made at once, the next ones after ten minutes, twenty, and so on, until something succeeded."""
-    repairs = Repairs()
-    repairs.wanted.add("shop")
-    assert repairs.wait("shop", 0.0) == 0.0
-    repairs.begun("shop", 0.0)
-    assert "shop" not in repairs.wanted
-    assert repairs.wait("shop", 0.0) == 600.0
-    repairs.begun("shop", 600.0)
-    assert repairs.wait("shop", 600.0) == 1200.0
-    repairs.mended("shop")
-    assert repairs.wait("shop", 600.0) == 0.0
+@pytest.mark.parametrize("task", [Task.BACKUP, Task.VERIFY, Task.DRILL])
+def test_what_was_cut_off_is_due_again_at_the_next_start(bench: Bench, tmp_path: Path, task: Task) -> None:
+    """The saved plan of an interrupted run lies in the past, so that the next planner finds it missed, and only it."""
+    spec = job(pitr=60.0, verify=("0 4 * * *",), drill=("0 5 * * 0",))
+    bench.apply(spec)
+    proven = None if task is Task.BACKUP else "b"
+    run = Run(
+        id="r",
+        job="nanumpay",
+        trigger=Trigger.SCHEDULE,
+        started=NOW,
+        outcome=Outcome.INTERRUPTED,
+        action=task.value,
+        backup=proven,
+    )
+    asyncio.run(bench.plans.again(run))
+    again = Bench(tmp_path)
+    again.apply(spec)
+    late = [which for _, which, due in again.plans.items() if due < NOW]
+    assert late == [task]
+    again.catalog.close()
 
 
-@pytest.mark.parametrize(
-    "action, code, wanted",
-    [
-        ("slice", "chain-broken", True),
-        ("slice", "chain-missing", True),
-        ("slice", "source-unreachable", False),
-        ("slice", "no-oplog", False),
-        ("verify", "verify-checksum", True),
-        ("verify", "destination-unreachable", False),
-        ("drill", "drill-failed", True),
-        ("drill", "tool-missing", False),
-        ("backup", "verify-checksum", False),
-        ("restore", "verify-checksum", False),
-    ],
-)
-def test_which_faults_ask_for_a_new_full(action: str, code: str, wanted: bool) -> None:
-    """A broken chain and a proof that failed do; what a new full could not mend does not."""
-    assert asks_for_full(action, code) is wanted
-
-
-def test_a_backup_that_was_cut_off_is_due_again_at_the_next_start(bench: Bench, tmp_path: Path) -> None:
-    """The saved plan of an interrupted run lies in the past, so that the next planner finds it missed."""
+@pytest.mark.parametrize("action, backup", [("slice", None), ("upload", None), ("restore", None), ("backup", "b")])
+def test_what_is_not_done_again(bench: Bench, tmp_path: Path, action: str, backup: str | None) -> None:
+    """A slice, an upload, a restore that was cut off brings no full; nor does a backup that was made all the same."""
     bench.apply(job())
-    run = Run(id="r", job="nanumpay", trigger=Trigger.SCHEDULE, started=NOW, outcome=Outcome.INTERRUPTED)
+    run = Run(
+        id="r",
+        job="nanumpay",
+        trigger=Trigger.SCHEDULE,
+        started=NOW,
+        outcome=Outcome.INTERRUPTED,
+        action=action,
+        backup=backup,
+    )
     asyncio.run(bench.plans.again(run))
     again = Bench(tmp_path)
     again.apply(job())
-    due = again.plans.get("nanumpay")
-    assert due is not None
-    assert due < NOW
+    assert again.plans.get("nanumpay") == NOW.replace(hour=3)
     again.catalog.close()
 
 
@@ -254,3 +250,12 @@ def test_a_backup_that_was_cut_off_is_due_again_at_the_next_start(bench: Bench, 
 def test_how_far_slices_are_apart(fields: dict[str, Any], pause: float | None) -> None:
     """The pause between two planned slices, by interval, by schedule, by the shorter of both; none where none are."""
     assert slice_interval(job(**fields), NOW) == pause
+
+
+def test_slices_that_failed_go_on_as_soon_as_the_server_is_back(bench: Bench) -> None:
+    """Whatever the pause is that they had come to: it is over when the server can be reached again."""
+    spec = job(pitr=60.0)
+    bench.apply(spec)
+    bench.plans.paced(spec, None, good=False, lasting=True)
+    bench.plans.settled()
+    assert bench.plans.get("nanumpay", Task.INCREMENTAL) == NOW

@@ -33,6 +33,7 @@ def job(*, enabled: bool = True, **protection: Any) -> Record:
         "schedule": ["0 2 * * *"],
         "newest_backup": {"id": "b"},
         "last_run": None,
+        "running": None,
         "pending_uploads": 0,
         "warnings": [],
         "protection": shown | protection,

@@ -1,4 +1,4 @@
-"""Moments as people write them for `backupctl restore --at`."""
+"""Moments as people write them for `restore --at`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanumpay_backupd.cli.moments import EXAMPLES, read_moment
-from nanumpay_backupd.cli.options import UsageError
 from nanumpay_backupd.cli.words import Times
+from nanumpay_backupd.errors import UsageError
+from nanumpay_backupd.moments import EXAMPLES
+from nanumpay_backupd.moments import read_moment as read_in_zone
 
 SEOUL = Times("Asia/Seoul", "2026-11-21T01:41:19.5Z")  # 10:41:19 there
 BERLIN_AUTUMN = Times("Europe/Berlin", "2026-10-25T20:00:00Z")
@@ -26,6 +27,11 @@ ZONES = (
     "UTC",
 )
 SECONDS = st.integers(min_value=1_600_000_000, max_value=2_000_000_000)
+
+
+def read_moment(text: str, times: Times) -> tuple[str, str]:
+    """Read a moment as `backupctl` does, in the zone and at the time that it shows everything in."""
+    return read_in_zone(text, times.zone, times.now)
 
 
 def in_utc(second: int) -> str:

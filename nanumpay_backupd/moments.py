@@ -1,7 +1,8 @@
 """Reads a moment as people write it and says it as the protocol does. Pure: asks nobody, knows no backups.
 
-A time without a zone is one of the daemon's. Of an hour that the clocks go through twice the first is meant; one that
-they leave out is refused. Whatever `words.Times.exact` writes can be read again.
+For `backupctl` and for `restore --from`, so it imports the standard library only. A time without a zone is one of the
+zone that is given: the daemon's, or this host's. Of an hour that the clocks go through twice the first is meant; one
+that they leave out is refused. Whatever `cli.words.Times.exact` writes can be read again.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 
-from nanumpay_backupd.cli.options import UsageError
-from nanumpay_backupd.cli.words import Times
+from nanumpay_backupd.errors import UsageError
 
 __all__ = ["EXAMPLES", "LATEST", "read_moment"]
 
@@ -37,9 +37,10 @@ _UNITS = {
 _SECONDS = {word: seconds for seconds, words in _UNITS.items() for word in words}
 
 
-def read_moment(text: str, times: Times) -> tuple[str, str]:
+def read_moment(text: str, zone: tzinfo | None, now: datetime) -> tuple[str, str]:
     """Return the moment for the protocol (RFC 3339 in UTC, an oplog time, or ``latest``), and a remark or nothing.
 
+    ``zone`` is that of times without one, None: this host's; ``now`` (aware) is what "ago" and "today" count from.
     Raises UsageError, with examples, for what is no moment.
     """
     words = " ".join(text.split())
@@ -50,9 +51,9 @@ def read_moment(text: str, times: Times) -> tuple[str, str]:
             raise _not_understood(text)
         return f"{int(found[1])}:{int(found[2])}", ""
     if _RELATIVE.fullmatch(words):
-        return _before_now(text, words, times), ""
+        return _before_now(text, words, now), ""
     if found := _ABSOLUTE.fullmatch(words):
-        return _absolute(text, found, times)
+        return _absolute(text, found, zone, now)
     raise _not_understood(text)
 
 
@@ -60,7 +61,7 @@ def _not_understood(text: str, why: str = "is no time that is understood here") 
     return UsageError(f"'{text}' {why}", hint=f"for example: {EXAMPLES}")
 
 
-def _before_now(text: str, words: str, times: Times) -> str:
+def _before_now(text: str, words: str, now: datetime) -> str:
     """Read ``5 minutes ago``, ``1h30m ago``."""
     seconds = 0
     for amount, unit in _AMOUNT.findall(words.lower().removesuffix("ago").replace(" and ", " ")):
@@ -68,21 +69,21 @@ def _before_now(text: str, words: str, times: Times) -> str:
             raise _not_understood(text, f"cannot be read: '{unit}' is no unit of time")
         seconds += (int(amount) if amount.isdigit() else 1) * _SECONDS[unit]
     try:
-        return _said(text, times.now - timedelta(seconds=seconds))
+        return _said(text, now - timedelta(seconds=seconds))
     except OverflowError:
         raise _not_understood(text, "is too long ago") from None
 
 
-def _absolute(text: str, found: re.Match[str], times: Times) -> tuple[str, str]:
+def _absolute(text: str, found: re.Match[str], own: tzinfo | None, now: datetime) -> tuple[str, str]:
     """Read a time of day with or without a date and a zone."""
-    zone, label = _zone(found["zone"] or "", times)
+    zone, label = _zone(found["zone"] or "", own)
     hour, minute, second = (int(part) for part in f"{found['time']}:0".split(":")[:3])
     try:
         clock = time(hour, minute, second)
         day = date.fromisoformat(found["date"]) if found["date"] else None
-        wall = _wall(clock, day, (found["day"] or "").lower(), zone, times.now)
+        wall = _wall(clock, day, (found["day"] or "").lower(), zone, now)
         meant, others = _meant(text, wall, zone, label)
-        if day is None and not found["day"] and meant > times.now:
+        if day is None and not found["day"] and meant > now:
             # Nobody restores the future: a time of day that is still to come was yesterday's.
             meant, others = _meant(text, wall - timedelta(days=1), zone, label)
         remarks = [_twice(meant, others[0])] if others else []
@@ -93,8 +94,8 @@ def _absolute(text: str, found: re.Match[str], times: Times) -> tuple[str, str]:
     return _said(text, meant), " ".join(remarks)
 
 
-def _zone(word: str, times: Times) -> tuple[tzinfo | None, str]:
-    """Return the zone that a word names; a name of the daemon's own zone only tells its doubled hours apart."""
+def _zone(word: str, own: tzinfo | None) -> tuple[tzinfo | None, str]:
+    """Return the zone that a word names; a name of the own zone only tells its doubled hours apart."""
     upper = word.upper()
     if upper in {"Z", "UTC", "GMT"}:
         return UTC, ""
@@ -104,7 +105,7 @@ def _zone(word: str, times: Times) -> tuple[tzinfo | None, str]:
         if away >= timedelta(days=1):
             raise UsageError(f"'{word}' is no offset from UTC", hint="write it like +09:00")
         return timezone(-away if digits[0] == "-" else away), ""
-    return times.zone, upper
+    return own, upper
 
 
 def _wall(clock: time, day: date | None, word: str, zone: tzinfo | None, now: datetime) -> datetime:

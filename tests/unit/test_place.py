@@ -1,0 +1,218 @@
+"""`--from PLACE`: which destination a word stands for, and which words are refused, as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanumpay_backupd.errors import ConfigError
+from nanumpay_backupd.settings.place import FTP_PASSWORD, read_place
+from nanumpay_backupd.settings.schema import (
+    Destination,
+    FtpDestination,
+    HostConfig,
+    LocalDestination,
+    S3Destination,
+)
+from nanumpay_backupd.system.secrets import Secret, redact
+
+PASSWORD: Final = "geheim+fuer%Tests"
+ENVIRONMENT: Final = {FTP_PASSWORD: PASSWORD}
+OFFSITE: Final = S3Destination(name="offsite", bucket="host-file")
+HOST: Final = HostConfig(destinations=(OFFSITE, LocalDestination(name="usb", path="/mnt/usb")))
+FINGERPRINT: Final = "ab" * 32
+
+
+def s3(**settings: Any) -> S3Destination:
+    """Return a bucket as a word without more stands for it."""
+    return S3Destination(**{"name": "s3://my-backups/", "bucket": "my-backups", "prefix": "", **settings})
+
+
+def ftp(**settings: Any) -> FtpDestination:
+    """Return an FTP folder as a word without more stands for it."""
+    usual = {"name": "ftp://backup@nas/files", "host": "nas", "username": "backup", "path": "/files"}
+    return FtpDestination(**{**usual, "password": Secret(PASSWORD), **settings})
+
+
+@pytest.mark.parametrize(
+    "word,destination",
+    [
+        ("s3://my-backups", s3()),
+        ("s3://my-backups/", s3()),
+        ("S3://my-backups/a", s3(name="s3://my-backups/a/", prefix="a/")),
+        ("s3://my-backups/a/b/", s3(name="s3://my-backups/a/b/", prefix="a/b/")),
+        ("s3://my-backups/%ED%95%9C%EA%B8%80:x", s3(name="s3://my-backups/한글:x/", prefix="한글:x/")),
+        (
+            "s3://my-backups?endpoint_url=https://s3.example.com:9000/",
+            s3(endpoint_url="https://s3.example.com:9000", path_style=True),
+        ),
+        (
+            "s3://my-backups/?endpoint_url=http://127.0.0.1:1&path_style=false&region=eu-west-1",
+            s3(endpoint_url="http://127.0.0.1:1", path_style=False, region="eu-west-1"),
+        ),
+        ("s3://my-backups?path_style=True&timeout=5s", s3(path_style=True, timeout=5.0)),
+        ("s3://my-backups?ca_file=/etc/ca.pem", s3(ca_file="/etc/ca.pem")),
+        ("ftp://backup@nas/files", ftp()),
+        ("ftp://backup@nas:2121/files", ftp(name="ftp://backup@nas:2121/files", port=2121)),
+        ("ftps://backup@nas/files", ftp(name="ftps://backup@nas/files", secure=True)),
+        ("ftp://backup@nas", ftp(name="ftp://backup@nas", path="")),
+        ("ftp://backup@nas/", ftp(name="ftp://backup@nas/", path="/")),
+        ("ftp://nas/files", ftp(name="ftp://nas/files", username="", password=Secret(""))),
+        ("ftp://a%40b.kr@nas/files", ftp(name="ftp://a%40b.kr@nas/files", username="a@b.kr")),
+        ("ftp://a@b.kr@nas/files", ftp(name="ftp://a@b.kr@nas/files", username="a@b.kr")),
+        ("ftp://backup@nas/f%20%40%23%3f", ftp(name="ftp://backup@nas/f%20%40%23%3f", path="/f @#?")),
+        ("ftp://backup@[::1]:2121/files", ftp(name="ftp://backup@[::1]:2121/files", host="::1", port=2121)),
+        (
+            f"ftps://backup@nas/files?tls_fingerprint={FINGERPRINT}&timeout=7s&tls_verify=false",
+            ftp(
+                name="ftps://backup@nas/files",
+                secure=True,
+                tls_fingerprint=FINGERPRINT,
+                timeout=7.0,
+                tls_verify=False,
+            ),
+        ),
+        ("offsite", OFFSITE),
+        ("/", LocalDestination(name="/", path="/")),
+        ("file:///", LocalDestination(name="/", path="/")),
+        ("file://localhost/", LocalDestination(name="/", path="/")),
+    ],
+)
+def test_what_a_word_stands_for(word: str, destination: Destination) -> None:
+    """Each way of writing a place gives exactly these settings; secrets come from the environment."""
+    assert read_place(word, HOST, ENVIRONMENT) == destination
+
+
+@pytest.mark.parametrize(
+    "environment,settings",
+    [
+        ({"AWS_ENDPOINT_URL": "http://one"}, {"endpoint_url": "http://one", "path_style": True}),
+        ({"AWS_ENDPOINT_URL": "http://one", "AWS_ENDPOINT_URL_S3": "http://two"}, {"endpoint_url": "http://two"}),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, {"region": "eu-west-1"}),
+        ({"AWS_DEFAULT_REGION": "eu-west-1", "AWS_REGION": "us-east-1"}, {"region": "us-east-1"}),
+        ({"AWS_REGION": ""}, {}),
+    ],
+)
+def test_what_the_environment_says_of_a_bucket(environment: dict[str, str], settings: dict[str, Any]) -> None:
+    """The variables that AWS's own tools read are honoured, and what the word says goes before them."""
+    path_style = bool(settings.get("endpoint_url"))
+    assert read_place("s3://my-backups", HOST, environment) == s3(**{"path_style": path_style, **settings})
+    word = "s3://my-backups?endpoint_url=http://word&region=word&path_style=false"
+    assert read_place(word, HOST, environment) == s3(endpoint_url="http://word", region="word", path_style=False)
+
+
+def test_the_keys_in_the_environment_are_masked_from_now_on() -> None:
+    """The driver takes the keys from the environment by itself; that they are secrets is known nevertheless."""
+    read_place("s3://my-backups", HOST, {"AWS_SECRET_ACCESS_KEY": "kein/Mensch+darf=es", "AWS_SESSION_TOKEN": "marke9"})
+    assert redact("SignatureDoesNotMatch: kein/Mensch+darf=es, marke9") == "SignatureDoesNotMatch: ***, ***"
+
+
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may be written from the root, from here, with a colon in it, or as a URL."""
+    folder = tmp_path / "a:b @c"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for word in (str(folder), "a:b @c", "./a:b @c", f"file://{tmp_path}/a:b%20%40c"):
+        assert read_place(word, HOST, {}) == LocalDestination(name=str(folder), path=str(folder))
+
+
+@pytest.mark.parametrize(
+    "word,says",
+    [
+        ("", "is neither a folder nor a destination (offsite, usb in the host file)"),
+        ("nowhere", "'nowhere' is neither a folder nor a destination (offsite, usb in the host file)"),
+        ("/nowhere/at/all", "there is no folder /nowhere/at/all"),
+        ("file://elsewhere/folder", "names more than a folder"),
+        ("gopher://host/x", "gopher:// is no kind of place"),
+        ("s3://", "has no bucket"),
+        ("s3:///prefix", "has no bucket"),
+        ("s3://x", 'the bucket\'s name is "x", but must be'),
+        ("s3://my-backups/a#b", "has a # in it"),
+        ("s3://my-backups/#", "has a # in it"),
+        ("s3://my-backups?sse=AES256", "cannot be said there"),
+        ("s3://my-backups?bucket=other", "cannot be said there"),
+        ("s3://my-backups?path_style=perhaps", 'path_style is "perhaps", but must be true or false'),
+        ("s3://my-backups?timeout=5", "timeout is "),
+        ("s3://my-backups?endpoint_url=s3.example.com", "endpoint_url must be an address"),
+        ("ftp://", "is not of the form user@host:port/path"),
+        ("ftp://nas:99999/x", "is not of the form user@host:port/path"),
+        ("ftp://nas:0/x", "is not of the form user@host:port/path"),
+        ("ftp://nas/a@b", "is not of the form user@host:port/path"),
+        ("ftp://[::1/x", "cannot be read"),
+        ("ftp://nas/a%0d%0aDELE%20x", "a control character"),
+        ("file:///a%00b", "a control character"),
+    ],
+)
+def test_what_is_refused(word: str, says: str) -> None:
+    """What makes no sense is refused with its reason and with what to write instead."""
+    with pytest.raises(ConfigError) as caught:
+        read_place(word, HOST, ENVIRONMENT)
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_file_is_no_place(tmp_path: Path) -> None:
+    """Whoever names the archive itself is told how to name it and its folder."""
+    file = tmp_path / "nanumpay-backup-2026-11-21T02-00-00.tar.gz"
+    file.touch()
+    with pytest.raises(ConfigError, match="is a file") as caught:
+        read_place(str(file), HOST, {})
+    assert f"restore {file.name} --from {tmp_path}" in caught.value.hint
+
+
+def test_a_user_without_a_password() -> None:
+    """It is said which variable is missing, before anybody is asked."""
+    with pytest.raises(ConfigError, match="there is no password for backup at nas") as caught:
+        read_place("ftp://backup@nas/files", HOST, {})
+    assert FTP_PASSWORD in caught.value.hint
+
+
+SECRET: Final = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        f"ftp://backup:{SECRET}@nas/files",
+        f"ftps://backup:{SECRET}@nas:21",
+        f"ftp://backup:{SECRET}",
+        f"ftp://backup:21/{SECRET}@nas/files",
+        f"ftp://backup:x/{SECRET}@nas/files",
+        f"ftp://backup:x@{SECRET}/x@nas/files",
+        f"ftp://backup:x?{SECRET}@nas/files",
+        f"ftp://backup:x#{SECRET}@nas/files",
+        f"ftp://backup:[{SECRET}@nas/files",
+        f"ftp://backup@nas/files?password={SECRET}",
+        f"ftp://backup@nas/files?{SECRET}=1",
+        f"s3://AKIA:{SECRET}@my-backups/",
+        f"s3://AKIA:x/{SECRET}@my-backups/",
+        f"s3://AKIA:x%2F{SECRET}@my-backups/",
+        f"s3://AKIA:{SECRET}",
+        f"s3://{SECRET}@my-backups/x",
+        f"s3://my-backups?secret_access_key={SECRET}",
+        f"s3://my-backups?access_key_id={SECRET}",
+        f"s3://my-backups?endpoint_url=https://key:{SECRET}@s3.example.com",
+        f"sftp://backup:{SECRET}@nas/files",
+        f"mongodb://root:{SECRET}@db/admin",
+        f"file://backup:{SECRET}@nas/files",
+        f"backup:{SECRET}@nas:/files",
+    ],
+)
+def test_a_password_in_the_word_is_refused_and_not_shown(word: str) -> None:
+    """Wherever somebody may think that a password belongs, it is refused, and no text of ours repeats it."""
+    with pytest.raises(ConfigError) as caught:
+        read_place(word, HOST, ENVIRONMENT)
+    assert SECRET not in f"{caught.value.message} {caught.value.hint}"
+
+
+@given(st.text(max_size=60) | st.text(":/@?#[]%&=.s3ftpile-", max_size=40).map("ftp://{}".format) | st.text(max_size=9))
+def test_nonsense_is_a_mistake_and_no_crash(word: str) -> None:
+    """Whatever is typed either stands for a place or is refused."""
+    try:
+        read_place(word, HOST, ENVIRONMENT)
+    except ConfigError:
+        return
