@@ -35,9 +35,13 @@ from nanumpay_backupd.model import (
     from_json,
     to_json,
 )
+from nanumpay_backupd.system.clock import Clock, SystemClock
 
 __all__ = ["Catalog", "Placed", "Span"]
 
+_PATIENCE: Final = 10.0
+"""Seconds to wait for another process that writes."""
+_NAP: Final = 0.02
 _KEPT_RUNS: Final = 20_000
 _KEPT_SLICE_RUNS: Final = 10_000
 _BACKUP_COLUMNS: Final = (
@@ -87,11 +91,11 @@ class Catalog:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
         except (sqlite3.Error, OSError) as error:
             raise _named(error, path) from None
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._log_ahead(SystemClock())
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
@@ -102,6 +106,19 @@ class Catalog:
         except BackupdError:
             self._db.close()
             raise
+
+    def _log_ahead(self, clock: Clock) -> None:
+        """Switch the write-ahead log on. SQLite's own patience does not cover this: two may open a new file at once."""
+        deadline = clock.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or clock.monotonic() >= deadline:
+                    raise
+            else:
+                return
+            clock.sleep(_NAP)
 
     def _prepare(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
