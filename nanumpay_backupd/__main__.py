@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
+import gc
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.errors import EXIT_INTERRUPTED, BackupdError
 
+if TYPE_CHECKING:
+    import argparse
+
 __all__ = ["main"]
+
+_NEW_OBJECTS: Final = 20_000
+"""How many new ones the garbage collector waits for: records come by the ten thousand, and hold no cycles."""
 
 _EXAMPLES = """\
 examples:
@@ -69,6 +75,8 @@ More: docs/recovery.md
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="nanumpay-backupd",
         description="Backs up an application's data by its own settings, proves it, and keeps it recoverable.",
@@ -129,9 +137,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the process's exit code. An expected fault is a sentence, never a traceback."""
-    options = _parser().parse_args(argv)
+    gc.set_threshold(_NEW_OBJECTS)
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return _run(options)
+        if words == ["worker"]:  # every minute, so without the parser
+            _work()
+        return _run(_parser().parse_args(words))
     except BackupdError as error:
         sys.stderr.write(f"nanumpay-backupd: {error.message}\n")
         if error.hint:
@@ -149,11 +160,15 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _work() -> NoReturn:
+    from nanumpay_backupd import worker
+
+    _leave(worker.main())
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.command == "worker":
-        from nanumpay_backupd import worker
-
-        _leave(worker.main())
+        _work()
     if options.command == "run-once":
         from nanumpay_backupd.once import run_once
 

@@ -12,13 +12,18 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, NamedTuple, Self
 
+import msgspec
+
+from nanumpay_backupd.catalog_schema import SCHEMA_VERSION, create, upgrade
 from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError
 from nanumpay_backupd.model import (
+    FULLS,
+    LOCAL,
+    SLICES,
     Backup,
     BackupState,
-    CollectionStat,
     Copy,
     CopyState,
     Kind,
@@ -30,49 +35,48 @@ from nanumpay_backupd.model import (
     from_json,
     to_json,
 )
+from nanumpay_backupd.system.clock import Clock, SystemClock
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "Placed", "Span"]
 
-SCHEMA_VERSION: Final = 2
-_SCHEMA: Final = """
-CREATE TABLE runs (
-    id TEXT PRIMARY KEY, job TEXT NOT NULL, started TEXT NOT NULL, outcome TEXT, record BLOB NOT NULL,
-    action TEXT NOT NULL DEFAULT 'backup');
-CREATE INDEX runs_by_time ON runs (started DESC);
-CREATE INDEX runs_by_job ON runs (job, started DESC);
-CREATE TABLE backups (
-    id TEXT PRIMARY KEY, job TEXT NOT NULL, kind TEXT NOT NULL, created TEXT NOT NULL, state TEXT NOT NULL,
-    artifact TEXT NOT NULL, size INTEGER NOT NULL, documents INTEGER NOT NULL, run TEXT, manifest BLOB,
-    first TEXT NOT NULL DEFAULT '', last TEXT NOT NULL DEFAULT '', pinned TEXT NOT NULL DEFAULT '');
-CREATE INDEX backups_by_time ON backups (created DESC);
-CREATE INDEX backups_by_job ON backups (job, created DESC);
-CREATE TABLE copies (
-    backup TEXT NOT NULL REFERENCES backups (id) ON DELETE CASCADE, destination TEXT NOT NULL, state TEXT NOT NULL,
-    next_attempt TEXT, record BLOB NOT NULL, PRIMARY KEY (backup, destination));
-CREATE INDEX copies_pending ON copies (next_attempt) WHERE state = 'pending';
-CREATE TABLE plans (job TEXT PRIMARY KEY, due TEXT NOT NULL);
-CREATE TABLE streams (job TEXT PRIMARY KEY, record BLOB NOT NULL);
-"""
-_UPGRADES: Final = {
-    1: """
-ALTER TABLE runs ADD COLUMN action TEXT NOT NULL DEFAULT 'backup';
-UPDATE runs SET action = json_extract(CAST(record AS TEXT), '$.action')
-    WHERE json_extract(CAST(record AS TEXT), '$.action') IS NOT NULL;
-ALTER TABLE backups ADD COLUMN first TEXT NOT NULL DEFAULT '';
-ALTER TABLE backups ADD COLUMN last TEXT NOT NULL DEFAULT '';
-ALTER TABLE backups ADD COLUMN pinned TEXT NOT NULL DEFAULT '';
-UPDATE backups SET first = coalesce(json_extract(CAST(manifest AS TEXT), '$.consistency.start'), ''),
-    last = coalesce(json_extract(CAST(manifest AS TEXT), '$.consistency.end'), '') WHERE manifest IS NOT NULL;
-CREATE TABLE streams (job TEXT PRIMARY KEY, record BLOB NOT NULL)
-"""
-}
-"""How a catalog of an older format becomes one of the next."""
+_PATIENCE: Final = 10.0
+"""Seconds to wait for another process that writes."""
+_NAP: Final = 0.02
 _KEPT_RUNS: Final = 20_000
-_BACKUP_COLUMNS: Final = "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned"
-_COLLECTION: Final = (
-    "CASE kind WHEN 'collection' THEN json_extract(CAST(manifest AS TEXT), '$.source.collections[0]') END"
+_KEPT_SLICE_RUNS: Final = 10_000
+_BACKUP_COLUMNS: Final = (
+    "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection"
 )
-"""The one collection that a snapshot is of, which only its manifest tells."""
+_KINDS: Final = {kind.value: kind for kind in Kind}
+_STATES: Final = {state.value: state for state in BackupState}
+_COPY: Final = msgspec.json.Decoder(Copy)
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """What a timeline needs of a backup; ``present``: a copy of it is there. Empty ``start``, ``end``: of no moment."""
+
+    id: str
+    kind: Kind
+    state: BackupState
+    created: datetime
+    start: str
+    end: str
+    present: bool
+
+
+class Placed(NamedTuple):
+    """What a look at the backups folder needs of a backup.
+
+    ``good``: a copy is known to be there, and nothing is known against it; ``absent``: none is. ``legacy``: without
+    a manifest.
+    """
+
+    id: str
+    artifact: str
+    size: int
+    good: bool
+    absent: bool
+    legacy: bool
 
 
 class Catalog:
@@ -87,11 +91,11 @@ class Catalog:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
         except (sqlite3.Error, OSError) as error:
             raise _named(error, path) from None
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._log_ahead(SystemClock())
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
@@ -102,6 +106,19 @@ class Catalog:
         except BackupdError:
             self._db.close()
             raise
+
+    def _log_ahead(self, clock: Clock) -> None:
+        """Switch the write-ahead log on. SQLite's own patience does not cover this: two may open a new file at once."""
+        deadline = clock.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or clock.monotonic() >= deadline:
+                    raise
+            else:
+                return
+            clock.sleep(_NAP)
 
     def _prepare(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -115,10 +132,12 @@ class Catalog:
             )
         with self._write() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            # Another process may have done it meanwhile.
-            steps = [_SCHEMA] if version == 0 else [_UPGRADES[older] for older in range(version, SCHEMA_VERSION)]
-            for statement in ";".join(steps).split(";"):
-                db.execute(statement)
+            if version == SCHEMA_VERSION:  # another process did it meanwhile
+                return
+            if version == 0:
+                create(db)
+            else:
+                upgrade(db, version)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
@@ -161,7 +180,7 @@ class Catalog:
     def _in_transaction(self) -> bool:
         return self._db.in_transaction
 
-    def _read(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+    def _read(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
@@ -184,12 +203,12 @@ class Catalog:
 
     def runs(self, job: str | None = None, limit: int = 20, *, slices: bool = True) -> list[Run]:
         """Return the newest runs first; without ``slices`` those are left out that only captured the changes."""
+        only = "" if slices else "AND action != 'slice' "
         rows = self._read(
-            "SELECT record FROM runs WHERE (?1 IS NULL OR job = ?1) AND (?3 OR action != 'slice') "
+            f"SELECT record FROM runs WHERE (?1 IS NULL OR job = ?1) {only}"  # noqa: S608
             "ORDER BY started DESC, id DESC LIMIT ?2",
             job,
             limit,
-            slices,
         )
         return [from_json(Run, _blob(row[0])) for row in rows]
 
@@ -200,14 +219,13 @@ class Catalog:
 
     def last_run(self, job: str, action: str, *outcomes: Outcome) -> Run | None:
         """Return the newest run of ``action`` that ended in one of ``outcomes``; retries of uploads do not count."""
-        marks = ", ".join("?" * len(outcomes))
-        rows = self._read(
-            f"SELECT record FROM runs WHERE job = ? AND action = ? AND outcome IN ({marks}) "  # noqa: S608
-            "ORDER BY started DESC, id DESC LIMIT 20",
-            job,
-            action,
-            *outcomes,
+        # One look into the index for each outcome: there may be thousands of runs, or none.
+        one = (
+            "SELECT * FROM (SELECT record, started, id FROM runs WHERE job = ?1 AND action = ?2 AND outcome = ?{} "
+            "ORDER BY started DESC, id DESC LIMIT 20)"
         )
+        each = " UNION ALL ".join(one.format(at) for at in range(3, 3 + len(outcomes)))
+        rows = self._read(f"{each} ORDER BY started DESC, id DESC LIMIT 20", job, action, *outcomes)
         runs = (from_json(Run, _blob(row[0])) for row in rows)
         return next((run for run in runs if run.trigger is not Trigger.RETRY), None)
 
@@ -217,12 +235,14 @@ class Catalog:
         return [from_json(Run, _blob(row[0])) for row in rows]
 
     def forget_old_runs(self) -> None:
-        """Keep the record from growing for ever: the newest 20,000 runs stay."""
+        """Keep the record from growing for ever: the newest 10,000 runs of slices stay, and 20,000 of all others."""
         with self._write() as db:
-            db.execute(
-                "DELETE FROM runs WHERE id IN (SELECT id FROM runs ORDER BY started DESC LIMIT -1 OFFSET ?)",
-                (_KEPT_RUNS,),
-            )
+            for which, kept in (("action = 'slice'", _KEPT_SLICE_RUNS), ("action != 'slice'", _KEPT_RUNS)):
+                db.execute(
+                    f"DELETE FROM runs WHERE id IN "  # noqa: S608
+                    f"(SELECT id FROM runs WHERE {which} ORDER BY started DESC LIMIT -1 OFFSET ?)",
+                    (kept,),
+                )
 
     # Backups and copies
 
@@ -238,14 +258,13 @@ class Catalog:
                 self._put_backup(db, backup)
 
     def _put_backup(self, db: sqlite3.Connection, backup: Backup) -> None:
-        manifest = to_json(backup.manifest) if backup.manifest is not None else None
         db.execute(
-            f"INSERT INTO backups ({_BACKUP_COLUMNS}, manifest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
+            f"INSERT INTO backups ({_BACKUP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
             "ON CONFLICT (id) DO UPDATE SET job = excluded.job, kind = excluded.kind, created = excluded.created, "
             "state = excluded.state, artifact = excluded.artifact, size = excluded.size, "
             "documents = excluded.documents, run = coalesce(excluded.run, run), "
             "first = excluded.first, last = excluded.last, "
-            "manifest = coalesce(excluded.manifest, manifest)",
+            "collection = coalesce(nullif(excluded.collection, ''), collection)",
             (
                 backup.id,
                 backup.job,
@@ -259,9 +278,11 @@ class Catalog:
                 backup.start,
                 backup.end,
                 backup.pinned,
-                manifest,
+                backup.collection,
             ),
         )
+        if backup.manifest is not None:
+            db.execute("INSERT OR REPLACE INTO manifests VALUES (?, ?)", (backup.id, to_json(backup.manifest)))
         for copy in backup.copies:
             self._put_copy(db, copy)
 
@@ -278,8 +299,9 @@ class Catalog:
     def _put_copy(self, db: sqlite3.Connection, copy: Copy) -> None:
         due = _stamp(copy.next_attempt) if copy.next_attempt is not None else None
         db.execute(
-            "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)",
-            (copy.backup, copy.destination, copy.state, due, to_json(copy)),
+            "INSERT OR REPLACE INTO copies (backup, destination, state, next_attempt, record, size, job) "
+            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT job FROM backups WHERE id = ?1))",
+            (copy.backup, copy.destination, copy.state, due, to_json(copy), copy.size),
         )
 
     def forget_copy(self, backup: str, destination: str) -> None:
@@ -305,39 +327,63 @@ class Catalog:
         self, job: str | None = None, limit: int | None = None, kinds: Collection[Kind] = frozenset(Kind)
     ) -> list[Backup]:
         """Return backups of these kinds with their copies, newest first, without manifests."""
-        chosen = (
-            "FROM backups WHERE (?1 IS NULL OR job = ?1) AND kind IN (SELECT value FROM json_each(?3)) "
-            "ORDER BY created DESC, id DESC LIMIT ?2"
-        )
-        values = (job, -1 if limit is None else limit, to_json([kind.value for kind in kinds]).decode())
-        rows = self._read(f"SELECT {_BACKUP_COLUMNS}, {_COLLECTION} {chosen}", *values)
+        chosen, values = _choice(job, limit, kinds)
+        rows = self._read(chosen.format(_BACKUP_COLUMNS), *values)
+        if limit is None:
+            rows.sort(key=_newness, reverse=True)  # quicker than SQLite, which moves the whole rows about
         copies: dict[str, list[Copy]] = {}
-        for name, record in self._read(
-            f"SELECT backup, record FROM copies WHERE backup IN (SELECT id {chosen}) ORDER BY backup, destination",  # noqa: S608
-            *values,
-        ):
-            copies.setdefault(str(name), []).append(from_json(Copy, _blob(record)))
-        return [_backup(row, tuple(copies.get(str(row[0]), ()))) for row in rows]
+        which = f"backup IN ({chosen.format('id')})"
+        if limit is None and job is not None and SLICES.issubset(kinds):
+            which, values = "job = ?", [job]  # nearly all of them
+        for name, record in self._read(f"SELECT backup, record FROM copies WHERE {which}", *values):  # noqa: S608
+            copies.setdefault(name, []).append(_COPY.decode(record))
+        return [_backup(row, _by_place(copies.get(row[0], []))) for row in rows]
+
+    def spans(self, job: str, kinds: Collection[Kind], places: Collection[str] | None = None) -> list[Span]:
+        """Return what a timeline needs of a job's backups, in no order; with ``places`` only copies there count."""
+        rows = self._read(
+            "SELECT b.id, b.kind, b.state, b.created, b.first, b.last, EXISTS (SELECT 1 FROM copies AS c "
+            "WHERE c.backup = b.id AND c.state IN ('uploaded', 'verified') "
+            "AND (?2 IS NULL OR c.destination IN (SELECT value FROM json_each(?2)))) "
+            "FROM backups AS b WHERE b.job = ?1 AND b.kind IN (SELECT value FROM json_each(?3))",
+            job,
+            to_json(list(places)).decode() if places is not None else None,
+            _as_list(kinds),
+        )
+        return [
+            Span(name, _KINDS[kind], _STATES[state], datetime.fromisoformat(created), first, last, bool(present))
+            for name, kind, state, created, first, last, present in rows
+        ]
+
+    def placed(self) -> Iterator[Placed]:
+        """Return what a look at the backups folder needs of every backup, in no order."""
+        rows = self._read(
+            "SELECT b.id, b.artifact, b.size, "
+            "coalesce(c.state IN ('uploaded', 'verified') AND b.state != 'corrupt', 0), "
+            "coalesce(c.state, 'missing') = 'missing', b.kind = 'legacy' "
+            "FROM backups AS b LEFT JOIN copies AS c ON c.backup = b.id AND c.destination = ?",
+            LOCAL,
+        )
+        return map(Placed._make, rows)
 
     def count(self, job: str | None, kinds: Collection[Kind]) -> int:
         """Return how many backups of these kinds a job has (None: all jobs)."""
-        kinds_json = to_json([kind.value for kind in kinds]).decode()
+        own = "" if job is None else "job = ?2 AND "
         ((count,),) = self._read(
-            "SELECT count(*) FROM backups WHERE (?1 IS NULL OR job = ?1) AND kind IN (SELECT value FROM json_each(?2))",
-            job,
-            kinds_json,
+            f"SELECT count(*) FROM backups WHERE {own}kind IN (SELECT value FROM json_each(?1))",  # noqa: S608
+            _as_list(kinds),
+            *([] if job is None else [job]),
         )
         return int(str(count))
 
     def doubtful(self, job: str, kinds: Collection[Kind], since: datetime) -> bool:
         """Tell whether a job's backup of these kinds, made at ``since`` or later, is not proven or has no copy left."""
-        kinds_json = to_json([kind.value for kind in kinds]).decode()
         ((found,),) = self._read(
             "SELECT EXISTS (SELECT 1 FROM backups AS b WHERE job = ?1 AND created >= ?3 "
             "AND kind IN (SELECT value FROM json_each(?2)) AND (b.state != 'verified' OR NOT EXISTS "
             "(SELECT 1 FROM copies AS c WHERE c.backup = b.id AND c.state IN ('uploaded', 'verified'))))",
             job,
-            kinds_json,
+            _as_list(kinds),
             _stamp(since),
         )
         return bool(found)
@@ -349,26 +395,20 @@ class Catalog:
 
     def backup(self, backup_id: str) -> Backup | None:
         """Return one backup with copies and manifest, or None."""
-        rows = self._read(
-            f"SELECT {_BACKUP_COLUMNS}, {_COLLECTION}, manifest FROM backups WHERE id = ?",  # noqa: S608
-            backup_id,
-        )
+        rows = self._read(f"SELECT {_BACKUP_COLUMNS} FROM backups WHERE id = ?", backup_id)  # noqa: S608
         if not rows:
             return None
         copies = self._read("SELECT record FROM copies WHERE backup = ? ORDER BY destination", backup_id)
-        manifest = from_json(Manifest, _blob(rows[0][-1])) if rows[0][-1] is not None else None
-        return _backup(rows[0][:-1], tuple(from_json(Copy, _blob(row[0])) for row in copies), manifest)
+        manifests = self._read("SELECT record FROM manifests WHERE backup = ?", backup_id)
+        manifest = from_json(Manifest, _blob(manifests[0][0])) if manifests else None
+        return _backup(rows[0], tuple(from_json(Copy, _blob(row[0])) for row in copies), manifest)
 
     def totals(self, job: str) -> tuple[int, int, int]:
         """Return how many fulls a job has, the bytes of all its present copies, and how many uploads wait or failed."""
-        ((count,),) = self._read("SELECT count(*) FROM backups WHERE job = ? AND kind IN ('full', 'legacy')", job)
-        ((size, pending),) = self._read(
-            "SELECT coalesce(sum(CASE WHEN c.state IN ('uploaded', 'verified') THEN b.size END), 0), "
-            "count(CASE WHEN c.state = 'pending' THEN 1 END) "
-            "FROM copies c JOIN backups b ON b.id = c.backup WHERE b.job = ?",
-            job,
-        )
-        return int(str(count)), int(str(size)), int(str(pending))
+        rows = self._read("SELECT state, count(*), sum(size) FROM copies WHERE job = ? GROUP BY state", job)
+        found = {str(state): (int(str(count)), int(str(size))) for state, count, size in rows}
+        size = sum(found.get(state.value, (0, 0))[1] for state in (CopyState.UPLOADED, CopyState.VERIFIED))
+        return self.count(job, FULLS), size, found.get(CopyState.PENDING.value, (0, 0))[0]
 
     def pending_copies(self, due: datetime | None = None) -> list[Copy]:
         """Return the copies that wait for their upload, soonest first; with ``due`` only those due by then."""
@@ -418,30 +458,57 @@ class Catalog:
                 db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?)", (job, _stamp(due)))
 
 
-def _backup(row: tuple[object, ...], copies: tuple[Copy, ...], manifest: Manifest | None = None) -> Backup:
-    identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned, only = row
+def _choice(job: str | None, limit: int | None, kinds: Collection[Kind]) -> tuple[str, list[object]]:
+    """Return a query for backups, with a place for its columns, and the values for its parameters.
+
+    With ``limit`` it gives the newest, newest first, else all in no order.
+    """
+    newest = "ORDER BY created DESC, id DESC LIMIT ?2"
+    if limit is None:
+        which = "SELECT {} FROM backups WHERE kind IN (SELECT value FROM json_each(?1))"
+        return (which, [_as_list(kinds)]) if job is None else (f"{which} AND job = ?2", [_as_list(kinds), job])
+    if job is None:
+        which = "kind IN (SELECT value FROM json_each(?1))"
+        return f"SELECT {{}} FROM backups WHERE {which} {newest}", [_as_list(kinds), limit]  # noqa: S608
+    # One look into the index for each kind: a few fulls may stand behind thousands of slices.
+    one = f"SELECT * FROM (SELECT * FROM backups WHERE job = ?1 AND kind = ?{{}} {newest})"  # noqa: S608
+    each = " UNION ALL ".join(one.format(at) for at in range(3, 3 + len(kinds)))
+    return f"SELECT {{}} FROM ({each}) {newest}", [job, limit, *(kind.value for kind in kinds)]  # noqa: S608
+
+
+def _newness(row: tuple[Any, ...]) -> tuple[str, str]:
+    """Return what the rows of `_BACKUP_COLUMNS` are put in order by."""
+    return row[3], row[0]
+
+
+def _by_place(copies: list[Copy]) -> tuple[Copy, ...]:
+    return tuple(copies) if len(copies) < 2 else tuple(sorted(copies, key=lambda copy: copy.destination))
+
+
+def _as_list(kinds: Collection[Kind]) -> str:
+    """Write kinds as SQLite's json_each reads them."""
+    return to_json([kind.value for kind in kinds]).decode()
+
+
+def _backup(row: tuple[Any, ...], copies: tuple[Copy, ...], manifest: Manifest | None = None) -> Backup:
+    identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection = row
     return Backup(
-        id=str(identifier),
-        job=str(job),
-        kind=Kind(str(kind)),
-        created=datetime.fromisoformat(str(created)),
-        state=BackupState(str(state)),
-        artifact=str(artifact),
-        size=int(str(size)),
-        documents=int(str(documents)),
-        run=None if run is None else str(run),
-        start=str(first),
-        end=str(last),
-        pinned=str(pinned),
-        collection=_namespace(only),
+        id=identifier,
+        job=job,
+        kind=_KINDS[kind],
+        created=datetime.fromisoformat(created),
+        state=_STATES[state],
+        artifact=artifact,
+        size=size,
+        documents=documents,
+        run=run,
+        start=first,
+        end=last,
+        pinned=pinned,
+        collection=collection,
         copies=copies,
         manifest=manifest,
     )
-
-
-def _namespace(stat: object) -> str:
-    """Name what a snapshot of one collection holds, from its record in the manifest; None: it is none."""
-    return "" if stat is None else from_json(CollectionStat, str(stat)).namespace
 
 
 def _stamp(moment: datetime) -> str:

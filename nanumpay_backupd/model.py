@@ -64,7 +64,7 @@ class OpTime(NamedTuple):
         seconds, colon, counter = text.partition(":")
         if not colon or not seconds.isdecimal() or not counter.isdecimal():
             raise ValueError(f"{text!r} is not an oplog time (seconds:counter)")
-        return cls(int(seconds), int(counter))
+        return cls._make((int(seconds), int(counter)))  # half as long as by the class itself, and there are many
 
     @property
     def moment(self) -> datetime:
@@ -305,7 +305,7 @@ class Manifest(_Record, frozen=True):
         return self.source.collections[0].namespace
 
 
-class Copy(_Record, frozen=True):
+class Copy(_Record, frozen=True, gc=False):
     """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue."""
 
     backup: str
@@ -319,7 +319,7 @@ class Copy(_Record, frozen=True):
     error: ErrorInfo | None = None
 
 
-class Backup(_Record, frozen=True):
+class Backup(_Record, frozen=True, gc=False):
     """A backup as the catalog knows it; ``created`` is the moment in its name.
 
     ``start`` and ``end`` are the oplog times of its consistency, empty where it has none. ``pinned`` says why retention

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 import msgspec
 
@@ -18,7 +19,7 @@ from nanumpay_backupd.model import OpTime, Policy
 __all__ = ["Candidate", "Decision", "SliceCandidate", "decide", "decide_slices"]
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One copy at one place. ``good``: it was proven whole. ``created`` is the backup's own time (UTC).
 
     ``pinned`` says why it must stay, empty: the policy decides. Only what is in one ``group`` counts together: the
@@ -33,7 +34,7 @@ class Candidate(msgspec.Struct, frozen=True):
     group: str = ""
 
 
-class SliceCandidate(msgspec.Struct, frozen=True):
+class SliceCandidate(msgspec.Struct, frozen=True, gc=False):
     """One copy of a slice at one place; ``end`` is the oplog time up to which it holds the changes."""
 
     backup: str
@@ -42,7 +43,7 @@ class SliceCandidate(msgspec.Struct, frozen=True):
     pinned: str = ""
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What to do with one copy, and why, in a sentence for `prune`."""
 
     backup: str
@@ -75,7 +76,7 @@ def decide_slices(
     """
     limit = now - timedelta(days=policy.days)
     decisions = []
-    for item in sorted(slices, key=lambda item: (item.end, item.backup), reverse=True):
+    for item in sorted(slices, key=attrgetter("end", "backup"), reverse=True):
         if item.pinned:
             decisions.append(Decision(item.backup, keep=True, reason=f"pinned: {item.pinned}"))
         elif oldest is not None and item.end <= oldest:

@@ -608,10 +608,11 @@ class Supervisor:
         fresh = self._clock.monotonic() - self._looked < _INVENTORY_INTERVAL
         if fresh and seen == self._seen and not self.active:
             return
-        sync_local(catalog, self.layout, now)
+        sync_local(catalog, self.layout, now, quick=fresh)
         # A folder changed in this very moment may change again without a newer time.
         self._seen = seen if seen < now.timestamp() - 1 else 0.0
-        self._looked = self._clock.monotonic()
+        if not fresh:
+            self._looked = self._clock.monotonic()
 
 
 def _cancelled(catalog: Catalog, run: Run) -> Run:

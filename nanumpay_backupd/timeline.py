@@ -11,6 +11,7 @@ chain and no moment outside of all ranges has one.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -24,7 +25,7 @@ __all__ = ["Base", "Chain", "Gap", "Piece", "Range", "find_chain", "gaps", "need
 _LAST: Final = 2**32 - 1
 
 
-class Base(msgspec.Struct, frozen=True):
+class Base(msgspec.Struct, frozen=True, gc=False):
     """A full that is of one moment: the oplog time ``end``."""
 
     backup: str
@@ -32,7 +33,7 @@ class Base(msgspec.Struct, frozen=True):
     good: bool = True
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """A slice: all that was written after ``start`` and up to ``end``.
 
     Where nothing was written there is no slice to take: then ``backup`` is empty.
@@ -69,16 +70,19 @@ class Chain(msgspec.Struct, frozen=True):
 
 def ranges(bases: Iterable[Base], pieces: Iterable[Piece]) -> list[Range]:
     """Return what can be restored, oldest first; ranges never touch."""
-    segments = _segments(pieces)
+    reach = _Reach(pieces)
     found: list[Range] = []
+    held: list[list[str]] = []
     for base in sorted((base for base in bases if base.good), key=lambda item: (item.end, item.backup)):
-        last = next((end for start, end in segments if start <= base.end <= end), base.end)
+        last = reach.of(base.end)
         if found and base.end <= found[-1].last:
             joined = found[-1]
-            found[-1] = Range(joined.first, max(joined.last, last), (*joined.bases, base.backup))
+            found[-1] = Range(joined.first, max(joined.last, last), ())
+            held[-1].append(base.backup)
         else:
-            found.append(Range(base.end, last, (base.backup,)))
-    return found
+            found.append(Range(base.end, last, ()))
+            held.append([base.backup])
+    return [msgspec.structs.replace(item, bases=tuple(names)) for item, names in zip(found, held, strict=True)]
 
 
 def gaps(found: Sequence[Range]) -> list[Gap]:
@@ -92,12 +96,13 @@ def find_chain(bases: Iterable[Base], pieces: Iterable[Piece], wanted: OpTime) -
     Of the slices, as few as possible are taken: where a differential spans several others, it stands for them.
     """
     good = [piece for piece in pieces if piece.good]
-    fitting = [base for base in bases if base.good and base.end <= wanted]
-    for base in sorted(fitting, key=lambda item: (item.end, item.backup), reverse=True):
-        path = _path(good, base.end, wanted)
-        if path is not None:
-            return Chain(base.backup, tuple(piece.backup for piece in path if piece.backup), wanted)
-    return None
+    reach = _Reach(good)
+    fitting = [base for base in bases if base.good and base.end <= wanted <= reach.of(base.end)]
+    base = max(fitting, key=lambda item: (item.end, item.backup), default=None)
+    if base is None:
+        return None
+    path = _path(good, base.end, wanted)
+    return Chain(base.backup, tuple(piece.backup for piece in path if piece.backup), wanted)
 
 
 def needed_from(bases: Iterable[Base]) -> OpTime | None:
@@ -110,21 +115,34 @@ def whole_second(second: int) -> OpTime:
     return OpTime(second, _LAST)
 
 
-def _path(pieces: list[Piece], start: OpTime, wanted: OpTime) -> list[Piece] | None:
-    """Go from ``start`` to ``wanted`` in the longest steps."""
+def _path(pieces: Iterable[Piece], start: OpTime, wanted: OpTime) -> list[Piece]:
+    """Go from ``start`` to ``wanted``, which can be reached, in the longest steps."""
+    ahead = iter(sorted(pieces, key=lambda item: item.start))
+    coming = next(ahead, None)
     path: list[Piece] = []
-    reached = start
+    reached, best = start, None
     while reached < wanted:
-        step = max(
-            (piece for piece in pieces if piece.start <= reached < piece.end),
-            key=lambda item: (item.end, item.start),
-            default=None,
-        )
-        if step is None:
-            return None
-        path.append(step)
-        reached = step.end
+        # What begins by now, and was passed by before, leads no further than the best of it.
+        while coming is not None and coming.start <= reached:
+            best = coming if best is None else max(best, coming, key=lambda item: (item.end, item.start))
+            coming = next(ahead, None)
+        assert best is not None, "it can be reached"
+        path.append(best)
+        reached = best.end
     return path
+
+
+class _Reach:
+    """How far the good slices lead on from a moment."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._segments = _segments(pieces)
+        self._starts = [start for start, _ in self._segments]
+
+    def of(self, moment: OpTime) -> OpTime:
+        """Return the last moment that can be reached from ``moment``, at least that itself."""
+        at = bisect.bisect_right(self._starts, moment) - 1
+        return max(moment, self._segments[at][1]) if at >= 0 else moment
 
 
 def _segments(pieces: Iterable[Piece]) -> list[tuple[OpTime, OpTime]]:

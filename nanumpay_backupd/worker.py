@@ -14,11 +14,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import IO, Any, Final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.doctor import Check, check_destination, check_job
 from nanumpay_backupd.errors import (
     EXIT_BUSY,
     EXIT_DEGRADED,
@@ -28,16 +27,8 @@ from nanumpay_backupd.errors import (
     BackupdError,
 )
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
-from nanumpay_backupd.pipeline.backup import back_up, upload_queued
-from nanumpay_backupd.pipeline.drill import drill
 from nanumpay_backupd.pipeline.layout import Layout
-from nanumpay_backupd.pipeline.prune import PruneLine, delete_backup, prune
-from nanumpay_backupd.pipeline.rebuild import adopt_remote
-from nanumpay_backupd.pipeline.recheck import verify_copies
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
-from nanumpay_backupd.pipeline.restore import plan_restore, restore
-from nanumpay_backupd.pipeline.restore_plan import RestorePlan
-from nanumpay_backupd.pipeline.swap import manage
 from nanumpay_backupd.settings.schema import Destination, RetryPolicy, RunSpec, decode_spec, encode_spec
 from nanumpay_backupd.sources.factory import open_oplog, open_source, open_target
 from nanumpay_backupd.stores.base import Store
@@ -45,6 +36,12 @@ from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.process import die_with_parent
+
+if TYPE_CHECKING:
+    from nanumpay_backupd.doctor import Check
+    from nanumpay_backupd.pipeline.prune import PruneLine
+    from nanumpay_backupd.pipeline.restore_plan import RestorePlan
+    from nanumpay_backupd.pipeline.upload import OpenStore
 
 __all__ = ["EXIT_CODES", "WorkerProcess", "execute", "main"]
 
@@ -61,6 +58,8 @@ _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_BEST_EFFORT_LOW: Final = (2 << 13) | 6
 _LONGEST_LINE: Final = 16 << 20
 _FETCH_RETRY: Final = RetryPolicy(attempts=3, delay=2.0)
+_DOWNLOADING: Final = frozenset({"verify", "restore", "drill"})
+"""Where a download that breaks off goes on where it was."""
 
 
 def execute(
@@ -88,29 +87,41 @@ def execute(
         recorder = Recorder(run, catalog, reporter, clock, quiet=quiet)
         if on_start is not None:
             on_start(recorder)
-        if spec.action == "slice":
-            # zstandard and the oplog's own modules: only who slices pays for them.
-            from nanumpay_backupd.pipeline.slices import take_slice
+        if spec.action in _DOWNLOADING:
+            retry = retry or _FETCH_RETRY
+        return _act(spec, catalog, recorder, opener)
 
-            return take_slice(spec, open_source(spec.job.source), open_oplog, catalog, recorder, opener)
-        if spec.action == "upload":
-            return upload_queued(spec, catalog, recorder, opener)
-        # A download that breaks off goes on where it was.
-        if spec.action == "verify":
-            retry = retry or _FETCH_RETRY
-            return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
-        if spec.action == "restore":
-            retry = retry or _FETCH_RETRY
-            return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
-        if spec.action == "drill":
-            retry = retry or _FETCH_RETRY
-            return drill(spec, open_source, catalog, recorder, opener)
-        assert spec.action == "backup", f"an action that nobody knows: {spec.action}"
-        return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
+
+def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore) -> Run:
+    """Do what the specification orders. Each action imports its own modules only: slices come every minute."""
+    if spec.action == "slice":
+        from nanumpay_backupd.pipeline.slices import take_slice
+
+        return take_slice(spec, open_source(spec.job.source), open_oplog, catalog, recorder, opener)
+    if spec.action == "verify":
+        from nanumpay_backupd.pipeline.recheck import verify_copies
+
+        return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
+    if spec.action == "restore":
+        from nanumpay_backupd.pipeline.restore import restore
+
+        return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
+    if spec.action == "drill":
+        from nanumpay_backupd.pipeline.drill import drill
+
+        return drill(spec, open_source, catalog, recorder, opener)
+    from nanumpay_backupd.pipeline.backup import back_up, upload_queued
+
+    if spec.action == "upload":
+        return upload_queued(spec, catalog, recorder, opener)
+    assert spec.action == "backup", f"an action that nobody knows: {spec.action}"
+    return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
 
 
 def examine(spec: RunSpec) -> Iterator[Check]:
     """Do the checks of ``doctor``: all of a job's, or with the action ``doctor:NAME`` those of one destination."""
+    from nanumpay_backupd.doctor import check_destination, check_job
+
     _, _, only = spec.action.partition(":")
     if only:
         for destination in spec.job.destinations:
@@ -122,6 +133,8 @@ def examine(spec: RunSpec) -> Iterator[Check]:
 
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
     """Say what the restore that ``spec`` orders would do; changes nothing. Raises BackupdError."""
+    from nanumpay_backupd.pipeline.restore import plan_restore
+
     with Catalog(spec.paths.state / "catalog.db") as catalog:
         return plan_restore(spec, open_target(spec.job.source), catalog, clock.now())
 
@@ -131,6 +144,9 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
 
     Raises BusyError while a run of the job is active, StoreError for a place that refuses.
     """
+    from nanumpay_backupd.pipeline.prune import delete_backup, prune
+    from nanumpay_backupd.pipeline.rebuild import adopt_remote
+
     layout = Layout(spec.paths.backups)
     lock = FileLock(layout.lock(spec.job.name), f"job {spec.job.name}")
     with Catalog(spec.paths.state / "catalog.db") as catalog, lock:
@@ -146,6 +162,15 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
             return lines
         name, _, place = spec.action.removeprefix("delete:").partition("@")
         return delete_backup(spec.job, catalog, layout, name, place or None, open_store)
+
+
+def _changed(spec: RunSpec) -> Sequence[object]:
+    """Change what there is, outside of runs: copies, or what swaps kept."""
+    if not spec.action.startswith("swap:"):
+        return remove(spec, SystemClock())
+    from nanumpay_backupd.pipeline.swap import manage
+
+    return manage(spec)
 
 
 class _PipeReporter:
@@ -176,8 +201,9 @@ class _PipeReporter:
 
 def main() -> int:
     """Run as the worker process: specification on standard input, events on standard output, exit code by outcome."""
-    _be_modest()
     spec = decode_spec(sys.stdin.buffer.read())
+    if spec.action != "restore":  # somebody waits for that
+        _be_modest()
     reporter = _PipeReporter(sys.stdout)
 
     def on_start(recorder: Recorder) -> None:
@@ -196,8 +222,7 @@ def main() -> int:
         return EXIT_OK
     if spec.action.startswith(("delete:", "prune", "adopt", "swap:")):
         try:
-            lines = manage(spec) if spec.action.startswith("swap:") else remove(spec, SystemClock())
-            reporter.emit("lines", lines=to_builtins(lines))
+            reporter.emit("lines", lines=to_builtins(_changed(spec)))
         except BackupdError as error:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK

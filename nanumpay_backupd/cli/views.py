@@ -6,6 +6,8 @@ asks the daemon, or decides anything.
 
 from __future__ import annotations
 
+import re
+
 from nanumpay_backupd.cli.terminal import Column, Screen
 from nanumpay_backupd.cli.words import Times, duration, number, oplog_moment, plural, schedule, size
 
@@ -50,6 +52,8 @@ ACTIONS = {
 }
 """What a run does that makes no whole backup."""
 _OUTCOMES = {"succeeded": "green", "degraded": "yellow", "failed": "red", "interrupted": "red"}
+_SLICE_ID = re.compile(r"(?P<job>.+)-(?:slice|diff)-[\dT-]{19}")
+_FEW = 3  # as many slices are named one by one
 _GOOD_COPIES = {"uploaded", "verified"}
 _STATES = {"verified": "green", "committed": "yellow", "corrupt": "red", "missing": "red", "pending": "yellow"}
 
@@ -262,7 +266,7 @@ def covered(backup: Reply, times: Times) -> str:
 
 def prune_table(screen: Screen, lines: list[Reply]) -> list[str]:
     """Lay out what retention says about each copy, with its reason."""
-    lines = sorted(lines, key=lambda line: str(line["action"]) != "keep")  # what goes stands next to the summary
+    lines = _together(sorted(lines, key=lambda line: str(line["action"]) != "keep"))  # what goes is next to the summary
     return screen.table(
         Column("BACKUP", [line["backup"] for line in lines]),
         Column("WHERE", [line["destination"] for line in lines]),
@@ -270,6 +274,21 @@ def prune_table(screen: Screen, lines: list[Reply]) -> list[str]:
         Column("SIZE", [size(line["size"]) for line in lines], right=True, drop=1),
         Column("WHY", [line["reason"] for line in lines]),
     )
+
+
+def _together(lines: list[Reply]) -> list[Reply]:
+    """Make one line of the slices of a job of which the same is said, where they are many."""
+    found: dict[tuple[bool, str, str, str, str], list[Reply]] = {}
+    for line in lines:
+        slice_ = _SLICE_ID.fullmatch(line["backup"])
+        what = slice_["job"] if slice_ else line["backup"]
+        found.setdefault((bool(slice_), what, line["destination"], line["action"], line["reason"]), []).append(line)
+    together = []
+    for (sliced, what, *_), same in found.items():
+        name = f"{plural(len(same), 'slice')} of {what}"
+        many = sliced and len(same) > _FEW
+        together += [same[0] | {"backup": name, "size": sum(line["size"] for line in same)}] if many else same
+    return together
 
 
 def checks_lines(screen: Screen, checks: list[Reply]) -> list[str]:

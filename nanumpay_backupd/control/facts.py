@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Final
@@ -166,12 +167,13 @@ def timeline(catalog: Catalog, job: str) -> dict[str, Any]:
     """Return what can be restored and what cannot, as the interface's method Timeline shows it."""
     there = known(catalog, job)
     found = there.ranges
+    ends = sorted(piece.end for piece in there.pieces if piece.backup)
     exact = [
         {
             "first": to_text(item.first.moment),
             "last": to_text(item.last.moment),
             "bases": list(item.bases),
-            "slices": sum(bool(piece.backup) and item.first < piece.end <= item.last for piece in there.pieces),
+            "slices": bisect.bisect_right(ends, item.last) - bisect.bisect_right(ends, item.first),
             "exact": True,
         }
         for item in found

@@ -8,15 +8,14 @@ from typing import Final
 
 import msgspec
 
-from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.catalog import Catalog, Span
 from nanumpay_backupd.errors import NotFoundError, RefusedError
-from nanumpay_backupd.model import SLICES, Backup, BackupState, CopyState, Kind, OpTime, Stream
+from nanumpay_backupd.model import SLICES, BackupState, Kind, OpTime, Stream
 from nanumpay_backupd.timeline import Base, Chain, Piece, Range, find_chain, ranges, whole_second
 
 __all__ = ["LATEST", "Known", "known", "no_such_moment", "order_chain", "parse_moment", "reached", "typed", "within"]
 
 LATEST: Final = "latest"
-_PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _SHOWN: Final = 4
 
 
@@ -25,7 +24,7 @@ class Known(msgspec.Struct, frozen=True):
 
     bases: tuple[Base, ...]
     pieces: tuple[Piece, ...]
-    others: tuple[Backup, ...]
+    others: tuple[Span, ...]
 
     @property
     def ranges(self) -> list[Range]:
@@ -37,16 +36,15 @@ def known(catalog: Catalog, job: str, places: Collection[str] | None = None) -> 
     """Return what there is of a job; with ``places`` only copies there count."""
     bases: list[Base] = []
     pieces: list[Piece] = []
-    others: list[Backup] = []
-    for backup in catalog.backups(job, kinds=frozenset({Kind.FULL, Kind.LEGACY}) | SLICES):
-        here = any(copy.state in _PRESENT and (places is None or copy.destination in places) for copy in backup.copies)
-        good = here and backup.state is BackupState.VERIFIED
-        if backup.kind in SLICES:
-            pieces.append(Piece(backup.id, OpTime.parse(backup.start), OpTime.parse(backup.end), good))
-        elif backup.end:
-            bases.append(Base(backup.id, OpTime.parse(backup.end), good))
-        elif here and backup.state is not BackupState.CORRUPT:
-            others.append(backup)
+    others: list[Span] = []
+    for span in catalog.spans(job, frozenset({Kind.FULL, Kind.LEGACY}) | SLICES, places):
+        good = span.present and span.state is BackupState.VERIFIED
+        if span.kind in SLICES:
+            pieces.append(Piece(span.id, OpTime.parse(span.start), OpTime.parse(span.end), good))
+        elif span.end:
+            bases.append(Base(span.id, OpTime.parse(span.end), good))
+        elif span.present and span.state is not BackupState.CORRUPT:
+            others.append(span)
     stream = catalog.stream(job)
     if stream is not None and (since := OpTime.parse(stream.since)) < (end := reached(stream)):
         # Nothing was written in between, so there is no slice of it.

@@ -8,15 +8,16 @@ not even looked at.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.catalog import Catalog, Placed
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, ErrorInfo, Kind, Manifest
-from nanumpay_backupd.pipeline.layout import Layout, backup_id, parse_artifact
+from nanumpay_backupd.pipeline.layout import SLICE_SUFFIX, Layout, backup_id, parse_artifact
 from nanumpay_backupd.pipeline.publish import read_manifest, rewrite_manifest
 
 __all__ = ["backup_from_manifest", "sync_local"]
@@ -24,30 +25,29 @@ __all__ = ["backup_from_manifest", "sync_local"]
 _PRESENT = (CopyState.UPLOADED, CopyState.VERIFIED)
 
 
-def sync_local(catalog: Catalog, layout: Layout, now: datetime) -> int:
+def sync_local(catalog: Catalog, layout: Layout, now: datetime, *, quick: bool = False) -> int:
     """Make the catalog's local copies say what the folder holds; returns how many records changed.
 
+    A ``quick`` look takes it for granted that files which are known still have the size that they had.
     Raises BackupdError (``folder-unusable``) when the folder cannot be read: then nothing is called missing.
     """
     # A run in another process publishes and verifies meanwhile: what it records must come before or after this look.
     with catalog.together():
-        changed = _differences(catalog, layout, now)
+        changed = _differences(catalog, layout, now, quick=quick)
         if changed:
             catalog.save_backups(changed)
         return len(changed)
 
 
-def _differences(catalog: Catalog, layout: Layout, now: datetime) -> list[Backup]:
-    files = {
-        name: size for name, size in _scan(layout.backups).items() if layout.artifact(name).parent == layout.backups
-    }
-    files |= {
-        name: size for name, size in _scan(layout.slices).items() if layout.artifact(name).parent == layout.slices
-    }
-    manifests = _scan(layout.manifests)
-    known = {backup.id: backup for backup in catalog.backups()}
+def _differences(catalog: Catalog, layout: Layout, now: datetime, *, quick: bool) -> list[Backup]:
+    there = list(catalog.placed())
+    artifacts = {placed.artifact: placed.size for placed in there}
+    files = _artifacts(layout, artifacts, quick=quick)
+    manifests = dict.fromkeys(_names(layout.manifests), 0)
     changed: list[Backup] = []
-    for backup in known.values():
+    for name in _doubtful(there, files, manifests):
+        backup = catalog.backup(name)
+        assert backup is not None, "nobody else writes meanwhile"
         unproven = backup.kind is Kind.LEGACY
         manifest = _own_manifest(layout, backup.id, manifests) if unproven else None
         if manifest is not None:
@@ -57,17 +57,42 @@ def _differences(catalog: Catalog, layout: Layout, now: datetime) -> list[Backup
         if updated is not None:
             changed.append(updated)
         if f"{backup.id}.json" not in manifests and not unproven and backup.artifact in files:
-            _heal_manifest(catalog, layout, backup)
-    for name in manifests:
+            _heal_manifest(layout, backup)
+    known = {placed.id for placed in there}
+    for name in sorted(manifests.keys() - {f"{name}.json" for name in known}):
         identifier = name.removesuffix(".json")
-        if identifier == name or identifier in known:
-            continue
-        manifest = _own_manifest(layout, identifier, manifests)
+        manifest = _own_manifest(layout, identifier, manifests) if identifier != name else None
         if manifest is not None:
             backup = backup_from_manifest(manifest, _local_copy(manifest, files, now))
-            known[backup.id] = backup
+            known.add(backup.id)
+            artifacts[backup.artifact] = backup.size
             changed.append(backup)
-    return changed + _legacy(files, known, manifests, now)
+    # Reading a date out of a name is slow for thousands of names, and nearly all are known.
+    strange = {name: files[name] for name in sorted(files.keys() - artifacts.keys())}
+    return changed + _legacy(strange, known, manifests, now)
+
+
+def _artifacts(layout: Layout, known: Mapping[str, int], *, quick: bool) -> dict[str, int]:
+    """Return name and size of the files that stand where artifacts of their name stand, of others too."""
+    slices = {name for name in known if name.endswith(SLICE_SUFFIX)}
+    here = [name for name in _names(layout.backups) if not layout.in_slices(name)]
+    there = [name for name in _names(layout.slices) if name in slices or layout.in_slices(name)]
+    trusted = known if quick else {}
+    return _sizes(layout.backups, here, trusted) | _sizes(layout.slices, there, trusted)
+
+
+def _doubtful(there: Iterable[Placed], files: Mapping[str, int], manifests: Mapping[str, int]) -> list[str]:
+    """Name the backups at which a closer look may change something: hardly any of tens of thousands, at most looks."""
+    found = []
+    for name, artifact, promised, good, absent, legacy in there:
+        size, has_manifest = files.get(artifact), f"{name}.json" in manifests
+        if size is None:
+            as_it_was = absent and not (legacy and has_manifest)
+        else:
+            as_it_was = good and size == promised and legacy != has_manifest
+        if not as_it_was:
+            found.append(name)
+    return found
 
 
 def _own_manifest(layout: Layout, identifier: str, manifests: dict[str, int]) -> Manifest | None:
@@ -112,23 +137,39 @@ def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
     )
 
 
-def _scan(folder: Path) -> dict[str, int]:
-    """Return name and size of the plain files directly in a folder."""
-    found = {}
+def _names(folder: Path) -> list[str]:
+    """Return the names of the plain files directly in a folder."""
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_file(follow_symlinks=False):
-                    found[entry.name] = entry.stat(follow_symlinks=False).st_size
+            return [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
     except FileNotFoundError:
-        return {}
+        return []
     except OSError as error:
-        raise BackupdError(
-            f"the folder {folder} cannot be read: {os.strerror(error.errno or 0)}",
-            hint="check its owner and rights, and that its disk is mounted",
-            code="folder-unusable",
-        ) from None
+        raise _unreadable(folder, error) from None
+
+
+def _sizes(folder: Path, names: Iterable[str], trusted: Mapping[str, int]) -> dict[str, int]:
+    """Return the sizes of files by name, looked up where they are not ``trusted``; one that is gone is left out."""
+    found = {}
+    for name in names:
+        size = trusted.get(name)
+        if size is None:
+            try:
+                size = os.lstat(f"{folder}/{name}").st_size
+            except FileNotFoundError:
+                continue  # deleted in this moment
+            except OSError as error:
+                raise _unreadable(folder, error) from None
+        found[name] = size
     return found
+
+
+def _unreadable(folder: Path, error: OSError) -> BackupdError:
+    return BackupdError(
+        f"the folder {folder} cannot be read: {os.strerror(error.errno or 0)}",
+        hint="check its owner and rights, and that its disk is mounted",
+        code="folder-unusable",
+    )
 
 
 def _refresh(backup: Backup, files: dict[str, int], now: datetime) -> Backup | None:
@@ -192,24 +233,23 @@ def _local_copy(manifest: Manifest, files: dict[str, int], now: datetime) -> Cop
     )
 
 
-def _heal_manifest(catalog: Catalog, layout: Layout, summary: Backup) -> None:
+def _heal_manifest(layout: Layout, backup: Backup) -> None:
     """Write a manifest that was lost again, from the catalog's copy of it."""
-    backup = catalog.backup(summary.id)
-    if backup is not None and backup.manifest is not None:
+    if backup.manifest is not None:
         layout.create()
         rewrite_manifest(layout, backup.manifest)
 
 
-def _legacy(files: dict[str, int], known: dict[str, Backup], manifests: dict[str, int], now: datetime) -> list[Backup]:
-    """List the archives that carry a name of ours but have no manifest: the old program made them.
+def _legacy(
+    files: Mapping[str, int], known: Collection[str], manifests: Collection[str], now: datetime
+) -> list[Backup]:
+    """List the archives among ``files`` that carry a name of ours but have no manifest: the old program made them.
 
     One whose manifest is there and cannot be read is another matter: nothing proves what is in it.
     """
     found = []
-    # Reading a date out of a name is slow for thousands of names, and nearly all are known.
-    listed = {backup.artifact for backup in known.values()}
     for name, size in files.items():
-        parsed = None if name in listed else parse_artifact(name)
+        parsed = parse_artifact(name)
         if parsed is None or parsed[0] in known or backup_id(parsed[1], parsed[2]) != parsed[0]:
             continue
         identifier, job, created = parsed

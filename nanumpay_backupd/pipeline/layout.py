@@ -14,9 +14,20 @@ from typing import Final
 
 from nanumpay_backupd.model import Kind
 
-__all__ = ["ARTIFACT", "SAFETY_SUFFIX", "Layout", "backup_id", "is_slice", "job_of", "lane", "parse_artifact"]
+__all__ = [
+    "ARTIFACT",
+    "SAFETY_SUFFIX",
+    "SLICE_SUFFIX",
+    "Layout",
+    "backup_id",
+    "is_slice",
+    "job_of",
+    "lane",
+    "parse_artifact",
+]
 
 MANIFEST_SUFFIX: Final = ".manifest.json"
+SLICE_SUFFIX: Final = ".bson.zst"
 ARTIFACT: Final = re.compile(
     r"(?P<id>(?P<job>[a-z0-9][a-z0-9-]*)-(?:(?P<tar>backup|collection)|(?P<slice>slice|diff))"
     r"-(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d))(?P<suffix>(?(tar)\.tar(?:\.gz)?|\.bson\.zst))"
@@ -83,8 +94,13 @@ class Layout:
 
     def artifact(self, name: str) -> Path:
         """Return where an artifact stands once it is published."""
-        match = ARTIFACT.fullmatch(name)
-        return (self.slices if match is not None and match["slice"] else self.backups) / name
+        return (self.slices if self.in_slices(name) else self.backups) / name
+
+    @staticmethod
+    def in_slices(name: str) -> bool:
+        """Tell whether an artifact of that name belongs into the folder of the slices."""
+        match = ARTIFACT.fullmatch(name) if name.endswith(SLICE_SUFFIX) else None
+        return match is not None and bool(match["slice"])
 
     def manifest(self, backup: str) -> Path:
         """Return where a backup's manifest stands once it is committed."""

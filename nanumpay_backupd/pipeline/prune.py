@@ -25,7 +25,7 @@ _PRESENT: Final = frozenset({CopyState.UPLOADED, CopyState.VERIFIED, CopyState.C
 OpenStore = Callable[[Destination], Store]
 
 
-class PruneLine(msgspec.Struct, frozen=True):
+class PruneLine(msgspec.Struct, frozen=True, gc=False):
     """What retention says of one copy; ``action`` is ``keep`` or ``delete``."""
 
     backup: str

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nanumpay_backupd.catalog import SCHEMA_VERSION, Catalog
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.catalog_schema import SCHEMA_VERSION
 from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError
 from nanumpay_backupd.model import (
     LOCAL,

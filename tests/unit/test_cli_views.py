@@ -237,6 +237,22 @@ def test_what_goes_stands_last_in_a_prune() -> None:
     assert [line[0] for line in prune_table(PLAIN, lines)[1:]] == ["b", "d", "a", "c"]
 
 
+def test_many_slices_of_which_the_same_is_said_are_one_line_of_a_prune() -> None:
+    """Four slices that go for one reason are counted and their sizes added; few ones, and fulls, are named."""
+    slices = [f"shop-slice-2026-11-21T02-0{at}-00" for at in range(6)]
+    fulls = [f"shop-slice-a-backup-2026-11-2{at}T02-00-00" for at in range(5)]
+    lines = [
+        {"backup": name, "destination": "local", "action": action, "reason": "why", "size": 1_000_000}
+        for name, action in [
+            *((name, "keep") for name in fulls + slices[:2]),
+            *((name, "delete") for name in slices[2:]),
+        ]
+    ]
+    *kept, gone = prune_table(PLAIN, lines)[1:]
+    assert [line.split()[0] for line in kept] == [*fulls, *slices[:2]]
+    assert gone.split() == "4 slices of shop local delete 4.00 MB why".split()
+
+
 def test_checks() -> None:
     """A check that is not ok is marked, followed by what to do, and counted."""
     checks = [

@@ -118,6 +118,47 @@ def test_a_file_of_another_size_is_corrupt(layout: Layout, catalog: Catalog, cha
     assert sync_local(catalog, layout, NOW) == 0
 
 
+def test_a_quick_look_sees_what_came_and_went_and_takes_known_sizes_for_granted(
+    layout: Layout, catalog: Catalog
+) -> None:
+    """It finds files by their names; that a known one was cut off shows at the next whole look."""
+    kept, gone = published(layout, catalog), published(layout, catalog, created=NOW - timedelta(days=1))
+    new = published(layout, created=NOW - timedelta(days=2))
+    os.truncate(layout.artifact(kept.artifact), kept.size - 1)
+    layout.artifact(gone.artifact).unlink()
+    assert sync_local(catalog, layout, NOW, quick=True) == 2
+    states = [local_state(catalog, backup) for backup in (kept, gone, new)]
+    assert states == [CopyState.VERIFIED, CopyState.MISSING, CopyState.VERIFIED]
+    assert sync_local(catalog, layout, NOW) == 1
+    assert local_state(catalog, kept) is CopyState.CORRUPT
+
+
+def test_a_file_deleted_in_the_moment_of_a_look_is_the_only_one_missing(
+    layout: Layout, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application deletes while the folder is read: what is gone between its name and its size harms no other."""
+    kept, gone = published(layout, catalog), published(layout, catalog, created=NOW - timedelta(days=1))
+
+    def lstat(path: str) -> os.stat_result:
+        if path.endswith(gone.artifact):
+            os.unlink(path)
+        return os.stat(path, follow_symlinks=False)
+
+    monkeypatch.setattr("nanumpay_backupd.pipeline.inventory.os.lstat", lstat)
+    assert sync_local(catalog, layout, NOW) == 1
+    assert [local_state(catalog, backup) for backup in (kept, gone)] == [CopyState.VERIFIED, CopyState.MISSING]
+
+
+def test_an_artifact_in_the_wrong_folder_is_not_there(layout: Layout, catalog: Catalog) -> None:
+    """A full among the slices, or a slice among the fulls, is none that a restore would find."""
+    full = published(layout, catalog)
+    layout.artifact(full.artifact).rename(layout.slices / full.artifact)
+    (layout.backups / f"{backup_id('nanumpay', NOW, Kind.INCREMENTAL)}.bson.zst").write_bytes(b"slice")
+    assert sync_local(catalog, layout, NOW) == 1
+    assert local_state(catalog, full) is CopyState.MISSING
+    assert len(catalog.backups()) == 1
+
+
 def test_copies_elsewhere_are_not_touched_by_a_look_at_the_folder(layout: Layout, catalog: Catalog) -> None:
     """The local file is gone, the one in the cloud still counts."""
     backup = published(layout, catalog)

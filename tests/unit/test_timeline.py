@@ -124,6 +124,35 @@ def test_a_chain_begins_with_a_good_full_and_its_slices_touch(
 
 
 @given(_BASES, _PIECES, _SECONDS)
+def test_a_chain_takes_the_newest_full_and_as_few_slices_as_possible(
+    bases: list[Base], pieces: list[Piece], second: int
+) -> None:
+    """No full behind the chosen one reaches the moment, and no chain from it has fewer slices."""
+    wanted = _at(second)
+    good = [piece for piece in pieces if piece.good]
+
+    def fewest(start: OpTime) -> int | None:
+        """Count the slices of the shortest way by trying all of them, one step after the other."""
+        places, steps = {start}, 0
+        while not any(place >= wanted for place in places):
+            further = {piece.end for piece in good for place in places if piece.start <= place < piece.end}
+            if not further - places:
+                return None
+            places, steps = places | further, steps + 1
+        return steps
+
+    chain = find_chain(bases, pieces, wanted)
+    reaching = {base.end: fewest(base.end) for base in bases if base.good and base.end <= wanted}
+    newest = max((end for end, count in reaching.items() if count is not None), default=None)
+    if chain is None:
+        assert newest is None
+        return
+    assert next(base.end for base in bases if base.backup == chain.base) == newest
+    assert newest is not None
+    assert len(chain.slices) == reaching[newest]
+
+
+@given(_BASES, _PIECES, _SECONDS)
 def test_a_moment_has_a_chain_if_and_only_if_it_is_in_a_range(
     bases: list[Base], pieces: list[Piece], second: int
 ) -> None:
