@@ -21,7 +21,8 @@ from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.methods import Methods
 from nanumpay_backupd.control.server import ControlServer
 from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError
-from nanumpay_backupd.model import Outcome, Run, Trigger
+from nanumpay_backupd.events import Event, Fault, Severity
+from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Trigger
 from nanumpay_backupd.scheduler import zone_of
 from nanumpay_backupd.settings.cache import SettingsCache
 from nanumpay_backupd.settings.hostfile import load_host_file
@@ -47,6 +48,10 @@ _LOOKED_AT: Final = 20
 _STATUS_PAUSE: Final = 0.1
 """Seconds between two looks at what changed, however many events there are."""
 _SD_LISTEN_FD: Final = 3
+_AWAY: Final = frozenset({"settings-unreachable", "settings-failed"})
+"""The faults that mean: MongoDB does not answer, and not: what it says cannot be used."""
+_PATIENCE: Final = 300.0
+"""Seconds for which MongoDB may be away (a restart, an election) until somebody is told."""
 log = structlog.get_logger()
 
 
@@ -282,20 +287,15 @@ class Daemon:
         public: dict[str, Any] = {"host": to_public(self._host), "application": to_public(app)}
         return public
 
-    def problems(self) -> list[tuple[str, str]]:
+    def problems(self) -> list[Fault]:
         """See `DaemonView.problems`."""
         found = []
         update = self._settings
         if update is not None and update.problem is not None:
-            state = "failing" if update.app is None else "warning"
-            found.append((state, f"{update.problem.message} → {update.problem.hint}"))
+            found.append(_settings_fault(update.problem, lost=update.app is None))
         if self._reload_problem is not None:
-            found.append(
-                (
-                    "warning",
-                    f"the last reload was refused: {self._reload_problem.message} → {self._reload_problem.hint}",
-                )
-            )
+            text = f"the last reload was refused: {self._reload_problem.message}"
+            found.append(_fault("reload", text, Severity.WARNING, Event.SETTINGS_REFUSED, self._reload_problem))
         return found
 
     # Service manager
@@ -332,7 +332,7 @@ class Daemon:
             parts.append(self._last)
         problems = self.problems()
         if problems:
-            parts.append(problems[0][1].partition(" → ")[0])
+            parts.append(problems[0].text)
         self._manager.status(", ".join(parts))
 
     def _local(self, moment: datetime) -> str:
@@ -340,6 +340,35 @@ class Daemon:
         local = moment.astimezone(zone_of(Schedule(cron=(), timezone=self._host.timezone)))
         near = abs((moment - self._clock.now()).total_seconds()) < 86400
         return f"{local:%H:%M %Z}" if near else f"{local:%Y-%m-%d %H:%M %Z}"
+
+
+def _settings_fault(problem: ErrorInfo, *, lost: bool) -> Fault:
+    """Say what is wrong with the application's settings; ``lost``: there are none, not even from before."""
+    severity = Severity.ERROR if lost else Severity.WARNING
+    if problem.code in _AWAY:
+        return _fault("mongodb", problem.message, severity, Event.UNHEALTHY, problem, patience=_PATIENCE)
+    return _fault("settings", problem.message, severity, Event.SETTINGS_REFUSED, problem)
+
+
+def _fault(
+    key: str,
+    text: str,
+    severity: Severity,
+    event: Event,
+    error: ErrorInfo | BackupdError,
+    *,
+    patience: float = 0.0,
+) -> Fault:
+    return Fault(
+        key=key,
+        text=text,
+        severity=severity,
+        event=event,
+        reason=error.message,
+        hint=error.hint,
+        code=error.code,
+        patience=patience,
+    )
 
 
 def _last_words(catalog: Catalog) -> str:

@@ -12,6 +12,7 @@ import structlog
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.server import Call, may_administer
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
+from nanumpay_backupd.events import Fault
 from nanumpay_backupd.model import FULLS, Backup, CopyState, Trigger
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, RunSpec
@@ -48,8 +49,8 @@ class DaemonView(Protocol):
         """The settings in force, without secrets."""
         ...
 
-    def problems(self) -> list[tuple[str, str]]:
-        """What is wrong with the daemon itself: (state, sentence), state ``warning`` or ``failing``."""
+    def problems(self) -> list[Fault]:
+        """What is wrong with the daemon itself."""
         ...
 
     async def reload(self) -> str:
@@ -95,7 +96,7 @@ class Desk:
         found = []
         async for event in self._helper(job, action, restore):
             if event.get("kind") == "fault":
-                raise msgspec.convert(event["fault"], _Fault).as_error()
+                raise msgspec.convert(event["fault"], _Told).as_error()
             if event.get("kind") == wanted:
                 found.append(event[wanted])
         return found
@@ -128,7 +129,7 @@ class Desk:
             process.kill()
 
 
-class _Fault(msgspec.Struct, frozen=True):
+class _Told(msgspec.Struct, frozen=True):
     """A fault as a worker's event carries it."""
 
     code: str

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nanumpay_backupd.control.facts import job_problems
+from nanumpay_backupd.control.facts import job_faults
 
 Record = dict[str, Any]
 FAULT = {"code": "c", "message": "it is broken", "hint": "mend it", "retryable": False}
@@ -117,7 +117,7 @@ def missed(age: float, stream: str = "ok") -> Record:
 )
 def test_problems(changes: Record, expected: list[tuple[str, str]]) -> None:
     """Each broken promise and failed proof is a sentence with what to do, failing where data are at stake."""
-    found = job_problems([job(**changes)])
+    found = [(fault.state, fault.line) for fault in job_faults([job(**changes)])]
     assert [state for state, _ in found] == [state for state, _ in expected]
     for (_, text), (_, part) in zip(found, expected, strict=True):
         assert part in text
@@ -127,4 +127,4 @@ def test_problems(changes: Record, expected: list[tuple[str, str]]) -> None:
 
 def test_a_miss_that_lasts_stays_the_same_problem() -> None:
     """The sentence does not change while nothing does: who watches problems is told once."""
-    assert job_problems([job(**missed(1000))]) == job_problems([job(**missed(1005))])
+    assert job_faults([job(**missed(1000))]) == job_faults([job(**missed(1005))])
