@@ -26,6 +26,7 @@ __all__ = [
     "ConfigError",
     "InternalError",
     "NotFoundError",
+    "NotifyError",
     "RefusedError",
     "SourceError",
     "SpaceError",
@@ -115,6 +116,13 @@ class StoreError(BackupdError):
     """A destination refused or failed an operation. ``code`` tells which way (see docs/operations.md)."""
 
     default_code = "destination-failed"
+    default_retryable = True
+
+
+class NotifyError(BackupdError):
+    """A message, a record or a ping could not be brought to where it is to go."""
+
+    default_code = "notify-failed"
     default_retryable = True
 
 

@@ -48,6 +48,7 @@ _SETTLED: Final = 120.0
 """Seconds that a fault which comes and goes must be away to have ended."""
 _RETENTION: Final = "retention: "
 """Begins the warning of a run whose retention could not delete something (`pipeline.backup`)."""
+_PROOFS: Final = (("drill", "drill", Event.DRILL_FAILED), ("verify", "verification", Event.VERIFY_FAILED))
 _NO_REASON: Final[dict[str, Any]] = {"code": "", "message": "no reason recorded", "hint": ""}
 DueOf = Callable[[Task], datetime | None]
 
@@ -96,7 +97,10 @@ def _run_faults(job: dict[str, Any]) -> Iterator[Fault]:
     kept = [text.removeprefix(_RETENTION) for text in last["warnings"] if text.startswith(_RETENTION)]
     if kept:
         text = f"job {name}: retention could not delete what is to go: {kept[0]}"
-        error = {"message": "; ".join(kept), "hint": f"it is tried again after the next backup; see: backupctl prune {name}"}
+        error = {
+            "message": "; ".join(kept),
+            "hint": f"it is tried again after the next backup; see: backupctl prune {name}",
+        }
         yield _fault(job, "cleanup", text, Severity.WARNING, Event.CLEANUP_FAILED, error=error, run=last)
 
 
@@ -143,8 +147,8 @@ def _protection_faults(job: dict[str, Any]) -> Iterator[Fault]:
         severity = Severity.ERROR if far else Severity.WARNING
         # A start after a night catches up by itself first.
         yield _told(job, "rpo", reason, hint, severity, patience=_CAUGHT_UP)
-    for key, what in (("last_drill", "drill"), ("last_verify", "verification")):
-        proof = shown[key]
+    for key, what, event in _PROOFS:
+        proof = shown[f"last_{key}"]
         if proof and proof["outcome"] in ("failed", "degraded"):
             severity = Severity.ERROR if proof["outcome"] == "failed" else Severity.WARNING
             error = proof["error"] or _NO_REASON
@@ -152,7 +156,6 @@ def _protection_faults(job: dict[str, Any]) -> Iterator[Fault]:
             text = f"job {name}: the last {what} {verb}: {error['message']}"
             again = f"backupctl drill {name}" if what == "drill" else f"backupctl verify --job {name}"
             hint = f"{error['hint'] or 'see: backupctl show ' + proof['id']}; then again: {again}"
-            key, event = ("drill", Event.DRILL_FAILED) if what == "drill" else ("verify", Event.VERIFY_FAILED)
             yield _fault(job, key, text, severity, event, error=error, run=proof, hint=hint)
     if shown["rto_kept"] is False:
         took = human_span(shown["restore_seconds"])

@@ -12,17 +12,19 @@ import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.model import LOCAL, Policy
 from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
 from nanumpay_backupd.settings.mongouri import uri_database
-from nanumpay_backupd.settings.options import DESTINATIONS, JOB, NAME, RETENTION, SINGLE, TOP, Table
+from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, NAME, RETENTION, SINGLE, TOP, Table
 from nanumpay_backupd.settings.problems import Mismatch, Problems, nearest, show
 from nanumpay_backupd.settings.schema import (
     APPLICATION_DESTINATION,
     APPLICATION_JOB,
+    DATABASE_CHANNEL,
+    Channel,
     Destination,
     HostConfig,
     HostJob,
@@ -121,18 +123,26 @@ class _Reader:
         names = list(raw["destination"]) if isinstance(raw.get("destination"), dict) else []
         self._check_names("nanumpay.destinations", tables["nanumpay"].get("destinations", ()), names)
         jobs = self._jobs(raw.get("job", []), mongodb, names)
+        channels = self._channels(raw.get("channel", {}), [APPLICATION_JOB, *(job.name for job in jobs)])
         records = {
             table.path: table.record(**tables[table.path])
             for table in SINGLE
             if "." not in table.path and table.path not in ("mongodb", "paths")
         }
         return HostConfig(
-            origin=origin, mongodb=mongodb, paths=paths, destinations=destinations, jobs=jobs, **top, **records
+            origin=origin,
+            mongodb=mongodb,
+            paths=paths,
+            destinations=destinations,
+            jobs=jobs,
+            channels=channels,
+            **top,
+            **records,
         )
 
     def _without_tables(self, raw: Values) -> Values:
         """Return the keys before the first table; a table nobody knows is a problem."""
-        tables = {table.path for table in SINGLE if "." not in table.path} | {"destination", "job"}
+        tables = {table.path for table in SINGLE if "." not in table.path} | {"destination", "job", "channel"}
         rest = {key: value for key, value in raw.items() if key not in tables}
         options = {option.key for option in TOP.options}
         for key in [key for key in rest if isinstance(rest[key], (dict, list)) and key not in options]:
@@ -206,15 +216,8 @@ class _Reader:
 
     def _destination(self, name: str, raw: object, paths: Paths) -> Destination | None:
         path = f"destination.{name}"
-        if not isinstance(raw, dict):
-            self.problems.add(path, f"is {show(raw)}, but must be a table", f"write [{path}] and its keys below it")
+        if not self._is_named_table(raw, path, name, (APPLICATION_DESTINATION, LOCAL)):
             return None
-        if name in (APPLICATION_DESTINATION, LOCAL):
-            self.problems.add(path, f"has the name {name}, which the daemon uses itself", "choose another name")
-        try:
-            NAME.parse(name, Place(path))
-        except Mismatch as mismatch:
-            self.problems.add(path, f"has a name that {mismatch.reason}", mismatch.fix)
         kind = raw.get("type")
         if not isinstance(kind, str) or kind not in DESTINATIONS:
             reason = "is missing" if kind is None else f"is {show(kind)}, but must be one of {', '.join(DESTINATIONS)}"
@@ -229,6 +232,44 @@ class _Reader:
         self._check_s3(path, destination)
         self._check_local(path, destination, paths)
         return destination
+
+    def _is_named_table(self, raw: object, path: str, name: str, taken: Iterable[str]) -> TypeGuard[Values]:
+        """Tell whether ``[path]`` is a table at all; a name that it cannot have is noted."""
+        if not isinstance(raw, dict):
+            self.problems.add(path, f"is {show(raw)}, but must be a table", f"write [{path}] and its keys below it")
+            return False
+        if name in taken:
+            self.problems.add(path, f"has the name {name}, which the daemon uses itself", "choose another name")
+        try:
+            NAME.parse(name, Place(path))
+        except Mismatch as mismatch:
+            self.problems.add(path, f"has a name that {mismatch.reason}", mismatch.fix)
+        return True
+
+    def _channels(self, raw: object, jobs: list[str]) -> tuple[Channel, ...]:
+        if not isinstance(raw, dict):
+            self.problems.add("channel", f"is {show(raw)}, but must be a table", "write [channel.NAME] for each")
+            return ()
+        channels: list[Channel] = []
+        for name, table in raw.items():
+            path = f"channel.{name}"
+            if not self._is_named_table(table, path, name, (DATABASE_CHANNEL,)):
+                continue
+            values = self._values(CHANNEL, table, path)
+            self._check_jobs(path, values.get("jobs", ()), jobs)
+            if values.get("severity") == "none" and not values.get("events"):
+                fix = "name the events, or write another severity"
+                self.problems.add(path, 'is told nothing: severity is "none" and there are no events', fix)
+            if "address" in values:
+                channels.append(Channel(name=name, **values))
+        return tuple(channels)
+
+    def _check_jobs(self, path: str, wanted: Iterable[str], known: list[str]) -> None:
+        for job in wanted:
+            if job not in known:
+                close = nearest(job, known)
+                fix = f"did you mean {close}?" if close else f"the jobs are: {', '.join(known)}"
+                self.problems.add(f"{path}.jobs", f"names {show(job)}, but there is no such job", fix)
 
     def _check_s3(self, path: str, record: object) -> None:
         if getattr(record, "sse_kms_key_id", "") and getattr(record, "sse", "") != "aws:kms":

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from nanumpay_backupd.events import EVENTS
 from nanumpay_backupd.model import Policy
 from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
@@ -20,6 +21,8 @@ from nanumpay_backupd.settings.kinds import (
     Kind,
     MongoUri,
     Names,
+    QuietHours,
+    SecretUrl,
     SecretValue,
     Size,
     Text,
@@ -29,6 +32,7 @@ from nanumpay_backupd.settings.kinds import (
 )
 from nanumpay_backupd.settings.schema import (
     ApplicationJob,
+    Channel,
     ControlOptions,
     FtpDestination,
     FtpExtras,
@@ -37,6 +41,7 @@ from nanumpay_backupd.settings.schema import (
     LocalDestination,
     LogOptions,
     MongoConnection,
+    NotifyOptions,
     Paths,
     RetryPolicy,
     S3Destination,
@@ -44,7 +49,7 @@ from nanumpay_backupd.settings.schema import (
     Tools,
 )
 
-__all__ = ["DESTINATIONS", "JOB", "NAME", "RETENTION", "SINGLE", "TOP", "Option", "Table"]
+__all__ = ["CHANNEL", "DESTINATIONS", "JOB", "NAME", "RETENTION", "SINGLE", "TOP", "Option", "Table"]
 
 
 class Option(NamedTuple):
@@ -121,6 +126,17 @@ _PROTECTION: Final = (
     ),
     Option("rpo", _OBJECTIVE, "The most that may be lost; status says whether it is kept. `0s`: no promise.", '"15m"'),
     Option("rto", _OBJECTIVE, "The longest that a restore may take; the drills measure it. `0s`: no promise.", '"1h"'),
+    Option(
+        "heartbeat",
+        SecretUrl(
+            "an address that begins with https:// or http://",
+            "https",
+            "http",
+            example='{ credential = "heartbeat" } or "https://hc-ping.com/…"',
+        ),
+        "Dead-man switch: pinged when a backup begins (`/start`), succeeded, or did not (`/fail`).",
+        '{ credential = "heartbeat" }',
+    ),
 )
 _S3_EXTRAS: Final = (
     Option("endpoint_url", Url(), "Address of an S3 server that is not AWS.", '"https://s3.example.com"'),
@@ -257,6 +273,39 @@ SINGLE: Final = (
         ),
     ),
     Table(
+        "notify",
+        NotifyOptions,
+        "How people are told of what happens; the ways to tell them are `[channel.NAME]`.",
+        (
+            Option("enabled", Flag(), "Whether anything is sent: messages, records, heartbeats.", "true"),
+            Option("language", Choice("en", "ko"), "Language of the messages.", '"ko"'),
+            Option(
+                "remind", Duration("0s", "365d"), "A fault that lasts is told again after this; `0s`: never.", '"24h"'
+            ),
+            Option(
+                "quiet",
+                QuietHours(),
+                "Hours (of `timezone`) in which good news waits; faults are told at any time.",
+                '"22:00-07:00"',
+            ),
+            Option(
+                "max_per_hour",
+                Whole(1, 1000),
+                "Messages per channel and hour; what is more waits and becomes one summary.",
+                "12",
+            ),
+            Option("report", Cron(off=True), "When the report of the last days is sent.", '"0 8 * * 1"'),
+            Option(
+                "database",
+                Flag(),
+                "Also record everything in the application's database, collection `backupnotifications`.",
+                "true",
+            ),
+            Option("database_days", Whole(1, 3650), "How many days such a record is kept.", "90"),
+            Option("database_count", Whole(1, 100_000), "How many of them are kept.", "1000"),
+        ),
+    ),
+    Table(
         "nanumpay",
         ApplicationJob,
         "The application's own job `nanumpay`: what its settings form cannot say.",
@@ -319,6 +368,39 @@ DESTINATIONS: Final = {
         ),
     ),
 }
+
+CHANNEL: Final = Table(
+    "channel.NAME",
+    Channel,
+    "A way to tell people. It is told what is at least as severe as `severity`, and beside that the `events` named.",
+    (
+        Option(
+            "address",
+            SecretUrl(
+                "an apprise address (mailtos://…, slack://…, discord://…, tgram://…, json://…)",
+                example='{ credential = "mail" } or "slack://…"',
+            ),
+            "Where to, as [apprise](https://github.com/caronc/apprise/wiki) writes it.",
+            '{ credential = "ops-mail" }',
+            required=True,
+        ),
+        Option(
+            "severity",
+            Choice("info", "warning", "error", "none"),
+            "The least that is told; `info`: also that all is well, `none`: only `events`.",
+            '"error"',
+        ),
+        Option(
+            "events",
+            Names(*EVENTS, what="a list of events"),
+            "What is told whatever its severity.",
+            '["drill-succeeded", "report"]',
+        ),
+        Option("jobs", Names(), "Only what concerns these jobs, or none; empty: all.", '["nanumpay"]'),
+        Option("language", Choice("", "en", "ko"), "Language of its messages; empty: `notify.language`.", '"ko"'),
+        Option("timeout", Duration("1s", "2m"), "How long the service may be silent.", '"15s"'),
+    ),
+)
 
 RETENTION: Final = Table(
     "job.retention",

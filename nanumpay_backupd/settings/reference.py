@@ -13,8 +13,9 @@ from typing import Final
 
 import msgspec
 
+from nanumpay_backupd.events import EVENTS
 from nanumpay_backupd.settings.document import DOCUMENT_PATH, FIELDS
-from nanumpay_backupd.settings.options import DESTINATIONS, JOB, RETENTION, SINGLE, TOP, Option, Table
+from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, RETENTION, SINGLE, TOP, Option, Table
 
 __all__ = ["example_toml", "reference_markdown"]
 
@@ -71,6 +72,11 @@ letters, digits and dashes; `app` (what the application's form says) and `local`
 `type` is required and decides which keys there are.
 """
 
+_EVENTS: Final = """
+| event | what happened |
+|---|---|
+"""
+
 _EXAMPLE_HEAD: Final = """\
 # /etc/nanumpay/backupd.toml: host file of nanumpay-backupd, with every key.
 # All lines are comments, so as it is this file changes nothing: take away the first "#" of what you need.
@@ -87,6 +93,8 @@ def reference_markdown() -> str:
     lines.append(_DESTINATION)
     for kind, table in DESTINATIONS.items():
         lines += [f'\n#### type = "{kind}"\n\n{table.doc}\n\n', *_table(table)]
+    lines += [f"\n### `[{CHANNEL.path}]`\n\n{CHANNEL.doc}\n\n", *_table(CHANNEL), _EVENTS]
+    lines += [f"| `{event}` | {meaning} |\n" for event, meaning in EVENTS.items()]
     lines += [f"\n### `[[job]]`\n\n{JOB.doc}\n\n", *_table(JOB)]
     lines += [f"\n#### `[job.retention]`\n\n{RETENTION.doc}\n\n", *_table(RETENTION)]
     return "".join(lines)
@@ -100,6 +108,7 @@ def example_toml() -> str:
     for kind, table in DESTINATIONS.items():
         name = {"s3": "offsite", "ftp": "ftp-server", "local": "usb"}[kind]
         lines += _example(table, f"[destination.{name}]", f'type = "{kind}"')
+    lines += _example(CHANNEL, "[channel.ops-mail]")
     lines += _example(JOB, "[[job]]")
     lines += _example(RETENTION, "[job.retention]")
     return "".join(lines)

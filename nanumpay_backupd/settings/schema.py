@@ -18,10 +18,12 @@ from nanumpay_backupd.system.secrets import Secret
 __all__ = [
     "APPLICATION_DESTINATION",
     "APPLICATION_JOB",
+    "DATABASE_CHANNEL",
     "AppFtp",
     "AppS3",
     "AppSettings",
     "ApplicationJob",
+    "Channel",
     "CollectionOrder",
     "ControlOptions",
     "Destination",
@@ -34,6 +36,7 @@ __all__ = [
     "LogOptions",
     "MongoConnection",
     "MongoSource",
+    "NotifyOptions",
     "Paths",
     "Protection",
     "RestoreOrder",
@@ -55,6 +58,9 @@ APPLICATION_JOB: Final = "nanumpay"
 """The job that the application's own settings define."""
 APPLICATION_DESTINATION: Final = "app"
 """Name of the destination that the application's settings define: ``storage.s3`` or ``storage.ftp``."""
+
+DATABASE_CHANNEL: Final = "database"
+"""Name of the channel that is the record in the application's database (``notify.database``)."""
 
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,7 +161,7 @@ class Protection(_Settings, frozen=True, kw_only=True):
     ``incremental`` and ``differential`` save the changes since the last slice, or since the last full; ``pitr`` does
     the former that often. ``verify`` reads all copies again, at most ``verify_rate`` bytes per second (0: no limit);
     ``drill`` restores the newest backup into a scratch place. ``rpo`` is the most that may be lost, ``rto`` the longest
-    that a restore may take; ``tier`` is a preset for both.
+    that a restore may take; ``tier`` is a preset for both. ``heartbeat`` is an address that is pinged at each backup.
     """
 
     incremental: tuple[str, ...] = ()
@@ -167,6 +173,7 @@ class Protection(_Settings, frozen=True, kw_only=True):
     tier: str = ""
     rpo: float = 0.0
     rto: float = 0.0
+    heartbeat: Secret = Secret("")
 
 
 class JobSpec(Protection, frozen=True, kw_only=True):
@@ -307,6 +314,39 @@ class HostJob(Protection, frozen=True, kw_only=True):
     catch_up: float = 7 * 86400.0
 
 
+class Channel(_Settings, frozen=True):
+    """One way to tell people: ``address`` is apprise's. What it is told: `alerts.Rule`. Empty ``language``: the usual.
+
+    ``severity`` is info, warning, error or none; ``timeout`` seconds is how long the service may be silent.
+    """
+
+    name: str
+    address: Secret
+    severity: str = "warning"
+    events: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    language: str = ""
+    timeout: float = 15.0
+
+
+class NotifyOptions(_Settings, frozen=True):
+    """How people are told. ``remind``: seconds, 0: never; ``quiet`` is HH:MM-HH:MM, or empty: no quiet hours.
+
+    ``database``: also record in the application's database, for ``database_days`` and at most ``database_count``.
+    ``report`` are cron expressions.
+    """
+
+    enabled: bool = True
+    language: str = "en"
+    remind: float = 86400.0
+    quiet: str = ""
+    max_per_hour: int = 12
+    report: tuple[str, ...] = ("0 8 * * 1",)
+    database: bool = False
+    database_days: int = 90
+    database_count: int = 1000
+
+
 class HostConfig(_Settings, frozen=True):
     """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none."""
 
@@ -318,6 +358,8 @@ class HostConfig(_Settings, frozen=True):
     control: ControlOptions = ControlOptions()
     log: LogOptions = LogOptions()
     retry: RetryPolicy = RetryPolicy()
+    notify: NotifyOptions = NotifyOptions()
+    channels: tuple[Channel, ...] = ()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()
     jobs: tuple[HostJob, ...] = ()
