@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_HIDDEN: Final = ("worker", "sender")
+"""The daemon's own processes, which take their orders on standard input."""
 _NEW_OBJECTS: Final = 20_000
 """How many new ones the garbage collector waits for: records come by the ten thousand, and hold no cycles."""
 
@@ -129,9 +131,10 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--yes", action="store_true", help="do not ask")
     commands.add_parser("check-config", help="read the host file and say whether it is right")
     commands.add_parser("rebuild", help="read the catalog anew from the manifests in the backups folder")
-    commands.add_parser("worker")  # for the daemon itself; takes its orders on standard input
+    for name in _HIDDEN:
+        commands.add_parser(name)
     # Not for people, so not in the help.
-    commands._choices_actions = [item for item in commands._choices_actions if item.dest != "worker"]  # noqa: SLF001
+    commands._choices_actions = [item for item in commands._choices_actions if item.dest not in _HIDDEN]  # noqa: SLF001
     return parser
 
 
@@ -142,6 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if words == ["worker"]:  # every minute, so without the parser
             _work()
+        if words == ["sender"]:
+            _send()
         return _run(_parser().parse_args(words))
     except BackupdError as error:
         sys.stderr.write(f"nanumpay-backupd: {error.message}\n")
@@ -166,9 +171,15 @@ def _work() -> NoReturn:
     _leave(worker.main())
 
 
+def _send() -> NoReturn:
+    from nanumpay_backupd.notifiers import sender
+
+    _leave(sender.main())
+
+
 def _run(options: argparse.Namespace) -> int:
-    if options.command == "worker":
-        _work()
+    if options.command in _HIDDEN:
+        {"worker": _work, "sender": _send}[options.command]()
     if options.command == "run-once":
         from nanumpay_backupd.once import run_once
 

@@ -15,7 +15,22 @@ import msgspec
 
 from nanumpay_backupd.events import Event, Fault, News, Severity
 
-__all__ = ["Delivery", "Held", "Notice", "Phase", "Policy", "Raised", "Rule", "State", "Step", "is_quiet", "step"]
+__all__ = [
+    "Delivery",
+    "Held",
+    "Notice",
+    "NoticeRecord",
+    "Phase",
+    "Policy",
+    "Raised",
+    "Rule",
+    "Sent",
+    "State",
+    "Step",
+    "is_quiet",
+    "merged",
+    "step",
+]
 
 _HOUR: Final = timedelta(hours=1)
 _MOST_HELD: Final = 300
@@ -60,6 +75,22 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     details: tuple[tuple[str, str], ...] = ()
     parts: tuple[Notice, ...] = ()
     more: int = 0
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a notice on one way: ``state`` is waiting, sent or failed; ``answer`` what the service said."""
+
+    channel: str
+    state: str = "waiting"
+    attempts: int = 0
+    answer: str = ""
+
+
+class NoticeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A notice as the catalog keeps it."""
+
+    notice: Notice
+    sent: tuple[Sent, ...] = ()
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -331,7 +362,7 @@ def _routed(
         left = {notice.id for notice in going}
         held += [Held(channel, notice) for notice in _bounded([item for item in waiting if item.id not in left])]
         if len(going) > min(room, policy.together):
-            going = [_summary(going, now)]
+            going = [merged(going, now)]
         deliveries += [Delivery(channel, notice) for notice in going]
         if recent or going:
             sent[channel] = (*recent, *(now for _ in going))
@@ -351,9 +382,11 @@ def _bounded(waiting: list[Notice]) -> list[Notice]:
     return [notice for notice in waiting if notice.id in names]
 
 
-def _summary(notices: list[Notice], now: datetime) -> Notice:
-    """Make one notice of many; the severe ones are named first."""
-    ranked = sorted(notices, key=lambda notice: -notice.severity.weight)
+def merged(notices: Sequence[Notice], now: datetime) -> Notice:
+    """Make one notice of many; the severe ones are named first. Summaries among them give what they hold."""
+    parts = [part for notice in notices for part in (notice.parts or (notice,))]
+    more = sum(notice.more for notice in notices)
+    ranked = sorted(parts, key=lambda notice: -notice.severity.weight)
     return Notice(
         id=f"{notices[-1].id}-all",
         at=now,
@@ -361,7 +394,7 @@ def _summary(notices: list[Notice], now: datetime) -> Notice:
         event=Event.SUMMARY,
         of=Event.SUMMARY,
         severity=ranked[0].severity,
-        count=len(notices),
+        count=len(parts) + more,
         parts=tuple(ranked[:_MOST_PARTS]),
-        more=max(0, len(ranked) - _MOST_PARTS),
+        more=max(0, len(ranked) - _MOST_PARTS) + more,
     )

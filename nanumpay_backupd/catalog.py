@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -37,6 +37,9 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.system.clock import Clock, SystemClock
 
+if TYPE_CHECKING:
+    from nanumpay_backupd.alerts import NoticeRecord  # a worker, which starts every minute, has no use for it
+
 __all__ = ["Catalog", "Placed", "Span"]
 
 _PATIENCE: Final = 10.0
@@ -44,6 +47,7 @@ _PATIENCE: Final = 10.0
 _NAP: Final = 0.02
 _KEPT_RUNS: Final = 20_000
 _KEPT_SLICE_RUNS: Final = 10_000
+_KEPT_NOTICES: Final = 5_000
 _BACKUP_COLUMNS: Final = (
     "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection"
 )
@@ -456,6 +460,52 @@ class Catalog:
                 db.execute("DELETE FROM plans WHERE job = ?", (job,))
             else:
                 db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?)", (job, _stamp(due)))
+
+    # Notices: what people were told, and what has to be remembered to tell it once
+
+    def save_notices(self, records: Iterable[NoticeRecord]) -> None:
+        """Insert or replace what was told; the newest 5,000 stay."""
+        with self._write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO notices VALUES (?, ?, ?, ?)",
+                [
+                    (record.notice.id, record.notice.job, _stamp(record.notice.at), to_json(record))
+                    for record in records
+                ],
+            )
+            db.execute(
+                "DELETE FROM notices WHERE id IN (SELECT id FROM notices ORDER BY at DESC, id DESC LIMIT -1 OFFSET ?)",
+                (_KEPT_NOTICES,),
+            )
+
+    def notice(self, identity: str) -> NoticeRecord | None:
+        """Return what is on record of one notice, or None."""
+        from nanumpay_backupd.alerts import NoticeRecord
+
+        rows = self._read("SELECT record FROM notices WHERE id = ?", identity)
+        return from_json(NoticeRecord, _blob(rows[0][0])) if rows else None
+
+    def notices(self, job: str | None = None, limit: int = 20) -> list[NoticeRecord]:
+        """Return the newest notices first, of one job or of all and of none."""
+        from nanumpay_backupd.alerts import NoticeRecord
+
+        own = "" if job is None else "WHERE job = ?2 "
+        rows = self._read(
+            f"SELECT record FROM notices {own}ORDER BY at DESC, id DESC LIMIT ?1",  # noqa: S608
+            limit,
+            *([] if job is None else [job]),
+        )
+        return [from_json(NoticeRecord, _blob(row[0])) for row in rows]
+
+    def remembered(self, key: str) -> bytes | None:
+        """Return what `remember` kept, or None."""
+        rows = self._read("SELECT record FROM memory WHERE key = ?", key)
+        return _blob(rows[0][0]) if rows else None
+
+    def remember(self, key: str, record: bytes) -> None:
+        """Keep something small over a restart."""
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?)", (key, record))
 
 
 def _choice(job: str | None, limit: int | None, kinds: Collection[Kind]) -> tuple[str, list[object]]:

@@ -11,7 +11,7 @@ from typing import Final
 
 __all__ = ["SCHEMA_VERSION", "create", "upgrade"]
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 _INDEXES: Final = """
 CREATE INDEX runs_by_time ON runs (started DESC);
 CREATE INDEX runs_by_job ON runs (job, started DESC);
@@ -22,7 +22,9 @@ CREATE INDEX backups_by_time ON backups (created DESC);
 CREATE INDEX backups_by_job ON backups (job, created DESC);
 CREATE INDEX backups_by_kind ON backups (job, kind, created DESC, id DESC);
 CREATE INDEX copies_pending ON copies (next_attempt) WHERE state = 'pending';
-CREATE INDEX copies_by_job ON copies (job, state, size)
+CREATE INDEX copies_by_job ON copies (job, state, size);
+CREATE INDEX notices_by_time ON notices (at DESC, id DESC);
+CREATE INDEX notices_by_job ON notices (job, at DESC, id DESC)
 """
 _TABLES: Final = """
 CREATE TABLE runs (
@@ -41,6 +43,8 @@ CREATE TABLE copies (
     PRIMARY KEY (backup, destination));
 CREATE TABLE plans (job TEXT PRIMARY KEY, due TEXT NOT NULL);
 CREATE TABLE streams (job TEXT PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE notices (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TEXT NOT NULL, record BLOB NOT NULL);
+CREATE TABLE memory (key TEXT PRIMARY KEY, record BLOB NOT NULL);
 """
 _UPGRADES: Final = {
     1: """
@@ -68,6 +72,10 @@ ALTER TABLE copies ADD COLUMN job TEXT NOT NULL DEFAULT '';
 ALTER TABLE copies ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
 UPDATE copies SET job = (SELECT job FROM backups WHERE id = backup),
     size = json_extract(CAST(record AS TEXT), '$.size')
+""",
+    3: """
+CREATE TABLE notices (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TEXT NOT NULL, record BLOB NOT NULL);
+CREATE TABLE memory (key TEXT PRIMARY KEY, record BLOB NOT NULL)
 """,
 }
 """How the tables of an older format become those of the next."""

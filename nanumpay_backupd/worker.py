@@ -35,7 +35,7 @@ from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.locks import FileLock
-from nanumpay_backupd.system.process import die_with_parent
+from nanumpay_backupd.system.process import die_with_parent, own_environment
 
 if TYPE_CHECKING:
     from nanumpay_backupd.doctor import Check
@@ -268,7 +268,7 @@ class WorkerProcess:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
                 limit=_LONGEST_LINE,
-                env=_environment(),
+                env=own_environment(),
             )
         except OSError as error:
             raise BackupdError(
@@ -314,12 +314,3 @@ class WorkerProcess:
         async for line in self._process.stderr:
             self.errors.append(line.decode("utf-8", "replace").rstrip())
             del self.errors[:-200]
-
-
-def _environment() -> dict[str, str]:
-    """Hand on what a run may need (AWS credentials, zone, own code), but not what belongs to the daemon alone."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "LISTEN_FDS", "LISTEN_PID")
-    }
