@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from nanumpay_backupd import __version__
+from nanumpay_backupd.announcer import Announcer
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.methods import Methods
 from nanumpay_backupd.control.server import ControlServer
@@ -61,6 +62,8 @@ class Daemon:
     def __init__(self, config: Path | None, host: HostConfig, clock: Clock) -> None:
         self.started = clock.now()
         self.supervisor = Supervisor(host.paths, clock)
+        self._methods = Methods(self, clock)
+        self.announcer = Announcer(clock, self.supervisor.db, look=self._methods.faults, review=self._methods.review)
         self._config = config
         self._host = host
         self._clock = clock
@@ -91,6 +94,7 @@ class Daemon:
             self._task("watchdog", self._feed_watchdog()),
             self._task("status", self._keep_status()),
             self._task("reload", self._reload_on_signal()),
+            self._task("announcer", self.announcer.run(self.supervisor.events)),
         ]
         try:
             await self._start_settings()
@@ -119,7 +123,7 @@ class Daemon:
         text = importlib.resources.files("nanumpay_backupd.control").joinpath("com.nanumpay.Backup.varlink")
         return ControlServer(
             text.read_text(encoding="utf-8"),
-            Methods(self, self._clock).handlers(),
+            self._methods.handlers(),
             path=self._host.paths.socket,
             group=self._host.control.group or None,
             listen_fd=_SD_LISTEN_FD if os.environ.get("LISTEN_PID") == str(os.getpid()) else None,
@@ -206,8 +210,10 @@ class Daemon:
         async with self._applying:
             update = update or self._settings
             app = update.app if update else None
-            await self.supervisor.apply(build_jobs(self._host, app, update.warnings if update else ()))
+            jobs = build_jobs(self._host, app, update.warnings if update else ())
+            await self.supervisor.apply(jobs)
             self._settings = update
+            self.announcer.configure(self._host, jobs)
 
     # Reload
 
@@ -262,6 +268,11 @@ class Daemon:
         return str(zone_of(Schedule(cron=(), timezone=self._host.timezone)))
 
     @property
+    def language(self) -> str:
+        """See `DaemonView.language`."""
+        return self._host.notify.language
+
+    @property
     def admin_group(self) -> str:
         """See `DaemonView.admin_group`."""
         return self._host.control.admin_group
@@ -296,7 +307,7 @@ class Daemon:
         if self._reload_problem is not None:
             text = f"the last reload was refused: {self._reload_problem.message}"
             found.append(_fault("reload", text, Severity.WARNING, Event.SETTINGS_REFUSED, self._reload_problem))
-        return found
+        return [*found, *self.announcer.faults()]
 
     # Service manager
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from nanumpay_backupd.announcer import Announcer
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.server import Call, may_administer
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
@@ -30,10 +31,16 @@ class DaemonView(Protocol):
 
     started: datetime
     supervisor: Supervisor
+    announcer: Announcer
 
     @property
     def timezone(self) -> str:
         """Name of the zone in which schedules are meant."""
+        ...
+
+    @property
+    def language(self) -> str:
+        """Language in which people are told: ``en`` or ``ko``."""
         ...
 
     @property
@@ -163,12 +170,12 @@ def present(backup: Backup) -> bool:
     return any(copy.state in (CopyState.UPLOADED, CopyState.VERIFIED) for copy in backup.copies)
 
 
-def limited(value: Any, default: int, most: int) -> int:
-    """Return a limit that was asked for, or ``default``; raises RefusedError outside of 1 to ``most``."""
+def limited(value: Any, default: int, most: int, what: str = "limit") -> int:
+    """Return a number that was asked for, or ``default``; raises RefusedError outside of 1 to ``most``."""
     if value is None:
         return default
     if not 1 <= value <= most:
-        raise RefusedError(f"limit is {value}, it must be from 1 to {most}", hint="leave it out for the default")
+        raise RefusedError(f"{what} is {value}, it must be from 1 to {most}", hint="leave it out for the default")
     return int(value)
 
 

@@ -31,7 +31,7 @@ from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.units import human_size, human_span
 from nanumpay_backupd.timeline import gaps
 
-__all__ = ["disk_fault", "job_facts", "job_faults", "protection", "timeline"]
+__all__ = ["disk_fault", "health_of", "job_facts", "job_faults", "protection", "timeline"]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _LOOKED_AT: Final = 50
@@ -74,6 +74,12 @@ def job_facts(catalog: Catalog, name: str) -> dict[str, Any]:
 def job_faults(jobs: list[dict[str, Any]]) -> list[Fault]:
     """Say what is wrong with the jobs."""
     return [fault for job in jobs for fault in (*_run_faults(job), *_state_faults(job), *_protection_faults(job))]
+
+
+def health_of(faults: list[Fault]) -> str:
+    """Return the health that faults leave: ok, warning or failing."""
+    states = {fault.state for fault in faults}
+    return "failing" if "failing" in states else "warning" if states else "ok"
 
 
 def _run_faults(job: dict[str, Any]) -> Iterator[Fault]:

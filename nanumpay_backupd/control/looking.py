@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.control.desk import Desk, find, limited, to_text
-from nanumpay_backupd.control.facts import disk_fault, job_facts, job_faults, protection, timeline
+from nanumpay_backupd.control.facts import disk_fault, health_of, job_facts, job_faults, protection, timeline
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.events import Fault
@@ -32,14 +32,13 @@ class Looking(Desk):
     async def get_status(self, _call: Call) -> dict[str, Any]:
         """Answer GetStatus."""
         jobs, free, faults = await self._look()
-        states = {fault.state for fault in faults}
         return {
             "version": __version__,
             "pid": os.getpid(),
             "started": to_text(self._daemon.started),
             "now": to_text(self._clock.now()),
             "timezone": self._daemon.timezone,
-            "health": "failing" if "failing" in states else "warning" if states else "ok",
+            "health": health_of(faults),
             "problems": [fault.line for fault in faults],
             "backups_path": str(self._supervisor.paths.backups),
             "free_bytes": free or 0,
