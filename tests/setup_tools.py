@@ -43,10 +43,15 @@ LIBRARIES: Final = {
 DEMO_COMMANDS: Final[Mapping[str, str]] = {}
 TEST_COMMANDS: Final[Mapping[str, str]] = {
     "curl": "curl",
+    "fish": "fish",
+    "groff": "groff-base",
+    "man": "man-db",
+    "mandoc": "mandoc",
     "openssl": "openssl",
     "socat": "socat",
     "strace": "strace",
     "vsftpd": "vsftpd",
+    "zsh": "zsh",
     "zstd": "zstd",
 }
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
