@@ -333,6 +333,12 @@ class TestCommand:
         done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=True)
         assert done.stdout == (FOLDER / file_name(shell, program)).read_bytes()
 
+    def test_the_program_may_be_left_out(self) -> None:
+        """It is backupctl's then."""
+        command = [sys.executable, "-m", "nanumpay_backupd.cli", "completion", "bash"]
+        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=True)
+        assert done.stdout == (FOLDER / "backupctl.bash").read_bytes()
+
     def test_every_script_can_be_printed(self) -> None:
         """The folder has no other files."""
         names = {file_name(shell, program) for shell in SHELLS for program in PROGRAMS}
