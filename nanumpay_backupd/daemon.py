@@ -36,6 +36,7 @@ from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.notify import ServiceManager
+from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
 
@@ -409,7 +410,7 @@ def _serve(config: Path | None, listen_fd: int | None) -> int:
     except OSError as error:
         raise BackupdError(
             f"the state folder {state} cannot be used: {os.strerror(error.errno or 0)}",
-            hint="create it and give it to the service's user, or set [paths] state in backupd.toml",
+            hint=way_out(state) or "create it and give it to the service's user, or set [paths] state in backupd.toml",
             code="folder-unusable",
         ) from None
     try:

@@ -1,4 +1,4 @@
-"""Sockets that systemd listens on for us and hands over at the start (sd_listen_fds(3)). What is served there is not here.
+"""Sockets that systemd listens on and hands over at the start (sd_listen_fds(3)). What is served there is not here.
 
 systemd passes them as the descriptors from 3 on. LISTEN_PID says for which process they are meant, LISTEN_FDS how many
 there are, LISTEN_FDNAMES what the socket units call them.
@@ -23,7 +23,7 @@ def passed_socket(environ: MutableMapping[str, str] = os.environ) -> int | None:
     """Return the descriptor that systemd passed to this very process, None when there is none.
 
     It is closed in children, and the variables are taken out of ``environ``. Raises ConfigError when there are several:
-    nobody could say which of them is the control socket, and a second one (on a TCP port, say) is not what anybody wants.
+    nobody could say which of them is the control socket, and a second one (on a TCP port, say) would be a way in.
     """
     mine = environ.get("LISTEN_PID") == str(os.getpid())
     count, names = environ.get("LISTEN_FDS", ""), environ.get("LISTEN_FDNAMES", "")
@@ -32,10 +32,11 @@ def passed_socket(environ: MutableMapping[str, str] = os.environ) -> int | None:
     if not mine or not count.isdecimal() or int(count) == 0:
         return None
     for fd in range(FIRST_FD, FIRST_FD + int(count)):
-        os.set_inheritable(fd, False)
+        os.set_inheritable(fd, False)  # noqa: FBT003 - has no keywords
     if int(count) > 1:
+        named = names.replace(":", ", ") or "without names"
         raise ConfigError(
-            f"systemd passed {count} sockets ({names.replace(':', ', ') or 'without names'}), but there is one control socket",
+            f"systemd passed {count} sockets ({named}), but there is one control socket",
             hint="let nanumpay-backupd.socket have one ListenStream=, and no other unit name it in Service=; "
             "see: systemctl cat nanumpay-backupd.socket",
             code="control-socket",

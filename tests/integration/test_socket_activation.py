@@ -1,4 +1,4 @@
-"""The control socket handed over by the service manager: the daemon as a real process, descriptors passed as systemd does."""
+"""The control socket handed over by the service manager: the daemon as a real process, passed as by systemd."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_without_a_socket_unit_the_daemon_makes_its_own(unit: Activator) -> None
 
 
 def test_who_waits_is_told_why_the_daemon_cannot_start(unit: Activator) -> None:
-    """A wrong host file reaches the caller as a sentence; nobody is left waiting who would make systemd start it again."""
+    """A wrong host file reaches the caller as a sentence; nobody is left waiting for another start."""
     unit.config.write_text("nonsense = 1\n")
     with concurrent.futures.ThreadPoolExecutor() as pool, socket.socket(socket.AF_UNIX) as shell:
         shell.connect(str(unit.path))
@@ -98,7 +98,7 @@ def test_who_waits_is_told_why_the_daemon_cannot_start(unit: Activator) -> None:
         while not answer.done():
             codes |= {unit.start().wait(60)} if unit.waiting() else set()
         assert codes == {EXIT_USAGE}
-        with pytest.raises(RemoteError, match="the daemon cannot start: .*nonsense is not a known key") as fault:
+        with pytest.raises(RemoteError, match=r"the daemon cannot start: .*nonsense is not a known key") as fault:
             answer.result(60)
         assert fault.value.code == "config-invalid"
         reply = shell.makefile("rb").read()

@@ -1,4 +1,4 @@
-"""systemd's part in socket activation: listens before there is a daemon, and hands the socket over to each one it starts."""
+"""systemd's part in socket activation: listens before there is a daemon, hands the socket to each one it starts."""
 
 from __future__ import annotations
 
