@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-quick test-pitr check lint format types layers bench tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick test-pitr check lint format types layers man bench tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ types: tools  ## mypy --strict
 
 layers: tools  ## who may import whom
 	$(BIN)/lint-imports --no-logo
+
+man: tools  ## write completions and the keys in backupd.toml.5 anew from the parsers (tests say when it is due)
+	$(BIN)/python -m tests.pages
 
 bench: demo-tools  ## speed and memory against other ways; writes docs/benchmarks.md (some minutes, 12 GB of disk)
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)

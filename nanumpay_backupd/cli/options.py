@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     Argument = tuple[str, dict[str, Any]]
 
-__all__ = ["COMMANDS", "DEFAULT_SOCKET", "parse"]
+__all__ = ["COMMANDS", "DEFAULT_SOCKET", "PROGRAMS", "SHELLS", "build_parser", "parse"]
 
 _COMMON = ("--socket", "--json", "--color", "--help", "--version")
 DEFAULT_SOCKET = "/run/nanumpay-backupd/control.sock"
+SHELLS = ("bash", "zsh", "fish")
+PROGRAMS = ("backupctl", "nanumpay-backupd")
 
 _EPILOG = """\
 examples:
@@ -27,6 +29,8 @@ examples:
   backupctl show latest            one backup in detail, with the commands to restore it by hand
   backupctl timeline               which moments can be restored
   backupctl logs -f                follow the daemon's log
+
+`backupctl COMMAND --help` explains one command with examples; `man backupctl` has all of it.
 
 exit codes:
   0 ok   1 failed   2 usage   3 degraded (a good local copy, a destination failed)
@@ -284,6 +288,30 @@ The newest verified backup is never deleted. --apply asks first; where nobody ca
         (),
         "  backupctl rebuild\n\nReads the manifests in the backups folder and at the destinations; changes no backup.",
     ),
+    "completion": (
+        "print the completion script for a shell",
+        (
+            ("shell", {"metavar": "SHELL", "choices": SHELLS, "help": f"one of: {', '.join(SHELLS)}"}),
+            (
+                "program",
+                {
+                    "nargs": "?",
+                    "metavar": "PROGRAM",
+                    "choices": PROGRAMS,
+                    "help": f"whose: {', '.join(PROGRAMS)} (default: {PROGRAMS[0]})",
+                },
+            ),
+        ),
+        """\
+  backupctl completion bash > ~/.local/share/bash-completion/completions/backupctl
+  backupctl completion zsh > ~/.zfunc/_backupctl
+  backupctl completion fish > ~/.config/fish/completions/backupctl.fish
+  backupctl completion bash nanumpay-backupd > ~/.local/share/bash-completion/completions/nanumpay-backupd
+
+The Debian package has installed them; this is for pip and pipx. For the present bash alone:
+source <(backupctl completion bash). For zsh the folder must be in fpath before compinit is called.
+No daemon is needed.""",
+    ),
 }
 
 
@@ -346,7 +374,8 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> argparse._Argument
     return group
 
 
-def _build() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of the whole command line; `parse` adds what argparse cannot check."""
     parser = _Parser(
         prog="backupctl",
         description="Look at and steer nanumpay-backupd, the backup daemon of this host.",
@@ -376,7 +405,7 @@ def _build() -> argparse.ArgumentParser:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read a command line; raises UsageError when it makes no sense. Asking for help prints it and exits."""
-    args, extra = _build().parse_known_args(argv)
+    args, extra = build_parser().parse_known_args(argv)
     if args.version:
         return args
     if extra:

@@ -44,7 +44,8 @@ _OURS: Final = ("nanumpay-", ".backupd", "lost+found")
 class Host:
     """Where `prepare_folder` finds things on a host, and for whom it prepares the folder."""
 
-    host_file: Path = DEFAULT_HOST_FILE
+    host_file: Path | None = None
+    """None: the default place."""
     env_file: Path = Path("/etc/nanumpay/nanumpay.env")
     drop_in: Path = Path("/etc/systemd/system/nanumpay-backupd.service.d/10-backups-folder.conf")
     user: str = "nanumpay"
@@ -83,7 +84,7 @@ def prepare_folder(host: Host, *, dry_run: bool = False) -> int:
 def _facts(host: Host) -> Facts:
     known = (DEFAULT, APPLICATION)
     return Facts(
-        host_file=_absolute(_host_file_folder(host.host_file)),
+        host_file=_absolute(_host_file_folder(host.host_file or DEFAULT_HOST_FILE)),
         environment=_absolute(variable_in(_text(host.env_file), "BACKUP_PATH")),
         existing=frozenset(folder for folder in known if folder.is_dir()),
         used=frozenset(folder for folder in known if (folder / ".backupd" / "manifests").is_dir()),
