@@ -117,7 +117,8 @@ examples:
 The Debian package does it at every installation. It may be done again at any time, for example when the application has
 written its line anew.
 
-exit codes: 0 done, or there was nothing to do (also: there is no cron), 1 a crontab could not be changed, 6 no such user
+exit codes: 0 done, or there was nothing to do (also: there is no cron), 1 a crontab could not be changed,
+            6 no such user, 7 a crontab of somebody else needs root
 """
 
 _FOLDER_DESCRIPTION = """\
@@ -313,7 +314,7 @@ def _crontab_options(crontab: argparse.ArgumentParser) -> None:
         default=[],
         dest="users",
         metavar="USER",
-        help="of this user; may be given several times (default: root and nanumpay)",
+        help="of this user; may be given several times (default: root and nanumpay, or your own)",
     )
     crontab.add_argument(
         "--keep-in",

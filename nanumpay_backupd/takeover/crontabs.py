@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, NotFoundError, ToolError
+from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, NotFoundError, RefusedError, ToolError
 from nanumpay_backupd.settings.schema import Paths
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.files import make_private_dir, write_new
@@ -31,20 +31,18 @@ _NO_LOCALE: Final = {"LC_ALL": "C"}
 def take_over_crontab(users: Sequence[str], clock: Clock, *, keep_in: Path | None = None, dry_run: bool = False) -> int:
     """Take the old program's lines out of the crontabs of these users; without any, of root's and the application's.
 
-    A crontab that changes is kept before as ``keep_in/crontab.USER.TIME`` (default: the state folder), for root only.
-    Returns the exit code, which is not 0 when a crontab could not be changed. Raises NotFoundError for a user that does
-    not exist.
+    Callers other than root have only their own. A crontab that changes is kept before as ``keep_in/crontab.USER.TIME``
+    (default: the state folder), for its reader alone. Returns the exit code, which is not 0 when a crontab could not be
+    changed. Raises NotFoundError for a user that does not exist, RefusedError for somebody else's crontab.
     """
+    wanted = _checked(users)
     try:
         program = find_tool("crontab", hint="")
     except ToolError:
         _say("cron is not installed here, so there is no crontab to take over.")
         return EXIT_OK
-    for user in users:
-        if not _exists(user):
-            raise NotFoundError(f"there is no user {user!r}", hint="getent passwd lists them")
     code = EXIT_OK
-    for user in users or [owner for owner in _OWNERS if _exists(owner)]:
+    for user in wanted:
         try:
             _take_over(_Crontab(program, user), keep_in or Paths().state, clock, dry_run=dry_run)
         except (ToolError, OSError) as error:
@@ -52,6 +50,18 @@ def take_over_crontab(users: Sequence[str], clock: Clock, *, keep_in: Path | Non
             _warn(f"{user}'s crontab was left as it is: {reason}.")
             code = EXIT_FAILED
     return code
+
+
+def _checked(users: Sequence[str]) -> Sequence[str]:
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    for user in users:
+        if not _exists(user):
+            raise NotFoundError(f"there is no user {user!r}", hint="getent passwd lists them")
+        if os.geteuid() != 0 and user != me:
+            raise RefusedError(f"only root may change {user}'s crontab", hint="use sudo")
+    if users:
+        return users
+    return [me] if os.geteuid() != 0 else [owner for owner in _OWNERS if _exists(owner)]
 
 
 class _Crontab:
