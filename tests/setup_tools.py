@@ -43,10 +43,15 @@ LIBRARIES: Final = {
 DEMO_COMMANDS: Final[Mapping[str, str]] = {}
 TEST_COMMANDS: Final[Mapping[str, str]] = {
     "curl": "curl",
+    "fish": "fish",
+    "groff": "groff-base",
+    "man": "man-db",
+    "mandoc": "mandoc",
     "openssl": "openssl",
     "socat": "socat",
     "strace": "strace",
     "vsftpd": "vsftpd",
+    "zsh": "zsh",
     "zstd": "zstd",
 }
 DEB_PACKAGES: Final = ("build-essential", "debhelper", "dpkg-dev", "lintian", "python3", "python3-venv")
