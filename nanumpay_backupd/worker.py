@@ -26,6 +26,7 @@ from nanumpay_backupd.errors import (
     EXIT_OK,
     BackupdError,
 )
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
@@ -192,8 +193,9 @@ class _PipeReporter:
     def progress(self, progress: Progress) -> None:
         self.emit("progress", progress=to_builtins(progress))
 
-    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
-        self.emit("message", level=level, text=text, error=to_builtins(error))
+    def message(self, level: str, text: str, error: ErrorInfo | None = None, message: Message | None = None) -> None:
+        name = message.name if message is not None else None
+        self.emit("message", level=level, text=text, error=to_builtins(error), message=name)
 
     def committed(self, artifact: str, size: int) -> None:
         self.emit("committed", artifact=artifact, size=size)
