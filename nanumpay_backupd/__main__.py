@@ -72,6 +72,15 @@ def _run(options: argparse.Namespace) -> int:
         from nanumpay_backupd.once import rebuild_catalog
 
         return rebuild_catalog(options.config)
+    if options.command == "take-over-crontab":
+        from nanumpay_backupd.system.clock import SystemClock
+        from nanumpay_backupd.takeover.crontabs import take_over_crontab
+
+        return take_over_crontab(options.users, SystemClock(), keep_in=options.keep_in, dry_run=options.dry_run)
+    if options.command == "prepare-folder":
+        from nanumpay_backupd.takeover.folders import Host, prepare_folder
+
+        return prepare_folder(Host(options.config), dry_run=options.dry_run)
     from nanumpay_backupd.daemon import serve
 
     return serve(options.config)

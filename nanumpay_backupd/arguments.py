@@ -102,6 +102,45 @@ examples:
 exit codes: 0 done, 1 a destination could not be read (what could be is in the catalog), 2 usage or configuration
 """
 
+_CRONTAB_DESCRIPTION = """\
+Take the lines that start the old backup program out of crontabs: those that run a program called nanumpay-backup, and
+the application's comment above them. Of all other lines not a byte is changed.
+
+A line that does something besides stays and is shown. The crontab as it was is kept before.
+"""
+
+_CRONTAB_EXAMPLES = """\
+examples:
+  nanumpay-backupd take-over-crontab --dry-run
+  nanumpay-backupd take-over-crontab
+  nanumpay-backupd take-over-crontab --user nanumpay --keep-in ~
+
+The Debian package does it at every installation. It may be done again at any time, for example when the application has
+written its line anew.
+
+exit codes: 0 done, or there was nothing to do (also: there is no cron), 1 a crontab could not be changed,
+            6 no such user, 7 a crontab of somebody else needs root
+"""
+
+_FOLDER_DESCRIPTION = """\
+Make the backups folder, if it is missing, for the user nanumpay, and the drop-in of the systemd unit that lets the
+service write there, if it needs one.
+
+The folder is that of the host file ([paths] backups), else BACKUP_PATH of /etc/nanumpay/nanumpay.env, else one of
+/opt/nanumpay/data/backups and /opt/nanumpay/backups that is there, else the former. An existing folder stays as it is;
+only one of root's that holds nothing but backups is given to nanumpay.
+"""
+
+_FOLDER_EXAMPLES = """\
+examples:
+  nanumpay-backupd prepare-folder --dry-run
+  nanumpay-backupd prepare-folder && systemctl daemon-reload && systemctl restart nanumpay-backupd
+
+The Debian package does it at every installation. After a change of BACKUP_PATH do it by hand.
+
+exit codes: 0 done, or there was nothing to do, 2 the folder cannot serve, 6 there is no user nanumpay, 7 not root
+"""
+
 
 _RESTORE_DESCRIPTION = """\
 Restore on a machine that has nothing but MongoDB and the copies: no daemon, no catalog, no host file is needed.
@@ -144,7 +183,7 @@ More: docs/recovery.md
 """
 
 
-_COMMANDS: Final = ("serve", "run-once", "restore", "check-config", "rebuild")
+_COMMANDS: Final = ("serve", "run-once", "restore", "check-config", "rebuild", "take-over-crontab", "prepare-folder")
 _WRONG_COMMAND: Final = re.compile(r"argument COMMAND: invalid choice: '([^']*)'")
 
 
@@ -214,6 +253,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command("check-config", "read the host file and say whether it is right", _CHECK_DESCRIPTION, _CHECK_EXAMPLES)
     command("rebuild", "read the catalog anew from the manifests", _REBUILD_DESCRIPTION, _REBUILD_EXAMPLES)
+    crontab = command(
+        "take-over-crontab",
+        "take the old program's lines out of root's and the application's crontab",
+        _CRONTAB_DESCRIPTION,
+        _CRONTAB_EXAMPLES,
+    )
+    _crontab_options(crontab)
+    folder = command(
+        "prepare-folder", "make the backups folder and the unit's drop-in", _FOLDER_DESCRIPTION, _FOLDER_EXAMPLES
+    )
+    folder.add_argument("--dry-run", action="store_true", help="only show which folder it is")
     commands.add_parser("worker")  # for the daemon itself; takes its orders on standard input
     # Not for people, so not in the help.
     commands._choices_actions = [item for item in commands._choices_actions if item.dest != "worker"]  # noqa: SLF001
@@ -266,6 +316,24 @@ def _restore_options(restore: argparse.ArgumentParser) -> None:
     restore.add_argument("--dry-run", action="store_true", help="only show what would be done")
     restore.add_argument("--no-safety-backup", action="store_false", dest="safety", help="do not save what is there")
     restore.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _crontab_options(crontab: argparse.ArgumentParser) -> None:
+    crontab.add_argument(
+        "--user",
+        action="append",
+        default=[],
+        dest="users",
+        metavar="USER",
+        help="of this user; may be given several times (default: root and nanumpay, or your own)",
+    )
+    crontab.add_argument(
+        "--keep-in",
+        type=Path,
+        metavar="DIR",
+        help="where the crontab as it was is kept (default: /var/lib/nanumpay-backupd)",
+    )
+    crontab.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -68,6 +68,10 @@ def _command(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli.swaps import swaps
 
         return swaps
+    if name == "wait":
+        from nanumpay_backupd.cli.waiting import wait
+
+        return wait
     if name == "completion":
         from nanumpay_backupd.cli.completion import completion
 

@@ -125,6 +125,21 @@ The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cance
 
 It ends at its next step, by force after 30 seconds. Published backups stay. The id is in backupctl status.""",
     ),
+    "wait": (
+        "wait until no backup, upload or restore is running",
+        (
+            ("--timeout", {"metavar": "DURATION", "type": "duration", "help": "at most so long: 30s, 10m, 2h"}),
+            _flag("--restores", "wait for restores only"),
+        ),
+        """\
+  backupctl wait
+  backupctl wait --timeout 10m
+  backupctl wait --restores --timeout 0s
+
+Slices, verifications and drills are not waited for: they lose nothing when they are cut off. What becomes due
+meanwhile is begun as usual.
+The exit code is 0 when nothing is running, 5 when something still is after that time.""",
+    ),
     "runs": (
         "list past and present runs, newest first",
         (
@@ -392,6 +407,13 @@ def _count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
 
 
+def _duration(text: str) -> float:
+    found = re.fullmatch(r"(\d+)([smh])", text)
+    if found:
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    raise argparse.ArgumentTypeError(f"'{text}' is not a length of time such as 30s, 10m, 2h")
+
+
 def _common(parser: argparse.ArgumentParser, *, top: bool) -> argparse._ArgumentGroup:
     """Add the options that may stand before or after the command; only the top one sets their defaults."""
 
@@ -443,6 +465,7 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.register("type", "count", _count)
+        command.register("type", "duration", _duration)
         for flag, options in arguments:
             command.add_argument(flag, **options)
         _common(command, top=False)
