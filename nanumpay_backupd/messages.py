@@ -79,12 +79,12 @@ class Message(Enum):
     @property
     def id(self) -> str:
         """Return what stands in the field MESSAGE_ID."""
-        return self.value[0]
+        return str(self.value[0])
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Return the journal's names of the fields that are always there."""
-        return self.value[1:]
+        return tuple(self.value[1:])
 
 
 _ALWAYS = {

@@ -19,14 +19,14 @@ DROP_INS = sorted((FILES / "drop-ins").glob("*.conf"))
 SERVICE = (FILES / "nanumpay-backupd.service").read_text(encoding="utf-8")
 SOCKET = (FILES / "nanumpay-backupd.socket").read_text(encoding="utf-8")
 INSTALLED = "/usr/share/nanumpay-backupd/drop-ins"
-# What systemd calls OK or better; the project's own limit (issue 4).
+# What systemd calls OK or better; the project's own limit.
 MOST_EXPOSED = 1.5
 systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
 
 
 def value(text: str, key: str) -> str:
     """Return the last value of a setting."""
-    return re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)[-1]
+    return str(re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)[-1])
 
 
 def of_socket(drop_in: Path) -> bool:
