@@ -31,7 +31,17 @@ from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.units import human_size, human_span
 from nanumpay_backupd.timeline import gaps
 
-__all__ = ["disk_fault", "health_of", "job_facts", "job_faults", "protection", "timeline"]
+__all__ = [
+    "disk_fault",
+    "health_of",
+    "job_facts",
+    "job_faults",
+    "oplog_fault",
+    "protection",
+    "rpo_fault",
+    "rto_fault",
+    "timeline",
+]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _LOOKED_AT: Final = 50
@@ -142,17 +152,7 @@ def _state_faults(job: dict[str, Any]) -> Iterator[Fault]:
 def _protection_faults(job: dict[str, Any]) -> Iterator[Fault]:
     """Say which promises of a job are not kept, and which proofs failed."""
     name, shown = job["name"], job["protection"]
-    yield from _stream_faults(job)
-    if shown["rpo_kept"] is False:
-        # Who disables a job knows that it falls behind.
-        far = shown["age"] > _FAR * shown["rpo"] and job["enabled"]
-        # Not its age, which would make another problem of it at every look.
-        until = f"{datetime.fromisoformat(shown['recoverable_until']):%Y-%m-%d %H:%M:%S} UTC"
-        reason = f"the RPO of {human_span(shown['rpo'])} is missed: nothing after {until} can be restored"
-        hint = _towards_rpo(name, shown["stream"])
-        severity = Severity.ERROR if far else Severity.WARNING
-        # A start after a night catches up by itself first.
-        yield _told(job, "rpo", reason, hint, severity, patience=_CAUGHT_UP)
+    found = [oplog_fault(job), _stream_fault(job), rpo_fault(job)]
     for key, what, event in _PROOFS:
         proof = shown[f"last_{key}"]
         if proof and proof["outcome"] in ("failed", "degraded"):
@@ -162,36 +162,63 @@ def _protection_faults(job: dict[str, Any]) -> Iterator[Fault]:
             text = f"job {name}: the last {what} {verb}: {error['message']}"
             again = f"backupctl drill {name}" if what == "drill" else f"backupctl verify --job {name}"
             hint = f"{error['hint'] or 'see: backupctl show ' + proof['id']}; then again: {again}"
-            yield _fault(job, key, text, severity, event, error=error, run=proof, hint=hint)
-    if shown["rto_kept"] is False:
-        took = human_span(shown["restore_seconds"])
-        reason = f"the RTO of {human_span(shown['rto'])} is missed: the last drill took {took} to restore"
-        hint = "replay less by fulls more often or differentials, use a faster disk, or promise less (rto)"
-        yield _told(job, "rto", reason, hint, Severity.WARNING)
+            found.append(_fault(job, key, text, severity, event, error=error, run=proof, hint=hint))
+    found.append(rto_fault(job))
+    yield from (fault for fault in found if fault is not None)
 
 
-def _stream_faults(job: dict[str, Any]) -> Iterator[Fault]:
-    """Say how the slices are not doing."""
+def rpo_fault(job: dict[str, Any]) -> Fault | None:
+    """Say that more would be lost than a job promises (name, enabled, protection), None while it is kept."""
+    name, shown = job["name"], job["protection"]
+    if shown["rpo_kept"] is not False:
+        return None
+    # Who disables a job knows that it falls behind.
+    far = shown["age"] > _FAR * shown["rpo"] and job["enabled"]
+    # Not its age, which would make another problem of it at every look.
+    until = f"{datetime.fromisoformat(shown['recoverable_until']):%Y-%m-%d %H:%M:%S} UTC"
+    reason = f"the RPO of {human_span(shown['rpo'])} is missed: nothing after {until} can be restored"
+    severity = Severity.ERROR if far else Severity.WARNING
+    # A start after a night catches up by itself first.
+    return _told(job, "rpo", reason, _towards_rpo(name, shown["stream"]), severity, patience=_CAUGHT_UP)
+
+
+def rto_fault(job: dict[str, Any]) -> Fault | None:
+    """Say that the last drill took longer to restore than a job promises, None while it is kept."""
+    shown = job["protection"]
+    if shown["rto_kept"] is not False:
+        return None
+    took = human_span(shown["restore_seconds"])
+    reason = f"the RTO of {human_span(shown['rto'])} is missed: the last drill took {took} to restore"
+    hint = "replay less by fulls more often or differentials, use a faster disk, or promise less (rto)"
+    return _told(job, "rto", reason, hint, Severity.WARNING)
+
+
+def oplog_fault(job: dict[str, Any]) -> Fault | None:
+    """Say that the oplog hardly outlasts the pause between two slices, None while there is room."""
+    trouble = job["protection"]["problem"]
+    if not trouble or job["protection"]["stream"] != "ok":
+        return None
+    code = trouble.get("code", "")
+    return _told(job, "oplog", trouble["message"], trouble["hint"], Severity.WARNING, code=code)
+
+
+def _stream_fault(job: dict[str, Any]) -> Fault | None:
+    """Say that the slices are not doing well."""
     name, shown = job["name"], job["protection"]
     trouble = shown["problem"]
-    if not trouble:
-        return
-    if shown["stream"] == "ok":
-        yield _told(job, "oplog", trouble["message"], trouble["hint"], Severity.WARNING, code=trouble["code"])
-    if shown["stream"] in ("waiting", "failing", "broken"):
-        text = f"job {name}: the changes are not being saved: {trouble['message']}"
-        if shown["stream"] == "failing" and shown["window"]:
-            text += f"; nothing is lost while the oplog holds them (it holds about {human_span(shown['window'])})"
-        hint = trouble["hint"] or f"backupctl timeline {name}"
-        # Waiting for a first full is how every job begins.
-        key, event, patience = {
-            "waiting": ("waiting", None, 0.0),
-            "failing": ("slices", Event.SLICES_FAILED, _RETRIED),
-            "broken": ("chain", Event.CHAIN_BROKEN, 0.0),
-        }[shown["stream"]]
-        yield _fault(
-            job, key, text, Severity.WARNING, event, error=trouble, hint=hint, patience=patience, settle=_SETTLED
-        )
+    if not trouble or shown["stream"] not in ("waiting", "failing", "broken"):
+        return None
+    text = f"job {name}: the changes are not being saved: {trouble['message']}"
+    if shown["stream"] == "failing" and shown["window"]:
+        text += f"; nothing is lost while the oplog holds them (it holds about {human_span(shown['window'])})"
+    hint = trouble["hint"] or f"backupctl timeline {name}"
+    # Waiting for a first full is how every job begins.
+    key, event, patience = {
+        "waiting": ("waiting", None, 0.0),
+        "failing": ("slices", Event.SLICES_FAILED, _RETRIED),
+        "broken": ("chain", Event.CHAIN_BROKEN, 0.0),
+    }[shown["stream"]]
+    return _fault(job, key, text, Severity.WARNING, event, error=trouble, hint=hint, patience=patience, settle=_SETTLED)
 
 
 def _told(
