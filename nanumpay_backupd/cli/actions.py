@@ -47,6 +47,7 @@ def run(context: Context) -> int:
         "kind": args.kind,
         "collection": args.collection,
         "format": args.format,
+        "disable_notifications": args.disable_notifications,
     }
     if context.args.no_wait:
         return started_only(context, "Run", params)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _ACTIONS = {"run", "cancel", "delete", "prune"}
+_RARE = {"swaps", "wait", "notify", "report", "completion"}
 _EXIT_BROKEN_PIPE = 141  # what the shell shows for `... | head` of any other program
 
 
@@ -64,18 +65,8 @@ def _command(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli import proofs
 
         return {"verify": proofs.verify, "drill": proofs.drill}[name]
-    if name == "swaps":
-        from nanumpay_backupd.cli.swaps import swaps
-
-        return swaps
-    if name == "wait":
-        from nanumpay_backupd.cli.waiting import wait
-
-        return wait
-    if name == "completion":
-        from nanumpay_backupd.cli.completion import completion
-
-        return completion
+    if name in _RARE:
+        return _rare(name)
     from nanumpay_backupd.cli import commands
 
     return {
@@ -91,6 +82,24 @@ def _command(name: str) -> Callable[[Context], int]:
         "reload": commands.reload,
         "rebuild": commands.rebuild,
     }[name]
+
+
+def _rare(name: str) -> Callable[[Context], int]:
+    if name == "swaps":
+        from nanumpay_backupd.cli.swaps import swaps
+
+        return swaps
+    if name == "wait":
+        from nanumpay_backupd.cli.waiting import wait
+
+        return wait
+    if name in {"notify", "report"}:
+        from nanumpay_backupd.cli import telling
+
+        return {"notify": telling.notify, "report": telling.report}[name]
+    from nanumpay_backupd.cli.completion import completion
+
+    return completion
 
 
 def _version() -> int:

@@ -101,6 +101,7 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
                 },
             ),
             _one_of("--kind", "full incremental differential", "the kind of backup (default: full)"),
+            _flag("--disable-notifications", "tell nobody how it ends: no messages, no pings (it stays on record)"),
         ),
         """\
   backupctl run
@@ -109,6 +110,7 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
   backupctl run --force --json
   backupctl run --collection users
   backupctl run nanumpay --collection users --format json
+  backupctl run --disable-notifications
 
 A backup of one collection is listed and restored like others, and never counts as the job's newest backup.
 
@@ -308,6 +310,37 @@ The exit code is 8 when a check failed, 0 otherwise.""",
         "try a destination with a real put, get and delete",
         (_word("destination", "DESTINATION", "name of a destination; backupctl jobs lists them"),),
         "  backupctl test app\n\nThe exit code is 8 when a check failed, 0 otherwise.",
+    ),
+    "notify": (
+        "show who is told of what, and what was told; send a test",
+        (
+            ("what", {"nargs": "?", "metavar": "test", "choices": ("test",), "help": "send a test"}),
+            _maybe("channel", "CHANNEL", "with test: by this channel only (default: by all)"),
+            _newest("show the newest N (default: 20)"),
+        ),
+        """\
+  backupctl notify
+  backupctl notify -n 50
+  backupctl notify test
+  backupctl notify test ops-mail
+
+A test is a real message; of a heartbeat it is a ping that counts for nothing (/log).
+The exit code is 8 when a test did not arrive, 0 otherwise.""",
+    ),
+    "report": (
+        "show the last days: runs, sizes, growth, promises kept, copies, what comes next",
+        (
+            ("--days", {"type": "count", "metavar": "N", "help": "how many days (default: 7)"}),
+            ("--html", {"metavar": "FILE", "help": "write it to this file, as a page with a chart"}),
+            _one_of("--language", "en ko", "its language (default: as [notify] says)"),
+        ),
+        """\
+  backupctl report
+  backupctl report --days 30 --language ko
+  backupctl report --html /tmp/report.html
+  backupctl report --json | jq .report.jobs
+
+The same is sent by itself, weekly or as [notify] report says, to the channels that ask for the event report.""",
     ),
     "logs": (
         "show the daemon's log (journalctl)",

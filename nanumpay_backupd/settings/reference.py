@@ -73,8 +73,8 @@ letters, digits and dashes; `app` (what the application's form says) and `local`
 """
 
 _EVENTS: Final = """
-| event | what happened |
-|---|---|
+The events:
+
 """
 
 _EXAMPLE_HEAD: Final = """\
@@ -94,7 +94,7 @@ def reference_markdown() -> str:
     for kind, table in DESTINATIONS.items():
         lines += [f'\n#### type = "{kind}"\n\n{table.doc}\n\n', *_table(table)]
     lines += [f"\n### `[{CHANNEL.path}]`\n\n{CHANNEL.doc}\n\n", *_table(CHANNEL), _EVENTS]
-    lines += [f"| `{event}` | {meaning} |\n" for event, meaning in EVENTS.items()]
+    lines += [f"- `{event}`: {meaning}\n" for event, meaning in EVENTS.items()]
     lines += [f"\n### `[[job]]`\n\n{JOB.doc}\n\n", *_table(JOB)]
     lines += [f"\n#### `[job.retention]`\n\n{RETENTION.doc}\n\n", *_table(RETENTION)]
     return "".join(lines)

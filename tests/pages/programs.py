@@ -22,6 +22,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "BACKUP|RUN": "latest @backups @runs",
     "BACKUP|latest": "latest @backups",
     "C": "@collections",
+    "CHANNEL": "@channels",
     "DEST": "@destinations",
     "DESTINATION": "@remote",
     "DIR": "@dirs",

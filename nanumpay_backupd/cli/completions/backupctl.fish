@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --at --backup --collection --color --format --from --job --kind --level --socket --timeout --to-db -n
+            case --at --backup --collection --color --days --format --from --html --job --kind --language --level --socket --timeout --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -70,6 +70,7 @@ complete -c backupctl -n '__backupctl_in run' -l force -d 'run although the job 
 complete -c backupctl -n '__backupctl_in run' -l collection -x -k -a '(__backupctl_words collections)' -d 'only this collection (DB.C where a job has all databases)'
 complete -c backupctl -n '__backupctl_in run' -l format -x -a 'bson json' -d 'of a collection: bson (default), or json: Extended JSON, a document a line'
 complete -c backupctl -n '__backupctl_in run' -l kind -x -a 'full incremental differential' -d 'the kind of backup (default: full): full, incremental, differential'
+complete -c backupctl -n '__backupctl_in run' -l disable-notifications -d 'tell nobody how it ends: no messages, no pings (it stays on record)'
 
 complete -c backupctl -n '__backupctl_in -' -a cancel -d 'stop what is running: a backup, a restore, a verification, a drill'
 complete -c backupctl -n '__backupctl_at cancel 1' -k -a '(__backupctl_words running)'
@@ -141,6 +142,16 @@ complete -c backupctl -n '__backupctl_in -' -a doctor -d 'check MongoDB, tools, 
 
 complete -c backupctl -n '__backupctl_in -' -a test -d 'try a destination with a real put, get and delete'
 complete -c backupctl -n '__backupctl_at test 1' -k -a '(__backupctl_words remote)'
+
+complete -c backupctl -n '__backupctl_in -' -a notify -d 'show who is told of what, and what was told; send a test'
+complete -c backupctl -n '__backupctl_at notify 1' -a 'test' -d 'send a test'
+complete -c backupctl -n '__backupctl_at notify 2' -k -a '(__backupctl_words channels)'
+complete -c backupctl -n '__backupctl_in notify' -s n -x -d 'show the newest N (default: 20)'
+
+complete -c backupctl -n '__backupctl_in -' -a report -d 'show the last days: runs, sizes, growth, promises kept, copies, what comes next'
+complete -c backupctl -n '__backupctl_in report' -l days -x -d 'how many days (default: 7)'
+complete -c backupctl -n '__backupctl_in report' -l html -r -F -d 'write it to this file, as a page with a chart'
+complete -c backupctl -n '__backupctl_in report' -l language -x -a 'en ko' -d 'its language (default: as [notify] says): en, ko'
 
 complete -c backupctl -n '__backupctl_in -' -a logs -d 'show the daemon\'s log (journalctl)'
 complete -c backupctl -n '__backupctl_at logs 1' -k -a '(__backupctl_words runs)'
