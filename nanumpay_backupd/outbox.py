@@ -145,12 +145,13 @@ def settle(outbox: Outbox, receipts: Sequence[Receipt], now: datetime) -> Settle
         receipt = by_item.get((item.channel, item.notice.id))
         if receipt is None:
             queue.append(item)
-        elif receipt.ok:
-            settled.sent.append((item, receipt))
+            continue
+        tried = msgspec.structs.replace(item, attempts=item.attempts + 1)
+        if receipt.ok:
+            settled.sent.append((tried, receipt))
             failing.pop(item.channel, None)
             last[item.channel] = now
         else:
-            tried = msgspec.structs.replace(item, attempts=item.attempts + 1)
             old = now - item.notice.at > _PATIENCE
             lost = old or not receipt.retryable or tried.attempts >= ATTEMPTS
             (settled.lost if lost else settled.waiting).append((tried, receipt))

@@ -20,7 +20,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     ``html`` is the same as a page, for mails; empty: there is none.
     The other fields are those of `alerts.Notice`, for who keeps a record. ``signal`` makes it a ping: ``start``,
-    ``success`` or ``fail``.
+    ``success``, ``fail``, or ``log``, which counts for nothing.
     """
 
     id: str

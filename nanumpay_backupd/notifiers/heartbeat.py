@@ -16,7 +16,7 @@ from nanumpay_backupd.notifiers.base import HeartbeatTarget, Message, Notifier, 
 
 __all__ = ["HeartbeatNotifier", "ping_url"]
 
-_PATHS: Final = {"start": "/start", "success": "", "fail": "/fail"}
+_PATHS: Final = {"start": "/start", "success": "", "fail": "/fail", "log": "/log"}
 _RUNS: Final = uuid.UUID("6e8bc430-9c3a-5f0e-8f2d-0a1f6f6c9a11")
 """Namespace of the ids by which a switch tells runs apart; what it is does not matter, only that it stays."""
 _MOST: Final = 10_000

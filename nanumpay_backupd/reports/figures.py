@@ -223,8 +223,8 @@ def _places(job: JobSpec, backups: Sequence[Backup]) -> tuple[PlaceReport, ...]:
 def _days(
     runs: Sequence[Run], made: Sequence[Backup], since: datetime, until: datetime, zone: tzinfo
 ) -> tuple[Day, ...]:
-    """Return one entry for each local day, oldest first, also for those without a backup."""
-    first, last = since.astimezone(zone).date(), until.astimezone(zone).date()
+    """Return one entry for each local day, oldest first, also for those without a backup; not for one cut off."""
+    first, last = (since.astimezone(zone) + timedelta(days=1)).date(), until.astimezone(zone).date()
     return tuple(_day(first + timedelta(days=at), runs, made, zone) for at in range((last - first).days + 1))
 
 
