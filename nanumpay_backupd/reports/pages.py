@@ -46,6 +46,7 @@ _WORDS: Final = {
         "skipped": "skipped",
         "none": "none",
         "runs": "Backups",
+        "count": "{count} {what}",
         "size": "Newest backup",
         "total": "All copies",
         "rpo": "Most that may be lost (RPO)",
@@ -86,6 +87,7 @@ _WORDS: Final = {
         "skipped": "건너뜀",
         "none": "없음",
         "runs": "백업",
+        "count": "{what} {count}",
         "size": "최신 백업",
         "total": "모든 사본",
         "rpo": "최대 손실 시간 (RPO)",
@@ -240,7 +242,9 @@ def _bar_line(day: Day, job: JobReport, language: str) -> str:
 def _rows(job: JobReport, report: Report, language: str) -> Iterator[tuple[str, str]]:
     """Yield label and value of what is told of a job."""
     words = _WORDS[language]
-    told = [f"{job.outcomes[name]} {words[name]}" for name in _ORDER if job.outcomes.get(name)]
+    told = [
+        words["count"].format(count=job.outcomes[name], what=words[name]) for name in _ORDER if job.outcomes.get(name)
+    ]
     yield words["runs"], ", ".join(told) or words["none"]
     if job.size:
         grown = f" ({'+' if job.growth >= 0 else '-'}{human_size(abs(job.growth))})" if job.growth is not None else ""
