@@ -230,6 +230,9 @@ class _Teller:
     def _present(self, key: str, fault: Fault) -> None:
         now = self._now
         before = self.raised.get(key) or Raised(fault=fault, since=now)
+        if not fault.reason and not fault.code:  # it lasts, but nothing tells any more why it began
+            was = before.fault
+            fault = msgspec.structs.replace(fault, reason=was.reason, hint=was.hint, code=was.code)
         again = before.fault.occurrence != fault.occurrence
         seen = msgspec.structs.replace(before, fault=fault, gone=None, count=before.count + again)
         phase = _phase(seen, self._policy, now)

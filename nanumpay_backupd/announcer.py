@@ -80,6 +80,7 @@ class Announcer:
         self._told_fault = ""
         self._muted: list[str] = []
         self._ended: list[str] = []
+        self._early: list[Receipt] = []
         self._ready = False
         self._wake = asyncio.Event()
         self._post = asyncio.Event()
@@ -268,6 +269,9 @@ class Announcer:
                 self._memory = Memory(seen=tuple(run.id for run in reversed(runs) if run.outcome is not None))
             else:
                 self._memory = _read(data)
+            for receipt in self._early:
+                self._heard(receipt)
+            self._early.clear()
         return self._memory
 
     async def _keep(self, notices: Sequence[Notice], memory: Memory) -> None:
@@ -349,12 +353,15 @@ class Announcer:
             self._wake.set()
 
     def _heard(self, receipt: Receipt) -> None:
-        """Take note of what came of a test or a ping."""
-        memory = self._memory or Memory()
-        first = receipt.channel not in memory.outbox.failing
+        """Take note of what came of a test or a ping; before what is remembered was read, that has to wait."""
+        if self._memory is None:
+            self._early.append(receipt)
+            return
+        box = self._memory.outbox
         if not receipt.ok:
-            self._log_failure(receipt.channel, receipt, first=first)
-        self._memory = msgspec.structs.replace(memory, outbox=outbox.heard(memory.outbox, receipt, self._clock.now()))
+            self._log_failure(receipt.channel, receipt, first=receipt.channel not in box.failing)
+        box = outbox.heard(box, receipt, self._clock.now())
+        self._memory = msgspec.structs.replace(self._memory, outbox=box)
         self._wake.set()
 
     def _log_failure(self, channel: str, receipt: Receipt, *, first: bool) -> None:

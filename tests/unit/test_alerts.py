@@ -272,6 +272,7 @@ def test_the_end_reaches_who_was_told_and_who_asks_for_ends() -> None:
         (fault(), None),
         (fault(occurrence="r2"), None),
         (fault(code="b"), Phase.CHANGED),
+        (fault(code="", reason=""), None),
         (fault(severity=Severity.WARNING), None),
         (fault(severity=Severity.WARNING, code="b"), Phase.CHANGED),
     ],
