@@ -80,8 +80,11 @@ class Announcer:
         self._told_fault = ""
         self._muted: list[str] = []
         self._ended: list[str] = []
-        self._early: list[Receipt] = []
+        self._early: list[tuple[Receipt, bool]] = []
         self._ready = False
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._wake = asyncio.Event()
         self._post = asyncio.Event()
         self._name = socket.gethostname()
@@ -123,8 +126,7 @@ class Announcer:
         chosen = {name: targets[name]} if name is not None else targets
         receipts = await dispatch([(target, [self._trial(identity, key, now)]) for key, target in chosen.items()])
         for receipt in receipts:
-            self._heard(receipt)
-        self._wake.set()
+            self._heard(receipt, lost=False)
         return sorted(receipts, key=lambda receipt: list(targets).index(receipt.channel))
 
     def _trial(self, identity: str, channel: str, now: datetime) -> Message:
@@ -151,6 +153,13 @@ class Announcer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def finish(self, seconds: float) -> None:
+        """Send nothing more, and give what is being sent a moment: cut off, it would be sent again after the start."""
+        self._stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
 
     async def _listen(self, events: Broadcast) -> None:
         """Hear of runs; whoever is too slow is no longer told, and asks again."""
@@ -269,8 +278,8 @@ class Announcer:
                 self._memory = Memory(seen=tuple(run.id for run in reversed(runs) if run.outcome is not None))
             else:
                 self._memory = _read(data)
-            for receipt in self._early:
-                self._heard(receipt)
+            for receipt, lost in self._early:
+                self._heard(receipt, lost=lost)
             self._early.clear()
         return self._memory
 
@@ -302,7 +311,7 @@ class Announcer:
     async def _send(self) -> float:
         """Send what is due; returns the seconds until the next is."""
         memory = self._memory
-        if memory is None:
+        if memory is None or self._stopping:
             return _INTERVAL
         now = self._clock.now()
         whole = {DATABASE_CHANNEL}
@@ -313,8 +322,11 @@ class Announcer:
             (targets[name], await self._letters(name, items)) for name, items in batches.items() if name in targets
         ]
         if parcels:
-            receipts = await dispatch(parcels)
-            await self._settle(receipts)
+            self._idle.clear()
+            try:
+                await self._settle(await dispatch(parcels))
+            finally:
+                self._idle.set()
         wait = outbox.next_due(self._memory.outbox, self._clock.now())
         return _INTERVAL if wait is None else wait
 
@@ -352,15 +364,15 @@ class Announcer:
         if settled.lost or set(before.failing) != set(settled.outbox.failing):
             self._wake.set()
 
-    def _heard(self, receipt: Receipt) -> None:
-        """Take note of what came of a test or a ping; before what is remembered was read, that has to wait."""
+    def _heard(self, receipt: Receipt, *, lost: bool = True) -> None:
+        """Take note of what came of a ping or a test; before what is remembered was read, that has to wait."""
         if self._memory is None:
-            self._early.append(receipt)
+            self._early.append((receipt, lost))
             return
         box = self._memory.outbox
         if not receipt.ok:
             self._log_failure(receipt.channel, receipt, first=receipt.channel not in box.failing)
-        box = outbox.heard(box, receipt, self._clock.now())
+        box = outbox.heard(box, receipt, self._clock.now(), lost=lost)
         self._memory = msgspec.structs.replace(self._memory, outbox=box)
         self._wake.set()
 

@@ -53,6 +53,8 @@ _LOOKED_AT: Final = 20
 """Runs among which the last backup is looked for."""
 _STATUS_PAUSE: Final = 0.1
 """Seconds between two looks at what changed, however many events there are."""
+_LAST_WORDS: Final = 5.0
+"""Seconds that a message which is on its way when the service stops may take to arrive."""
 _AWAY: Final = frozenset({"settings-unreachable", "settings-failed"})
 """The faults that mean: MongoDB does not answer, and not: what it says cannot be used."""
 _PATIENCE: Final = 300.0
@@ -161,6 +163,7 @@ class Daemon:
             tasks.append(self._watch)
         await self.supervisor.stop(_STOP_BUDGET if self.supervisor.active else 0.0)
         await self._server.close()
+        await self.announcer.finish(_LAST_WORDS)
         for task in await end_tasks(tasks):
             log.error(f"the {task.get_name()} does not end", code="internal")
         # Last: what callers and tasks were still doing needed the catalog.

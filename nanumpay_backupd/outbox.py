@@ -160,14 +160,14 @@ def settle(outbox: Outbox, receipts: Sequence[Receipt], now: datetime) -> Settle
     return settled._replace(outbox=Outbox(queue=tuple(queue), failing=failing, last=last))
 
 
-def heard(outbox: Outbox, receipt: Receipt, now: datetime) -> Outbox:
-    """Take note of what came of a message that was not in the queue: a test, or a ping."""
+def heard(outbox: Outbox, receipt: Receipt, now: datetime, *, lost: bool) -> Outbox:
+    """Take note of what came of a message that was not in the queue: a ping, or a test, which nobody misses."""
     failing, last = dict(outbox.failing), dict(outbox.last)
     if receipt.ok:
         failing.pop(receipt.channel, None)
         last[receipt.channel] = now
     else:
-        failing[receipt.channel] = _failed(failing.get(receipt.channel), receipt, now, lost=True)
+        failing[receipt.channel] = _failed(failing.get(receipt.channel), receipt, now, lost=lost)
     return Outbox(queue=outbox.queue, failing=failing, last=last)
 
 

@@ -104,7 +104,7 @@ def remembered(site: Site) -> dict[str, Any]:
 def test_a_store_that_is_down_for_many_runs_is_told_once_and_once_when_it_is_back(
     site: Site, web: WebServer, mail: MailServer, tmp_path: Path
 ) -> None:
-    """Six degraded runs and a restart in between are one message; the upload that succeeds at last is the other."""
+    """Degraded runs and a restart in between are one message; the upload that succeeds at last is the other."""
     with start_s3(tmp_path) as s3:
         door = BreakingProxy("127.0.0.1", free_port(), (), int(s3.endpoint.rpartition(":")[2]))
         site.write_config(
@@ -114,9 +114,9 @@ def test_a_store_that_is_down_for_many_runs_is_told_once_and_once_when_it_is_bac
             "timeout = '2s'\n[[job]]\nname = 'shop'\ndestinations = ['cloud']\n"
         )
         site.start()
-        for number in range(6):
+        for number in range(4):
             assert site.run("shop")["outcome"] == "degraded"
-            if number == 3:
+            if number == 1:
                 wait_for(lambda: told(web), "the first message")
                 assert site.stop() == EXIT_OK
                 site.start()
@@ -127,7 +127,7 @@ def test_a_store_that_is_down_for_many_runs_is_told_once_and_once_when_it_is_bac
         try:
             assert site.run("shop")["outcome"] == "succeeded"
             wait_for(lambda: site.job("shop")["pending_uploads"] == 0, "the uploads that had waited")
-            wait_for(lambda: len(mail.mails) > 1, "the end")
+            wait_for(lambda: len(mail.mails) > 1 and len(told(web)) > 1, "the end")
         finally:
             door.stop()
     assert told(web)[1:] == ["all copies of shop are at their places again"]
@@ -135,24 +135,34 @@ def test_a_store_that_is_down_for_many_runs_is_told_once_and_once_when_it_is_bac
     body = mail.mails[0].get_body(("plain",))
     assert body is not None
     assert "What to do" in str(body.get_content())
-    assert [(item["event"], item["phase"]) for item in notices(site)] == [("degraded", "began"), ("healthy", "ended")]
-    assert {sent["channel"] for sent in notices(site)[0]["sent"]} == {"hook", "ops-mail"}
+    about = [(item["event"], item["phase"], [sent["channel"] for sent in item["sent"]]) for item in notices(site)]
+    both = ["hook", "ops-mail"]
+    assert [(event, phase, sorted(sent)) for event, phase, sent in about] == [
+        ("degraded", "began", both),
+        ("succeeded", "once", []),
+        ("healthy", "ended", both),
+    ]
 
 
-def test_a_backup_is_told_as_it_ends_and_the_switch_is_pinged(site: Site, web: WebServer) -> None:
-    """A failure, then a success: a message for each that is news, start and end for each run, one id per run."""
-    site.write_config(channels(web, hook="severity = 'info'") + "[tools]\nmongodump = '/nonexistent/mongodump'\n")
+def test_how_runs_end_is_told_and_the_switch_is_pinged(site: Site, web: WebServer) -> None:
+    """A message for what is news, start and end for each run; of one with --disable-notifications, neither."""
+    everything = "severity = 'info'"
+    site.write_config(channels(web, hook=everything) + "[tools]\nmongodump = '/nonexistent/mongodump'\n")
     site.start()
+    assert site.run(disable_notifications=True)["outcome"] == "failed"
+    settled(site)
+    assert site.status()["health"] == "failing"
     failed = site.run()
     wait_for(lambda: told(web), "the failure")
     assert told(web) == ["backup of nanumpay failed: /nonexistent/mongodump was not found"]
     wait_for(lambda: pings(web) == ["start", "fail"], "the pings")
-    site.write_config(channels(web, hook="severity = 'info'"))
+    site.write_config(channels(web, hook=everything))
     site.call("Reload")
     good = site.run()
     wait_for(lambda: len(told(web)) == 2, "the end of the failure")
     # Who hears that backups work again need not hear of the run that showed it.
     assert told(web)[1] == "backup of nanumpay works again"
+    assert site.run(disable_notifications=True)["outcome"] == "succeeded"
     again = site.run()
     wait_for(lambda: len(told(web)) == 3, "the success")
     assert told(web)[2] == "backup of nanumpay succeeded"
@@ -164,105 +174,67 @@ def test_a_backup_is_told_as_it_ends_and_the_switch_is_pinged(site: Site, web: W
     assert [item["run"] for item in notices(site)] == [failed["id"], failed["id"], good["id"], again["id"]]
 
 
-def test_a_run_with_disabled_notifications_is_told_to_nobody(site: Site, web: WebServer) -> None:
-    """No message and no ping, whether it fails or succeeds; the next run tells what is wrong."""
-    site.write_config(channels(web, hook="severity = 'info'") + "[tools]\nmongodump = '/nonexistent/mongodump'\n")
-    site.start()
-    assert site.run(disable_notifications=True)["outcome"] == "failed"
-    settled(site)
-    assert site.status()["health"] == "failing"
-    loud = site.run()
-    wait_for(lambda: told(web), "the failure of the second run")
-    assert [item["run"] for item in notices(site)] == [loud["id"]]
-    site.write_config(channels(web, hook="severity = 'info'"))
-    site.call("Reload")
-    assert site.run(disable_notifications=True)["outcome"] == "succeeded"
-    settled(site)
-    assert len(told(web)) == 1
-    assert pings(web) == ["start", "fail"]
-    site.run()
-    wait_for(lambda: len(told(web)) == 2, "the loud success")
-    assert told(web)[1] == "backup of nanumpay succeeded"
-
-
-def test_a_channel_that_is_down_holds_nothing_up_and_is_told_by_the_others(
+def test_channels_that_fail_hold_nothing_up_and_are_told_by_the_others(
     site: Site, web: WebServer, mail: MailServer
 ) -> None:
-    """The backup succeeds meanwhile, the status names the channel, a test mends it, and what waited arrives."""
+    """One is down, one is silent, one refuses for good; the backup succeeds, the status names them, a test mends them.
+
+    What waited is sent in its turn, also when the daemon was killed meanwhile; nothing is told twice, and that a
+    channel fails is no message to itself.
+    """
     mail.stop()
+    gone = WebServer().start()
+    gone.status = 404
     with silent_server() as port:
+        more = "severity = 'info'\n"
         site.write_config(
-            channels(web, mail, hook="severity = 'info'")
-            + f"severity = 'info'\n[channel.deaf]\naddress = 'json://127.0.0.1:{port}/x'\n"
-            "severity = 'info'\ntimeout = '1s'\n"
+            channels(web, mail, hook=more)
+            + f"[channel.deaf]\naddress = 'json://127.0.0.1:{port}/x'\n{more}timeout = '1s'\n"
+            f"[channel.gone]\naddress = 'json://127.0.0.1:{gone.port}/x'\n{more}"
         )
         site.start()
-        run = site.run()
-        assert run["outcome"] == "succeeded"
-        wait_for(lambda: told(web), "the webhook, although the others do not answer")
-        wait_for(lambda: "channel deaf" in "\n".join(site.status()["problems"]), "the channel in the status")
+        assert site.run()["outcome"] == "succeeded"
+        wait_for(lambda: len(told(web)) == 2, "the webhook, although the others do not answer")
+        assert told(web)[0] == "backup of nanumpay succeeded"
+        assert told(web)[1].startswith("messages by gone do not arrive: JSON: ")
+        for name in ("deaf", "ops-mail"):
+            wait_for(
+                lambda name=name: f"channel {name}" in "\n".join(site.status()["problems"]), f"{name} in the status"
+            )  # type: ignore[misc]
         problems = "\n".join(site.status()["problems"])
         assert "channel ops-mail: the last message did not arrive" in problems
         assert "Connection refused" in problems
         assert site.status()["health"] == "warning"
-        assert channel(site, "ops-mail")["state"] == "failing"
-        assert [sent["state"] for sent in notices(site)[0]["sent"]] == ["sent", "waiting", "waiting"]
+        first, second = ({sent["channel"]: sent["state"] for sent in item["sent"]} for item in notices(site))
+        assert first == {"hook": "sent", "deaf": "waiting", "gone": "failed"}
+        assert second == {"hook": "sent", "ops-mail": "waiting", "deaf": "waiting"}
+        site.kill()
         mail.start()
+        gone.status = 200
+        site.start()
+        # Also before the daemon has looked at what it kept.
         results = {item["channel"]: item for item in site.call("TestNotify")["results"]}
-        assert (results["hook"]["ok"], results["ops-mail"]["ok"], results["deaf"]["ok"]) == (True, True, False)
+        assert [results[name]["ok"] for name in ("hook", "ops-mail", "deaf", "gone")] == [True, True, False, True]
         assert results["deaf"]["code"] == "notify-timeout"
-        # Nothing but the test came before; what waited comes after it, in its turn.
-        wait_for(lambda: len(mail.mails) == 2, "the message that waited")
-        assert [str(item["subject"]).partition("] ")[2] for item in mail.mails] == [
-            "test message",
-            "backup of nanumpay succeeded",
-        ]
+        wait_for(lambda: "arrive again" in _mailed(mail), "the messages that waited")
+        for title in ("test message", "messages by gone do not", "messages by gone arrive"):
+            assert _mailed(mail).count(title) == 1, title
+        wait_for(lambda: len(told(web)) == 4, "the end")
+        assert told(web)[2:] == ["test message", "messages by gone arrive again"]
         wait_for(lambda: channel(site, "ops-mail")["state"] == "ok", "the channel")
         assert "ops-mail" not in "\n".join(site.status()["problems"])
+    assert gone.paths() == ["/x", "/x"]
+    gone.stop()
 
 
-def test_a_channel_that_was_given_up_is_told_by_the_others_and_not_by_itself(site: Site, web: WebServer) -> None:
-    """No message about a message about a message: one fault, told once to whom it can be told."""
-    other = WebServer().start()
-    other.status = 404
-    try:
-        site.write_config(
-            channels(web)
-            + f"[channel.gone]\naddress = 'json://127.0.0.1:{other.port}/x'\n"
-            + "[tools]\nmongodump = '/nonexistent/mongodump'\n"
-        )
-        site.start()
-        site.run()
-        wait_for(lambda: len(told(web)) == 2, "both messages")
-        assert told(web)[1].startswith("messages by gone do not arrive: JSON: ")
-        site.run()
-        settled(site)
-        assert len(told(web)) == 2
-        assert len(other.requests) == 1
-        other.status = 200
-        assert site.call("TestNotify", channel="gone")["results"][0]["ok"]
-        wait_for(lambda: len(told(web)) == 3, "the end")
-        assert told(web)[2] == "messages by gone arrive again"
-    finally:
-        other.stop()
-
-
-def test_what_could_not_be_sent_before_a_stop_is_sent_after_the_start(site: Site, web: WebServer) -> None:
-    """The outbox is on the disk, and nothing is told twice."""
-    web.stop()
-    site.write_config(channels(web, hook="severity = 'info'"))
-    site.start()
-    site.run()
-    wait_for(lambda: channel(site, "hook")["state"] == "failing", "a failed try")
-    site.kill()
-    web.start()
-    site.start()
-    # Also before the daemon has looked at what it kept.
-    site.call("TestNotify", channel="hook")
-    wait_for(lambda: len(told(web)) == 2, "the message of before")
-    assert told(web) == ["test message", "backup of nanumpay succeeded"]
-    wait_for(lambda: not remembered(site)["outbox"]["queue"], "an empty outbox")
-    assert [item["event"] for item in notices(site)] == ["succeeded"]
+def _mailed(mail: MailServer) -> str:
+    """Return the subjects of all mails; of a summary what it holds."""
+    found = []
+    for item in list(mail.mails):
+        body = item.get_body(("plain",))
+        summary = "messages in one" in str(item["subject"]) and body is not None
+        found.append(str(body.get_content()) if summary and body is not None else str(item["subject"]))
+    return "\n".join(found)
 
 
 def test_refused_settings_and_reloads_are_told(site: Site, web: WebServer) -> None:
@@ -284,11 +256,37 @@ def test_refused_settings_and_reloads_are_told(site: Site, web: WebServer) -> No
     site.save(backup_settings(storage={"type": "none"}))
     wait_for(lambda: len(told(web)) == 4, "both ends")
     assert told(web)[2:] == ["settings are accepted again"] * 2
+    with pytest.raises(RemoteError) as caught:
+        site.call("TestNotify", channel="hok")
+    assert "hook, heartbeat/nanumpay" in caught.value.hint
 
 
-def test_the_application_can_show_what_was_told(site: Site, web: WebServer) -> None:
-    """With database = true everything is in the collection backupnotifications, in the language of the messages."""
-    site.write_config(channels(web, more="language = 'ko'\ndatabase = true"))
+def test_where_notifications_are_off_there_is_the_record(site: Site, web: WebServer) -> None:
+    """Nothing is sent, no ping either; whoever looks later sees what there was to tell."""
+    site.write_config(channels(web, more="enabled = false\ndatabase = true"))
+    site.start()
+    with pytest.raises(RemoteError) as caught:
+        site.call("TestNotify")
+    assert caught.value.code == "refused"
+    run = site.run()
+    settled(site)
+    assert not web.requests
+    (notice,) = notices(site)
+    assert (notice["event"], notice["run"], notice["sent"]) == ("succeeded", run["id"], [])
+    assert site.call("ListNotices")["channels"] == []
+    with site.db() as db:
+        assert "backupnotifications" not in db.list_collection_names()
+
+
+def test_the_report_comes_when_it_is_due_and_the_application_has_its_record(
+    site: Site, web: WebServer, mail: MailServer
+) -> None:
+    """Also when the daemon was not there at its time: a page by mail, text to a chat, to nobody who has not asked."""
+    config = channels(web, more="report = '0 8 * * 1'\nlanguage = 'ko'\ndatabase = true") + (
+        f"[channel.boss]\naddress = '{mail.address()}'\nseverity = 'none'\nevents = ['report']\n"
+        f"[channel.chat]\naddress = 'json://127.0.0.1:{web.port}/hook/chat'\nseverity = 'none'\nevents = ['report']\n"
+    )
+    site.write_config(config, top="timezone = 'UTC'")
     site.start()
     run = site.run()
     with site.db() as db:
@@ -298,19 +296,6 @@ def test_the_application_can_show_what_was_told(site: Site, web: WebServer) -> N
     assert (record["title"], record["run"], record["read"]) == ("nanumpay 백업 성공", run["id"], False)
     assert f"백업: {run['backup']}" in record["message"]
     wait_for(lambda: channel(site, "database")["state"] == "ok", "the receipt")
-    assert told(web) == [], "a success is not told where nobody asks for it"
-
-
-def test_the_report_comes_when_it_is_due_once(site: Site, web: WebServer, mail: MailServer) -> None:
-    """Also when the daemon was not there at its time: a page by mail, text to a chat, to nobody who has not asked."""
-    config = channels(web, more="report = '0 8 * * 1'\nlanguage = 'ko'") + (
-        f"[channel.boss]\naddress = '{mail.address()}'\nseverity = 'none'\nevents = ['report']\n"
-        f"[channel.chat]\naddress = 'json://127.0.0.1:{web.port}/hook/chat'\nseverity = 'none'\nevents = ['report']\n"
-    )
-    site.write_config(config, top="timezone = 'UTC'")
-    site.start()
-    site.run()
-    settled(site)
     assert site.stop() == EXIT_OK
     kept = remembered(site)
     due = kept["report_due"]
@@ -325,10 +310,9 @@ def test_the_report_comes_when_it_is_due_once(site: Site, web: WebServer, mail: 
     assert "<td width=" in html
     assert "날짜별 크기" in html
     assert "성공 1" in html
-    assert hooks(web)[0].path == "/hook/chat"
+    assert [item.path for item in hooks(web)] == ["/hook/chat"]
     assert "백업 보고서" in hooks(web)[0].json["message"]
     assert remembered(site)["report_due"] == due
-    assert len(hooks(web)) == 1
 
 
 def test_no_address_is_shown_anywhere(site: Site, web: WebServer, mail: MailServer) -> None:
@@ -375,32 +359,3 @@ def _watch_processes(site: Site, until: Callable[[], bool]) -> str:
     wait_for(look, "the messages")
     assert sender, "no process was seen that sends"
     return "\n".join(seen)
-
-
-def test_an_unknown_channel_is_not_found(site: Site, web: WebServer) -> None:
-    """With the names of those that there are; and nothing is sent where notifications are switched off."""
-    site.write_config(channels(web))
-    site.start()
-    with pytest.raises(RemoteError) as caught:
-        site.call("TestNotify", channel="hok")
-    assert "hook, heartbeat/nanumpay" in caught.value.hint
-    site.write_config(channels(web, more="enabled = false"))
-    site.call("Reload")
-    with pytest.raises(RemoteError) as caught:
-        site.call("TestNotify")
-    assert caught.value.code == "refused"
-    site.run()
-    settled(site)
-    assert not web.requests
-    assert [item["event"] for item in notices(site)] == ["succeeded"]
-
-
-def test_a_daemon_without_channels_keeps_what_there_was_to_tell(site: Site) -> None:
-    """Whoever looks later sees it; the reply has no channels."""
-    site.start()
-    run = site.run()
-    wait_for(lambda: notices(site), "a record")
-    (notice,) = notices(site)
-    assert (notice["event"], notice["run"], notice["sent"]) == ("succeeded", run["id"], [])
-    assert site.call("ListNotices")["channels"] == []
-    assert site.call("GetReport", days=30)["report"]["jobs"][0]["outcomes"] == {"succeeded": 1}

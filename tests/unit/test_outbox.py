@@ -71,7 +71,7 @@ def test_a_channel_that_works_again_is_no_fault_any_more() -> None:
     """Whatever arrives ends it, a test too."""
     failed = outbox.settle(box(1), [answered(1, retryable=False)], NOW).outbox
     assert [fault.key for fault in outbox.faults(failed)] == ["channel:ops"]
-    assert outbox.faults(outbox.heard(failed, answered(7, ok=True), NOW)) == []
+    assert outbox.faults(outbox.heard(failed, answered(7, ok=True), NOW, lost=False)) == []
     later = outbox.settle(
         outbox.add(failed, [Delivery("ops", notice(2))]), [answered(2, ok=True)], NOW + timedelta(hours=1)
     )
@@ -150,6 +150,9 @@ def test_a_pause_is_never_longer_than_half_an_hour(failures: int) -> None:
     """However long a service was away, it is found again soon."""
     waiting = box(1)
     for _ in range(failures):
-        waiting = outbox.heard(waiting, answered(9), NOW)
+        waiting = outbox.heard(waiting, answered(9), NOW, lost=False)
     assert (waiting.failing["ops"].due - NOW).total_seconds() <= 1800
     assert waiting.failing["ops"].since == NOW
+    # Only who asked for a test misses it.
+    assert outbox.faults(waiting)[0].event is None
+    assert outbox.faults(outbox.heard(waiting, answered(9), NOW, lost=True))[0].event is Event.CHANNEL_FAILED
