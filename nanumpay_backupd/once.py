@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import EXIT_OK, BackupdError, ConfigError, NotFoundError, RefusedError
+from nanumpay_backupd.errors import EXIT_OK, BackupdError, ConfigError, NotFoundError, NotifyError, RefusedError
 from nanumpay_backupd.model import ErrorInfo, Kind, Outcome, Run, StageRecord, Trigger
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.rebuild import adopt_remote, rebuild_local
@@ -123,16 +123,39 @@ def perform(
 
 
 def check_config(config: Path | None) -> int:
-    """Read the host file and say what it means; raises ConfigError when it is refused."""
+    """Read the host file and say what it means; raises ConfigError when it, or an address in it, is refused."""
     host = load_host_file(config)
+    told = _channels(host)
     sys.stdout.write(f"{host.origin or 'no host file: the defaults'}: ok\n")
     sys.stdout.write(f"  backups in {host.paths.backups}, state in {host.paths.state}\n")
     sys.stdout.write(f"  control socket {host.paths.socket}\n")
     for job in build_jobs(host, None):
         places = ", ".join(destination.name for destination in job.destinations) or "none"
         due = " | ".join(job.schedule.cron) if job.schedule else "from the application's settings"
-        sys.stdout.write(f"  job {job.name}: schedule {due}; further destinations: {places}\n")
+        beat = "; a heartbeat" if job.heartbeat else ""
+        sys.stdout.write(f"  job {job.name}: schedule {due}; further destinations: {places}{beat}\n")
+    for line in told:
+        sys.stdout.write(f"  {line}\n")
     return EXIT_OK
+
+
+def _channels(host: HostConfig) -> list[str]:
+    """Say who is told of what; raises ConfigError for an address that apprise does not understand."""
+    if not host.notify.enabled:
+        return ["notifications are switched off"]
+    lines = ["everything is recorded in the application's database"] if host.notify.database else []
+    if host.channels:
+        from nanumpay_backupd.notifiers.services import check_address
+    for channel in host.channels:
+        try:
+            service = check_address(channel.address, channel.name)
+        except NotifyError as error:
+            raise ConfigError(f"{host.origin}: {error.message}", hint=error.hint) from None
+        severe = {"info": "everything", "none": ""}.get(channel.severity, f"{channel.severity} and worse")
+        about = ", ".join(filter(None, [severe, *channel.events]))
+        jobs = f" of {', '.join(channel.jobs)}" if channel.jobs else ""
+        lines.append(f"channel {channel.name}: {service}; is told {about}{jobs}")
+    return lines or ["nobody is told: there is no [channel.NAME]"]
 
 
 def rebuild_catalog(config: Path | None) -> int:

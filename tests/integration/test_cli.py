@@ -865,3 +865,67 @@ def test_little_is_imported_for_a_status(daemon: CannedDaemon, path: Path) -> No
     heavy = {"asyncio", "dataclasses", "inspect", "shutil", "subprocess", "logging", "difflib", "unicodedata", "ssl"}
     assert not loaded & (heavy | {"msgspec", "structlog", "pymongo", "boto3", "croniter"})
     assert f"{NOW:%Y}" in done.stdout
+
+
+def test_notify_shows_who_is_told_and_what_was_told(path: Path, daemon: CannedDaemon) -> None:
+    """Each channel with what it is told and how it is doing; each notice with to whom it went."""
+    done = backupctl(path, "notify")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ops-mail            apprise    warnings, errors, report" in done.stdout
+    assert "team                apprise    failed of nanumpay" in done.stdout
+    assert "everything" in done.stdout
+    assert "when a backup begins and ends" in done.stdout
+    assert "team: messages that wait: 1" in done.stdout
+    assert "✗ team: Slack did not answer within 15 s\n  → is the service up" in done.stdout
+    lines = done.stdout.partition("\n\n")[2].splitlines()
+    assert [line.split()[6] for line in lines[1:]] == ["failed", "succeeded", "failed", "failed"]
+    assert "failed (another cause)  nanumpay  ops-mail✓ team…waiting  MongoDB at localhost" in lines[1]
+    assert "nobody" in lines[2]
+    assert "failed ended" in lines[3]
+    assert backupctl(path, "notify", "-n", "1").stdout.count("nanumpay  ops-mail") == 1
+    assert json.loads(backupctl(path, "notify", "--json").stdout)["channels"][0]["name"] == "ops-mail"
+
+
+def test_notify_test_says_what_each_answered(path: Path, daemon: CannedDaemon) -> None:
+    """8 when one did not arrive, with what to do; 0 when the one that was named did."""
+    done = backupctl(path, "notify", "test")
+    assert (done.returncode, done.stderr) == (8, "")
+    assert done.stdout == (
+        "✓ ops-mail: E-Mail took it (0.4 s)\n"
+        "✗ team: Slack: Failed to send Slack notification: Invalid token., error=403. (0.2 s)\n"
+        "  → check the address of this channel: login, token, recipient\n"
+    )
+    assert backupctl(path, "notify", "test", "ops-mail").returncode == 0
+    unknown = backupctl(path, "notify", "test", "ops")
+    assert unknown.returncode == 6
+    assert "ops-mail, team" in unknown.stderr
+    meant = backupctl(path, "notify", "tset")
+    assert meant.returncode == 2
+    assert "tset" in meant.stderr
+
+
+def test_notify_without_channels_says_how_to_get_one(path: Path) -> None:
+    """Whoever has none learns where they are set up."""
+    with canned_daemon(path, "empty"):
+        done = backupctl(path, "notify")
+    assert "[channel.NAME]" in done.stdout
+    assert done.returncode == 0
+
+
+def test_report_is_shown_or_written(path: Path, daemon: CannedDaemon, tmp_path: Path) -> None:
+    """As text, as a page into a file, in a language; a folder that is not there is a sentence."""
+    assert backupctl(path, "report").stdout == "Backup report of 7 days in en\nAll is well\n"
+    assert "30 days in ko" in backupctl(path, "report", "--days", "30", "--language", "ko").stdout
+    page = tmp_path / "report.html"
+    done = backupctl(path, "report", "--html", str(page))
+    assert (done.stdout, done.returncode) == (f"Written: {page}\n", 0)
+    assert "백업 보고서" in page.read_text(encoding="utf-8")
+    refused = backupctl(path, "report", "--html", str(tmp_path / "none" / "report.html"))
+    assert refused.returncode == 1
+    assert "cannot be written: No such file or directory" in refused.stderr
+
+
+def test_a_run_can_be_kept_from_being_told(path: Path, daemon: CannedDaemon) -> None:
+    """The option arrives at the daemon."""
+    backupctl(path, "run", "--disable-notifications", "--no-wait")
+    assert ("Run", {"disable_notifications": True}) in daemon.calls

@@ -62,6 +62,23 @@ UPDATE runs SET action = json_extract(CAST(record AS TEXT), '$.action');
 PRAGMA user_version = 2
 """
 """What the program of that time made of a catalog of the format before."""
+_THIRD: Final = """
+CREATE TABLE manifests (
+    backup TEXT PRIMARY KEY REFERENCES backups (id) ON DELETE CASCADE, record BLOB NOT NULL);
+INSERT INTO manifests SELECT id, manifest FROM backups WHERE manifest IS NOT NULL;
+ALTER TABLE backups ADD COLUMN collection TEXT NOT NULL DEFAULT '';
+UPDATE backups SET collection = coalesce(
+    json_extract(CAST(manifest AS TEXT), '$.source.collections[0].database') || '.' ||
+    replace(json_extract(CAST(manifest AS TEXT), '$.source.collections[0].name'), 'system.buckets.', ''), '')
+    WHERE kind = 'collection';
+ALTER TABLE backups DROP COLUMN manifest;
+ALTER TABLE copies ADD COLUMN job TEXT NOT NULL DEFAULT '';
+ALTER TABLE copies ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+UPDATE copies SET job = (SELECT job FROM backups WHERE id = backup),
+    size = json_extract(CAST(record AS TEXT), '$.size');
+CREATE INDEX runs_by_action ON runs (job, action, outcome, started DESC, id DESC);
+PRAGMA user_version = 3
+"""
 _WHOLE: Final = re.compile(
     r"SCAN (runs|backups|b|copies|c)\b(?! USING (COVERING )?INDEX (runs_but_slices|runs_unfinished|copies_pending))"
     r"|SEARCH (runs|backups|b) .*\(job=\?\)$"
@@ -133,6 +150,8 @@ def _write(path: Path, version: int, backups: list[Backup], runs: list[Run]) -> 
                 db.execute("INSERT INTO copies VALUES (?, ?, ?, ?, ?)", values)
         if version > 1:
             db.executescript(_SECOND)
+        if version > 2:
+            db.executescript(_THIRD)
 
 
 def _tables(path: Path) -> set[tuple[str, str]]:
@@ -146,7 +165,7 @@ def _tables(path: Path) -> set[tuple[str, str]]:
     return {(name, ",".join(sorted(names.split(",")))) for name, names in columns} | set(indexes)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: Path, version: int) -> None:
     """Backups with their manifests and copies, runs, totals and the lookups by kind are as if made by this program."""
     backups, runs = _backups(), [_run(0), _run(1, "slice"), _run(2, "drill", Outcome.FAILED)]
@@ -164,6 +183,8 @@ def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: P
         assert sorted(old.placed()) == sorted(new.placed())
         assert old.spans("nanumpay", SLICES) == new.spans("nanumpay", SLICES)
         assert old.runs(slices=False) == [runs[2], runs[0]]
+        assert old.notices() == []
+        assert old.remembered("announcer") is None
         assert old.last_run("nanumpay", "drill", Outcome.FAILED) == runs[2]
     assert _tables(tmp_path / "old.db") == _tables(tmp_path / "new.db")
 
