@@ -1,0 +1,93 @@
+"""Hosts for the system tests: one that was installed as docs/install.md says, new ones to order, and what is measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.system.container import Container, sweep
+from tests.system.host import Host
+from tests.system.image import find_image, make_image
+from tests.system.packages import built, older
+from tests.system.probe import OPTIONAL, why_not
+
+MakeHost = Callable[[str], Host]
+_FIGURES: Final = pytest.StashKey[dict[str, str]]()
+_BEGAN: Final = time.monotonic()
+
+
+@pytest.fixture(scope="session")
+def image() -> Path:
+    """The Debian that hosts are made of; where the machine lets no container boot, the reason."""
+    reason = why_not()
+    if reason and os.environ.get(OPTIONAL) == "optional":
+        pytest.skip(reason)
+    assert not reason, reason
+    sweep()
+    return find_image() or make_image()
+
+
+@pytest.fixture(scope="session")
+def new_host(image: Path) -> Iterator[MakeHost]:
+    """Make hosts, switched on: Debian and MongoDB, nothing of the project. They end with the session at the latest."""
+    made: list[Host] = []
+
+    def make(name: str) -> Host:
+        host = Host(image, name)
+        made.append(host)
+        host.boot()
+        return host
+
+    try:
+        yield make
+    finally:
+        for host in made:
+            host.close()
+
+
+@pytest.fixture(scope="session")
+def package() -> Path:
+    """The package that `make deb` built."""
+    return built()
+
+
+@pytest.fixture(scope="session")
+def older_package(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An older version of it."""
+    return older(package, tmp_path_factory.mktemp("older"))
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What is measured, for the summary."""
+    found: dict[str, str] = request.config.stash.setdefault(_FIGURES, {})
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what the hosts of a failed test have in their journals."""
+    report = yield
+    if report.failed:
+        values = getattr(item, "funcargs", {}).values()
+        for host in {id(value): value for value in values if isinstance(value, Container)}.values():
+            if host.running:
+                said = host.run("journalctl --no-pager -n 60 -o short-precise; systemctl --failed", check=False).said
+                report.sections.append((f"journal of {host.name}", said))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what was measured."""
+    found = config.stash.get(_FIGURES, {})
+    if found:
+        terminalreporter.section("figures")
+        for name, value in {**found, "all of it": f"{time.monotonic() - _BEGAN:.0f} s"}.items():
+            terminalreporter.write_line(f"{name}: {value}" if "\n" not in value else f"{name}:\n{value}")
