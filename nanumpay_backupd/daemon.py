@@ -19,7 +19,8 @@ import structlog
 from nanumpay_backupd import __version__
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.methods import Methods
-from nanumpay_backupd.control.server import ControlServer
+from nanumpay_backupd.control.refusal import refuse_callers
+from nanumpay_backupd.control.server import GROUP_HINT, ControlServer
 from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError
 from nanumpay_backupd.model import Outcome, Run, Trigger
 from nanumpay_backupd.scheduler import zone_of
@@ -29,11 +30,13 @@ from nanumpay_backupd.settings.merge import build_jobs
 from nanumpay_backupd.settings.schema import HostConfig, Schedule, to_public
 from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
 from nanumpay_backupd.supervisor import Supervisor
+from nanumpay_backupd.system.activation import passed_socket
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.notify import ServiceManager
+from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
 
@@ -46,20 +49,21 @@ _LOOKED_AT: Final = 20
 """Runs among which the last backup is looked for."""
 _STATUS_PAUSE: Final = 0.1
 """Seconds between two looks at what changed, however many events there are."""
-_SD_LISTEN_FD: Final = 3
 log = structlog.get_logger()
 
 
 class Daemon:
     """One daemon. `run` returns when it has been told to stop."""
 
-    def __init__(self, config: Path | None, host: HostConfig, clock: Clock) -> None:
+    def __init__(self, config: Path | None, host: HostConfig, clock: Clock, listen_fd: int | None = None) -> None:
+        """``listen_fd`` is the control socket, where systemd listens on it for us."""
         self.started = clock.now()
         self.supervisor = Supervisor(host.paths, clock)
         self._config = config
         self._host = host
         self._clock = clock
         self._manager = ServiceManager()
+        self._server = self._make_server(listen_fd)
         self._stop = asyncio.Event()
         self._loaded = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -79,8 +83,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         await self.supervisor.recover()
-        server = self._server()
-        await server.start()
+        await self._server.start()
         tasks = [
             self._task("scheduler", self.supervisor.run()),
             self._task("watchdog", self._feed_watchdog()),
@@ -94,7 +97,7 @@ class Daemon:
                 self._tell_ready()
             await self._stop.wait()
         finally:
-            await self._shut_down(server, tasks)
+            await self._shut_down(tasks)
         return EXIT_FAILED if self._defect else EXIT_OK
 
     def _tell_ready(self) -> None:
@@ -110,14 +113,14 @@ class Daemon:
         gc.collect()
         gc.freeze()
 
-    def _server(self) -> ControlServer:
+    def _make_server(self, listen_fd: int | None) -> ControlServer:
         text = importlib.resources.files("nanumpay_backupd.control").joinpath("com.nanumpay.Backup.varlink")
         return ControlServer(
             text.read_text(encoding="utf-8"),
             Methods(self, self._clock).handlers(),
             path=self._host.paths.socket,
             group=self._host.control.group or None,
-            listen_fd=_SD_LISTEN_FD if os.environ.get("LISTEN_PID") == str(os.getpid()) else None,
+            listen_fd=listen_fd,
         )
 
     def _task(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -136,14 +139,14 @@ class Daemon:
         task.add_done_callback(ended)
         return task
 
-    async def _shut_down(self, server: ControlServer, tasks: list[asyncio.Task[None]]) -> None:
+    async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
         self._manager.stopping(_STOP_BUDGET + 15)
         self._show_status()
         log.info("stopping", running=len(self.supervisor.active))
         if self._watch is not None:
             tasks.append(self._watch)
         await self.supervisor.stop(_STOP_BUDGET if self.supervisor.active else 0.0)
-        await server.close()
+        await self._server.close()
         for task in await end_tasks(tasks):
             log.error(f"the {task.get_name()} does not end", code="internal")
         # Last: what callers and tasks were still doing needed the catalog.
@@ -285,6 +288,8 @@ class Daemon:
     def problems(self) -> list[tuple[str, str]]:
         """See `DaemonView.problems`."""
         found = []
+        if self._server.problem:
+            found.append(("warning", f"{self._server.problem} → {GROUP_HINT}"))
         update = self._settings
         if update is not None and update.problem is not None:
             state = "failing" if update.app is None else "warning"
@@ -381,7 +386,20 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 
 def serve(config: Path | None) -> int:
-    """Run the daemon in this process; raises BackupdError for what keeps it from starting."""
+    """Run the daemon in this process; raises BackupdError for what keeps it from starting.
+
+    Who waits on the socket that systemd handed over is told of that too.
+    """
+    listen_fd = passed_socket()
+    try:
+        return _serve(config, listen_fd)
+    except BackupdError as error:
+        if listen_fd is not None:
+            refuse_callers(listen_fd, error)
+        raise
+
+
+def _serve(config: Path | None, listen_fd: int | None) -> int:
     host = load_host_file(config)
     configure(host.log.level)
     state = host.paths.state
@@ -392,10 +410,10 @@ def serve(config: Path | None) -> int:
     except OSError as error:
         raise BackupdError(
             f"the state folder {state} cannot be used: {os.strerror(error.errno or 0)}",
-            hint="create it and give it to the service's user, or set [paths] state in backupd.toml",
+            hint=way_out(state) or "create it and give it to the service's user, or set [paths] state in backupd.toml",
             code="folder-unusable",
         ) from None
     try:
-        return asyncio.run(Daemon(config, host, SystemClock()).run())
+        return asyncio.run(Daemon(config, host, SystemClock(), listen_fd).run())
     finally:
         lock.release()

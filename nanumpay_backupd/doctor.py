@@ -19,6 +19,7 @@ from nanumpay_backupd.settings.schema import Destination, JobSpec, LocalDestinat
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes
+from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
 
 __all__ = ["Check", "check_destination", "check_folder", "check_job"]
@@ -105,7 +106,8 @@ def check_folder(paths: Paths) -> Iterator[Check]:
             "backups folder",
             "failed",
             f"{paths.backups} cannot be written: {os.strerror(error.errno or 0)}",
-            f"run: install -d -o nanumpay -g nanumpay {paths.backups} (or set [paths] backups)",
+            way_out(paths.backups)
+            or f"run: install -d -o nanumpay -g nanumpay {paths.backups} (or set [paths] backups)",
         )
         return
     yield Check("backups folder", "ok", f"{paths.backups} can be written")

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     Argument = tuple[str, dict[str, Any]]
 
-__all__ = ["COMMANDS", "DEFAULT_SOCKET", "parse"]
+__all__ = ["COMMANDS", "DEFAULT_SOCKET", "PROGRAMS", "SHELLS", "build_parser", "parse"]
 
 _COMMON = ("--socket", "--json", "--color", "--help", "--version")
 DEFAULT_SOCKET = "/run/nanumpay-backupd/control.sock"
+SHELLS = ("bash", "zsh", "fish")
+PROGRAMS = ("backupctl", "nanumpay-backupd")
 
 _EPILOG = """\
 examples:
@@ -27,6 +29,8 @@ examples:
   backupctl show latest            one backup in detail, with the commands to restore it by hand
   backupctl timeline               which moments can be restored
   backupctl logs -f                follow the daemon's log
+
+`backupctl COMMAND --help` explains one command with examples; `man backupctl` has all of it.
 
 exit codes:
   0 ok   1 failed   2 usage   3 degraded (a good local copy, a destination failed)
@@ -111,6 +115,21 @@ The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cance
         "stop a running backup",
         (_maybe("run", "RUN", "id of a run (default: the one that is running)"),),
         "  backupctl cancel\n  backupctl cancel RUN",
+    ),
+    "wait": (
+        "wait until no backup, upload or restore is running",
+        (
+            ("--timeout", {"metavar": "DURATION", "type": "duration", "help": "at most so long: 30s, 10m, 2h"}),
+            _flag("--restores", "wait for restores only"),
+        ),
+        """\
+  backupctl wait
+  backupctl wait --timeout 10m && systemctl reboot
+  backupctl wait --restores --timeout 0s
+
+Slices, verifications and drills are not waited for: they lose nothing when they are cut off. What becomes due
+meanwhile is begun as usual.
+The exit code is 0 when nothing is running, 5 when something still is after that time.""",
     ),
     "runs": (
         "list past and present runs, newest first",
@@ -284,6 +303,30 @@ The newest verified backup is never deleted. --apply asks first; where nobody ca
         (),
         "  backupctl rebuild\n\nReads the manifests in the backups folder and at the destinations; changes no backup.",
     ),
+    "completion": (
+        "print the completion script for a shell",
+        (
+            ("shell", {"metavar": "SHELL", "choices": SHELLS, "help": f"one of: {', '.join(SHELLS)}"}),
+            (
+                "program",
+                {
+                    "nargs": "?",
+                    "metavar": "PROGRAM",
+                    "choices": PROGRAMS,
+                    "help": f"whose: {', '.join(PROGRAMS)} (default: {PROGRAMS[0]})",
+                },
+            ),
+        ),
+        """\
+  backupctl completion bash > ~/.local/share/bash-completion/completions/backupctl
+  backupctl completion zsh > ~/.zfunc/_backupctl
+  backupctl completion fish > ~/.config/fish/completions/backupctl.fish
+  backupctl completion bash nanumpay-backupd > ~/.local/share/bash-completion/completions/nanumpay-backupd
+
+The Debian package has installed them; this is for pip and pipx. For the present bash alone:
+source <(backupctl completion bash). For zsh the folder must be in fpath before compinit is called.
+No daemon is needed.""",
+    ),
 }
 
 
@@ -318,6 +361,13 @@ def _count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
 
 
+def _duration(text: str) -> float:
+    found = re.fullmatch(r"(\d+)([smh])", text)
+    if found:
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    raise argparse.ArgumentTypeError(f"'{text}' is not a length of time such as 30s, 10m, 2h")
+
+
 def _common(parser: argparse.ArgumentParser, *, top: bool) -> argparse._ArgumentGroup:
     """Add the options that may stand before or after the command; only the top one sets their defaults."""
 
@@ -346,7 +396,8 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> argparse._Argument
     return group
 
 
-def _build() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of the whole command line; `parse` adds what argparse cannot check."""
     parser = _Parser(
         prog="backupctl",
         description="Look at and steer nanumpay-backupd, the backup daemon of this host.",
@@ -368,6 +419,7 @@ def _build() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.register("type", "count", _count)
+        command.register("type", "duration", _duration)
         for flag, options in arguments:
             command.add_argument(flag, **options)
         _common(command, top=False)
@@ -376,7 +428,7 @@ def _build() -> argparse.ArgumentParser:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read a command line; raises UsageError when it makes no sense. Asking for help prints it and exits."""
-    args, extra = _build().parse_known_args(argv)
+    args, extra = build_parser().parse_known_args(argv)
     if args.version:
         return args
     if extra:

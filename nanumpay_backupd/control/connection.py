@@ -19,7 +19,7 @@ from nanumpay_backupd.control.wire import MAX_MESSAGE, Frame, Framer, encode
 from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError, RefusedError
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["SERVICE", "Call", "Connection", "ExpectedMore", "Handler", "Limits", "ProtocolError", "Service"]
+__all__ = ["SERVICE", "Call", "Connection", "ExpectedMore", "Handler", "Limits", "ProtocolError", "Service", "fault_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -414,10 +414,10 @@ def _error_reply(fault: BaseException, interface: str, method: str) -> tuple[str
                 code="internal",
             )
             name = "Failed"
-    return f"{interface}.{name}", {"fault": _fault_of(fault)}
+    return f"{interface}.{name}", {"fault": fault_of(fault)}
 
 
-def _fault_of(fault: BackupdError) -> dict[str, Any]:
+def fault_of(fault: BackupdError) -> dict[str, Any]:
     """Return a fault as the interface's type Fault."""
     return {
         "code": fault.code,

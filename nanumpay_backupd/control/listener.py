@@ -13,7 +13,7 @@ from typing import Final
 
 from nanumpay_backupd.errors import BusyError, ConfigError
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "group_differs"]
 
 _BACKLOG: Final = 128
 _PARENT_MODE: Final = 0o755
@@ -30,22 +30,30 @@ class Listener:
         self._identity = None if path is None else _identity(path)
 
     @classmethod
-    def adopt(cls, fd: int) -> Listener:
-        """Take over a socket that systemd listens on for us; raises ConfigError when it is something else."""
+    def adopt(cls, fd: int, path: Path) -> Listener:
+        """Take over the socket at ``path`` that systemd listens on for us.
+
+        Raises ConfigError when it is something else; ``fd`` is left open then.
+        """
         try:
             listening = socket.socket(fileno=fd)
-            usable = (
-                listening.family == socket.AF_UNIX
-                and listening.type == socket.SOCK_STREAM
-                and listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            )
         except OSError:
-            usable = False
-        if not usable:
-            raise ConfigError(
-                f"descriptor {fd}, which systemd passed as the control socket, is no listening Unix stream socket",
-                hint="use ListenStream= with a path in nanumpay-backupd.socket",
-            )
+            raise _unusable(fd) from None
+        try:
+            kind = (listening.family, listening.type)
+            if kind != (socket.AF_UNIX, socket.SOCK_STREAM) or not _listens(listening):
+                raise _unusable(fd)
+            where = listening.getsockname()
+            if not isinstance(where, str) or not _same_file(Path(where), path):
+                raise ConfigError(
+                    f"systemd listens for us on {where!r}, but [paths] socket is {path}",
+                    hint="take [paths] socket out of backupd.toml, or set ListenStream= to it: "
+                    "systemctl edit nanumpay-backupd.socket (an empty ListenStream= first)",
+                    code="control-socket",
+                )
+        except ConfigError:
+            listening.detach()
+            raise
         return cls(listening, None)
 
     @classmethod
@@ -84,6 +92,33 @@ class Listener:
         if self._path is not None and self._identity is not None and _identity(self._path) == self._identity:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def group_differs(path: Path, group: str) -> bool:
+    """Tell whether a socket belongs to another group than the one of that name (which may not exist at all)."""
+    try:
+        return path.stat().st_gid != grp.getgrnam(group).gr_gid
+    except (OSError, KeyError):
+        return True
+
+
+def _listens(candidate: socket.socket) -> bool:
+    return bool(candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _unusable(fd: int) -> ConfigError:
+    return ConfigError(
+        f"descriptor {fd}, which systemd passed as the control socket, is no listening Unix stream socket",
+        hint="use ListenStream= with a path in nanumpay-backupd.socket",
+        code="control-socket",
+    )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Tell whether two paths mean one file, also by way of a link such as /var/run."""
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return one == other
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -45,6 +45,7 @@ from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import is_disk_full, remove_tree
 from nanumpay_backupd.system.locks import FileLock
+from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
 
 __all__ = [
@@ -138,7 +139,8 @@ def disk_fault(error: OSError, layout: Layout) -> BackupdError:
         )
     return BackupdError(
         f"{place} cannot be used: {os.strerror(error.errno) if error.errno else error}",
-        hint="create the backups folder and give it to the service's user, or set [paths] backups in backupd.toml; "
+        hint=way_out(layout.backups)
+        or "create the backups folder and give it to the service's user, or set [paths] backups in backupd.toml; "
         "for a fault of the disk see journalctl -k",
         code="folder-unusable",
     )
@@ -172,7 +174,8 @@ def tidy(catalog: Catalog, layout: Layout, now: datetime) -> None:
     except OSError as error:
         raise BackupdError(
             f"the backups folder {layout.backups} cannot be used: {os.strerror(error.errno or 0)}",
-            hint="create it and give it to the service's user, or set [paths] backups in backupd.toml",
+            hint=way_out(layout.backups)
+            or "create it and give it to the service's user, or set [paths] backups in backupd.toml",
             code="folder-unusable",
         ) from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 from nanumpay_backupd.errors import ConfigError
+from nanumpay_backupd.system.sandbox import hidden
 
 __all__ = ["Secret", "read_secret", "redact"]
 
@@ -17,6 +18,9 @@ _URI_PASSWORD = re.compile(r"(?P<head>[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/@:]*):[^\s@
 _MASK = "***"
 _known: set[str] = set()
 _LIMIT = 64 << 10
+_NOT_SEEN = (
+    "the service does not see homes; move the file to /etc/nanumpay, or pass it as a credential (LoadCredential=)"
+)
 _OWN_WORDS = frozenset({"backup", "backups", "backupd", "nanumpay", "mongodb", "mongodump", "password", "restore"})
 """Poor passwords that people do choose; masking them would blank every message of ours and hide nothing."""
 
@@ -112,7 +116,8 @@ def _from_file(name: str, path: str) -> str:
     try:
         mode = file.stat().st_mode
     except OSError as error:
-        raise ConfigError(f"{path}: {name}: {error.strerror}", hint="create the file, mode 0600") from None
+        hint = _NOT_SEEN if hidden(file) else "create the file, mode 0600"
+        raise ConfigError(f"{path}: {name}: {error.strerror}", hint=hint) from None
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         raise ConfigError(
             f"{path}: {name} can be read or written by every user of this host", hint=f"run: chmod o-rwx {name}"
