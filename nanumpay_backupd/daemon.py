@@ -22,7 +22,9 @@ from nanumpay_backupd.control.methods import Methods
 from nanumpay_backupd.control.refusal import refuse_callers
 from nanumpay_backupd.control.server import GROUP_HINT, ControlServer
 from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import Outcome, Run, Trigger
+from nanumpay_backupd.promises import Promises
 from nanumpay_backupd.scheduler import zone_of
 from nanumpay_backupd.settings.cache import SettingsCache
 from nanumpay_backupd.settings.hostfile import load_host_file
@@ -89,6 +91,7 @@ class Daemon:
             self._task("watchdog", self._feed_watchdog()),
             self._task("status", self._keep_status()),
             self._task("reload", self._reload_on_signal()),
+            self._task("promises", Promises(self.supervisor, self._clock).run()),
         ]
         try:
             await self._start_settings()
@@ -105,6 +108,7 @@ class Daemon:
         self._manager.ready()
         log.info(
             "nanumpay-backupd is ready",
+            message=Message.READY,
             version=__version__,
             socket=str(self._host.paths.socket),
             backups=str(self._host.paths.backups),
@@ -132,7 +136,8 @@ class Daemon:
                 return
             error = done.exception()
             if error is not None:
-                log.error(f"the {name} stopped by a defect", code="internal", exc_info=error)
+                text = f"the {name} stopped by a defect"
+                log.error(text, message=Message.DEFECT, code="internal", exc_info=error)
                 self._defect = True
                 self._stop.set()
 
@@ -187,11 +192,13 @@ class Daemon:
     def _tell(self, before: SettingsUpdate | None, update: SettingsUpdate) -> None:
         """Say in the journal what changed; the watch itself logs outages."""
         if update.problem is not None and update.connected and (before is None or before.problem != update.problem):
-            log.warning(update.problem.message, code=update.problem.code, hint=update.problem.hint)
+            refused = Message.SETTINGS_REFUSED
+            log.warning(update.problem.message, message=refused, code=update.problem.code, hint=update.problem.hint)
         if update.app is not None and (before is None or before.app != update.app):
             due = self.supervisor.plans.get("nanumpay")
             log.info(
                 "settings are in force",
+                message=Message.SETTINGS_IN_FORCE,
                 origin=update.origin,
                 frequency=update.app.frequency,
                 time=update.app.time,
@@ -226,7 +233,8 @@ class Daemon:
                 log.warning(later)
         except BackupdError as error:
             self._reload_problem = error
-            log.error(f"reload refused: {error.message}", code=error.code, hint=error.hint)
+            text = f"reload refused: {error.message}"
+            log.error(text, message=Message.RELOAD_REFUSED, code=error.code, hint=error.hint)
             raise
         else:
             self._reload_problem = None
@@ -236,7 +244,7 @@ class Daemon:
                 await self._restart_settings()
             else:
                 await self._apply()
-            log.info("configuration reloaded", file=host.origin or "defaults")
+            log.info("configuration reloaded", message=Message.RELOADED, file=host.origin or "defaults")
             done = f"reloaded {host.origin or 'the defaults (there is no host file)'}"
             return f"{done}; {later}" if later else done
         finally:

@@ -194,7 +194,13 @@ class Lines:
     def progress(self, progress: Progress) -> None:
         """Nothing: a log wants no progress."""
 
-    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
+    def message(
+        self,
+        level: str,
+        text: str,
+        error: ErrorInfo | None = None,
+        message: object = None,  # noqa: ARG002 - for the journal
+    ) -> None:
         """Write what is worth a line."""
         self._write(f"{'' if level == 'info' else level + ': '}{text}\n")
         if error is not None and error.hint:

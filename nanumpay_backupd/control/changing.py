@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import structlog
 
 from nanumpay_backupd.control.desk import Desk, find, present
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_builtins
-from nanumpay_backupd.pipeline.prune import plan
+from nanumpay_backupd.pipeline.prune import PruneLine, named, plan
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
 from nanumpay_backupd.settings.schema import JobSpec
 
 __all__ = ["Changing"]
+
+_log = structlog.get_logger(__name__)
 
 
 class Changing(Desk):
@@ -34,6 +38,7 @@ class Changing(Desk):
             await self._protect(backup)
         job = self._job_of(backup)
         lines = await self._change(job, f"delete:{backup.id}" + (f"@{place}" if place else ""))
+        _note(call, job, lines)
         return {"deleted": lines}
 
     async def prune(self, call: Call) -> dict[str, Any]:
@@ -47,7 +52,9 @@ class Changing(Desk):
         lines: list[dict[str, Any]] = []
         for job in jobs:
             if apply:
-                lines += await self._change(job, "prune")
+                done = await self._change(job, "prune")
+                _note(call, job, done)
+                lines += done
             else:
                 backups = await self._supervisor.db(lambda catalog, job=job: catalog.backups(job.name))  # type: ignore[misc]
                 lines += to_builtins(plan(job, backups, self._clock.now()))
@@ -186,3 +193,11 @@ def _check(name: str, state: str, message: str, hint: str) -> dict[str, Any]:
 def _distinct(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Drop findings that several jobs share (folder, clock)."""
     return list({(check["name"], check["message"]): check for check in checks}.values())
+
+
+def _note(call: Call, job: JobSpec, lines: list[dict[str, Any]]) -> None:
+    """Say in the journal who had what deleted."""
+    gone = [line for line in msgspec.convert(lines, list[PruneLine]) if line.action == "delete"]
+    if gone:
+        text = f"uid {call.peer.uid} deleted {named(gone)}"
+        _log.info(text, message=Message.COPIES_DELETED, job=job.name)

@@ -12,6 +12,7 @@ import structlog
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.server import Call, may_administer
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import FULLS, Backup, CopyState, Trigger
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, RunSpec
@@ -119,7 +120,8 @@ class Desk:
             if code < 0:
                 raise BackupdError(f"the helper process for {action} was killed", code="interrupted", retryable=True)
             if code > 0:
-                log.error("\n".join(["the helper said:", *process.errors]), job=job.name, code="internal")
+                said = "\n".join(["the helper said:", *process.errors])
+                log.error(said, message=Message.DEFECT, job=job.name, code="internal")
                 raise InternalError(
                     f"the helper process for {action} failed because of a defect",
                     hint="the journal has the details: journalctl -u nanumpay-backupd -n 100; please report them",

@@ -33,6 +33,7 @@ from nanumpay_backupd.control.connection import (
 from nanumpay_backupd.control.idl import Interface
 from nanumpay_backupd.control.listener import Listener, group_differs
 from nanumpay_backupd.control.wire import encode
+from nanumpay_backupd.messages import Message
 
 __all__ = ["GROUP_HINT", "Call", "ControlServer", "ExpectedMore", "Handler", "Limits", "Peer", "may_administer"]
 
@@ -163,7 +164,7 @@ class ControlServer:
         self._connections.pop(connection, None)
         connection.close()
         if not task.cancelled() and (fault := task.exception()) is not None:
-            _log.error("control connection failed", ERROR_CODE="internal", exc_info=fault)
+            _log.error("control connection failed", message=Message.DEFECT, ERROR_CODE="internal", exc_info=fault)
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle longest; False when every one has a call in progress."""

@@ -16,6 +16,7 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, SpaceError, VerifyError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
@@ -35,7 +36,7 @@ from nanumpay_backupd.model import (
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import Layout, backup_id
 from nanumpay_backupd.pipeline.produce import preflight, produce
-from nanumpay_backupd.pipeline.prune import prune
+from nanumpay_backupd.pipeline.prune import PruneLine, named, prune
 from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.swap import unfinished_swap
@@ -349,7 +350,8 @@ def _verify_leftovers(spec: RunSpec, source: Source, layout: Layout, catalog: Ca
         try:
             prove_local(source, layout, backup.manifest, catalog, recorder)
         except VerifyError as error:
-            recorder.warn(f"{backup.id}, which an interrupted run left unproven: {error.message}", error)
+            text = f"{backup.id}, which an interrupted run left unproven: {error.message}"
+            recorder.warn(text, error, Message.COPY_CORRUPT)
 
 
 def with_digests(manifest: Manifest, proof: Proof) -> Manifest:
@@ -401,9 +403,12 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     """
     now, fulls = recorder.clock.now(), _kind(spec) is Kind.FULL
     sync_local(catalog, layout, now)
-    lines, faults = prune(spec.job, catalog, layout, now, open_store, frozenset(Kind) if fulls else _alike(spec))
+    kinds = frozenset(Kind) if fulls else _alike(spec)
+    deleted: list[PruneLine] = []
+    lines, faults = prune(spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append)
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
-    deleted = [line for line in lines if line.action == "delete"]
+    if deleted:
+        recorder.reporter.message("info", f"retention deleted {named(deleted)}", None, Message.COPIES_DELETED)
     recorder.detail(f"{len(deleted)} deleted and {len(lines) - len(deleted)} kept, of {len(lines)} copies")
     catalog.forget_old_runs()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -18,10 +18,12 @@ from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, deci
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import fsync_dir
+from nanumpay_backupd.system.units import human_size
 
-__all__ = ["PruneLine", "delete_backup", "delete_copy", "plan", "prune"]
+__all__ = ["PruneLine", "delete_backup", "delete_copy", "named", "plan", "prune"]
 
 _PRESENT: Final = frozenset({CopyState.UPLOADED, CopyState.VERIFIED, CopyState.CORRUPT})
+_NAMED: Final = 5
 OpenStore = Callable[[Destination], Store]
 
 
@@ -78,9 +80,12 @@ def prune(
     now: datetime,
     open_store: OpenStore,
     kinds: Collection[Kind] = frozenset(Kind),
+    *,
+    on_deleted: Callable[[PruneLine], None] = lambda _: None,
 ) -> tuple[list[PruneLine], list[BackupdError]]:
     """Delete what `plan` says, at every place; returns the lines and the faults of places that could not be reached.
 
+    ``on_deleted`` is called for each copy once it is gone.
     Backups of other ``kinds`` are left alone.
     A fault at one place does not stop the others; what was not deleted comes up again at the next run.
     """
@@ -88,18 +93,27 @@ def prune(
     destinations = {destination.name: destination for destination in job.destinations}
     faults: list[BackupdError] = []
     for place in dict.fromkeys(line.destination for line in lines):
-        doomed = [line.backup for line in lines if line.destination == place and line.action == "delete"]
+        doomed = [line for line in lines if line.destination == place and line.action == "delete"]
         if not doomed:
             continue
         try:
             with contextlib.ExitStack() as stack:
                 store = None if place == LOCAL else stack.enter_context(open_store(destinations[place]))
-                for backup in doomed:
-                    delete_copy(catalog, layout, backup, place, store)
+                for line in doomed:
+                    delete_copy(catalog, layout, line.backup, place, store)
+                    on_deleted(line)
         except BackupdError as error:
             faults.append(error)
     _forget_vanished(job, catalog, layout, now, kinds)
     return lines, faults
+
+
+def named(gone: Sequence[PruneLine]) -> str:
+    """Say what was deleted, as the rest of a sentence: ``2 copies (3.1 MB): ONE at local, OTHER at app``."""
+    size = human_size(sum(line.size for line in gone))
+    places = [f"{line.backup} at {line.destination}" for line in gone[:_NAMED]]
+    more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
+    return f"{len(gone)} {'copy' if len(gone) == 1 else 'copies'} ({size}): {', '.join(places)}{more}"
 
 
 def delete_backup(
