@@ -11,9 +11,10 @@ from typing import Any, Final
 import pytest
 
 from tests.system.container import Container, sweep
-from tests.system.host import Host
+from tests.system.host import Host, without_place
 from tests.system.image import find_image, make_image
 from tests.system.packages import built, older
+from tests.system.page import make_replica_set, paste
 from tests.system.probe import OPTIONAL, why_not
 
 MakeHost = Callable[[str], Host]
@@ -54,6 +55,21 @@ def new_host(image: Path) -> Iterator[MakeHost]:
 def package() -> Path:
     """The package that `make deb` built."""
     return built()
+
+
+@pytest.fixture(scope="session")
+def host(new_host: MakeHost, package: Path, figures: dict[str, str]) -> Host:
+    """A host that was installed as docs/install.md says; the application's settings are saved. Tests leave it so."""
+    host = new_host("host")
+    host.wait_mongod()
+    host.fill()
+    host.save(without_place())
+    host.copy_in(package, f"/root/{package.name}")
+    began = time.monotonic()
+    host.said = paste(host, "install").said
+    figures["package"] = f"{package.stat().st_size / 1e6:.1f} MB, installed in {time.monotonic() - began:.1f} s"
+    make_replica_set(host)
+    return host
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from nanumpay_backupd.system.process import die_with_parent
 from tests.servers.tools import tools_path
 from tests.system.cgroups import enter, make_places, remove_places
 from tests.system.image import FOLDER
-from tests.system.probe import NSPAWN, leader_of
+from tests.system.probe import ALONE, NSPAWN, children, kill, leader_of
 
 __all__ = ["Container", "Done", "sweep", "wait_for"]
 
@@ -33,8 +33,8 @@ RUNS: Final = FOLDER / "runs"
 _BOOT_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 150.0
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_OVERLAY: Final = 'mount -t overlay overlay -o "$1" "$2" && shift 2 && exec "$@"'
-_PRIVATE: Final = ("unshare", "--mount", "--propagation", "private", "--")
+_OVERLAY: Final = ("mount", "-t", "overlay", "overlay", "-o")
+_MOUNTED: Final = f'{" ".join(_OVERLAY)} "$1" "$2" && shift 2 && exec "$@"'
 
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
@@ -86,10 +86,10 @@ class Container:
         machine = f"--machine={self._folder.name}"
         argv = [*NSPAWN, f"--directory={self._root}", machine]
         if self._layered:
-            argv = [*_PRIVATE, "sh", "-c", _OVERLAY, "sh", self._options(), str(self._root), *argv]
+            argv = ["sh", "-c", _MOUNTED, "sh", self._options(), str(self._root), *argv]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                argv,
+                [*ALONE, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -121,7 +121,8 @@ class Container:
     def start_power_off(self) -> None:
         """Press the power button (SIGTERM to nspawn), and return at once."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        (nspawn,) = children(self._process.pid)
+        os.kill(nspawn, signal.SIGTERM)
 
     def power_off(self) -> None:
         """Press the power button and wait for the orderly end."""
@@ -131,9 +132,7 @@ class Container:
     def cut_power(self) -> None:
         """End everything in it at once."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            self._process.wait()
+            kill(self._process)
             self._gone()
 
     def reboot(self) -> None:
@@ -223,8 +222,8 @@ class Container:
         self._root.mkdir()
         for name in ("upper", "work"):
             (self._folder / name).mkdir()
-        mount = ["mount", "-t", "overlay", "overlay", "-o", self._options(), str(self._root)]
-        if subprocess.run([*_PRIVATE, *mount], capture_output=True, check=False).returncode == 0:
+        mount = [*ALONE, *_OVERLAY, self._options(), str(self._root)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode == 0:
             return True
         self._root.rmdir()
         subprocess.run(["cp", "--archive", "--reflink=auto", str(self._image), str(self._root)], check=True)

@@ -42,6 +42,9 @@ def without_place(**changes: Any) -> Document:
 class Host(Container):
     """A host. What it is asked is asked by commands in it, as an operator would."""
 
+    said = ""
+    """What the installation of the package said."""
+
     # MongoDB and the application
 
     @contextlib.contextmanager

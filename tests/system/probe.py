@@ -17,7 +17,12 @@ from nanumpay_backupd.system.process import die_with_parent
 from tests.servers.tools import tools_path
 from tests.system.cgroups import enter, make_places, remove_places
 
-__all__ = ["NSPAWN", "OPTIONAL", "leader_of", "why_not"]
+__all__ = ["ALONE", "NSPAWN", "OPTIONAL", "children", "kill", "leader_of", "why_not"]
+
+ALONE: Final = ("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
+"""What a container is started through: its mounts are seen by nobody else, and no process of it outlives its nspawn.
+
+Without it a container goes on when nspawn was killed, as it is when the tests are."""
 
 NSPAWN: Final = (
     "systemd-nspawn",
@@ -51,11 +56,26 @@ def why_not() -> str:
     return f"this machine does not let an empty container boot: {reason}: {' / '.join(words[-3:])}" if reason else ""
 
 
+def children(pid: int) -> list[int]:
+    """Return the process ids of a process's children, the oldest first."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    return []
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a container that was started `ALONE`, with everything in it, at once; harmless when it has ended."""
+    # nspawn and not what waits for it: that reaps it.
+    for pid in children(process.pid) or [process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
 def leader_of(process: subprocess.Popen[bytes]) -> int | None:
-    """Return the process id of the container's init, once systemd in it can be talked to."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
-        leader = int(children[0])
+    """Return the process id of the container's init, once systemd in it can be talked to; for one started `ALONE`."""
+    with contextlib.suppress(OSError, IndexError):
+        leader = children(children(process.pid)[0])[0]
         status = Path(f"/proc/{leader}/status").read_text(encoding="utf-8")
         inside = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1]
         if inside == "1" and Path(f"/proc/{leader}/root/run/systemd/private").exists():
@@ -71,7 +91,7 @@ def _try(log: int) -> str:
         enter(places)
 
     machine = f"probe{uuid.uuid4().hex[:8]}"
-    argv = [*NSPAWN, "--directory=/", "--volatile=yes", f"--machine={machine}", "systemd.unit=sysinit.target"]
+    argv = [*ALONE, *NSPAWN, "--directory=/", "--volatile=yes", f"--machine={machine}", "systemd.unit=sysinit.target"]
     environment = {"PATH": tools_path(), "LANG": "C.UTF-8"}
     process = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, preexec_fn=prepare
@@ -85,7 +105,5 @@ def _try(log: int) -> str:
         code = process.poll()
         return f"systemd-nspawn ended with {code}" if code is not None else f"nothing came up within {_PATIENCE:.0f} s"
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill(process)
         remove_places(places)
