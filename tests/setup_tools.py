@@ -42,6 +42,7 @@ LIBRARIES: Final = {
 }
 DEMO_COMMANDS: Final[Mapping[str, str]] = {}
 TEST_COMMANDS: Final[Mapping[str, str]] = {
+    "crontab": "cron",
     "curl": "curl",
     "fish": "fish",
     "groff": "groff-base",
@@ -59,6 +60,7 @@ DEB_PACKAGES: Final = ("build-essential", "debhelper", "dpkg-dev", "lintian", "p
 SYSTEM_PACKAGES: Final = ("debootstrap", "systemd-container")
 """What booting a container takes, for the tests of the package."""
 ONLY_PACKAGES: Final = {"deb": DEB_PACKAGES, "system": SYSTEM_PACKAGES}
+SERVERS: Final = frozenset({"cron", "vsftpd"})
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Helpers of package installation that would start or enable the service a package brings.
 SERVICE_STARTERS: Final = ("invoke-rc.d", "deb-systemd-invoke", "deb-systemd-helper", "update-rc.d")
@@ -114,12 +116,12 @@ def install(missing: Sequence[str]) -> None:
     _say(f"installing system packages: {' '.join(missing)}")
     environment = [*root, "env", "DEBIAN_FRONTEND=noninteractive"]
     _run_quietly([*environment, "apt-get", "update", "-q"])
-    quiet = [package for package in missing if package == "vsftpd"]
-    plain = [package for package in missing if package != "vsftpd"]
+    quiet = [package for package in missing if package in SERVERS]
+    plain = [package for package in missing if package not in SERVERS]
     if plain:
         _run_quietly([*environment, *apt, *plain])
     if quiet:
-        # Its installation would start a server on port 21; the tests start their own ones.
+        # Their installation would start them: a server on port 21, cron. The tests start their own ones, or none.
         _run_quietly([*environment, *apt, "-o", f"DPkg::Path={_without_services()}", *quiet])
 
 

@@ -124,7 +124,7 @@ The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cance
         ),
         """\
   backupctl wait
-  backupctl wait --timeout 10m && systemctl reboot
+  backupctl wait --timeout 10m
   backupctl wait --restores --timeout 0s
 
 Slices, verifications and drills are not waited for: they lose nothing when they are cut off. What becomes due

@@ -16,10 +16,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Hindrance", "hidden", "hindrance", "way_out"]
+__all__ = ["FOLDERS", "HOMES", "Hindrance", "hidden", "hindrance", "way_out"]
 
 _UNIT: Final = "nanumpay-backupd"
 _DROP_INS: Final = f"/etc/systemd/system/{_UNIT}.service.d"
+FOLDERS: Final = "folders"
+HOMES: Final = "homes"
+"""Names of the drop-ins that the commands write; ready-made ones of that name are in systemd/drop-ins."""
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _HOMES: Final = ("/home", "/root", "/run/user")
 _COVERS: Final = "/systemd/inaccessible/"
@@ -67,12 +70,10 @@ def way_out(path: Path, *, environ: Mapping[str, str] = os.environ) -> str:
     real = Path(os.path.realpath(path))
     found = _hindrance_here(real, environ)
     if found is Hindrance.READ_ONLY:
-        return (
-            f"the service may not write there; as root: {_commands(real, 'folders', _quoted('ReadWritePaths', real))}"
-        )
+        return f"the service may not write there; as root: {_commands(real, FOLDERS, _quoted('ReadWritePaths', real))}"
     if found is Hindrance.HIDDEN:
         lines = ("ProtectHome=tmpfs", _quoted("BindPaths", real))
-        return f"the service does not see that folder; as root: {_commands(real, 'homes', *lines)}"
+        return f"the service does not see that folder; as root: {_commands(real, HOMES, *lines)}"
     return ""
 
 

@@ -25,6 +25,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "DEST": "@destinations",
     "DESTINATION": "@remote",
     "DIR": "@dirs",
+    "DURATION": "",
     "FILE": "@files",
     "JOB": "@jobs",
     "N": "",
@@ -34,6 +35,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "RUN": "@runs",
     "SWAP": "@swaps",
     "TIME": "latest",
+    "USER": "",
 }
 _SPECIAL: Final[Mapping[tuple[str, str], str]] = {("cancel", "RUN"): "@running"}
 

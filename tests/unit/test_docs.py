@@ -161,7 +161,7 @@ def test_the_backupctl_lines_are_found() -> None:
 def test_every_line_of_the_daemons_program_is_one_that_it_takes(path: Path) -> None:
     """The same for nanumpay-backupd itself."""
     parser = arguments.build_parser()
-    commands = {"serve", "run-once", "check-config", "rebuild", "restore"}
+    commands = {"serve", "run-once", "check-config", "rebuild", "restore", "take-over-crontab", "prepare-folder"}
     for words in _command_lines(path, "nanumpay-backupd"):
         if words == ["restore"] or "--help" in words:  # only spoken of
             continue

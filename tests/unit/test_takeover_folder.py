@@ -239,7 +239,7 @@ def test_what_cannot_serve_is_refused(host: Host, tmp_path: Path) -> None:
 def test_the_host_file_wins_and_need_not_be_whole(
     host: Host, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Credentials that only the service has are no obstacle; a file that is no TOML is left out of account, and told."""
+    """Credentials that only the service has are no obstacle; what is no TOML is left out of account, and told."""
     assert host.host_file is not None
     host.host_file.write_text(
         '[mongodb]\nuri = { credential = "uri" }\n[paths]\nbackups = "/mnt/nas"\n', encoding="utf-8"

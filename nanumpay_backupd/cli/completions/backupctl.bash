@@ -11,6 +11,7 @@ __backupctl_takes() {
         'run --kind') REPLY='full incremental differential' ;;
         'run 1') REPLY=@jobs ;;
         'cancel 1') REPLY=@running ;;
+        'wait --timeout') REPLY='' ;;
         'runs -n') REPLY='' ;;
         'runs 1') REPLY=@jobs ;;
         'list -n') REPLY='' ;;
@@ -51,6 +52,7 @@ __backupctl_options() {
         jobs) REPLY='--help --socket --json --color' ;;
         run) REPLY='--no-wait --force --collection --format --kind --help --socket --json --color' ;;
         cancel) REPLY='--help --socket --json --color' ;;
+        wait) REPLY='--timeout --restores --help --socket --json --color' ;;
         runs) REPLY='-n --slices --help --socket --json --color' ;;
         list) REPLY='-n --slices --help --socket --json --color' ;;
         show) REPLY='--help --socket --json --color' ;;
@@ -109,7 +111,7 @@ _backupctl() {
     elif [[ $cur == -* ]]; then
         __backupctl_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='status jobs run cancel runs list show timeline restore verify drill swaps delete prune settings doctor test logs reload rebuild completion'
+        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps delete prune settings doctor test logs reload rebuild completion'
     else
         __backupctl_takes "$command $at" || __backupctl_options "$command"
     fi

@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --at --backup --collection --color --format --from --job --kind --level --socket --to-db -n
+            case --at --backup --collection --color --format --from --job --kind --level --socket --timeout --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -73,6 +73,10 @@ complete -c backupctl -n '__backupctl_in run' -l kind -x -a 'full incremental di
 
 complete -c backupctl -n '__backupctl_in -' -a cancel -d 'stop a running backup'
 complete -c backupctl -n '__backupctl_at cancel 1' -k -a '(__backupctl_words running)'
+
+complete -c backupctl -n '__backupctl_in -' -a wait -d 'wait until no backup, upload or restore is running'
+complete -c backupctl -n '__backupctl_in wait' -l timeout -x -d 'at most so long: 30s, 10m, 2h'
+complete -c backupctl -n '__backupctl_in wait' -l restores -d 'wait for restores only'
 
 complete -c backupctl -n '__backupctl_in -' -a runs -d 'list past and present runs, newest first'
 complete -c backupctl -n '__backupctl_at runs 1' -k -a '(__backupctl_words jobs)'

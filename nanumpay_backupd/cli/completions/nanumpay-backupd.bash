@@ -14,6 +14,8 @@ __nanumpay_backupd_takes() {
         'restore --collection') REPLY=@collections ;;
         'restore --work') REPLY=@dirs ;;
         'restore 1') REPLY='latest @backups' ;;
+        'take-over-crontab --user') REPLY='' ;;
+        'take-over-crontab --keep-in') REPLY=@dirs ;;
         *) return 1 ;;
     esac
 }
@@ -26,6 +28,8 @@ __nanumpay_backupd_options() {
         restore) REPLY='--help --config --from --at --job --to-db --collection --work --list --dry-run --no-safety-backup --yes' ;;
         check-config) REPLY='--help --config' ;;
         rebuild) REPLY='--help --config' ;;
+        take-over-crontab) REPLY='--help --config --user --keep-in --dry-run' ;;
+        prepare-folder) REPLY='--help --config --dry-run' ;;
     esac
 }
 
@@ -67,7 +71,7 @@ _nanumpay_backupd() {
     elif [[ $cur == -* ]]; then
         __nanumpay_backupd_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='serve run-once restore check-config rebuild'
+        REPLY='serve run-once restore check-config rebuild take-over-crontab prepare-folder'
     else
         __nanumpay_backupd_takes "$command $at" || __nanumpay_backupd_options "$command"
     fi

@@ -12,7 +12,7 @@ function __nanumpay_backupd_place
             continue
         end
         switch $token
-            case --at --collection --config --from --job --kind --to-db --work
+            case --at --collection --config --from --job --keep-in --kind --to-db --user --work
                 set value yes
             case '-*'
             case '*'
@@ -79,3 +79,11 @@ complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l yes -d 'do no
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in -' -a check-config -d 'read the host file and say whether it is right'
 
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in -' -a rebuild -d 'read the catalog anew from the manifests'
+
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in -' -a take-over-crontab -d 'take the old program\'s lines out of root\'s and the application\'s crontab'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in take-over-crontab' -l user -x -d 'of this user; may be given several times (default: root and nanumpay, or your own)'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in take-over-crontab' -l keep-in -x -a '(__fish_complete_directories)' -d 'where the crontab as it was is kept (default: /var/lib/nanumpay-backupd)'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in take-over-crontab' -l dry-run -d 'only show what would be done'
+
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in -' -a prepare-folder -d 'make the backups folder and the unit\'s drop-in'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in prepare-folder' -l dry-run -d 'only show which folder it is'
