@@ -313,6 +313,7 @@ The newest verified backup is never deleted. --apply asks first; where nobody ca
                     "nargs": "?",
                     "metavar": "PROGRAM",
                     "choices": PROGRAMS,
+                    "default": PROGRAMS[0],
                     "help": f"whose: {', '.join(PROGRAMS)} (default: {PROGRAMS[0]})",
                 },
             ),
