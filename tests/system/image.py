@@ -1,7 +1,7 @@
 """The Debian 12 that containers start from: made once by debootstrap, kept below .tools, never written to afterwards.
 
 In it is what a host has before the daemon comes: systemd, cron, Python, MongoDB's server and tools as files with a unit of
-our making, and rclone, which stands in for an FTP server and for S3. Nothing of the project, and nothing it brings.
+our making, and vsftpd and rclone (for S3) as places for copies. Nothing of the project, and nothing it brings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 from tests.servers.mongod import find_mongod
 from tests.servers.tools import PROJECT, find_tool
 
-__all__ = ["FOLDER", "SUITE", "find_image", "make_image"]
+__all__ = ["FOLDER", "FTP_PASSWORD", "FTP_USER", "ZONE", "find_image", "make_image"]
 
 FOLDER: Final = PROJECT / ".tools" / "system"
 """Images, and the folders of running containers."""
@@ -33,10 +33,14 @@ PACKAGES: Final = (
     *("python3", "adduser", "cron", "openssl", "ca-certificates"),
     # What MongoDB's own packages depend on; here server and tools are plain files.
     *("libcurl4", "libgssapi-krb5-2", "zstd"),
+    # A place to send backups to; not started.
+    "vsftpd",
 )
 ZONE: Final = "Asia/Seoul"
 """The zone of the application's hosts; times in its settings are meant in it."""
 
+FTP_USER: Final = "storage"
+FTP_PASSWORD: Final = "secret-of-ftp"
 MONGOD_UNIT: Final = """\
 [Unit]
 Description=MongoDB Database Server
@@ -90,6 +94,11 @@ install -d -m 2755 -g systemd-journal /var/log/journal
 adduser --quiet --system --group --no-create-home --home /var/lib/mongodb mongodb
 install -d -o mongodb -g mongodb /var/lib/mongodb /var/log/mongodb
 systemctl --quiet enable mongod cron
+systemctl --quiet disable vsftpd
+adduser --quiet --disabled-password --gecos '' {FTP_USER}
+echo {FTP_USER}:{FTP_PASSWORD} | chpasswd
+printf '%s\\n' listen=YES listen_ipv6=NO local_enable=YES write_enable=YES seccomp_sandbox=NO \\
+    pam_service_name=vsftpd secure_chroot_dir=/run/vsftpd/empty > /etc/vsftpd.conf
 # Needs a network, and there is none.
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer
 rm -rf /var/cache/apt/archives/*.deb /var/cache/apt/*.bin /var/lib/apt/lists/*

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -43,10 +42,11 @@ def older(package: Path, folder: Path) -> Path:
     (code,) = tree.glob("opt/nanumpay-backupd/lib/python3*/site-packages/nanumpay_backupd")
     init = code / "__init__.py"
     init.write_text(_replaced(init, rf'"{re.escape(__version__)}"', f'"{OLD_VERSION}"'))
-    # Compiled files would be taken for those of the source that was changed: their time stamps are compared.
-    for folder_of_compiled in code.rglob("__pycache__"):
-        shutil.rmtree(folder_of_compiled)
     (code / "left_out_later.py").write_text('"""What the next version has no more."""\n', encoding="utf-8")
+    # Compiled as the package is: nobody looks whether a compiled file still belongs to its source.
+    _run(
+        "/usr/bin/python3", "-m", "compileall", "-qf", "--invalidation-mode=unchecked-hash", "-s", str(tree), str(code)
+    )
     return _pack(tree, folder / f"{PACKAGE}_{OLD_VERSION}_all.deb")
 
 

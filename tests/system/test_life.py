@@ -11,6 +11,7 @@ import pytest
 from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNREACHABLE
 from tests.compare import describe_database
 from tests.system.container import wait_for
+from tests.system.image import FTP_PASSWORD, FTP_USER
 from tests.system.host import BACKUPS, DATABASE, SERVICE, Host, without_place
 
 
@@ -175,21 +176,23 @@ def test_restore_and_drill(well: Host) -> None:
         assert describe_database(client, DATABASE) == before
     drill = json.loads(well.ctl("drill", "--json", timeout=120).out)["run"]
     assert drill["outcome"] == "succeeded"
-    assert "7" not in well.run("pgrep -c mongod", check=False).out
+    assert well.run("pgrep -c mongod").out.strip() == "1", "the scratch server is gone"
 
 
 @pytest.mark.parametrize("kind", ["ftp", "s3"])
 def test_copies_go_to_remote_places(well: Host, kind: str) -> None:
     """The sandbox lets uploads through: settings with a server, and the next backup has its copy there."""
-    serve = {
-        "ftp": "rclone serve ftp --addr 127.0.0.1:2121 --passive-port 30000-30100 --user u --pass secret1 /srv/ftp",
-        "s3": "rclone serve s3 --addr 127.0.0.1:9000 --auth-key KEY,secret12 /srv/s3",
-    }[kind]
-    well.run(f"mkdir -p /srv/{kind}/bucket && systemd-run --unit=remote-{kind} --collect {serve}")
     storage = {
-        "ftp": {"host": "127.0.0.1", "port": 2121, "username": "u", "password": "secret1"},
+        "ftp": {"host": "127.0.0.1", "username": FTP_USER, "password": FTP_PASSWORD, "remotePath": "backups"},
         "s3": {"bucket": "bucket", "region": "us-east-1", "accessKeyId": "KEY", "secretAccessKey": "secret12"},
     }[kind]
+    start = {
+        "ftp": "systemctl start vsftpd",
+        "s3": "mkdir -p /srv/s3/bucket; systemd-run --collect --unit=s3 -- "
+        "rclone serve s3 --addr 127.0.0.1:9000 --auth-key KEY,secret12 /srv/s3",
+    }[kind]
+    folder, stop = {"ftp": (f"/home/{FTP_USER}", "vsftpd"), "s3": ("/srv/s3", "s3")}[kind]
+    well.run(start)
     settings = without_place()
     settings["storage"]["type"] = kind
     settings["storage"][kind] |= storage
@@ -202,9 +205,9 @@ def test_copies_go_to_remote_places(well: Host, kind: str) -> None:
         done = well.ctl("run", check=False)
         assert done.code == EXIT_OK, done
         assert "app✓" in done.out
-        assert list(well.path(f"/srv/{kind}").rglob("*.tar.gz"))
+        assert list(well.path(folder).rglob("*.tar.gz"))
     finally:
-        well.run(f"systemctl stop remote-{kind}")
+        well.run(f"systemctl stop {stop}")
         well.save(without_place())
         well.host_file("")
         well.run(f"systemctl reload {SERVICE}")

@@ -35,11 +35,11 @@ def sleeper(new_host: MakeHost, package: Path) -> Sleeper:
     host = new_host("sleeper")
     host.wait_mongod()
     host.fill()
-    host.install(package)
     due = (datetime.now(UTC) + timedelta(seconds=_NOTICE)).replace(second=0, microsecond=0) + timedelta(minutes=1)
     local = due.astimezone(ZoneInfo(ZONE))
     host.save(without_place(time=f"{local:%H:%M}"))
-    wait_for(lambda: f"{local:%H:%M} KST" in host.ctl("status").out, "the schedule")
+    host.install(package)
+    assert f"{local:%H:%M} KST" in host.ctl("status").out
     host.hold_dumps()
     run = host.begin()
     host.wait_held()
