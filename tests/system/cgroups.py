@@ -1,8 +1,8 @@
 """A place of its own in every cgroup hierarchy for each container. Knows nothing of what runs in it.
 
-systemd manages the whole of the cgroup that it finds itself in. Two containers that were started from the same one would
-end each other's services, so each is started in a cgroup of its own. This works with and without systemd on the machine,
-and with cgroups of version 1, 2 or both.
+systemd manages the whole of the cgroup that it finds itself in. Two containers that were started from the same one
+would end each other's services, so each is started in a cgroup of its own. This works with and without systemd on the
+machine, and with cgroups of version 1, 2 or both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def enter(places: Sequence[Path]) -> None:
 def remove_places(places: Sequence[Path]) -> None:
     """Remove the cgroups and what was made in them; processes that are still ending are waited for, some seconds."""
     deadline = time.monotonic() + 5
-    while any([_remove(place) for place in places]) and time.monotonic() < deadline:
+    while sum(_remove(place) for place in places) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 

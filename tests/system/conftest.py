@@ -1,22 +1,27 @@
-"""Hosts for the system tests: one that was installed as docs/install.md says, new ones to order, and what is measured."""
+"""Hosts for the system tests: one that was installed as docs/install.md says, new ones to order; what was measured."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from tests.system.container import Container, sweep
 from tests.system.host import Host, without_place
-from tests.system.image import find_image, make_image
+from tests.system.image import ZONE, find_image, make_image
 from tests.system.packages import built, older
 from tests.system.page import make_replica_set, paste
 from tests.system.probe import OPTIONAL, why_not
 
+_NOTICE: Final = 45.0
+"""Seconds before a scheduled run at which a host is made: its installation, and a run that is cut off, fit in."""
 MakeHost = Callable[[str], Host]
 _FIGURES: Final = pytest.StashKey[dict[str, str]]()
 _BEGAN: Final = time.monotonic()
@@ -70,6 +75,41 @@ def host(new_host: MakeHost, package: Path, figures: dict[str, str]) -> Host:
     figures["package"] = f"{package.stat().st_size / 1e6:.1f} MB, installed in {time.monotonic() - began:.1f} s"
     make_replica_set(host)
     return host
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    """A host that was switched off in mid-dump before a backup was due, and the moment when that was due."""
+
+    host: Host
+    due: datetime
+    cut: str
+    """The run that was going on when it was switched off."""
+
+
+@pytest.fixture(scope="session")
+def sleeper(new_host: MakeHost, package: Path) -> Sleeper:
+    """Make that host. It is made before the first test, so that nobody has to wait for the due time to pass."""
+    host = new_host("sleeper")
+    host.wait_mongod()
+    host.fill()
+    due = (datetime.now(UTC) + timedelta(seconds=_NOTICE)).replace(second=0, microsecond=0) + timedelta(minutes=1)
+    local = due.astimezone(ZoneInfo(ZONE))
+    host.save(without_place(time=f"{local:%H:%M}"))
+    host.install(package)
+    assert f"{local:%H:%M} KST" in host.ctl("status").out
+    host.hold_dumps()
+    run = host.begin()
+    host.wait_held()
+    host.start_power_off()
+    return Sleeper(host, due, run)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _early(request: pytest.FixtureRequest) -> None:
+    """Make the sleeping host first, if a test wants it: its time passes while the others are at work."""
+    if any("sleeper" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("sleeper")
 
 
 @pytest.fixture(scope="session")

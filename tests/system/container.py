@@ -1,7 +1,7 @@
 """One booted container: start, commands in it, files, power button. Knows nothing of the daemon that is tested in it.
 
-Its root is an image with a layer of its own over it (overlayfs in a mount namespace that ends with the container; a copy
-where that is refused). It dies with this process, and what it leaves on the disk is swept by the next one.
+Its root is an image with a layer of its own over it (overlayfs in a mount namespace that ends with the container; a
+copy where that is refused). It dies with this process, and what it leaves on the disk is swept by the next one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar

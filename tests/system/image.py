@@ -1,7 +1,7 @@
 """The Debian 12 that containers start from: made once by debootstrap, kept below .tools, never written to afterwards.
 
-In it is what a host has before the daemon comes: systemd, cron, Python, MongoDB's server and tools as files with a unit of
-our making, and vsftpd and rclone (for S3) as places for copies. Nothing of the project, and nothing it brings.
+In it is what a host has before the daemon comes: systemd, cron, Python, MongoDB's server and tools as files with a unit
+of our making, and vsftpd and rclone (for S3) as places for copies. Nothing of the project, and nothing it brings.
 """
 
 from __future__ import annotations

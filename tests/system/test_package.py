@@ -17,6 +17,7 @@ from tests.system.conftest import MakeHost
 from tests.system.container import wait_for
 from tests.system.host import SERVICE, Host, without_place
 from tests.system.packages import OLD_VERSION, PACKAGE, SHIM, application
+from tests.system.page import block, paste
 
 BACKUPS: Final = "/opt/nanumpay/backups"
 """The application's own default, which its env file names here."""
@@ -89,7 +90,7 @@ def run_now(host: Host, **more: str) -> str:
 
 
 def test_the_old_crontab_lines_go_and_nothing_else(site: Host, bare: set[str], older_package: Path) -> None:
-    """Root's and the application's crontabs lose the old program's lines, other bytes stay, a copy is kept, it says so."""
+    """Root's and the application's crontabs lose the old program's lines; the rest stays, a copy is kept, it is told."""
     said = site.install(older_package).said
     assert site.run("crontab -l").out == OTHERS
     assert (
@@ -141,14 +142,14 @@ def test_the_applications_own_package_may_have_that_path(site: Host, tmp_path: P
 
 
 def test_an_upgrade_comes_between_runs(site: Host, package: Path) -> None:
-    """While a backup is running the upgrade waits for its end; then the new version runs, with what the old one knew."""
+    """The upgrade waits for the end of a running backup; then the new version runs, with what the old one knew."""
     known = {item["id"] for item in site.ask("list")["backups"]}
     site.host_file('timezone = "Asia/Tokyo"\n')
     site.copy_in(package, f"/root/{package.name}")
     site.hold_dumps()
     run = site.begin()
     site.wait_held()
-    upgrade = site.start(f"DEBIAN_FRONTEND=noninteractive apt-get install -y ./{package.name}")
+    upgrade = site.start(f"export DEBIAN_FRONTEND=noninteractive; {block('upgrade')}")
     try:
         wait_for(lambda: site.run("pgrep -f 'backupctl wait'", check=False).code == 0, "an upgrade that waits")
         assert site.ask("status")["version"] == OLD_VERSION
@@ -173,7 +174,7 @@ def test_an_upgrade_comes_between_runs(site: Host, package: Path) -> None:
 
 
 def test_installed_again_nothing_changes(site: Host, package: Path) -> None:
-    """The maintainer scripts can run twice: no line of output about the crontab, no other backups, the same settings."""
+    """The maintainer scripts can run twice: no crontab is touched, backups and settings are the same."""
     before = site.ask("list")["backups"]
     said = site.install(package, "--reinstall").said
     assert "taken out of" not in said
@@ -184,7 +185,7 @@ def test_installed_again_nothing_changes(site: Host, package: Path) -> None:
 def test_removed(site: Host) -> None:
     """Without the package the old program is in its place again; backups, settings and state stay, crontabs too."""
     stored = [path.name for path in site.stored(BACKUPS)]
-    site.run(f"apt-get remove -y {PACKAGE}", timeout=120)
+    paste(site, "remove")
     assert site.run(SHIM).out == "the old program 2\n"
     assert [path.name for path in site.stored(BACKUPS)] == stored
     assert site.run("ls /etc/nanumpay/backupd.toml /var/lib/nanumpay-backupd/catalog.db").code == EXIT_OK
@@ -209,13 +210,14 @@ def test_installed_again_it_finds_its_backups(site: Host, package: Path) -> None
 def test_purged(site: Host, bare: set[str]) -> None:
     """After a purge nothing of ours is left on the disk, but the backups; the application's own files are untouched."""
     stored = [path.name for path in site.stored(BACKUPS)]
-    site.run(f"apt-get purge -y {PACKAGE}", timeout=120)
+    paste(site, "purge")
     assert [path.name for path in site.stored(BACKUPS)] == stored
     left = {path for path in files(site) - bare if not path.startswith(f"{BACKUPS}/")}
     assert left == set()
     assert bare - files(site) == set()
     assert site.run("cat /etc/nanumpay/nanumpay.env").out == ENV_FILE
     assert site.run(f"systemctl list-unit-files '{SERVICE}*' --no-legend", check=False).out == ""
+    assert not site.path(f"/run/{SERVICE}").exists()
     assert site.run("systemctl is-system-running", check=False).out == "running\n"
 
 
