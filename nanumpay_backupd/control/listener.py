@@ -17,6 +17,11 @@ __all__ = ["Listener", "group_differs"]
 
 _BACKLOG: Final = 128
 _PARENT_MODE: Final = 0o755
+_HINT: Final = "check the folder's owner and the configured group; a socket's path has 90 characters at most"
+_GROUP_HINT: Final = (
+    "take [control] group out of backupd.toml and let nanumpay-backupd.socket make the socket, with SocketGroup= "
+    "(drop-in socket-group.conf): the service may not give a file to another group"
+)
 
 
 class Listener:
@@ -62,7 +67,7 @@ class Listener:
 
         Raises BusyError when another daemon answers there, ConfigError when the path or the group cannot be used.
         """
-        gid = -1 if group is None else _gid(group)
+        gid = None if group is None else _gid(group)
         _refuse_living(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -71,7 +76,8 @@ class Listener:
             temporary.unlink(missing_ok=True)
             listening.bind(str(temporary))
             # Rights first, then listening, then the name that callers know: no moment with wrong rights.
-            os.chown(temporary, -1, gid)
+            if gid is not None:
+                os.chown(temporary, -1, gid)
             temporary.chmod(mode)
             listening.listen(_BACKLOG)
             temporary.replace(path)
@@ -82,7 +88,7 @@ class Listener:
                 temporary.unlink()
             raise ConfigError(
                 f"the control socket {path} cannot be made: {error.strerror or error}",
-                hint="check the folder's owner and the configured group; a socket's path has 90 characters at most",
+                hint=_GROUP_HINT if group is not None and error.errno == errno.EPERM else _HINT,
                 code="control-socket",
             ) from None
 

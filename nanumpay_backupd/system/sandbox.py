@@ -55,7 +55,7 @@ def hindrance(path: Path, mountinfo: str) -> Hindrance:
     if found is None:
         return Hindrance.NONE
     point, root, kind, options, of_the_disk = found
-    if _COVERS in root or (point in _HOMES and kind == "tmpfs" and "ro" in options):
+    if _COVERS in root or (point in _HOMES and kind == "tmpfs"):
         return Hindrance.HIDDEN
     if "ro" in options and "ro" not in of_the_disk:
         return Hindrance.READ_ONLY

@@ -26,7 +26,7 @@ systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="sy
 
 def value(text: str, key: str) -> str:
     """Return the last value of a setting."""
-    return re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)[-1]
+    return str(re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)[-1])
 
 
 def of_socket(drop_in: Path) -> bool:
