@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-quick test-pitr check lint format types layers bench tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick test-pitr check lint format types layers man bench deb tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,8 +43,15 @@ types: tools  ## mypy --strict
 layers: tools  ## who may import whom
 	$(BIN)/lint-imports --no-logo
 
+man: tools  ## write completions and the keys in backupd.toml.5 anew from the parsers (tests say when it is due)
+	$(BIN)/python -m tests.pages
+
 bench: demo-tools  ## speed and memory against other ways; writes docs/benchmarks.md (some minutes, 12 GB of disk)
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+deb:  ## the Debian package, into dist/ (dpkg-buildpackage and lintian; nothing else of the project is needed)
+	@$(PYTHON) tests/setup_tools.py deb
+	debian/build
 
 tools:  ## set up .venv, .tools and system packages, and nothing else
 	@$(PYTHON) tests/setup_tools.py test

@@ -68,6 +68,14 @@ def _command(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli.swaps import swaps
 
         return swaps
+    if name == "wait":
+        from nanumpay_backupd.cli.waiting import wait
+
+        return wait
+    if name == "completion":
+        from nanumpay_backupd.cli.completion import completion
+
+        return completion
     from nanumpay_backupd.cli import commands
 
     return {
