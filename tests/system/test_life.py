@@ -54,7 +54,7 @@ def test_reload(well: Host) -> None:
     well.run(f"systemctl reload {SERVICE}")
     assert re.search(r"daily at \d\d:\d\d CES?T", well.ctl("status").out)
     well.host_file('timezone = "Europe/Berlni"\n')
-    since = well.cursor()
+    since = well.now()
     refused = well.run(f"systemctl reload {SERVICE}", check=False)
     assert refused.code != 0
     told = [entry["MESSAGE"] for entry in well.journal("-u", SERVICE, since=since)]
@@ -103,7 +103,7 @@ def test_the_watchdog_restarts_a_daemon_that_hangs(well: Host) -> None:
     """A daemon that was stopped by SIGSTOP no longer answers: systemd ends it and starts another."""
     well.drop_in("test", "WatchdogSec=2")
     well.run(f"systemctl restart {SERVICE}")
-    since, hanging = well.cursor(), well.main_pid()
+    since, hanging = well.now(), well.main_pid()
     well.run(f"kill -STOP {hanging}")
     wait_for(lambda: well.main_pid() not in {0, hanging} and well.show("ActiveState") == "active", "a new daemon")
     told = [
@@ -115,13 +115,21 @@ def test_the_watchdog_restarts_a_daemon_that_hangs(well: Host) -> None:
 
 
 def test_mongodb_goes_and_comes_back(well: Host) -> None:
-    """Without MongoDB the daemon stays up, also through a restart, knows its schedule, and says why a run fails."""
+    """Without MongoDB the daemon stays up, also through a restart, knows its schedule, and says why a run fails.
+
+    `journalctl -x` explains below the failed run what that means and what to do.
+    """
     due = well.job()["next_run"]
+    since = well.now()
     well.run("systemctl stop mongod")
     failed = well.ctl("run", check=False)
     assert failed.code == 1
     assert "source-unreachable" in failed.err
     assert "Traceback" not in failed.said
+    told = well.run(f"journalctl -x -u {SERVICE} --since={since} --no-pager").out
+    explained = [line for line in told.splitlines() if line.startswith("░░")]
+    assert any("Defined-By: nanumpay-backupd" in line for line in explained), told
+    assert any("backupctl show" in line for line in explained), told
     well.run(f"systemctl restart {SERVICE}")
     status = well.ask("status")
     assert status["settings"]["connected"] is False

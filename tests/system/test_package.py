@@ -90,7 +90,7 @@ def run_now(host: Host, **more: str) -> str:
 
 
 def test_the_old_crontab_lines_go_and_nothing_else(site: Host, bare: set[str], older_package: Path) -> None:
-    """Root's and the application's crontabs lose the old program's lines; the rest stays, a copy is kept, it is told."""
+    """Root's and the application's crontabs lose the old lines; the rest stays, a copy is kept, it is told."""
     said = site.install(older_package).said
     assert site.run("crontab -l").out == OTHERS
     assert (
@@ -167,10 +167,7 @@ def test_an_upgrade_comes_between_runs(site: Host, package: Path) -> None:
     assert 'timezone = "Asia/Tokyo"' in site.run("cat /etc/nanumpay/backupd.toml").out
     assert site.run("find /opt/nanumpay-backupd -name 'left_out_later*'").out == ""
     assert site.backup()["outcome"] == "succeeded"
-    assert site.run(f"dpkg -V {PACKAGE}", check=False).out.split() in (
-        [],
-        ["??5??????", "c", "/etc/nanumpay/backupd.toml"],
-    )
+    assert site.run(f"dpkg -V {PACKAGE}", check=False).out == "??5?????? c /etc/nanumpay/backupd.toml\n"
 
 
 def test_installed_again_nothing_changes(site: Host, package: Path) -> None:
