@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import textwrap
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -186,6 +187,16 @@ _COMMANDS: Final = ("serve", "run-once", "restore", "check-config", "rebuild", "
 _WRONG_COMMAND: Final = re.compile(r"argument COMMAND: invalid choice: '([^']*)'")
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps examples as they are written, explanations on the line of what they explain, and paths whole."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=24, width=100)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says a mistake as every other fault is said: a sentence, and what was probably meant."""
 
@@ -207,7 +218,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="nanumpay-backupd",
         description="Backs up an application's data by its own settings, proves it, and keeps it recoverable.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nanumpay-backupd {__version__}")
@@ -222,7 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
             help=summary,
             description=description,
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
             usage=usage,
         )

@@ -55,6 +55,7 @@ def run_once(config: Path | None, name: str, *, force: bool, kind: str = Kind.FU
     job = find_job(host, name)
     if not job.enabled and not force:
         raise RefusedError(f"job {name} is disabled", hint="enable it in its settings, or use --force")
+    sys.stdout.write(f"job {name}, {host.origin or 'no host file'}: backups in {host.paths.backups}\n")
     run = perform(host, job, Lines(sys.stdout), retry=host.retry, kind=kind)
     conclude(run)
     return EXIT_CODES[run.outcome or Outcome.FAILED]
@@ -131,6 +132,7 @@ def check_config(config: Path | None) -> int:
         names = ", ".join(dict.fromkeys(unread))
         sys.stdout.write(f"  not checked, as only the service has them: the credentials {names}\n")
     sys.stdout.write(f"  backups in {host.paths.backups}, state in {host.paths.state}\n")
+    sys.stdout.write(f"  control socket {host.paths.socket}\n")
     for job in build_jobs(host, None):
         places = ", ".join(destination.name for destination in job.destinations) or "none"
         due = " | ".join(job.schedule.cron) if job.schedule else "from the application's settings"

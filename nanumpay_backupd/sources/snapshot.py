@@ -10,7 +10,7 @@ from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
 from nanumpay_backupd.model import Content, OpTime
-from nanumpay_backupd.sources.content import ContentDigest, documents_in
+from nanumpay_backupd.sources.bson_walk import BsonWalk
 
 __all__ = ["read_content"]
 
@@ -28,15 +28,14 @@ def read_content(
     """
     if at is not None:
         collection = collection.with_options(read_concern=_AsOf(at))
-    digest = ContentDigest()
+    walk = BsonWalk(f"what the server gives of {collection.full_name}")
     with collection.find_raw_batches(batch_size=_BATCH) as cursor:
         for raw in cursor:
             batch = cast("bytes", raw)  # pymongo's annotation names the documents' type
-            for document in documents_in(batch):
-                digest.add(document)
+            walk(batch)
             if progress is not None:
                 progress(len(batch))
-    return digest.content()
+    return Content(documents=walk.count, digest=walk.digest)
 
 
 class _AsOf(ReadConcern):

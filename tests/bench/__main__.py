@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from tests.servers.environment import clean_environment
 
 clean_environment()
 
-from tests.bench import slices  # noqa: E402
+from tests.bench import crowd, restores, slices  # noqa: E402
 from tests.bench.measure import Peak, rss, settle, timed  # noqa: E402
 from tests.bench.site import DATABASE, SETTINGS, Site, median_of  # noqa: E402
 from tests.bulk_data import load_bulk  # noqa: E402
@@ -30,7 +29,6 @@ from tests.servers.tools import PROJECT, find_tool  # noqa: E402
 
 _GB: Final = 1_000_000_000
 _MB: Final = 1_000_000
-_BACKUPS_IN_CATALOG: Final = 10_000
 
 
 @dataclass
@@ -97,6 +95,7 @@ def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Nam
         report.add("daemon, idle, RSS", rss(site.pid) / _MB, 60, unit=" MB")
         _latencies(site, report)
         _ways(folder, site, server, report, options.rounds)
+        restores.measure(folder, site, report, options.rounds)
         small = _memory(site)
         size = f"{options.bytes / _GB:.1f} GB"
         report.add(f"peak memory of daemon, worker and children at {size}", small, 350, unit=" MB")
@@ -109,7 +108,7 @@ def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Nam
             large = _memory(site)
             report.add(f"the same at {options.large / _GB:.1f} GB", large, 350, unit=" MB")
             report.add("memory at the larger size / at the smaller", large / small, 1.15)
-        _catalog(site, report)
+        crowd.measure(site, report)
     slices.measure(folder, server, DATABASE, report, options.rounds)
 
 
@@ -189,15 +188,6 @@ def _memory(site: Site) -> float:
     with Peak.of_memory(site.pid) as peak:
         site.run()
     return peak.value / _MB
-
-
-def _catalog(site: Site, report: Report) -> None:
-    site.fill_catalog(_BACKUPS_IN_CATALOG)
-    time.sleep(2)
-    listed = [site.backupctl("list") for _ in range(3)]
-    pruned = [site.backupctl("prune") for _ in range(3)]
-    report.add(f"`backupctl list` of {_BACKUPS_IN_CATALOG:,} backups, median", median_of(listed), 1, unit=" s")
-    report.add(f"`backupctl prune` (dry) of {_BACKUPS_IN_CATALOG:,} backups, median", median_of(pruned), 1, unit=" s")
 
 
 def _write(report: Report, options: argparse.Namespace) -> None:

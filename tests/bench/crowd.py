@@ -90,6 +90,7 @@ def fill(site: Site, fulls: int, slices: int) -> None:
     """Put that many committed backups into the backups folder and into the catalog."""
     layout = Layout(site.backups)
     layout.create()
+    layout.slices.mkdir(exist_ok=True)
     backups = []
     for manifest in _manifests(datetime.now(UTC).replace(microsecond=0), fulls, slices):
         with layout.artifact(manifest.artifact.name).open("wb") as file:

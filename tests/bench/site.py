@@ -7,28 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.client import Client
 from nanumpay_backupd.errors import UnreachableError
-from nanumpay_backupd.model import (
-    LOCAL,
-    Artifact,
-    CollectionStat,
-    Consistency,
-    Copy,
-    CopyState,
-    Kind,
-    Manifest,
-    SourceInfo,
-    Verification,
-    to_json,
-)
-from nanumpay_backupd.pipeline.inventory import backup_from_manifest
-from nanumpay_backupd.pipeline.layout import Layout, backup_id
 from tests.sample_data import save_settings
 from tests.servers.mongod import Mongod
 
@@ -143,61 +127,6 @@ class Site:
                     time.sleep(0.002)
                 found.append(time.perf_counter() - began)
         return found
-
-    def fill_catalog(self, count: int) -> None:
-        """Put ``count`` committed backups into the backups folder (their artifacts are holes) and into the catalog."""
-        now = datetime.now(UTC).replace(microsecond=0)
-        layout = Layout(self.backups)
-        layout.create()
-        backups = []
-        for number in range(1, count + 1):
-            manifest = _manifest(now - timedelta(minutes=3 * number))
-            with layout.artifact(manifest.artifact.name).open("wb") as stream:
-                stream.truncate(manifest.artifact.size)
-            layout.manifest(manifest.backup).write_bytes(to_json(manifest))
-            copy = Copy(
-                backup=manifest.backup,
-                destination=LOCAL,
-                state=CopyState.VERIFIED,
-                key=manifest.artifact.name,
-                size=manifest.artifact.size,
-                updated=manifest.ended,
-            )
-            backups.append(backup_from_manifest(manifest, copy))
-        with Catalog(self.state / "catalog.db") as catalog:
-            catalog.save_backups(backups)
-
-
-def _manifest(created: datetime) -> Manifest:
-    identifier = backup_id(DATABASE, created)
-    source = SourceInfo(
-        type="mongodb",
-        server_version="6.0.5",
-        topology="replica-set",
-        databases=(DATABASE,),
-        collections=(CollectionStat(database=DATABASE, name="users", documents=1000, bytes=10**9, indexes=3),),
-    )
-    return Manifest(
-        backup=identifier,
-        job=DATABASE,
-        kind=Kind.FULL,
-        run="none",
-        host="bench",
-        started=created,
-        ended=created,
-        source=source,
-        consistency=Consistency(level="none", reason="made up for a measurement"),
-        artifact=Artifact(
-            name=f"{identifier}.tar.gz",
-            size=160_000_000,
-            sha256="0" * 64,
-            compression="gzip",
-            level=2,
-            raw_bytes=10**9,
-        ),
-        tools={"mongodump": "100.7.0"},
-        verification=(Verification(level="structure", at=created, ok=True, seconds=1.0, documents=1000, bytes=10**9),),
-    )
 
 
 def median_of(work: list[float]) -> float:

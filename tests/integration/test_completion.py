@@ -56,7 +56,7 @@ OFFERED: Final[Sequence[tuple[str, Sequence[str]]]] = (
     ("backupctl completion ", list(SHELLS)),
     ("backupctl completion fish nanu", ["nanumpay-backupd"]),
     ("nanumpay-backupd ", [command.name for command in PROGRAMS["nanumpay-backupd"].commands]),
-    ("nanumpay-backupd --config conf/b", ["conf/backupd.toml"]),
+    ("nanumpay-backupd --config o", ["own.toml"]),
     ("nanumpay-backupd run-once ", ["nanumpay"]),
     ("nanumpay-backupd run-once nanumpay --kind d", ["differential"]),
     ("nanumpay-backupd restore --from ", ["nas", "conf"]),
@@ -81,10 +81,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CannedDae
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a home without settings of its own, and in it a folder with a host file to find."""
+    """Make a home without settings of its own, and in it a folder and a host file to find."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "conf").mkdir()
-    (folder / "conf" / "backupd.toml").touch()
+    (folder / "own.toml").touch()
     return folder
 
 
@@ -239,6 +239,7 @@ def test_what_is_offered(shell: str, daemon: tuple[CannedDaemon, Path], home: Pa
         if sorted(_words(line, offered[line])) != sorted(wanted)
     }
     assert wrong == {}
+    assert list(dict.fromkeys(offered["backupctl restore "])) == ["latest", *BACKUPS], "the newest is not the first"
 
 
 def _words(line: str, offered: list[str]) -> set[str]:
@@ -332,6 +333,12 @@ class TestCommand:
         command = [sys.executable, "-m", "nanumpay_backupd.cli", "completion", shell, program]
         done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=True)
         assert done.stdout == (FOLDER / file_name(shell, program)).read_bytes()
+
+    def test_the_program_may_be_left_out(self) -> None:
+        """It is backupctl's then."""
+        command = [sys.executable, "-m", "nanumpay_backupd.cli", "completion", "bash"]
+        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=True)
+        assert done.stdout == (FOLDER / "backupctl.bash").read_bytes()
 
     def test_every_script_can_be_printed(self) -> None:
         """The folder has no other files."""

