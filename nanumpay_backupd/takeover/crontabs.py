@@ -102,8 +102,8 @@ def _take_over(crontab: _Crontab, folder: Path, clock: Clock, *, dry_run: bool) 
         make_private_dir(folder)
         write_new(kept, before)
         crontab.write(found.kept)
-        end = f"As it was before, it is kept as {kept}."
-        _tell(crontab.user, found, "These lines of the old program were taken out of", end)
+        copy = f"As it was before, it is kept as {kept}."
+        _tell(crontab.user, found, "These lines of the old program were taken out of", copy)
     else:
         _tell(crontab.user, found, "These lines of the old program would be taken out of", "Nothing was changed.")
 

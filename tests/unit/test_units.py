@@ -19,7 +19,7 @@ DROP_INS = sorted((FILES / "drop-ins").glob("*.conf"))
 SERVICE = (FILES / "nanumpay-backupd.service").read_text(encoding="utf-8")
 SOCKET = (FILES / "nanumpay-backupd.socket").read_text(encoding="utf-8")
 INSTALLED = "/usr/share/nanumpay-backupd/drop-ins"
-# What systemd calls OK or better; the project's own limit (issue 4).
+# What systemd calls OK or better; the project's own limit.
 MOST_EXPOSED = 1.5
 systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
 
