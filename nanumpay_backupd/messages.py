@@ -76,10 +76,15 @@ class Message(Enum):
     OPLOG_SHORT = ("d3361fc5a8824b3184ab2024e9246bbc", "JOB", "NANUMPAY_HINT")
     """The oplog hardly outlasts the pause between two slices."""
 
-    def __init__(self, number: str, *fields: str) -> None:
-        """``number`` is what stands in the field MESSAGE_ID; ``fields`` are the journal's names of its fields."""
-        self.id = number
-        self.fields = fields
+    @property
+    def id(self) -> str:
+        """Return what stands in the field MESSAGE_ID."""
+        return str(self.value[0])
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Return the journal's names of the fields that are always there."""
+        return tuple(self.value[1:])
 
 
 _ALWAYS = {
