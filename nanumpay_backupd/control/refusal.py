@@ -25,7 +25,7 @@ _MOST: Final = 1024
 def refuse_callers(fd: int, error: BackupdError) -> int:
     """Tell everybody who waits on a listening socket why the daemon cannot start; returns how many there were.
 
-    Those who only watch are kept from coming again. Waits for nobody. ``fd`` stays open, and what is no listening socket
+    Those who only watch are kept from coming again. Waits for nobody. ``fd`` stays open; what is no listening socket
     is left alone.
     """
     fault = fault_of(error)
