@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,8 +15,12 @@ from tests.system.probe import OPTIONAL, why_not
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the tests with pytest's arguments; returns an exit code."""
+    """Run ``test`` with pytest's arguments, or only make the ``image``; returns an exit code."""
     reason = why_not()
+    if arguments[:1] == ["image"]:
+        if not reason:
+            make_image()
+        return 0
     if reason:
         optional = os.environ.get(OPTIONAL) == "optional"
         print(f"{'SKIPPED' if optional else 'FAILED'}: the system tests did not run: {reason}", file=sys.stderr)
@@ -23,8 +28,12 @@ def main(arguments: Sequence[str]) -> int:
     sweep()
     make_image()
     # A cache of its own: what failed last is asked of the other tests (.ci/run).
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/system", *arguments]
-    return subprocess.run(argv, cwd=PROJECT, check=False).returncode
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/system", *arguments[1:]]
+    with subprocess.Popen(argv, cwd=PROJECT) as tests:
+        while True:
+            # Ctrl-C reaches the tests too; they end what they started, and are waited for.
+            with contextlib.suppress(KeyboardInterrupt):
+                return tests.wait()
 
 
 if __name__ == "__main__":

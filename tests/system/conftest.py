@@ -20,7 +20,7 @@ from tests.system.packages import built, older
 from tests.system.page import make_replica_set, paste
 from tests.system.probe import OPTIONAL, why_not
 
-_NOTICE: Final = 45.0
+_NOTICE: Final = 30.0
 """Seconds before a scheduled run at which a host is made: its installation, and a run that is cut off, fit in."""
 MakeHost = Callable[[str], Host]
 _FIGURES: Final = pytest.StashKey[dict[str, str]]()
@@ -132,7 +132,7 @@ def pytest_runtest_makereport(
     """Add what the hosts of a failed test have in their journals."""
     report = yield
     if report.failed:
-        values = getattr(item, "funcargs", {}).values()
+        values = [getattr(value, "host", value) for value in getattr(item, "funcargs", {}).values()]
         for host in {id(value): value for value in values if isinstance(value, Container)}.values():
             if host.running:
                 said = host.run("journalctl --no-pager -n 60 -o short-precise; systemctl --failed", check=False).said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections.abc import Mapping
 from typing import Final
 
 from tests.servers.tools import PROJECT
@@ -41,12 +42,18 @@ def block(name: str) -> str:
     return marked()[name]
 
 
-def paste(host: Host, name: str, *, stdin: str = "", timeout: float = 120.0) -> Done:
+def paste(host: Host, name: str, *, stdin: str = "", instead: Mapping[str, str] | None = None) -> Done:
     """Run the block with this mark on a host as root, with a shell that stops at the first failure.
 
-    ``stdin`` is what is typed into the one command that reads it.
+    ``stdin`` is what is typed into the one command that reads it. ``instead`` has other lines for some of the block,
+    by how those begin.
     """
-    return host.run(f"set -e\n{block(name)}", stdin=stdin, timeout=timeout, env={"DEBIAN_FRONTEND": "noninteractive"})
+    lines = block(name).splitlines()
+    for begin, other in (instead or {}).items():
+        (at,) = [at for at, line in enumerate(lines) if line.startswith(begin)]
+        lines[at] = other
+    script = "\n".join(["set -e", *lines])
+    return host.run(script, stdin=stdin, timeout=120, env={"DEBIAN_FRONTEND": "noninteractive"})
 
 
 def make_replica_set(host: Host) -> None:

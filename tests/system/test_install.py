@@ -20,8 +20,6 @@ NOT_RUN: Final = {
     "apt-get install -y mongodb-database-tools": "comes from MongoDB's repository; here the programs are plain files",
     "MONGODB_URI=": "lines of a file",
     "openssl rand -base64 756": "only where MongoDB demands a login",
-    "getent passwd nanumpay": "the second way needs a network",
-    "nanumpay-backupd take-over-crontab\ninstall": "the second way needs a network",
 }
 OLD_LINES: Final = "# nanumpay-backup\n0 2 * * * /opt/nanumpay/bin/nanumpay-backup >> /logs/backup.log 2>&1\n"
 S3: Final = "systemd-run --collect --unit=s3 -- rclone serve s3 --addr 127.0.0.1:9000 --auth-key KEY,{secret} /srv/s3"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from nanumpay_backupd.scheduler import ON_TIME
 from tests.system.conftest import Sleeper
 from tests.system.container import wait_for
 from tests.system.host import SERVICE
@@ -14,7 +15,9 @@ def test_a_host_that_was_off_makes_up_for_the_missed_run(sleeper: Sleeper) -> No
     """Switched off in mid-dump it ends the run in good order, and after the start the run it missed is made, once."""
     host = sleeper.host
     host.wait_off()
-    time.sleep(max(0.0, (sleeper.due - datetime.now(UTC)).total_seconds() + 1))
+    # Later than what still counts as on time.
+    missed = sleeper.due + ON_TIME + timedelta(seconds=2)
+    time.sleep(max(0.0, (missed - datetime.now(UTC)).total_seconds()))
     host.boot()
     host.wait_active()
     caught = wait_for(
