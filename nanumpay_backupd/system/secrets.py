@@ -39,8 +39,8 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self._value = value
-        # A short word would mask innocent text; a real secret is longer.
-        if len(value) >= 6 and value not in _OWN_WORDS:
+        # A short word would mask innocent text, as would the bare head of an address; a real secret is longer.
+        if len(value) >= 6 and value not in _OWN_WORDS and not value.endswith("://"):
             _known.update({value, quote(value, safe=""), quote_plus(value)})
 
     def reveal(self) -> str:
