@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from tests.servers.tools import PROJECT
 from tests.system.container import sweep
@@ -29,11 +28,14 @@ def main(arguments: Sequence[str]) -> int:
     make_image()
     # A cache of its own: what failed last is asked of the other tests (.ci/run).
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/system", *arguments[1:]]
-    with subprocess.Popen(argv, cwd=PROJECT) as tests:
-        while True:
-            # Ctrl-C reaches the tests too; they end what they started, and are waited for.
-            with contextlib.suppress(KeyboardInterrupt):
-                return tests.wait()
+    os.chdir(PROJECT)
+    sys.stdout.flush()
+    return _become(argv)
+
+
+def _become(argv: Sequence[str]) -> NoReturn:
+    """Go on as this program: who ends us ends the tests, which end what they started."""
+    os.execv(argv[0], list(argv))
 
 
 if __name__ == "__main__":
