@@ -26,6 +26,7 @@ from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
+from nanumpay_backupd.system.secrets import credentials_unread, stands_in
 from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.worker import EXIT_CODES, execute
@@ -124,9 +125,13 @@ def perform(
 
 def check_config(config: Path | None) -> int:
     """Read the host file and say what it means; raises ConfigError when it, or an address in it, is refused."""
-    host = load_host_file(config)
-    told = _channels(host)
+    with credentials_unread() as unread:
+        host = load_host_file(config)
+        told = _channels(host)
     sys.stdout.write(f"{host.origin or 'no host file: the defaults'}: ok\n")
+    if unread:
+        names = ", ".join(dict.fromkeys(unread))
+        sys.stdout.write(f"  not checked, as only the service has them: the credentials {names}\n")
     sys.stdout.write(f"  backups in {host.paths.backups}, state in {host.paths.state}\n")
     sys.stdout.write(f"  control socket {host.paths.socket}\n")
     for job in build_jobs(host, None):
@@ -148,7 +153,7 @@ def _channels(host: HostConfig) -> list[str]:
         from nanumpay_backupd.notifiers.services import check_address
     for channel in host.channels:
         try:
-            service = check_address(channel.address, channel.name)
+            service = "not checked" if stands_in(channel.address) else check_address(channel.address, channel.name)
         except NotifyError as error:
             raise ConfigError(f"{host.origin}: {error.message}", hint=error.hint) from None
         severe = {"info": "everything", "none": ""}.get(channel.severity, f"{channel.severity} and worse")

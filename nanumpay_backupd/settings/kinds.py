@@ -18,7 +18,7 @@ from croniter import croniter
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.settings.mongouri import check_uri, has_password
 from nanumpay_backupd.settings.problems import Mismatch, nearest, show
-from nanumpay_backupd.system.secrets import Secret, read_secret
+from nanumpay_backupd.system.secrets import Secret, read_secret, stands_in
 
 __all__ = [
     "AbsolutePath",
@@ -435,6 +435,8 @@ class SecretUrl(SecretValue):
     def parse(self, value: object, place: Place) -> Secret:
         """Return the address."""
         secret = super().parse(value, place)
+        if stands_in(secret):
+            return secret
         scheme, found, rest = secret.reveal().partition("://")
         known = scheme.lower() in self._schemes if self._schemes else bool(_SCHEME.fullmatch(scheme))
         if not found or not rest or not known or re.search(r"[\s\x00-\x1f\x7f]", secret.reveal()):

@@ -182,6 +182,7 @@ class TestCheckConfig:
         told = (
             "[channel.ops]\naddress = 'mailtos://ops:pw-of-ops@mail.example.com?to=a@example.com'\njobs = ['shop']\n"
             "[channel.chat]\naddress = 'json://chat.example.com/x'\nseverity = 'none'\nevents = ['failed', 'report']\n"
+            "[channel.later]\naddress = { credential = 'only-the-service-has-it' }\n"
         )
         site.write_config(f"{told}[destination.disk]\ntype = 'local'\npath = '/mnt/disk'\n{job}")
         done = run(site, "check-config")
@@ -192,6 +193,7 @@ class TestCheckConfig:
         assert "job shop: schedule 30 3 * * *; further destinations: disk" in done.stdout
         assert "channel ops: E-Mail; is told warning and worse of shop" in done.stdout
         assert "channel chat: JSON; is told failed, report\n" in done.stdout
+        assert "channel later: not checked; is told warning and worse" in done.stdout
         assert "pw-of-ops" not in done.stdout
         assert not site.state.exists(), "checking changes nothing"
 
