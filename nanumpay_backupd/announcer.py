@@ -18,13 +18,12 @@ import msgspec
 import structlog
 
 from nanumpay_backupd import alerts, outbox, ways
-from nanumpay_backupd.alerts import Delivery, Notice, NoticeRecord, Phase, Sent, State
+from nanumpay_backupd.alerts import Delivery, Notice, Phase
 from nanumpay_backupd.broadcast import Broadcast
-from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
-from nanumpay_backupd.events import Event, Fault, News, Severity, news_of
+from nanumpay_backupd.events import Event, Fault, News, Severity
 from nanumpay_backupd.heartbeats import Heartbeats
-from nanumpay_backupd.model import Run, from_json, to_json
+from nanumpay_backupd.model import Run
 from nanumpay_backupd.notifiers.base import Message, Receipt, Target
 from nanumpay_backupd.notifiers.letter import Sender, compose, trial
 from nanumpay_backupd.notifiers.messenger import dispatch
@@ -35,6 +34,7 @@ from nanumpay_backupd.reports.pages import report_message
 from nanumpay_backupd.scheduler import next_due
 from nanumpay_backupd.settings.schema import DATABASE_CHANNEL, HostConfig, JobSpec, Schedule
 from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.told import KEPT, Memory, ended, hushed, keep, note, recall
 
 __all__ = ["Announcer", "Look", "Review"]
 
@@ -42,29 +42,17 @@ _INTERVAL: Final = 60.0
 """Seconds between two looks at how things stand, where nothing happens."""
 _GATHER: Final = 0.3
 """Seconds in which what happens together is taken together."""
-_LOOKED_AT: Final = 100
-"""Runs among which those are looked for that ended since the last look."""
 _IDLE: Final = 100.0
 """How many times as long as a look takes is waited until the next."""
 _REPORT_LATE: Final = timedelta(hours=36)
-_MEMORY: Final = "announcer"
+_LOCKED: Final = 120.0
+"""Seconds for which the catalog may be locked by another process, before that is told as a fault."""
 log = structlog.get_logger()
 
 Look = Callable[[], Awaitable[tuple[list[Fault], list[dict[str, Any]]]]]
 """Returns what is wrong now, and the jobs as the status shows them."""
 Review = Callable[[int], Awaitable[Report]]
 """Returns the report of so many days."""
-
-
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept over a restart. ``seen`` are runs whose news was told; ``muted`` those of which nothing is told."""
-
-    alerts: State = State()
-    outbox: Outbox = Outbox()
-    seen: tuple[str, ...] = ()
-    muted: tuple[str, ...] = ()
-    report_due: datetime | None = None
-    report_cron: tuple[str, ...] = ()
 
 
 class Announcer:
@@ -77,7 +65,6 @@ class Announcer:
         self._review = review
         self._host = HostConfig()
         self._memory: Memory | None = None
-        self._told_fault = ""
         self._muted: list[str] = []
         self._ended: list[str] = []
         self._early: list[tuple[Receipt, bool]] = []
@@ -88,6 +75,7 @@ class Announcer:
         self._wake = asyncio.Event()
         self._post = asyncio.Event()
         self._name = socket.gethostname()
+        self._started = clock.now()
         self._beats = Heartbeats(self._name, self._heard)
 
     # What others tell and ask
@@ -102,7 +90,7 @@ class Announcer:
     def mute(self, run: str) -> None:
         """Tell nobody of a run that was just started, neither how it ends nor by pings; it is on record."""
         self._beats.mute(run)
-        self._muted = [*self._muted, run][-_LOOKED_AT:]
+        self._muted = [*self._muted, run][-KEPT:]
 
     def faults(self) -> list[Fault]:
         """Say which channels fail."""
@@ -175,21 +163,22 @@ class Announcer:
     def _hear(self, run: Run) -> None:
         self._beats.hear(run)
         if run.outcome is not None and run.action != "slice":
-            self._ended = [*self._ended, run.id][-_LOOKED_AT:]
+            self._ended = [*self._ended, run.id][-KEPT:]
 
     async def _forever(self, work: Callable[[], Awaitable[float]], wake: asyncio.Event) -> None:
         """Do ``work`` whenever it is woken, and after the seconds that it returns."""
+        said = ""
         while True:
             await asyncio.sleep(_GATHER)
             wake.clear()
             pause = _INTERVAL
             try:
                 pause = await work()
-                self._told_fault = ""
+                said = ""
             except BackupdError as error:
-                if error.message != self._told_fault:
+                if error.message != said:
                     log.error(f"people cannot be told: {error.message}", code=error.code, hint=error.hint)
-                self._told_fault = error.message
+                said = error.message
             except Exception:
                 log.exception("telling people failed", code="internal")
             # Not wait_for: that of Python 3.11 forgets a cancellation that comes together with the event.
@@ -205,36 +194,44 @@ class Announcer:
             return _INTERVAL
         started = self._clock.monotonic()
         before = await self._remembered()
-        faults, jobs = await self._look()
-        fresh, self._ended = self._ended, []
-        ended = await self._ask(lambda catalog: _ended(catalog, frozenset(before.seen), fresh))
+        faults, jobs, runs = await self._find(before)
         memory = self._memory or before  # something may have been sent meanwhile
-        memory = msgspec.structs.replace(
-            memory, muted=tuple(dict.fromkeys((*memory.muted, *self._muted)))[-_LOOKED_AT:]
-        )
+        memory = msgspec.structs.replace(memory, muted=tuple(dict.fromkeys((*memory.muted, *self._muted)))[-KEPT:])
         now, muted = self._clock.now(), frozenset(memory.muted)
         step = alerts.step(
             memory.alerts,
             ways.policy(self._host),
             now,
             faults=faults,
-            news=[news for run, news in ended if news is not None and run.id not in muted],
-            hush=_hushed(jobs, muted),
-            jobs=[job["name"] for job in jobs if job["enabled"]],
+            news=[news for run, news in runs if news is not None and run.id not in muted],
+            hush=hushed(jobs or [], muted),
+            jobs=[job["name"] for job in jobs if job["enabled"]] if jobs is not None else None,
         )
         box = outbox.only(memory.outbox, self._targets())
         box = outbox.add(box, [*step.deliveries, *self._records(step.notices)])
-        seen = (*memory.seen, *(run.id for run, _ in ended))[-_LOOKED_AT * 2 :]
+        seen = (*memory.seen, *(run.id for run, _ in runs))[-KEPT * 2 :]
         memory = msgspec.structs.replace(memory, alerts=step.state, outbox=box, seen=seen)
         memory, report = self._with_report(memory, now)
         self._memory = memory
-        for notice in step.notices:
-            self._log(notice)
         if step.notices or report or memory != before:
             await self._keep([*step.notices, *report], memory)
         self._post.set()
         # With tens of thousands of slices a look may take a while.
         return max(_INTERVAL, _IDLE * (self._clock.monotonic() - started))
+
+    async def _find(
+        self, memory: Memory
+    ) -> tuple[list[Fault], list[dict[str, Any]] | None, list[tuple[Run, News | None]]]:
+        """Return what is wrong now, the jobs, and the runs that ended; or that nothing can be read: a fault too."""
+        fresh = tuple(self._ended)
+        try:
+            faults, jobs = await self._look()
+            runs = await self._ask(lambda catalog: ended(catalog, frozenset(memory.seen), fresh))
+        except BackupdError as error:
+            log.error(f"how things stand cannot be read: {error.message}", code=error.code, hint=error.hint)
+            return [*(raised.fault for raised in memory.alerts.raised.values()), _unreadable(error)], None, []
+        self._ended = [run for run in self._ended if run not in fresh]
+        return faults, jobs, runs
 
     def _records(self, notices: Sequence[Notice]) -> list[Delivery]:
         """Everything is recorded in the database, where that is wanted."""
@@ -270,41 +267,20 @@ class Announcer:
         return msgspec.structs.replace(planned, outbox=box), [notice]
 
     async def _remembered(self) -> Memory:
-        """Return what is remembered; at the first start nothing is, and the runs so far are no news."""
+        """Return what is remembered, which is read once."""
         if self._memory is None:
-            data = await self._ask(lambda catalog: catalog.remembered(_MEMORY))
-            if data is None:
-                runs = await self._ask(lambda catalog: catalog.runs(limit=_LOOKED_AT, slices=False))
-                self._memory = Memory(seen=tuple(run.id for run in reversed(runs) if run.outcome is not None))
-            else:
-                self._memory = _read(data)
+            self._memory = await self._ask(lambda catalog: recall(catalog, self._started))
             for receipt, lost in self._early:
                 self._heard(receipt, lost=lost)
             self._early.clear()
         return self._memory
 
     async def _keep(self, notices: Sequence[Notice], memory: Memory) -> None:
-        """Write down what was told and what is remembered, in one go; a disk that refuses keeps nobody uninformed."""
-        waiting = {notice.id: _waiting(memory.outbox, notice.id) for notice in notices}
-        records = [NoticeRecord(notice=notice, sent=waiting[notice.id]) for notice in notices]
-
-        def work(catalog: Catalog) -> None:
-            with catalog.together():
-                if records:
-                    catalog.save_notices(records)
-                catalog.remember(_MEMORY, to_json(memory))
-
+        """Write down what was told and what is remembered; a disk that refuses keeps nobody uninformed."""
         try:
-            await self._ask(work)
+            await self._ask(lambda catalog: keep(catalog, notices, memory))
         except BackupdError as error:
             log.error(f"what was told cannot be recorded: {error.message}", code=error.code, hint=error.hint)
-
-    def _log(self, notice: Notice) -> None:
-        """Leave a trace in the journal of what only a look at the whole showed; runs have their own line."""
-        words = {Phase.BEGAN: "began", Phase.CHANGED: "changed", Phase.ENDED: "ended"}
-        if notice.phase in words and not notice.run:
-            text = f"{notice.of} {words[notice.phase]}: {notice.reason or notice.text}"
-            log.info(text, job=notice.job or None, code=notice.code or None)
 
     # Sending
 
@@ -358,7 +334,7 @@ class Announcer:
             *((item, "failed", receipt) for item, receipt in settled.lost),
         ]
         try:
-            await self._ask(lambda catalog: _note(catalog, changes, memory))
+            await self._ask(lambda catalog: note(catalog, changes, memory))
         except BackupdError as error:
             log.error(f"what was told cannot be recorded: {error.message}", code=error.code, hint=error.hint)
         if settled.lost or set(before.failing) != set(settled.outbox.failing):
@@ -388,50 +364,16 @@ class Announcer:
         return ways.sender(self._host, channel, self._name)
 
 
-def _read(data: bytes) -> Memory:
-    """Read what was remembered; that of another version is worth less than being told twice."""
-    try:
-        return from_json(Memory, data)
-    except msgspec.MsgspecError:
-        log.warning("what people were told before cannot be read and is forgotten", code="internal")
-        return Memory()
-
-
-def _ended(catalog: Catalog, seen: frozenset[str], fresh: Iterable[str]) -> list[tuple[Run, News | None]]:
-    """Return the runs that ended since the last look, oldest first, each with what is to be told of it.
-
-    ``fresh`` are those that were heard of: one that took long may have begun before many others.
-    """
-    runs = {run.id: run for run in reversed(catalog.runs(limit=_LOOKED_AT, slices=False))}
-    for identity in fresh:
-        run = runs.get(identity) or catalog.run(identity)
-        if run is not None:
-            runs[identity] = run
-    return [
-        (run, news_of(run, catalog.backup(run.backup) if run.backup else None))
-        for run in runs.values()
-        if run.outcome is not None and run.id not in seen
-    ]
-
-
-def _hushed(jobs: Sequence[dict[str, Any]], muted: frozenset[str]) -> set[str]:
-    """Return the keys of the faults that a muted run has changed, where it is the last of its job."""
-    names = [job["name"] for job in jobs if job["last_run"] and job["last_run"]["id"] in muted]
-    return {f"{key}:{name}" for name in names for key in ("backup", "copies", "cleanup")}
-
-
-def _waiting(box: Outbox, identity: str) -> tuple[Sent, ...]:
-    return tuple(Sent(channel=item.channel) for item in box.queue if item.notice.id == identity)
-
-
-def _note(catalog: Catalog, changes: Sequence[tuple[Outgoing, str, Receipt]], memory: Memory) -> None:
-    """Write on the records of notices what became of them; of a summary, on those of its parts."""
-    with catalog.together():
-        for item, state, receipt in changes:
-            sent = Sent(channel=item.channel, state=state, attempts=item.attempts, answer=receipt.answer)
-            for notice in item.notice.parts or (item.notice,):
-                record = catalog.notice(notice.id)
-                if record is not None:
-                    others = [other for other in record.sent if other.channel != item.channel]
-                    catalog.save_notices([msgspec.structs.replace(record, sent=(*others, sent))])
-        catalog.remember(_MEMORY, to_json(memory))
+def _unreadable(error: BackupdError) -> Fault:
+    """Say that the catalog cannot be read, so that nothing else is known."""
+    return Fault(
+        key="catalog",
+        text=error.message,
+        severity=Severity.ERROR,
+        event=Event.UNHEALTHY,
+        reason=error.message,
+        hint=error.hint,
+        code=error.code,
+        patience=_LOCKED,
+        settle=_LOCKED,
+    )
