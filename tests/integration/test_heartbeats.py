@@ -17,6 +17,8 @@ from nanumpay_backupd.system.secrets import Secret
 from tests.servers.post import WebServer
 from tests.workbench import NOW, job_spec
 
+pytestmark = pytest.mark.servers
+
 
 def run(outcome: Outcome | None = None, action: str = "backup", trigger: Trigger = Trigger.SCHEDULE) -> Run:
     """Make a run."""
@@ -71,7 +73,6 @@ async def _until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.mark.servers
 def test_a_ping_that_is_late_gives_way_to_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
     """The switch is out of order when the run begins and mended when it has ended: the end is told, and no fault."""
     monkeypatch.setattr(heartbeats, "_PAUSES", (0.3, 0.3))
@@ -90,7 +91,6 @@ def test_a_ping_that_is_late_gives_way_to_the_newest(monkeypatch: pytest.MonkeyP
     assert server.paths() == ["/ping/start", "/ping"]
 
 
-@pytest.mark.servers
 def test_a_switch_that_stays_away_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three tries, then it is a fault of this channel; pings of a muted run are not even tried."""
     monkeypatch.setattr(heartbeats, "_PAUSES", (0.05, 0.05))
