@@ -1,4 +1,4 @@
-"""The control interface's methods by name. What each does is in `looking`, `running` and `changing`."""
+"""The control interface's methods by name. What each does is in `looking`, `running`, `changing` and `keeping`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from nanumpay_backupd.control.changing import Changing
 from nanumpay_backupd.control.desk import DaemonView
+from nanumpay_backupd.control.keeping import Keeping
 from nanumpay_backupd.control.looking import Looking
 from nanumpay_backupd.control.running import Running
 from nanumpay_backupd.control.server import Handler
@@ -21,10 +22,11 @@ class Methods:
         self._looking = Looking(daemon, clock)
         self._running = Running(daemon, clock)
         self._changing = Changing(daemon, clock)
+        self._keeping = Keeping(daemon, clock)
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return the table for the server."""
-        look, run, change = self._looking, self._running, self._changing
+        look, run, change, keep = self._looking, self._running, self._changing, self._keeping
         return {
             "GetStatus": look.get_status,
             "ListJobs": look.list_jobs,
@@ -41,7 +43,9 @@ class Methods:
             "Cancel": run.cancel,
             "Watch": run.watch,
             "Delete": change.delete,
-            "Prune": change.prune,
+            "Prune": keep.prune,
+            "Pin": keep.pin,
+            "Unpin": keep.unpin,
             "ListSwaps": change.list_swaps,
             "UndoSwap": change.undo_swap,
             "DropSwap": change.drop_swap,

@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from nanumpay_backupd.model import Policy
 from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
     Choice,
@@ -38,13 +37,14 @@ from nanumpay_backupd.settings.schema import (
     LogOptions,
     MongoConnection,
     Paths,
+    Retention,
     RetryPolicy,
     S3Destination,
     S3Extras,
     Tools,
 )
 
-__all__ = ["DESTINATIONS", "JOB", "NAME", "RETENTION", "SINGLE", "TOP", "Option", "Table"]
+__all__ = ["COUNTS", "DESTINATIONS", "JOB", "NAME", "RETENTION", "SINGLE", "TOP", "WINDOWS", "Option", "Table"]
 
 
 class Option(NamedTuple):
@@ -140,6 +140,12 @@ _S3_EXTRAS: Final = (
         AbsolutePath(as_text=True, empty=True),
         "Certificates to trust instead of the host's.",
         '"/etc/nanumpay/s3-ca.pem"',
+    ),
+    Option(
+        "delete_versions",
+        Flag(),
+        "In a bucket that keeps versions, delete these too (needs `s3:ListBucketVersions`, `s3:DeleteObjectVersion`).",
+        "true",
     ),
 )
 _FTP_EXTRAS: Final = (
@@ -320,14 +326,55 @@ DESTINATIONS: Final = {
     ),
 }
 
+_LIMITS: Final = (
+    Option(
+        "max_total_size",
+        Size("0KiB", "1000TiB"),
+        "The most that may lie there of a job's copies; what is too much goes, the oldest first. `0KiB`: no limit.",
+        '"50GB"',
+        default="no limit",
+    ),
+    Option(
+        "min_keep",
+        Whole(1, 365),
+        "So many of the newest verified ones are never deleted.",
+        "3",
+        default="`1`",
+    ),
+)
+COUNTS: Final = (
+    Option("count", Whole(1, 365), "How many are kept.", "14", default="`7`"),
+    Option("days", Whole(1, 365), "How old, in days, a kept one may become.", "60", default="`30`"),
+)
+WINDOWS: Final = (
+    Option(
+        "keep_all_for_days",
+        Whole(1, 3650),
+        "All backups of so many days are kept, slices too; required where one of the next four is set.",
+        "7",
+        default="no windows",
+    ),
+    *(
+        Option(
+            f"keep_{each}_for_{unit}s",
+            Whole(0, most),
+            f"Then the newest of each {period} for so many {unit}s more; 0: none.",
+            example,
+            default="none",
+        )
+        for each, unit, period, most, example in (
+            ("daily", "day", "day", 3650, "16"),
+            ("weekly", "week", "ISO week (Monday to Sunday)", 520, "8"),
+            ("monthly", "month", "month", 1200, "4"),
+            ("yearly", "year", "year", 100, "2"),
+        )
+    ),
+)
 RETENTION: Final = Table(
     "job.retention",
-    Policy,
+    Retention,
     "How long a job's backups are kept. The newest verified one is never deleted.",
-    (
-        Option("count", Whole(1, 365), "How many are kept.", "14"),
-        Option("days", Whole(1, 365), "How old, in days, a kept one may become.", "60"),
-    ),
+    (*COUNTS, *WINDOWS, *_LIMITS),
 )
 
 JOB: Final = Table(
