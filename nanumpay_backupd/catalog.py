@@ -81,7 +81,7 @@ class Placed(NamedTuple):
     legacy: bool
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """What retention needs of one present copy: of the backup, then of the copy."""
 
     id: str
@@ -455,21 +455,22 @@ class Catalog:
             "WHERE c.job = ? AND c.state IN ('uploaded', 'verified', 'corrupt')",
             job,
         )
+        parse = datetime.fromisoformat
         return [
             Held(
-                id=name,
-                kind=_KINDS[kind],
-                created=datetime.fromisoformat(made),
-                verified=proven == "verified",
-                start=start,
-                end=end,
-                pinned=pinned,
-                collection=collection,
-                destination=place,
-                corrupt=state == "corrupt",
-                size=size,
+                name,
+                _KINDS[kind],
+                parse(made),
+                proven == "verified",
+                start,
+                end,
+                pin,
+                of,
+                place,
+                state == "corrupt",
+                size,
             )
-            for name, kind, made, proven, start, end, pinned, collection, place, state, size in rows
+            for name, kind, made, proven, start, end, pin, of, place, state, size in rows
         ]
 
     def locked(self, job: str) -> list[Locked]:

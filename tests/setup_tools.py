@@ -1,8 +1,9 @@
 """Sets up what demo, tests and benchmark need: .venv, MongoDB's tools, system packages. Standard library only.
 
 Run by `make` with the system's Python: ``python3 tests/setup_tools.py demo`` or ``test`` (demo needs fewer system
-packages). Everything lands in .venv and .tools of the project, except system packages, which apt installs. When all is
-there it ends within a second. A second call waits for the first. Nothing that the product itself uses lives here.
+packages), or ``s3-lock`` for what only one target needs. Everything lands in .venv and .tools of the project, except
+system packages, which apt installs. When all is there it ends within a second. A second call waits for the first.
+Nothing that the product itself uses lives here.
 """
 
 from __future__ import annotations
@@ -49,6 +50,15 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "vsftpd": "vsftpd",
     "zstd": "zstd",
 }
+S3_LOCK_COMMANDS: Final[Mapping[str, str]] = {
+    "ceph": "ceph-common",
+    "ceph-mon": "ceph-mon",
+    "ceph-osd": "ceph-osd",
+    "radosgw": "radosgw",
+}
+COMMANDS: Final = {"demo": DEMO_COMMANDS, "test": TEST_COMMANDS, "s3-lock": S3_LOCK_COMMANDS}
+QUIET: Final = frozenset({"vsftpd", "ceph-common", "ceph-mon", "ceph-osd", "radosgw"})
+"""Packages whose installation would start a server; the tests start their own ones."""
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Helpers of package installation that would start or enable the service a package brings.
 SERVICE_STARTERS: Final = ("invoke-rc.d", "deb-systemd-invoke", "deb-systemd-helper", "update-rc.d")
@@ -61,15 +71,15 @@ class SetupError(Exception):
 def main(argv: Sequence[str]) -> int:
     """Set up for ``demo`` or ``test`` and return an exit code."""
     wanted = argv[1] if len(argv) > 1 else "test"
-    if wanted not in ("demo", "test"):
-        print("usage: setup_tools.py [demo|test]", file=sys.stderr)
+    if wanted not in COMMANDS:
+        print(f"usage: setup_tools.py [{'|'.join(COMMANDS)}]", file=sys.stderr)
         return 2
     try:
         if sys.version_info < (3, 11):  # noqa: UP036 - run by whatever python3 is
             raise SetupError(f"Python 3.11 or newer is needed, not {sys.version.split()[0]}: make PYTHON=python3.11")
         TOOLS.mkdir(exist_ok=True)
         with _one_at_a_time():
-            system_packages(DEMO_COMMANDS if wanted == "demo" else TEST_COMMANDS)
+            system_packages(COMMANDS[wanted])
             virtual_environment()
             mongodb_tools()
     except SetupError as error:
@@ -96,12 +106,11 @@ def system_packages(commands: Mapping[str, str]) -> None:
     _say(f"installing system packages: {' '.join(missing)}")
     environment = [*root, "env", "DEBIAN_FRONTEND=noninteractive"]
     _run_quietly([*environment, "apt-get", "update", "-q"])
-    quiet = [package for package in missing if package == "vsftpd"]
-    plain = [package for package in missing if package != "vsftpd"]
+    quiet = [package for package in missing if package in QUIET]
+    plain = [package for package in missing if package not in QUIET]
     if plain:
         _run_quietly([*environment, *install, *plain])
     if quiet:
-        # Its installation would start a server on port 21; the tests start their own ones.
         _run_quietly([*environment, *install, "-o", f"DPkg::Path={_without_services()}", *quiet])
 
 

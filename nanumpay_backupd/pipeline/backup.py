@@ -34,6 +34,7 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import Layout, backup_id
+from nanumpay_backupd.pipeline.outlook import too_large
 from nanumpay_backupd.pipeline.produce import preflight, produce
 from nanumpay_backupd.pipeline.prune import prune
 from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
@@ -401,6 +402,10 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     lines, faults = prune(spec.job, catalog, layout, now, open_store, frozenset(Kind) if fulls else _alike(spec))
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
-    deleted = [line for line in lines if line.action == "delete"]
-    recorder.detail(f"{len(deleted)} deleted and {len(lines) - len(deleted)} kept, of {len(lines)} copies")
+    if fulls:
+        for note in too_large(spec.job, lines):
+            recorder.warn(f"retention: {note}")
+    deleted, locked = (sum(line.action == action for line in lines) for action in ("delete", "locked"))
+    held = f", {locked} of them locked at their place" if locked else ""
+    recorder.detail(f"{deleted} deleted and {len(lines) - deleted} kept{held}, of {len(lines)} copies")
     catalog.forget_old_runs()
