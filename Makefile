@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-quick test-pitr test-s3-lock check lint format types layers bench tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick test-pitr test-s3-lock test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,14 @@ test-s3-lock: tools  ## Object Lock and versions at a real server (Ceph, 64 Debi
 	@$(PYTHON) tests/setup_tools.py s3-lock
 	NANUMPAY_TEST_S3_LOCK=1 $(BIN)/python -m pytest tests/integration/test_s3_lock.py $(PYTEST_ARGS)
 
+test-system: tools  ## the package on a booted Debian 12 (root; five minutes): install, daily life, upgrade, purge
+	@$(MAKE) --no-print-directory --jobs=2 deb system-image
+	$(BIN)/python -m tests.system test $(PYTEST_ARGS)
+
+system-image:
+	@$(PYTHON) tests/setup_tools.py system
+	@$(BIN)/python -m tests.system image
+
 check: lint types layers test  ## what CI runs: lint, types, layers, tests
 
 lint: tools  ## ruff: rules and formatting
@@ -47,8 +55,15 @@ types: tools  ## mypy --strict
 layers: tools  ## who may import whom
 	$(BIN)/lint-imports --no-logo
 
+man: tools  ## write completions and the keys in backupd.toml.5 anew from the parsers (tests say when it is due)
+	$(BIN)/python -m tests.pages
+
 bench: demo-tools  ## speed and memory against other ways; writes docs/benchmarks.md (some minutes, 12 GB of disk)
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+deb:  ## the Debian package, into dist/ (dpkg-buildpackage and lintian; nothing else of the project is needed)
+	@$(PYTHON) tests/setup_tools.py deb
+	MAKEFLAGS= debian/build
 
 tools:  ## set up .venv, .tools and system packages, and nothing else
 	@$(PYTHON) tests/setup_tools.py test

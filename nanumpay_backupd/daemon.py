@@ -19,9 +19,12 @@ import structlog
 from nanumpay_backupd import __version__
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.methods import Methods
-from nanumpay_backupd.control.server import ControlServer
+from nanumpay_backupd.control.refusal import refuse_callers
+from nanumpay_backupd.control.server import GROUP_HINT, ControlServer
 from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import Outcome, Run, Trigger
+from nanumpay_backupd.promises import Promises
 from nanumpay_backupd.scheduler import zone_of
 from nanumpay_backupd.settings.cache import SettingsCache
 from nanumpay_backupd.settings.hostfile import load_host_file
@@ -29,11 +32,13 @@ from nanumpay_backupd.settings.merge import build_jobs
 from nanumpay_backupd.settings.schema import HostConfig, Schedule, to_public
 from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
 from nanumpay_backupd.supervisor import Supervisor
+from nanumpay_backupd.system.activation import passed_socket
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.notify import ServiceManager
+from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
 
@@ -46,20 +51,21 @@ _LOOKED_AT: Final = 20
 """Runs among which the last backup is looked for."""
 _STATUS_PAUSE: Final = 0.1
 """Seconds between two looks at what changed, however many events there are."""
-_SD_LISTEN_FD: Final = 3
 log = structlog.get_logger()
 
 
 class Daemon:
     """One daemon. `run` returns when it has been told to stop."""
 
-    def __init__(self, config: Path | None, host: HostConfig, clock: Clock) -> None:
+    def __init__(self, config: Path | None, host: HostConfig, clock: Clock, listen_fd: int | None = None) -> None:
+        """``listen_fd`` is the control socket, where systemd listens on it for us."""
         self.started = clock.now()
         self.supervisor = Supervisor(host.paths, clock)
         self._config = config
         self._host = host
         self._clock = clock
         self._manager = ServiceManager()
+        self._server = self._make_server(listen_fd)
         self._stop = asyncio.Event()
         self._loaded = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -79,13 +85,13 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         await self.supervisor.recover()
-        server = self._server()
-        await server.start()
+        await self._server.start()
         tasks = [
             self._task("scheduler", self.supervisor.run()),
             self._task("watchdog", self._feed_watchdog()),
             self._task("status", self._keep_status()),
             self._task("reload", self._reload_on_signal()),
+            self._task("promises", Promises(self.supervisor, self._clock).run()),
         ]
         try:
             await self._start_settings()
@@ -94,7 +100,7 @@ class Daemon:
                 self._tell_ready()
             await self._stop.wait()
         finally:
-            await self._shut_down(server, tasks)
+            await self._shut_down(tasks)
         return EXIT_FAILED if self._defect else EXIT_OK
 
     def _tell_ready(self) -> None:
@@ -102,6 +108,7 @@ class Daemon:
         self._manager.ready()
         log.info(
             "nanumpay-backupd is ready",
+            message=Message.READY,
             version=__version__,
             socket=str(self._host.paths.socket),
             backups=str(self._host.paths.backups),
@@ -110,14 +117,14 @@ class Daemon:
         gc.collect()
         gc.freeze()
 
-    def _server(self) -> ControlServer:
+    def _make_server(self, listen_fd: int | None) -> ControlServer:
         text = importlib.resources.files("nanumpay_backupd.control").joinpath("com.nanumpay.Backup.varlink")
         return ControlServer(
             text.read_text(encoding="utf-8"),
             Methods(self, self._clock).handlers(),
             path=self._host.paths.socket,
             group=self._host.control.group or None,
-            listen_fd=_SD_LISTEN_FD if os.environ.get("LISTEN_PID") == str(os.getpid()) else None,
+            listen_fd=listen_fd,
         )
 
     def _task(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -129,21 +136,22 @@ class Daemon:
                 return
             error = done.exception()
             if error is not None:
-                log.error(f"the {name} stopped by a defect", code="internal", exc_info=error)
+                text = f"the {name} stopped by a defect"
+                log.error(text, message=Message.DEFECT, code="internal", exc_info=error)
                 self._defect = True
                 self._stop.set()
 
         task.add_done_callback(ended)
         return task
 
-    async def _shut_down(self, server: ControlServer, tasks: list[asyncio.Task[None]]) -> None:
+    async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
         self._manager.stopping(_STOP_BUDGET + 15)
         self._show_status()
         log.info("stopping", running=len(self.supervisor.active))
         if self._watch is not None:
             tasks.append(self._watch)
         await self.supervisor.stop(_STOP_BUDGET if self.supervisor.active else 0.0)
-        await server.close()
+        await self._server.close()
         for task in await end_tasks(tasks):
             log.error(f"the {task.get_name()} does not end", code="internal")
         # Last: what callers and tasks were still doing needed the catalog.
@@ -184,11 +192,13 @@ class Daemon:
     def _tell(self, before: SettingsUpdate | None, update: SettingsUpdate) -> None:
         """Say in the journal what changed; the watch itself logs outages."""
         if update.problem is not None and update.connected and (before is None or before.problem != update.problem):
-            log.warning(update.problem.message, code=update.problem.code, hint=update.problem.hint)
+            refused = Message.SETTINGS_REFUSED
+            log.warning(update.problem.message, message=refused, code=update.problem.code, hint=update.problem.hint)
         if update.app is not None and (before is None or before.app != update.app):
             due = self.supervisor.plans.get("nanumpay")
             log.info(
                 "settings are in force",
+                message=Message.SETTINGS_IN_FORCE,
                 origin=update.origin,
                 frequency=update.app.frequency,
                 time=update.app.time,
@@ -223,7 +233,8 @@ class Daemon:
                 log.warning(later)
         except BackupdError as error:
             self._reload_problem = error
-            log.error(f"reload refused: {error.message}", code=error.code, hint=error.hint)
+            text = f"reload refused: {error.message}"
+            log.error(text, message=Message.RELOAD_REFUSED, code=error.code, hint=error.hint)
             raise
         else:
             self._reload_problem = None
@@ -233,7 +244,7 @@ class Daemon:
                 await self._restart_settings()
             else:
                 await self._apply()
-            log.info("configuration reloaded", file=host.origin or "defaults")
+            log.info("configuration reloaded", message=Message.RELOADED, file=host.origin or "defaults")
             done = f"reloaded {host.origin or 'the defaults (there is no host file)'}"
             return f"{done}; {later}" if later else done
         finally:
@@ -285,6 +296,8 @@ class Daemon:
     def problems(self) -> list[tuple[str, str]]:
         """See `DaemonView.problems`."""
         found = []
+        if self._server.problem:
+            found.append(("warning", f"{self._server.problem} → {GROUP_HINT}"))
         update = self._settings
         if update is not None and update.problem is not None:
             state = "failing" if update.app is None else "warning"
@@ -381,7 +394,20 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 
 def serve(config: Path | None) -> int:
-    """Run the daemon in this process; raises BackupdError for what keeps it from starting."""
+    """Run the daemon in this process; raises BackupdError for what keeps it from starting.
+
+    Who waits on the socket that systemd handed over is told of that too.
+    """
+    listen_fd = passed_socket()
+    try:
+        return _serve(config, listen_fd)
+    except BackupdError as error:
+        if listen_fd is not None:
+            refuse_callers(listen_fd, error)
+        raise
+
+
+def _serve(config: Path | None, listen_fd: int | None) -> int:
     host = load_host_file(config)
     configure(host.log.level)
     state = host.paths.state
@@ -392,10 +418,10 @@ def serve(config: Path | None) -> int:
     except OSError as error:
         raise BackupdError(
             f"the state folder {state} cannot be used: {os.strerror(error.errno or 0)}",
-            hint="create it and give it to the service's user, or set [paths] state in backupd.toml",
+            hint=way_out(state) or "create it and give it to the service's user, or set [paths] state in backupd.toml",
             code="folder-unusable",
         ) from None
     try:
-        return asyncio.run(Daemon(config, host, SystemClock()).run())
+        return asyncio.run(Daemon(config, host, SystemClock(), listen_fd).run())
     finally:
         lock.release()

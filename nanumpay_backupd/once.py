@@ -27,6 +27,7 @@ from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
+from nanumpay_backupd.system.secrets import credentials_unread
 from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.worker import EXIT_CODES, execute
@@ -55,6 +56,7 @@ def run_once(config: Path | None, name: str, *, force: bool, kind: str = Kind.FU
     job = find_job(host, name)
     if not job.enabled and not force:
         raise RefusedError(f"job {name} is disabled", hint="enable it in its settings, or use --force")
+    sys.stdout.write(f"job {name}, {host.origin or 'no host file'}: backups in {host.paths.backups}\n")
     run = perform(host, job, Lines(sys.stdout), retry=host.retry, kind=kind)
     conclude(run)
     return EXIT_CODES[run.outcome or Outcome.FAILED]
@@ -124,9 +126,14 @@ def perform(
 
 def check_config(config: Path | None) -> int:
     """Read the host file and say what it means; raises ConfigError when it is refused."""
-    host = load_host_file(config)
+    with credentials_unread() as unread:
+        host = load_host_file(config)
     sys.stdout.write(f"{host.origin or 'no host file: the defaults'}: ok\n")
+    if unread:
+        names = ", ".join(dict.fromkeys(unread))
+        sys.stdout.write(f"  not checked, as only the service has them: the credentials {names}\n")
     sys.stdout.write(f"  backups in {host.paths.backups}, state in {host.paths.state}\n")
+    sys.stdout.write(f"  control socket {host.paths.socket}\n")
     for job in build_jobs(host, None):
         places = ", ".join(destination.name for destination in job.destinations) or "none"
         due = " | ".join(job.schedule.cron) if job.schedule else "from the application's settings"
@@ -196,7 +203,13 @@ class Lines:
     def progress(self, progress: Progress) -> None:
         """Nothing: a log wants no progress."""
 
-    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
+    def message(
+        self,
+        level: str,
+        text: str,
+        error: ErrorInfo | None = None,
+        message: object = None,  # noqa: ARG002 - for the journal
+    ) -> None:
         """Write what is worth a line."""
         self._write(f"{'' if level == 'info' else level + ': '}{text}\n")
         if error is not None and error.hint:

@@ -190,7 +190,7 @@ class _Reporter:
     def progress(self, progress: Any) -> None:
         """Nothing: the old program showed none."""
 
-    def message(self, level: str, text: str, _error: Any = None) -> None:
+    def message(self, level: str, text: str, _error: Any = None, _message: Any = None) -> None:
         if level != "info":
             print(f"⚠️  {text}", file=sys.stderr)
 

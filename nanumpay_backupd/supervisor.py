@@ -20,6 +20,7 @@ import structlog
 from nanumpay_backupd.broadcast import Broadcast
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import EXIT_OK, BackupdError, BusyError, CancelledError, NotFoundError, RefusedError
+from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
 from nanumpay_backupd.pipeline.inventory import sync_local
@@ -134,7 +135,8 @@ class Supervisor:
             return
         for run in ended:
             what = "run" if run.action == "backup" else run.action
-            log.warning(f"a {what} was cut off by the end of its process", run=run.id, job=run.job, code="interrupted")
+            text = f"a {what} was cut off by the end of its process"
+            log.warning(text, message=Message.RUN_INTERRUPTED, run=run.id, job=run.job, code="interrupted")
             # Only the scheduled run itself: a catch-up that brought the daemon down is not tried for ever.
             if run.trigger is Trigger.SCHEDULE:
                 await self.plans.again(run)
@@ -254,10 +256,12 @@ class Supervisor:
         late = verdict is not Verdict.RUN and task in {Task.BACKUP, Task.DRILL, Task.VERIFY}
         what = "verification" if task is Task.VERIFY else task.value
         if verdict is Verdict.TOO_LATE and late:
-            log.warning(f"a {what} was missed too long ago to be caught up", job=job.name, due=due.isoformat())
+            text = f"a {what} was missed too long ago to be caught up"
+            log.warning(text, message=Message.RUN_MISSED, job=job.name, due=due.isoformat())
             return
         if late:
-            log.warning(f"a {what} was missed and is caught up now", job=job.name, due=due.isoformat())
+            text = f"a {what} was missed and is caught up now"
+            log.warning(text, message=Message.RUN_MISSED, job=job.name, due=due.isoformat())
         trigger = Trigger.CATCH_UP if late else Trigger.SCHEDULE
         verify = VerifyOrder(level="restore" if task is Task.DRILL else "checksum") if task in _CHECKS else None
         with contextlib.suppress(BackupdError):
@@ -361,7 +365,8 @@ class Supervisor:
         if active.cancelled_by:
             active.process.cancel()
         if not active.quiet:
-            log.info("run started", run=run_id, job=name, trigger=trigger.value, action=action)
+            about = {"run": run_id, "job": name, "trigger": trigger.value, "action": action}
+            log.info("run started", message=Message.RUN_STARTED, **about)
             self._publish("run-started", run=active.run)
         task = asyncio.create_task(self._follow(active, active.process))
         self._tasks.add(task)
@@ -390,7 +395,8 @@ class Supervisor:
             new_run(run_id, job.name, trigger, now, action), ended=now, outcome=Outcome.SKIPPED, error=error_info(error)
         )
         await self.db(lambda catalog: catalog.save_run(run))
-        log.warning(f"run skipped: {error.message}", run=run_id, job=job.name, trigger=trigger.value, code="busy")
+        about = {"run": run_id, "job": job.name, "trigger": trigger.value, "code": "busy"}
+        log.warning(f"run skipped: {error.message}", message=message_of(run), **about)
         self._publish("run-ended", run=run)
         raise error
 
@@ -438,7 +444,7 @@ class Supervisor:
             log.error(text, run=run_id, job=job, code=error.code)
         except Exception:  # a defect here must not leave the job busy for ever, nor the worker unwatched
             process.kill()
-            log.exception("following a run failed", run=run_id, job=job, code="internal")
+            log.exception("following a run failed", message=Message.DEFECT, run=run_id, job=job, code="internal")
         finally:
             self.active.pop(active.lane, None)
             if not active.quiet and active.run.outcome in {Outcome.SKIPPED, Outcome.INTERRUPTED, None}:
@@ -459,7 +465,8 @@ class Supervisor:
             return msgspec.structs.replace(active.run, ended=now, outcome=Outcome.SUCCEEDED)
         run = run or active.run
         if process.errors:
-            log.error("\n".join(["the worker said:", *process.errors]), run=run.id, job=run.job, code="internal")
+            said = "\n".join(["the worker said:", *process.errors])
+            log.error(said, message=Message.DEFECT, run=run.id, job=run.job, code="internal")
         if run.outcome is not None:
             return run
         how = f"the worker was killed by signal {-code}" if code < 0 else f"the worker ended with exit code {code}"
@@ -497,7 +504,12 @@ class Supervisor:
             if active.quiet and (level == "info" or error):
                 level = "debug"  # its end tells of the fault
             getattr(log, level if level in ("debug", "info", "warning", "error") else "info")(
-                event.get("text", ""), run=run_id, job=job, stage=active.stage or None, code=error.get("code")
+                event.get("text", ""),
+                message=Message.__members__.get(event.get("message") or ""),
+                run=run_id,
+                job=job,
+                stage=active.stage or None,
+                code=error.get("code"),
             )
             self._publish("message", run_id=run_id, message=event.get("text", ""))
         elif kind == "committed":
@@ -565,7 +577,7 @@ class Supervisor:
         if quiet and code == "chain-missing":
             level = "warning"  # that there is no full yet is how every job begins
         hint = run.error.hint if run.error is not None and not good else None
-        getattr(log, level)(text, run=run.id, job=run.job, code=code, hint=hint or None)
+        getattr(log, level)(text, message=message_of(run), run=run.id, job=run.job, code=code, hint=hint or None)
         self.on_change()
 
     def _told_before(self, run: Run) -> bool:

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from nanumpay_backupd.catalog import Catalog
@@ -26,6 +27,7 @@ from nanumpay_backupd.errors import (
     EXIT_OK,
     BackupdError,
 )
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
@@ -54,6 +56,8 @@ EXIT_CODES: Final = {
     Outcome.SKIPPED: EXIT_BUSY,
 }
 _NICE: Final = 5
+_OOM_SCORE: Final = 500
+"""Makes the kernel, when it must kill, choose a run rather than a database of less than half of all memory."""
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_BEST_EFFORT_LOW: Final = (2 << 13) | 6
 _LONGEST_LINE: Final = 16 << 20
@@ -194,8 +198,9 @@ class _PipeReporter:
     def progress(self, progress: Progress) -> None:
         self.emit("progress", progress=to_builtins(progress))
 
-    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
-        self.emit("message", level=level, text=text, error=to_builtins(error))
+    def message(self, level: str, text: str, error: ErrorInfo | None = None, message: Message | None = None) -> None:
+        name = message.name if message is not None else None
+        self.emit("message", level=level, text=text, error=to_builtins(error), message=name)
 
     def committed(self, artifact: str, size: int) -> None:
         self.emit("committed", artifact=artifact, size=size)
@@ -239,9 +244,11 @@ def main() -> int:
 
 
 def _be_modest() -> None:
-    """Leave processor and disk to the application first."""
+    """Leave processor and disk to the application first, and memory: where it runs out, MongoDB is to survive."""
     with contextlib.suppress(OSError):
         os.nice(_NICE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
     number = _IOPRIO_SET.get(os.uname().machine)
     if number is not None:
         ctypes.CDLL(None).syscall(number, 1, 0, _IOPRIO_BEST_EFFORT_LOW)
@@ -323,5 +330,5 @@ def _environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "LISTEN_FDS", "LISTEN_PID")
+        if name not in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "CREDENTIALS_DIRECTORY")
     }

@@ -43,22 +43,27 @@ LIBRARIES: Final = {
 }
 DEMO_COMMANDS: Final[Mapping[str, str]] = {}
 TEST_COMMANDS: Final[Mapping[str, str]] = {
+    "crontab": "cron",
     "curl": "curl",
+    "fish": "fish",
+    "groff": "groff-base",
+    "man": "man-db",
+    "mandoc": "mandoc",
     "openssl": "openssl",
     "socat": "socat",
     "strace": "strace",
     "vsftpd": "vsftpd",
+    "zsh": "zsh",
     "zstd": "zstd",
 }
-S3_LOCK_COMMANDS: Final[Mapping[str, str]] = {
-    "ceph": "ceph-common",
-    "ceph-mon": "ceph-mon",
-    "ceph-osd": "ceph-osd",
-    "radosgw": "radosgw",
-}
-COMMANDS: Final = {"demo": DEMO_COMMANDS, "test": TEST_COMMANDS, "s3-lock": S3_LOCK_COMMANDS}
-QUIET: Final = frozenset({"vsftpd", "ceph-common", "ceph-mon", "ceph-osd", "radosgw"})
-"""Packages whose installation would start a server; the tests start their own ones."""
+DEB_PACKAGES: Final = ("build-essential", "debhelper", "dpkg-dev", "lintian", "python3", "python3-venv")
+"""What building the Debian package takes, as debian/control has it, and lintian, which looks at it."""
+SYSTEM_PACKAGES: Final = ("debian-archive-keyring", "debootstrap", "systemd-container")
+"""What booting a container takes, for the tests of the package."""
+S3_LOCK_PACKAGES: Final = ("ceph-common", "ceph-mon", "ceph-osd", "radosgw")
+"""What an S3 server with Object Lock takes."""
+ONLY_PACKAGES: Final = {"deb": DEB_PACKAGES, "system": SYSTEM_PACKAGES, "s3-lock": S3_LOCK_PACKAGES}
+SERVERS: Final = frozenset({"cron", "vsftpd", *S3_LOCK_PACKAGES})
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Helpers of package installation that would start or enable the service a package brings.
 SERVICE_STARTERS: Final = ("invoke-rc.d", "deb-systemd-invoke", "deb-systemd-helper", "update-rc.d")
@@ -69,17 +74,20 @@ class SetupError(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Set up for ``demo`` or ``test`` and return an exit code."""
+    """Set up for ``demo`` or ``test``; for ``deb`` or ``system`` only the system packages. Return an exit code."""
     wanted = argv[1] if len(argv) > 1 else "test"
-    if wanted not in COMMANDS:
-        print(f"usage: setup_tools.py [{'|'.join(COMMANDS)}]", file=sys.stderr)
+    if wanted not in ("demo", "test", *ONLY_PACKAGES):
+        print("usage: setup_tools.py [demo|test|deb|system|s3-lock]", file=sys.stderr)
         return 2
     try:
         if sys.version_info < (3, 11):  # noqa: UP036 - run by whatever python3 is
             raise SetupError(f"Python 3.11 or newer is needed, not {sys.version.split()[0]}: make PYTHON=python3.11")
         TOOLS.mkdir(exist_ok=True)
         with _one_at_a_time():
-            system_packages(COMMANDS[wanted])
+            if wanted in ONLY_PACKAGES:
+                install([package for package in ONLY_PACKAGES[wanted] if not _is_installed(package)])
+                return 0
+            system_packages(DEMO_COMMANDS if wanted == "demo" else TEST_COMMANDS)
             virtual_environment()
             mongodb_tools()
     except SetupError as error:
@@ -97,21 +105,27 @@ def system_packages(commands: Mapping[str, str]) -> None:
     missing += [package for command, package in commands.items() if shutil.which(command, path=PATH) is None]
     if not _has_venv_module():
         missing.append("python3-venv")
+    install(missing)
+
+
+def install(missing: Sequence[str]) -> None:
+    """Install Debian packages by apt; none is fine. Raises SetupError where that cannot be done."""
     if not missing:
         return
     if shutil.which("apt-get") is None:
         raise SetupError(f"these are missing, and there is no apt-get to install them: {', '.join(missing)}")
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends"]
-    root = _as_root([["apt-get", "update"], [*install, *missing]])
+    apt = ["apt-get", "install", "-y", "-q", "--no-install-recommends"]
+    root = _as_root([["apt-get", "update"], [*apt, *missing]])
     _say(f"installing system packages: {' '.join(missing)}")
     environment = [*root, "env", "DEBIAN_FRONTEND=noninteractive"]
     _run_quietly([*environment, "apt-get", "update", "-q"])
-    quiet = [package for package in missing if package in QUIET]
-    plain = [package for package in missing if package not in QUIET]
+    quiet = [package for package in missing if package in SERVERS]
+    plain = [package for package in missing if package not in SERVERS]
     if plain:
-        _run_quietly([*environment, *install, *plain])
+        _run_quietly([*environment, *apt, *plain])
     if quiet:
-        _run_quietly([*environment, *install, "-o", f"DPkg::Path={_without_services()}", *quiet])
+        # Their installation would start them: a server on port 21, cron. The tests start their own ones, or none.
+        _run_quietly([*environment, *apt, "-o", f"DPkg::Path={_without_services()}", *quiet])
 
 
 def virtual_environment() -> None:
@@ -209,6 +223,13 @@ def _loads(library: str) -> bool:
 
 def _has_venv_module() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("venv", "ensurepip"))
+
+
+def _is_installed(package: str) -> bool:
+    if shutil.which("dpkg-query") is None:
+        return False
+    command = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package]
+    return subprocess.run(command, check=False, capture_output=True).stdout == b"installed"
 
 
 def _works(python: Path) -> bool:

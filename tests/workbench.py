@@ -102,7 +102,7 @@ class Ear:
         """Keep how far it is."""
         self.heard.append(progress)
 
-    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
+    def message(self, level: str, text: str, error: ErrorInfo | None = None, message: object = None) -> None:
         """Keep a line."""
         self.messages.append((level, text, error))
 

@@ -189,14 +189,14 @@ class Screen(Lines):
         self.passing("" if record.ended is not None else f"{record.stage} ...")
         super().stage(record)
 
-    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
+    def message(self, level: str, text: str, error: ErrorInfo | None = None, message: object = None) -> None:
         """Write what is worth a line and was not said before."""
         if text not in self._told:
             self.passing("")
             if error is not None:
                 fault = reworded(BackupdError(error.message, hint=error.hint, code=error.code), self._terms)
                 error = msgspec.structs.replace(error, hint=fault.hint)
-            super().message(level, text, error)
+            super().message(level, text, error, message)
 
     def passing(self, text: str) -> None:
         """Put a line on a terminal that gives way to the next one."""

@@ -6,11 +6,18 @@ asked for often and must answer at once.
 
 from __future__ import annotations
 
+import sys
+
 __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one ``backupctl`` command line (default: ``sys.argv[1:]``) and return the process's exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["complete"]:  # for the shells, not for people: not in the help
+        from nanumpay_backupd.cli.complete import complete
+
+        return complete(words[1:])
     from nanumpay_backupd.cli.app import run
 
-    return run(argv)
+    return run(words)

@@ -46,7 +46,7 @@ def run(argv: list[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _command(name: str) -> Callable[[Context], int]:
+def _command(name: str) -> Callable[[Context], int]:  # noqa: PLR0911 - one way for each module
     """Find the function of a command; only the module that has it is imported."""
     if name in _ACTIONS:
         from nanumpay_backupd.cli import actions
@@ -72,6 +72,14 @@ def _command(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli.swaps import swaps
 
         return swaps
+    if name == "wait":
+        from nanumpay_backupd.cli.waiting import wait
+
+        return wait
+    if name == "completion":
+        from nanumpay_backupd.cli.completion import completion
+
+        return completion
     from nanumpay_backupd.cli import commands
 
     return {

@@ -14,19 +14,27 @@ if TYPE_CHECKING:
 
     Argument = tuple[str, dict[str, Any]]
 
-__all__ = ["COMMANDS", "DEFAULT_SOCKET", "parse"]
+__all__ = ["COMMANDS", "DEFAULT_SOCKET", "PROGRAMS", "SHELLS", "build_parser", "parse"]
 
 _COMMON = ("--socket", "--json", "--color", "--help", "--version")
 DEFAULT_SOCKET = "/run/nanumpay-backupd/control.sock"
+SHELLS = ("bash", "zsh", "fish")
+PROGRAMS = ("backupctl", "nanumpay-backupd")
 
 _EPILOG = """\
 examples:
-  backupctl status                 how things stand, and what to do when they do not
-  backupctl run                    make a backup now and watch it
-  backupctl list                   the backups and where their copies are
-  backupctl show latest            one backup in detail, with the commands to restore it by hand
-  backupctl timeline               which moments can be restored
-  backupctl logs -f                follow the daemon's log
+  backupctl status                      how things stand, and what to do about what is wrong
+  backupctl doctor                      try everything that a backup needs
+  backupctl run                         make a backup now and watch it
+  backupctl list                        the backups and where their copies are
+  backupctl timeline                    which moments can be restored
+  backupctl restore latest --dry-run    what a restore would do; without --dry-run it asks and does it
+  backupctl show latest                 one backup in detail, with the commands to restore it by hand
+  backupctl logs -f                     follow the daemon's log
+
+Where no daemon runs (a new machine, a lost host): nanumpay-backupd restore --from PLACE
+
+`backupctl COMMAND --help` explains one command with examples; `man backupctl` has all of it.
 
 exit codes:
   0 ok   1 failed   2 usage   3 degraded (a good local copy, a destination failed)
@@ -73,6 +81,7 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...], str]] = {
   backupctl status --watch
   backupctl status --json | jq -r .health
 
+Each problem comes with what to do about it. The names of backups are in UTC, times in the zone of the schedule.
 The exit code is 0 when health is ok or warning, 8 when it is failing.""",
     ),
     "jobs": ("list the jobs", (), "  backupctl jobs\n  backupctl jobs --json | jq -r '.jobs[].next_run'"),
@@ -108,9 +117,28 @@ Ctrl-C only stops watching: the run goes on in the daemon.
 The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cancelled or no longer watched.""",
     ),
     "cancel": (
-        "stop a running backup",
-        (_maybe("run", "RUN", "id of a run (default: the one that is running)"),),
-        "  backupctl cancel\n  backupctl cancel RUN",
+        "stop what is running: a backup, a restore, a verification, a drill",
+        (_maybe("run", "RUN", "id of a run, or name of its job (default: the one that is running)"),),
+        """\
+  backupctl cancel
+  backupctl cancel 20261121-210701-2bc3
+
+It ends at its next step, by force after 30 seconds. Published backups stay. The id is in backupctl status.""",
+    ),
+    "wait": (
+        "wait until no backup, upload or restore is running",
+        (
+            ("--timeout", {"metavar": "DURATION", "type": "duration", "help": "at most so long: 30s, 10m, 2h"}),
+            _flag("--restores", "wait for restores only"),
+        ),
+        """\
+  backupctl wait
+  backupctl wait --timeout 10m
+  backupctl wait --restores --timeout 0s
+
+Slices, verifications and drills are not waited for: they lose nothing when they are cut off. What becomes due
+meanwhile is begun as usual.
+The exit code is 0 when nothing is running, 5 when something still is after that time.""",
     ),
     "runs": (
         "list past and present runs, newest first",
@@ -132,12 +160,21 @@ The exit code is 0 succeeded, 3 degraded, 1 failed, 5 already running, 130 cance
   backupctl list
   backupctl list -n 3
   backupctl list nanumpay --slices
-  backupctl list --json | jq -r '.backups[0].artifact'""",
+  backupctl list --json | jq -r '.backups[0].artifact'
+
+STATE is verified (read back and compared), committed (whole, not read back yet), corrupt (read back, and not what was
+dumped) or legacy (of the old program, nothing to compare with). What is pinned stays; backupctl show says why.""",
     ),
     "show": (
         "show a backup or a run in detail",
         (_word("id", "BACKUP|RUN", "id of a backup or of a run, or: latest"),),
-        "  backupctl show latest\n  backupctl show nanumpay-backup-2026-11-21T02-00-00",
+        """\
+  backupctl show latest
+  backupctl show nanumpay-backup-2026-11-21T02-00-00
+  backupctl show 20261121-210701-2bc3
+
+Of a backup: its copies, proofs and moment, and the commands to restore it without this software. Of a run: its stages,
+and what went wrong.""",
     ),
     "timeline": (
         "show which moments can be restored, and which cannot",
@@ -174,8 +211,10 @@ TIME is a time of day (today's, or yesterday's when it is still to come), a date
 +09:00 when it is not one of the daemon's zone, "5 minutes ago" or "5m ago", "yesterday 18:00", an oplog time
 (seconds:counter), or latest. The whole second counts. backupctl timeline shows what can be restored.
 
-It shows what it will do and asks; where nobody can be asked it needs --yes. The copy is read back whole before
-anything changes. Ctrl-C only stops watching; to stop it: backupctl cancel
+Stop the application first. It shows what it will do and asks; where nobody can be asked it needs --yes. The copy is
+read back whole before anything changes, and what is replaced is backed up before: the last lines say how to go back.
+Ctrl-C only stops watching; to stop it: backupctl cancel
+Only root, the service's user and the admin group may. Without a daemon: nanumpay-backupd restore --from PLACE
 The exit code is 0 succeeded, 1 failed, 7 refused, 130 cancelled or no longer watched.""",
     ),
     "verify": (
@@ -239,7 +278,8 @@ is deleted before drop. Each asks first; where nobody can be asked it needs --ye
   backupctl delete nanumpay-backup-2026-11-21T02-00-00
   backupctl delete nanumpay-backup-2026-11-21T02-00-00 --from nas --yes
 
-It asks first; where nobody can be asked it needs --yes.""",
+It asks first; where nobody can be asked it needs --yes. The newest verified backup of a job is refused without --force.
+The exit code is 0 deleted, 1 a destination failed, 6 no such backup, 7 refused.""",
     ),
     "prune": (
         "show what retention would delete; delete it with --apply",
@@ -292,7 +332,11 @@ What the daemon pinned it lets go by itself, once a verification finds all well.
     "doctor": (
         "check MongoDB, tools, disk, destinations, clock, permissions",
         (),
-        "  backupctl doctor\n\nThe exit code is 8 when a check failed, 0 otherwise.",
+        """\
+  backupctl doctor
+
+Each destination is tried with a real put, get and delete. What failed comes with what to do about it.
+The exit code is 8 when a check failed, 0 otherwise.""",
     ),
     "test": (
         "try a destination with a real put, get and delete",
@@ -306,26 +350,71 @@ What the daemon pinned it lets go by itself, once a verification finds all well.
             _flag("-f", "go on showing new lines", "follow"),
             _newest("the last N lines (default: 50; all of a run)"),
         ),
-        "  backupctl logs\n  backupctl logs -f\n  backupctl logs -n 200\n  backupctl logs RUN",
+        """\
+  backupctl logs
+  backupctl logs -f
+  backupctl logs -n 200
+  backupctl logs 20261121-210701-2bc3
+
+It is journalctl -u nanumpay-backupd, with RUN_ID=… for a run: what else journalctl can do, it can do with these lines.
+A daemon that is not run by systemd logs to where it was started.""",
     ),
     "reload": (
         "let the daemon read its host file again",
         (),
-        "  backupctl reload\n\nA file with a mistake is refused, and the running configuration stays.",
+        """\
+  backupctl reload
+
+A file with a mistake is refused, and the running configuration stays. Try it before: nanumpay-backupd check-config
+The exit code is 0 reloaded, 1 refused.""",
     ),
     "rebuild": (
         "rebuild the catalog from the manifests",
         (),
-        "  backupctl rebuild\n\nReads the manifests in the backups folder and at the destinations; changes no backup.",
+        """\
+  backupctl rebuild
+
+For when the catalog was lost, after a move to a new machine, or when list misses backups that are there. It reads the
+manifests in the backups folder and at the destinations, and changes no backup. It is refused while a run is going.""",
+    ),
+    "completion": (
+        "print the completion script for a shell",
+        (
+            ("shell", {"metavar": "SHELL", "choices": SHELLS, "help": f"one of: {', '.join(SHELLS)}"}),
+            (
+                "program",
+                {
+                    "nargs": "?",
+                    "metavar": "PROGRAM",
+                    "choices": PROGRAMS,
+                    "default": PROGRAMS[0],
+                    "help": f"whose: {', '.join(PROGRAMS)} (default: {PROGRAMS[0]})",
+                },
+            ),
+        ),
+        """\
+  backupctl completion bash > ~/.local/share/bash-completion/completions/backupctl
+  backupctl completion zsh > ~/.zfunc/_backupctl
+  backupctl completion fish > ~/.config/fish/completions/backupctl.fish
+  backupctl completion bash nanumpay-backupd > ~/.local/share/bash-completion/completions/nanumpay-backupd
+
+The Debian package has installed them; this is for pip and pipx. For the present bash alone:
+source <(backupctl completion bash). For zsh the folder must be in fpath before compinit is called.
+No daemon is needed.""",
     ),
 }
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps examples as they are written, and explanations on the line of what they explain."""
+    """Keeps examples as they are written, explanations on the line of what they explain, and paths whole."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=18, width=100)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        from textwrap import wrap  # only a help needs it
+
+        return wrap(text, width, break_on_hyphens=False)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -352,6 +441,13 @@ def _count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
 
 
+def _duration(text: str) -> float:
+    found = re.fullmatch(r"(\d+)([smh])", text)
+    if found:
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    raise argparse.ArgumentTypeError(f"'{text}' is not a length of time such as 30s, 10m, 2h")
+
+
 def _common(parser: argparse.ArgumentParser, *, top: bool) -> argparse._ArgumentGroup:
     """Add the options that may stand before or after the command; only the top one sets their defaults."""
 
@@ -368,7 +464,7 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> argparse._Argument
         help=f"the daemon's control socket (default: $NANUMPAY_BACKUPD_SOCKET or {DEFAULT_SOCKET})",
     )
     group.add_argument(
-        "--json", action="store_true", default=default(value=False), help="print what the daemon answered"
+        "--json", action="store_true", default=default(value=False), help="print what the daemon answered as JSON"
     )
     group.add_argument(
         "--color",
@@ -380,7 +476,8 @@ def _common(parser: argparse.ArgumentParser, *, top: bool) -> argparse._Argument
     return group
 
 
-def _build() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of the whole command line; `parse` adds what argparse cannot check."""
     parser = _Parser(
         prog="backupctl",
         description="Look at and steer nanumpay-backupd, the backup daemon of this host.",
@@ -402,6 +499,7 @@ def _build() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.register("type", "count", _count)
+        command.register("type", "duration", _duration)
         for flag, options in arguments:
             command.add_argument(flag, **options)
         _common(command, top=False)
@@ -410,7 +508,7 @@ def _build() -> argparse.ArgumentParser:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read a command line; raises UsageError when it makes no sense. Asking for help prints it and exits."""
-    args, extra = _build().parse_known_args(argv)
+    args, extra = build_parser().parse_known_args(argv)
     if args.version:
         return args
     if extra:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import time
 
@@ -27,11 +28,18 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-__all__ = ["Client", "RemoteError"]
+__all__ = ["DOWN", "Client", "RemoteError"]
+
+DOWN = ".down"
+"""Behind the socket's name: a file that is there while the daemon is down on purpose, although systemd listens.
+
+Who only watches shall not start it again by connecting; who wants something may.
+"""
 
 _INTERFACE = "com.nanumpay.Backup."
 _SERVICE = "org.varlink.service."
-_START_HINT = "start it: systemctl start nanumpay-backupd (why it stopped: systemctl status nanumpay-backupd)"
+_USUAL_SOCKET = "/run/nanumpay-backupd/control.sock"
+_BOOTED_BY_SYSTEMD = "/run/systemd/system"
 _LOG_HINT = "look at: journalctl -u nanumpay-backupd -n 50"
 _READ_SIZE = 256 << 10
 _FULL_QUEUE_PAUSE = 0.02
@@ -239,9 +247,11 @@ class _Link:
     def _unreachable(self, error: OSError) -> UnreachableError:
         """Say in a sentence why there is no connection, and what to do about it."""
         if isinstance(error, FileNotFoundError):
-            return UnreachableError(f"the daemon is not running: {self._path} does not exist", hint=_START_HINT)
+            why = f"{self._path} does not exist"
+            return UnreachableError(f"the daemon is not running: {why}", hint=_start_hint(self._path))
         if isinstance(error, ConnectionRefusedError):
-            return UnreachableError(f"the daemon is not running: nothing listens on {self._path}", hint=_START_HINT)
+            why = f"nothing listens on {self._path}"
+            return UnreachableError(f"the daemon is not running: {why}", hint=_start_hint(self._path))
         if isinstance(error, PermissionError):
             return UnreachableError(
                 f"this user may not talk to the daemon at {self._path}",
@@ -254,6 +264,16 @@ class _Link:
             hint="check the socket's path",
             retryable=False,
         )
+
+
+def _start_hint(path: str) -> str:
+    """Say how the daemon is started on this host, and where its socket may be when it runs after all."""
+    start = "start it: systemctl start nanumpay-backupd (why it stopped: systemctl status nanumpay-backupd)"
+    if not os.path.isdir(_BOOTED_BY_SYSTEMD):  # noqa: PTH112 - pathlib costs more than it gives here
+        start = "start it: nanumpay-backupd serve (in a terminal, or as a container)"
+    if path == _USUAL_SOCKET:
+        return start
+    return f"{start}; if it runs, name its socket ([paths] socket of its host file): --socket PATH"
 
 
 def _permission_hint(path: str) -> str:

@@ -17,9 +17,10 @@ from nanumpay_backupd.control.access import Peer, peer_of
 from nanumpay_backupd.control.idl import Interface, InvalidParameter
 from nanumpay_backupd.control.wire import MAX_MESSAGE, Frame, Framer, encode
 from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError, RefusedError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["SERVICE", "Call", "Connection", "ExpectedMore", "Handler", "Limits", "ProtocolError", "Service"]
+__all__ = ["SERVICE", "Call", "Connection", "ExpectedMore", "Handler", "Limits", "ProtocolError", "Service", "fault_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -407,17 +408,19 @@ def _error_reply(fault: BaseException, interface: str, method: str) -> tuple[str
         case BackupdError():
             name = "Failed"
         case _:
-            _log.error("control call failed", method=method, ERROR_CODE="internal", exc_info=fault)
+            _log.error(
+                "control call failed", message=Message.DEFECT, method=method, ERROR_CODE="internal", exc_info=fault
+            )
             fault = BackupdError(
                 f"{method} failed because of a defect in the daemon",
                 hint="the journal has the details: journalctl -u nanumpay-backupd -n 100; please report them",
                 code="internal",
             )
             name = "Failed"
-    return f"{interface}.{name}", {"fault": _fault_of(fault)}
+    return f"{interface}.{name}", {"fault": fault_of(fault)}
 
 
-def _fault_of(fault: BackupdError) -> dict[str, Any]:
+def fault_of(fault: BackupdError) -> dict[str, Any]:
     """Return a fault as the interface's type Fault."""
     return {
         "code": fault.code,

@@ -12,14 +12,17 @@ import structlog
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.server import Call, may_administer
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import FULLS, Backup, CopyState, Trigger
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
+from nanumpay_backupd.pipeline.outlook import PruneLine
+from nanumpay_backupd.pipeline.prune import named
 from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, RunSpec
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
 
-__all__ = ["DaemonView", "Desk", "find", "limited", "present", "to_text"]
+__all__ = ["DaemonView", "Desk", "find", "limited", "note_deleted", "present", "to_text"]
 
 log = structlog.get_logger()
 
@@ -123,7 +126,8 @@ class Desk:
             if code < 0:
                 raise BackupdError(f"the helper process for {action} was killed", code="interrupted", retryable=True)
             if code > 0:
-                log.error("\n".join(["the helper said:", *process.errors]), job=job.name, code="internal")
+                said = "\n".join(["the helper said:", *process.errors])
+                log.error(said, message=Message.DEFECT, job=job.name, code="internal")
                 raise InternalError(
                     f"the helper process for {action} failed because of a defect",
                     hint="the journal has the details: journalctl -u nanumpay-backupd -n 100; please report them",
@@ -164,6 +168,13 @@ def find(catalog: Catalog, name: str, job: str | None = None) -> Backup:
 def present(backup: Backup) -> bool:
     """Tell whether a copy of a backup is left anywhere."""
     return any(copy.state in (CopyState.UPLOADED, CopyState.VERIFIED) for copy in backup.copies)
+
+
+def note_deleted(call: Call, job: JobSpec, lines: list[PruneLine]) -> None:
+    """Say in the journal who had what deleted."""
+    gone = [line for line in lines if line.action == "delete"]
+    if gone:
+        log.info(f"uid {call.peer.uid} deleted {named(gone)}", message=Message.COPIES_DELETED, job=job.name)
 
 
 def limited(value: Any, default: int, most: int) -> int:

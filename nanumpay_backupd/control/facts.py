@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.desk import to_text
@@ -31,7 +31,17 @@ from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.units import human_span
 from nanumpay_backupd.timeline import gaps
 
-__all__ = ["job_facts", "job_problems", "protection", "retention", "timeline"]
+__all__ = [
+    "Problem",
+    "job_facts",
+    "job_problems",
+    "oplog_problem",
+    "protection",
+    "retention",
+    "rpo_problem",
+    "rto_problem",
+    "timeline",
+]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _LOOKED_AT: Final = 50
@@ -86,20 +96,17 @@ def _protection_problems(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Say which promises of a job are not kept, and which proofs failed."""
     name, shown = job["name"], job["protection"]
     trouble = shown["problem"]
-    if trouble and shown["stream"] == "ok":
-        yield "warning", _with_hint(f"job {name}: {trouble['message']}", trouble["hint"])
+    short = oplog_problem(job)
+    if short is not None:
+        yield short.state, _with_hint(short.text, short.hint)
     if trouble and shown["stream"] in ("waiting", "failing", "broken"):
         text = f"job {name}: the changes are not being saved: {trouble['message']}"
         if shown["stream"] == "failing" and shown["window"]:
             text += f"; nothing is lost while the oplog holds them (it holds about {human_span(shown['window'])})"
         yield "warning", _with_hint(text, trouble["hint"] or f"backupctl timeline {name}")
-    if shown["rpo_kept"] is False:
-        # Who disables a job knows that it falls behind.
-        far = shown["age"] > _FAR * shown["rpo"] and job["enabled"]
-        # Not its age, which would make another problem of it at every look.
-        until = f"{datetime.fromisoformat(shown['recoverable_until']):%Y-%m-%d %H:%M:%S} UTC"
-        text = f"job {name}: the RPO of {human_span(shown['rpo'])} is missed: nothing after {until} can be restored"
-        yield "failing" if far else "warning", _with_hint(text, _towards_rpo(name, shown["stream"]))
+    late = rpo_problem(job)
+    if late is not None:
+        yield late.state, _with_hint(late.text, late.hint)
     for key, what in (("last_drill", "drill"), ("last_verify", "verification")):
         proof = shown[key]
         if proof and proof["outcome"] in ("failed", "degraded"):
@@ -112,11 +119,49 @@ def _protection_problems(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 state,
                 _with_hint(text, f"{fault['hint'] or 'see: backupctl show ' + proof['id']}; then again: {again}"),
             )
-    if shown["rto_kept"] is False:
-        took = human_span(shown["restore_seconds"])
-        text = f"job {name}: the RTO of {human_span(shown['rto'])} is missed: the last drill took {took} to restore"
-        hint = "replay less by fulls more often or differentials, use a faster disk, or promise less (rto)"
-        yield "warning", _with_hint(text, hint)
+    slow = rto_problem(job)
+    if slow is not None:
+        yield slow.state, _with_hint(slow.text, slow.hint)
+
+
+class Problem(NamedTuple):
+    """A promise that is not kept; ``state`` is ``warning`` or ``failing``, ``hint`` says what to do."""
+
+    state: str
+    text: str
+    hint: str
+
+
+def rpo_problem(job: dict[str, Any]) -> Problem | None:
+    """Say that more would be lost than a job promises (name, enabled, protection), None while it is kept."""
+    name, shown = job["name"], job["protection"]
+    if shown["rpo_kept"] is not False:
+        return None
+    # Who disables a job knows that it falls behind.
+    far = shown["age"] > _FAR * shown["rpo"] and job["enabled"]
+    # Not its age, which would make another problem of it at every look.
+    until = f"{datetime.fromisoformat(shown['recoverable_until']):%Y-%m-%d %H:%M:%S} UTC"
+    text = f"job {name}: the RPO of {human_span(shown['rpo'])} is missed: nothing after {until} can be restored"
+    return Problem("failing" if far else "warning", text, _towards_rpo(name, shown["stream"]))
+
+
+def rto_problem(job: dict[str, Any]) -> Problem | None:
+    """Say that the last drill took longer to restore than a job promises, None while it is kept."""
+    name, shown = job["name"], job["protection"]
+    if shown["rto_kept"] is not False:
+        return None
+    took = human_span(shown["restore_seconds"])
+    text = f"job {name}: the RTO of {human_span(shown['rto'])} is missed: the last drill took {took} to restore"
+    hint = "replay less by fulls more often or differentials, use a faster disk, or promise less (rto)"
+    return Problem("warning", text, hint)
+
+
+def oplog_problem(job: dict[str, Any]) -> Problem | None:
+    """Say that the oplog hardly outlasts the pause between two slices, None while there is room."""
+    trouble = job["protection"]["problem"]
+    if not trouble or job["protection"]["stream"] != "ok":
+        return None
+    return Problem("warning", f"job {job['name']}: {trouble['message']}", trouble["hint"])
 
 
 def _towards_rpo(name: str, stream: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.control.desk import Desk, find, to_text
+from nanumpay_backupd.control.desk import Desk, find, note_deleted, to_text
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import RefusedError
 from nanumpay_backupd.model import Backup, to_builtins
@@ -47,7 +47,8 @@ class Keeping(Desk):
         notes: list[str] = []
         for job in jobs:
             if apply:
-                found = [msgspec.convert(line, PruneLine) for line in await self._change(job, "prune")]
+                found = msgspec.convert(await self._change(job, "prune"), list[PruneLine])
+                note_deleted(call, job, found)
             else:
                 found = await self._outlook(job, at, assume=assume)
             lines += to_builtins(found)

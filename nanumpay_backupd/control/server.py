@@ -31,11 +31,13 @@ from nanumpay_backupd.control.connection import (
     Service,
 )
 from nanumpay_backupd.control.idl import Interface
-from nanumpay_backupd.control.listener import Listener
+from nanumpay_backupd.control.listener import Listener, group_differs
 from nanumpay_backupd.control.wire import encode
+from nanumpay_backupd.messages import Message
 
-__all__ = ["Call", "ControlServer", "ExpectedMore", "Handler", "Limits", "Peer", "may_administer"]
+__all__ = ["GROUP_HINT", "Call", "ControlServer", "ExpectedMore", "Handler", "Limits", "Peer", "may_administer"]
 
+GROUP_HINT: Final = "set SocketGroup= instead: systemctl edit nanumpay-backupd.socket (drop-in socket-group.conf)"
 _COMPLAIN_EVERY: Final = 60.0
 _PAUSE_WITH_ROOM: Final = 0.01
 _PAUSE_WITHOUT_ROOM: Final = 0.2
@@ -76,7 +78,8 @@ class ControlServer:
     ) -> None:
         """``handlers`` are registered by short method names; a method without one answers MethodNotImplemented.
 
-        With ``listen_fd`` the socket comes from systemd, and ``path``, ``mode`` and ``group`` are systemd's business.
+        With ``listen_fd`` the socket comes from systemd: it must be the one at ``path``; ``mode`` and ``group`` are
+        systemd's business, and where ``group`` is another one `problem` says so once it was started.
         """
         interface = Interface(interface_text)
         unknown = handlers.keys() - interface.methods.keys()
@@ -91,6 +94,7 @@ class ControlServer:
             },
             limits=limits or Limits(),
         )
+        self.problem = ""
         self._where = (path, mode, group, listen_fd)
         self._listener: Listener | None = None
         self._acceptor: asyncio.Task[None] | None = None
@@ -102,7 +106,10 @@ class ControlServer:
         if listen_fd is None:
             self._listener = Listener.open(path, mode=mode, group=group)
         else:
-            self._listener = Listener.adopt(listen_fd)
+            self._listener = Listener.adopt(listen_fd, path)
+            if group and group_differs(path, group):
+                self.problem = f"the control socket comes from systemd, so [control] group = {group!r} has no effect"
+                _log.warning(self.problem, hint=GROUP_HINT)
         self._acceptor = asyncio.create_task(self._accept(self._listener.socket), name="control-accept")
 
     async def close(self) -> None:
@@ -157,7 +164,7 @@ class ControlServer:
         self._connections.pop(connection, None)
         connection.close()
         if not task.cancelled() and (fault := task.exception()) is not None:
-            _log.error("control connection failed", ERROR_CODE="internal", exc_info=fault)
+            _log.error("control connection failed", message=Message.DEFECT, ERROR_CODE="internal", exc_info=fault)
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle longest; False when every one has a call in progress."""

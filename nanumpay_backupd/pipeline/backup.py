@@ -16,6 +16,7 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, SpaceError, VerifyError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
@@ -34,9 +35,9 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import Layout, backup_id
-from nanumpay_backupd.pipeline.outlook import too_large
+from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
 from nanumpay_backupd.pipeline.produce import preflight, produce
-from nanumpay_backupd.pipeline.prune import prune
+from nanumpay_backupd.pipeline.prune import named, prune
 from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.swap import unfinished_swap
@@ -46,6 +47,7 @@ from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import is_disk_full, remove_tree
 from nanumpay_backupd.system.locks import FileLock
+from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
 
 __all__ = [
@@ -139,7 +141,8 @@ def disk_fault(error: OSError, layout: Layout) -> BackupdError:
         )
     return BackupdError(
         f"{place} cannot be used: {os.strerror(error.errno) if error.errno else error}",
-        hint="create the backups folder and give it to the service's user, or set [paths] backups in backupd.toml; "
+        hint=way_out(layout.backups)
+        or "create the backups folder and give it to the service's user, or set [paths] backups in backupd.toml; "
         "for a fault of the disk see journalctl -k",
         code="folder-unusable",
     )
@@ -173,7 +176,8 @@ def tidy(catalog: Catalog, layout: Layout, now: datetime) -> None:
     except OSError as error:
         raise BackupdError(
             f"the backups folder {layout.backups} cannot be used: {os.strerror(error.errno or 0)}",
-            hint="create it and give it to the service's user, or set [paths] backups in backupd.toml",
+            hint=way_out(layout.backups)
+            or "create it and give it to the service's user, or set [paths] backups in backupd.toml",
             code="folder-unusable",
         ) from None
 
@@ -347,7 +351,8 @@ def _verify_leftovers(spec: RunSpec, source: Source, layout: Layout, catalog: Ca
         try:
             prove_local(source, layout, backup.manifest, catalog, recorder)
         except VerifyError as error:
-            recorder.warn(f"{backup.id}, which an interrupted run left unproven: {error.message}", error)
+            text = f"{backup.id}, which an interrupted run left unproven: {error.message}"
+            recorder.warn(text, error, Message.COPY_CORRUPT)
 
 
 def with_digests(manifest: Manifest, proof: Proof) -> Manifest:
@@ -399,13 +404,17 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     """
     now, fulls = recorder.clock.now(), _kind(spec) is Kind.FULL
     sync_local(catalog, layout, now)
-    lines, faults = prune(spec.job, catalog, layout, now, open_store, frozenset(Kind) if fulls else _alike(spec))
+    kinds = frozenset(Kind) if fulls else _alike(spec)
+    deleted: list[PruneLine] = []
+    lines, faults = prune(spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append)
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
     if fulls:
         for note in too_large(spec.job, lines):
             recorder.warn(f"retention: {note}")
-    deleted, locked = (sum(line.action == action for line in lines) for action in ("delete", "locked"))
-    held = f", {locked} of them locked at their place" if locked else ""
-    recorder.detail(f"{deleted} deleted and {len(lines) - deleted} kept{held}, of {len(lines)} copies")
+    if deleted:
+        recorder.reporter.message("info", f"retention deleted {named(deleted)}", None, Message.COPIES_DELETED)
+    locked = sum(line.action == "locked" for line in lines)
+    held = f" ({locked} of them locked at their place)" if locked else ""
+    recorder.detail(f"{len(deleted)} deleted and {len(lines) - len(deleted)} kept{held}, of {len(lines)} copies")
     catalog.forget_old_runs()

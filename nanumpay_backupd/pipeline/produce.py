@@ -16,6 +16,7 @@ from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.sources.base import Harvest, Source
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes, is_disk_full
+from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.transforms.codec import Codec, gzip_codec, stored_codec
 from nanumpay_backupd.transforms.growing import ArchiveResult, GrowingArchive
@@ -203,6 +204,6 @@ def _folder_error(error: OSError, layout: Layout) -> BackupdError:
         return SpaceError(f"the disk of {layout.backups} is full", hint="free space there; nothing was written")
     return BackupdError(
         f"the backups folder {layout.backups} cannot be used: {os.strerror(error.errno or 0)}",
-        hint=_DIRECTORY_HINT,
+        hint=way_out(layout.backups) or _DIRECTORY_HINT,
         code="folder-unusable",
     )

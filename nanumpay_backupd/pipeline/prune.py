@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -20,9 +20,11 @@ from nanumpay_backupd.retention import deleting_order, horizon
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import fsync_dir
+from nanumpay_backupd.system.units import human_size
 
-__all__ = ["delete_backup", "delete_copy", "prune"]
+__all__ = ["delete_backup", "delete_copy", "named", "prune"]
 
+_NAMED: Final = 5
 _MOST_DENIED: Final = 3
 """So many copies that a place refuses to delete are tried; it may be that single ones are held there."""
 OpenStore = Callable[[Destination], Store]
@@ -35,11 +37,14 @@ def prune(
     now: datetime,
     open_store: OpenStore,
     kinds: Collection[Kind] = frozenset(Kind),
+    *,
+    on_deleted: Callable[[PruneLine], None] = lambda _: None,
 ) -> tuple[list[PruneLine], list[BackupdError]]:
     """Delete what `plan` says, at every place; returns the lines and the faults of places that could not be reached.
 
-    Backups of other ``kinds`` are left alone. A fault at one place does not stop the others; what was not deleted comes
-    up again at the next run. What is locked at its place is recorded so, and comes up again when the lock has ended.
+    ``on_deleted`` is called for each copy once it is gone. Backups of other ``kinds`` are left alone. A fault at one
+    place does not stop the others; what was not deleted comes up again at the next run. What is locked at its place is
+    recorded so, and comes up again when the lock has ended.
     """
     seen = look(catalog, job.name)
     dates = {item.id: item.created for item in seen.held if item.kind in kinds}
@@ -48,14 +53,13 @@ def prune(
     faults: list[BackupdError] = []
     locked: dict[tuple[str, str], Lock] = {}
     for place in dict.fromkeys(line.destination for line in lines):
-        doomed = [line.backup for line in lines if line.destination == place and line.action == "delete"]
+        doomed = [line for line in lines if line.destination == place and line.action == "delete"]
         if not doomed:
             continue
         try:
             with contextlib.ExitStack() as stack:
                 store = None if place == LOCAL else stack.enter_context(open_store(destinations[place]))
-                ordered = deleting_order((name, dates[name], is_slice(name)) for name in doomed)
-                found, denied = _delete_all(catalog, layout, ordered, place, store, now)
+                found, denied = _delete_all(catalog, layout, _in_order(doomed, dates), store, now, on_deleted)
                 locked |= {(name, place): lock for name, lock in found.items()}
                 faults += denied
         except BackupdError as error:
@@ -64,8 +68,18 @@ def prune(
     return [as_locked(line, locked.get((line.backup, line.destination))) for line in lines], faults
 
 
+def _in_order(doomed: Iterable[PruneLine], dates: Mapping[str, datetime]) -> list[PruneLine]:
+    by_name = {line.backup: line for line in doomed}
+    return [by_name[name] for name in deleting_order((name, dates[name], is_slice(name)) for name in by_name)]
+
+
 def _delete_all(
-    catalog: Catalog, layout: Layout, backups: Iterable[str], place: str, store: Store | None, now: datetime
+    catalog: Catalog,
+    layout: Layout,
+    doomed: Iterable[PruneLine],
+    store: Store | None,
+    now: datetime,
+    on_deleted: Callable[[PruneLine], None],
 ) -> tuple[dict[str, Lock], list[BackupdError]]:
     """Delete copies at one place; returns those that are locked there, and what was denied.
 
@@ -73,12 +87,13 @@ def _delete_all(
     """
     locked: dict[str, Lock] = {}
     denied: list[BackupdError] = []
-    for backup in backups:
+    for line in doomed:
         try:
-            delete_copy(catalog, layout, backup, place, store)
+            delete_copy(catalog, layout, line.backup, line.destination, store)
+            on_deleted(line)
         except LockedError as error:
-            locked[backup] = Lock(until=error.until, asked=now)
-            _mark_locked(catalog, backup, place, locked[backup])
+            locked[line.backup] = Lock(until=error.until, asked=now)
+            _mark_locked(catalog, line.backup, line.destination, locked[line.backup])
         except StoreError as error:
             denied.append(error)
             if error.code != "destination-denied" or store is None or len(denied) == _MOST_DENIED:
@@ -92,6 +107,14 @@ def _mark_locked(catalog: Catalog, backup: str, place: str, lock: Lock) -> None:
         for copy in found.copies if found is not None else ():
             if copy.destination == place:
                 catalog.save_copy(msgspec.structs.replace(copy, lock=lock))
+
+
+def named(gone: Sequence[PruneLine]) -> str:
+    """Say what was deleted, as the rest of a sentence: ``2 copies (3.1 MB): ONE at local, OTHER at app``."""
+    size = human_size(sum(line.size for line in gone))
+    places = [f"{line.backup} at {line.destination}" for line in gone[:_NAMED]]
+    more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
+    return f"{len(gone)} {'copy' if len(gone) == 1 else 'copies'} ({size}): {', '.join(places)}{more}"
 
 
 def delete_backup(

@@ -15,6 +15,7 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError, StoreError, VerifyError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     LOCAL,
     SLICES,
@@ -338,7 +339,7 @@ class _Recheck:
             told = f"the copy of {backup.id} at {task.place} is {'corrupt' if corrupt else 'gone'}: {error.message}"
             hint = self._instead(backup, task.place, proven, believed)
             fault = (VerifyError if corrupt else StoreError)(told, hint=hint, code=error.code, retryable=False)
-            self._recorder.warn(told, fault)
+            self._recorder.warn(told, fault, Message.COPY_CORRUPT if corrupt else None)
             if corrupt or not left:
                 self._bad.append((backup, fault))
             elif task.place != LOCAL:

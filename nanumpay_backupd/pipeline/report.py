@@ -12,6 +12,7 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, InternalError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Stage, StageRecord, Trigger, error_info
 from nanumpay_backupd.system.clock import Clock
 
@@ -45,8 +46,11 @@ class Reporter(Protocol):
         """Tell how far the stage is."""
         ...
 
-    def message(self, level: str, text: str, error: ErrorInfo | None = None) -> None:
-        """Tell something worth a line in the journal; ``level`` is ``info``, ``warning`` or ``error``."""
+    def message(self, level: str, text: str, error: ErrorInfo | None = None, message: Message | None = None) -> None:
+        """Tell something worth a line in the journal; ``level`` is ``info``, ``warning`` or ``error``.
+
+        ``message`` says which of the main events it is, if it is one.
+        """
         ...
 
     def committed(self, artifact: str, size: int) -> None:
@@ -143,10 +147,10 @@ class Recorder:
             )
         self.reporter.progress(event)
 
-    def warn(self, text: str, error: BackupdError | None = None) -> None:
+    def warn(self, text: str, error: BackupdError | None = None, message: Message | None = None) -> None:
         """Keep a warning with the run and tell it."""
         self.run = msgspec.structs.replace(self.run, warnings=(*self.run.warnings, text))
-        self.reporter.message("warning", text, error_info(error) if error is not None else None)
+        self.reporter.message("warning", text, error_info(error) if error is not None else None, message)
 
     def committed(self, backup: str, artifact: str, size: int) -> None:
         """Note which backup this run made."""

@@ -16,6 +16,7 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, SourceError, SpaceError, VerifyError
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     SLICES,
     Artifact,
@@ -189,7 +190,8 @@ class _Slice:
         try:
             prove_local(self._source, self._layout, backup.manifest, self._catalog, self._recorder)
         except VerifyError as error:
-            self._recorder.warn(f"{name}, which a run committed that was cut off, is not good: {error.message}")
+            text = f"{name}, which a run committed that was cut off, is not good: {error.message}"
+            self._recorder.warn(text, message=Message.COPY_CORRUPT)
 
     def _join(self, made: Backup, manifest: Manifest) -> None:
         """Let the stream go on behind a proven slice of which it does not know."""
@@ -237,7 +239,8 @@ class _Slice:
             remove_tree(staging)
             lock.release()
         if read.broken:
-            self._recorder.warn(f"the changes after this slice cannot follow on: {read.broken}")
+            text = f"the changes after this slice cannot follow on: {read.broken}"
+            self._recorder.warn(text, message=Message.CHAIN_BROKEN)
         backup = prove_local(self._source, self._layout, manifest, self._catalog, self._recorder)
         # Only now: one that is not good leaves the stream where it was, and the next one takes the changes up again.
         self._move(start, read, state, manifest.backup)

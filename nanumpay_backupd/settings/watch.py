@@ -24,6 +24,7 @@ from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo
 from nanumpay_backupd.settings.cache import CachedSettings, SettingsCache
 from nanumpay_backupd.settings.effective import COLLECTION, FILTER, PROJECTION, Verdict, judge
@@ -299,7 +300,8 @@ class SettingsWatch:
         if self._outage is None or self._outage[0] != problem.code:
             began = self._outage[1] if self._outage else self._clock.monotonic()
             self._outage = (problem.code, began)
-            _log.warning(problem.message, code=problem.code, hint=problem.hint)
+            unreachable = Message.SETTINGS_UNREACHABLE
+            _log.warning(problem.message, message=unreachable, code=problem.code, hint=problem.hint)
         await self._tell(problem=self._with_consequence(problem), mode="connecting", connected=False)
 
     def _note_recovery(self, server: str) -> None:

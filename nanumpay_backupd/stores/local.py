@@ -24,6 +24,7 @@ from nanumpay_backupd.stores.base import (
     unreadable_source,
 )
 from nanumpay_backupd.system import files
+from nanumpay_backupd.system.sandbox import way_out
 
 __all__ = ["LocalStore"]
 
@@ -186,10 +187,11 @@ class LocalStore(Store):
             return store_error(
                 "destination-denied",
                 message,
-                f"let the service's user write there: ls -ld {self._root}; is it read-only?",
+                way_out(self._root) or f"let the service's user write there: ls -ld {self._root}; is it read-only?",
             )
         if error.errno in _NOT_FOUND:
-            return store_error("destination-not-found", message, f"check the path: ls -ld {self._root}")
+            hint = way_out(self._root) or f"check the path: ls -ld {self._root}"
+            return store_error("destination-not-found", message, hint)
         if error.errno in _UNREACHABLE:
             return store_error("destination-unreachable", message, "check the mount and the server behind it")
         return store_error("destination-failed", message, "check the disk and its log (dmesg)")

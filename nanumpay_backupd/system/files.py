@@ -29,6 +29,7 @@ __all__ = [
     "remove_tree",
     "rename",
     "write_atomic",
+    "write_new",
 ]
 
 _FALLOC_FL_KEEP_SIZE: Final = 0x01
@@ -90,6 +91,16 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o640) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    fsync_dir(path.parent)
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a small file that is not there yet, durably; whatever has that name, a link too, raises FileExistsError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
     fsync_dir(path.parent)
 
 

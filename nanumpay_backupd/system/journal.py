@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["JOURNAL_SOCKET", "configure", "under_journald"]
@@ -29,6 +30,7 @@ _FIELD_NAMES: Final = {
 }
 _TOO_LARGE: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+_AS_IT_IS: Final = (int, float, Message)
 _EventDict = MutableMapping[str, Any]
 
 
@@ -45,6 +47,7 @@ def under_journald() -> bool:
 def configure(level: str = "info", *, journald: bool | None = None, socket_path: str = JOURNAL_SOCKET) -> None:
     """Set up structlog, and the standard library's logging through it. May be called again to change the level.
 
+    A line that is one of the main events is logged with ``message=Message.…``; the journal gets its MESSAGE_ID.
     ``journald`` None finds out by itself where the log goes; ``socket_path`` is where journald takes native entries.
     """
     native = under_journald() if journald is None else journald
@@ -56,6 +59,7 @@ def configure(level: str = "info", *, journald: bool | None = None, socket_path:
         factory = lambda *_: sink  # noqa: E731 - structlog wants a callable
     else:
         processors += [
+            _without_message,
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
         ]
@@ -73,7 +77,13 @@ def configure(level: str = "info", *, journald: bool | None = None, socket_path:
 def _tidy(_logger: object, _method: str, event: _EventDict) -> _EventDict:
     """Leave out what has no value, and mask secrets in all that will be text."""
     kept = {key: value for key, value in event.items() if value is not None}
-    return {key: value if isinstance(value, (int, float)) else redact(str(value)) for key, value in kept.items()}
+    return {key: value if isinstance(value, _AS_IT_IS) else redact(str(value)) for key, value in kept.items()}
+
+
+def _without_message(_logger: object, _method: str, event: _EventDict) -> _EventDict:
+    """Leave out what only the journal can be searched by."""
+    event.pop("message", None)
+    return event
 
 
 class _Bridge(logging.Handler):
@@ -98,6 +108,7 @@ class _Journal:
         message = str(event.pop("event", ""))
         level = str(event.pop("level", "info"))
         trace = event.pop("exception", None)
+        kind = event.pop("message", None)
         fields = {"PRIORITY": str(_PRIORITIES.get(level, 6)), "SYSLOG_IDENTIFIER": "nanumpay-backupd"}
         extra = []
         for key, value in event.items():
@@ -108,6 +119,10 @@ class _Journal:
             fields[name] = str(value)
         text = " ".join([message, *extra]) + (f"\n{trace}" if trace else "")
         fields["MESSAGE"] = text
+        if isinstance(kind, Message):
+            fields["MESSAGE_ID"] = kind.id
+            # The catalog's text names these fields; where one is missing it would show its bare name.
+            fields |= {name: "-" for name in kind.fields if name not in fields}
         wire = b"".join(_field(name, value.encode("utf-8", "replace")) for name, value in fields.items())
         return (wire, text), {}
 

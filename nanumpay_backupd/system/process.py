@@ -11,13 +11,23 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
 from nanumpay_backupd.errors import ToolError
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["Child", "child_environment", "die_with_parent", "find_tool", "run_text", "secret_file"]
+__all__ = [
+    "Child",
+    "Finished",
+    "child_environment",
+    "die_with_parent",
+    "find_tool",
+    "run_bytes",
+    "run_text",
+    "secret_file",
+]
 
 _PR_SET_PDEATHSIG: Final = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,27 +53,52 @@ def find_tool(name: str, *, hint: str) -> Path:
     return Path(found)
 
 
-def run_text(argv: Sequence[str], *, timeout: float = 30.0) -> str:
-    """Run a short command and return its output (both streams); raises ToolError when it fails or takes too long."""
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a short command left behind; ``code`` is negative when a signal ended it."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def said(self) -> str:
+        """Return the end of all it wrote, as text for a message, without secrets."""
+        return redact((self.stdout + self.stderr).decode("utf-8", "replace").strip())[-500:]
+
+
+def run_bytes(
+    argv: Sequence[str], *, given: bytes = b"", extra: Mapping[str, str] | None = None, timeout: float = 30.0
+) -> Finished:
+    """Run a short command with ``given`` on its standard input, whatever its exit code.
+
+    Raises ToolError when it cannot be started or takes more than ``timeout`` seconds. ``extra`` is added to its
+    environment.
+    """
     name = Path(argv[0]).name
     try:
         done = subprocess.run(  # noqa: S603 - argv comes from configuration, no shell
             list(argv),
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             timeout=timeout,
             check=False,
-            env=child_environment(),
+            env=child_environment(extra),
             preexec_fn=die_with_parent,
         )
     except subprocess.TimeoutExpired:
         raise ToolError(f"{name} did not answer within {timeout:.0f} s", code="tool-timeout", retryable=True) from None
     except OSError as error:
         raise ToolError(f"{name} cannot be started: {error.strerror}", code="tool-missing") from None
-    text = (done.stdout + done.stderr).decode("utf-8", "replace")
-    if done.returncode != 0:
-        raise ToolError(f"{name} failed with exit code {done.returncode}: {redact(text.strip())[-500:]}")
-    return text
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run_text(argv: Sequence[str], *, timeout: float = 30.0) -> str:
+    """Run a short command and return its output (both streams); raises ToolError when it fails or takes too long."""
+    done = run_bytes(argv, timeout=timeout)
+    if done.code != 0:
+        raise ToolError(f"{Path(argv[0]).name} failed with exit code {done.code}: {done.said}")
+    return (done.stdout + done.stderr).decode("utf-8", "replace")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from typing import Self
 import pytest
 
 from nanumpay_backupd import __version__
-from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.errors import BackupdError, NotFoundError
 from tests.servers.canned_backupd import (
     BACKUP,
     LIVE,
@@ -168,6 +168,7 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("reload",), "Reload"),
         (("rebuild",), "RebuildCatalog"),
         (("cancel",), "Cancel"),
+        (("wait", "--restores"), "ListJobs"),
         (("prune",), "Prune"),
         (("delete", OTHER, "--yes"), "Delete"),
         (("restore", "latest", "--dry-run"), "Restore"),
@@ -691,6 +692,43 @@ def test_cancel_says_what_became_of_the_run(daemon: CannedDaemon, path: Path, ou
     """A run that is still stopping, or had ended before, is not called cancelled."""
     daemon.replies["Cancel"] = {"run": run(outcome=outcome)}
     assert backupctl(path, "cancel").stdout.startswith(text)
+
+
+def test_waiting_ends_when_nothing_runs_any_more(daemon: CannedDaemon, path: Path) -> None:
+    """What is waited for is named once, and its end is the end of the waiting."""
+    daemon.replies["ListJobs"] = {"jobs": [job(running=LIVE), job(name="shop", running=None)]}
+    daemon.replies["DescribeRun"] = {"run": run(id=LIVE, ended=None, outcome=None, action="drill")}
+    with Terminal(path, "wait") as terminal:
+        terminal.wait_for(f"Waiting for run {LIVE} of job nanumpay (drill).")
+        daemon.replies["ListJobs"] = {"jobs": [job(running=None)]}
+        assert terminal.end() == 0
+    assert terminal.text.count("Waiting") == 1
+    assert "Nothing is running." in terminal.text
+
+
+@pytest.mark.parametrize(
+    "action,words,code",
+    [
+        ("restore", ("--timeout", "0s"), 5),
+        ("restore", ("--timeout", "0s", "--restores"), 5),
+        ("restore", ("--timeout", "1s", "--json"), 5),
+        ("backup", ("--timeout", "0s"), 5),
+        ("backup", ("--timeout", "0s", "--restores"), 0),
+        ("unknown yet", ("--timeout", "0s"), 5),
+        ("unknown yet", ("--restores",), 0),
+    ],
+)
+def test_waiting_for_no_longer_than_said(
+    daemon: CannedDaemon, path: Path, action: str, words: tuple[str, ...], code: int
+) -> None:
+    """After the time it is told what still runs; --restores leaves other runs out of account."""
+    daemon.replies["ListJobs"] = {"jobs": [job(running=LIVE)]}
+    daemon.replies["DescribeRun"] = {"run": run(id=LIVE, ended=None, outcome=None, action=action)}
+    if action == "unknown yet":
+        daemon.replies["DescribeRun"] = NotFoundError("there is no such run")
+    done = backupctl(path, "wait", *words)
+    assert done.returncode == code
+    assert ("is still running" in done.stderr) is (code == 5)
 
 
 @pytest.mark.parametrize("words,code", [(("doctor",), 0), (("test", "nas"), 8), (("test", "nope"), 6)])

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nanumpay_backupd.control import client
 from nanumpay_backupd.control.client import Client, RemoteError
 from nanumpay_backupd.control.server import Peer
 from nanumpay_backupd.errors import (
@@ -245,7 +246,7 @@ def test_a_missing_socket_says_how_to_start_the_daemon(folder: Path) -> None:
     """Where there is no socket, the fault says that the daemon is not running and what to type."""
     with pytest.raises(UnreachableError, match=r"the daemon is not running: .* does not exist") as caught:
         Client(str(folder / "control.sock")).call("GetStatus")
-    assert "systemctl start nanumpay-backupd" in caught.value.hint
+    assert "start it: " in caught.value.hint
     assert caught.value.retryable
 
 
@@ -255,7 +256,7 @@ def test_a_socket_without_a_listener_says_how_to_start_the_daemon(folder: Path) 
         dead.bind(str(folder / "control.sock"))
     with pytest.raises(UnreachableError, match="the daemon is not running: nothing listens on ") as caught:
         Client(str(folder / "control.sock")).call("GetStatus")
-    assert "systemctl start nanumpay-backupd" in caught.value.hint
+    assert "start it: " in caught.value.hint
 
 
 @pytest.mark.parametrize("path", ["/dev/null/control.sock", "/" + "x" * 200])
@@ -337,3 +338,22 @@ def test_importing_the_client_is_cheap() -> None:
     loaded = set(done.stdout.split())
     assert "nanumpay_backupd.control.client" in loaded
     assert not loaded & {"asyncio", "typing", "dataclasses", "subprocess", "pathlib", "msgspec", "structlog", "logging"}
+
+
+@pytest.mark.parametrize(
+    "booted,path,said,unsaid",
+    [
+        (True, "/run/nanumpay-backupd/control.sock", ["systemctl start nanumpay-backupd"], ["--socket"]),
+        (True, "/home/min/c.sock", ["systemctl start nanumpay-backupd", "--socket PATH"], []),
+        (False, "/home/min/c.sock", ["nanumpay-backupd serve", "--socket PATH"], ["systemctl"]),
+        (False, "/run/nanumpay-backupd/control.sock", ["nanumpay-backupd serve"], ["systemctl", "--socket"]),
+    ],
+)
+def test_how_the_daemon_is_started(
+    booted: bool, path: str, said: list[str], unsaid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By systemd only where the host is run by it; a socket of one's own may simply be misnamed."""
+    monkeypatch.setattr(client, "_BOOTED_BY_SYSTEMD", str(tmp_path if booted else tmp_path / "nothing"))
+    hint = client._start_hint(path)
+    assert all(words in hint for words in said)
+    assert not any(words in hint for words in unsaid)

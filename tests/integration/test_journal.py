@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import structlog
 
+from nanumpay_backupd.messages import Message
 from nanumpay_backupd.system.journal import JOURNAL_SOCKET, configure, under_journald
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.tools import PROJECT
@@ -117,6 +118,16 @@ class TestNative:
             "MESSAGE": b"settings are in force frequency=daily count=7",
         }
 
+    def test_main_events(self, journald: Journald) -> None:
+        """A main event has its MESSAGE_ID, and all fields that the catalog names; the unknown is a dash."""
+        log().error("run failed", message=Message.RUN_FAILED, run="r1", job="nanumpay", code=None)
+        entry = journald.entry()
+        assert entry["MESSAGE_ID"].decode() == Message.RUN_FAILED.id
+        assert entry["MESSAGE"] == b"run failed"
+        assert (entry["RUN_ID"], entry["JOB"], entry["ERROR_CODE"]) == (b"r1", b"nanumpay", b"-")
+        log().info("run started", message=None)
+        assert "MESSAGE_ID" not in journald.entry()
+
     @pytest.mark.parametrize("level, priority", [("debug", b"7"), ("info", b"6"), ("warning", b"4"), ("error", b"3")])
     def test_priority(self, journald: Journald, level: str, priority: bytes) -> None:
         """Levels are syslog's priorities, so that journalctl -p finds them."""
@@ -184,7 +195,8 @@ class TestTerminal:
     def test_readable_lines(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A line has time, level, text and what is known; what is not known is not in it."""
         configure("info", journald=False)
-        log().info("run succeeded in 4.1 s", run="r1", job="nanumpay", stage=None, code=None, hint=None)
+        about = {"run": "r1", "job": "nanumpay", "stage": None, "code": None, "hint": None}
+        log().info("run succeeded in 4.1 s", message=Message.RUN_SUCCEEDED, **about)
         line = capsys.readouterr().err
         assert line.endswith("] run succeeded in 4.1 s job=nanumpay run=r1\n")
         assert "[info" in line

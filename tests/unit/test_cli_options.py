@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -111,5 +112,5 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
     examples = [line.strip() for line in text.partition("examples:")[2].splitlines() if line.startswith("  backupctl ")]
     assert examples
     for example in examples:
-        words = shlex.split(example.partition(" | ")[0].partition("   ")[0])
+        words = shlex.split(re.split(r" \| | > |   ", example)[0])
         assert parse(words[1:]).command == (command or words[1])

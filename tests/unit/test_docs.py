@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import contextlib
 import re
@@ -16,7 +15,7 @@ from typing import Final
 import pytest
 
 import nanumpay_backupd
-from nanumpay_backupd import __main__ as program
+from nanumpay_backupd import arguments
 from nanumpay_backupd.cli.options import COMMANDS, parse
 from nanumpay_backupd.control.idl import Interface
 from nanumpay_backupd.errors import UsageError
@@ -161,8 +160,8 @@ def test_the_backupctl_lines_are_found() -> None:
 @pytest.mark.parametrize("path", DOCS, ids=ids)
 def test_every_line_of_the_daemons_program_is_one_that_it_takes(path: Path) -> None:
     """The same for nanumpay-backupd itself."""
-    parser: argparse.ArgumentParser = program._parser()
-    commands = {"serve", "run-once", "check-config", "rebuild", "restore"}
+    parser = arguments.build_parser()
+    commands = {"serve", "run-once", "check-config", "rebuild", "restore", "take-over-crontab", "prepare-folder"}
     for words in _command_lines(path, "nanumpay-backupd"):
         if words == ["restore"] or "--help" in words:  # only spoken of
             continue
@@ -172,10 +171,10 @@ def test_every_line_of_the_daemons_program_is_one_that_it_takes(path: Path) -> N
 
 def test_the_examples_of_restore_are_taken() -> None:
     """What the help shows can be typed."""
-    lines = re.findall(r"^  nanumpay-backupd (restore .*)$", program._RESTORE_EXAMPLES, re.MULTILINE)
+    lines = re.findall(r"^  nanumpay-backupd (restore .*)$", arguments._RESTORE_EXAMPLES, re.MULTILINE)
     assert len(lines) >= 5
     for line in lines:
-        options = program._parser().parse_args(shlex.split(line))
+        options = arguments.build_parser().parse_args(shlex.split(line))
         assert options.place
         if options.at:
             read_moment(options.at, UTC, datetime(2026, 11, 22, tzinfo=UTC))
