@@ -378,7 +378,8 @@ WINDOWS: Final = (
 RETENTION: Final = Table(
     "job.retention",
     Retention,
-    "How long a job's backups are kept. The newest verified one is never deleted.",
+    "How long a job's backups are kept. The newest verified one is never deleted. [nanumpay.retention] and "
+    "[destination.NAME.retention] have the same keys; of those for a place, the most special one that says it counts.",
     (*COUNTS, *WINDOWS, *_LIMITS),
 )
 

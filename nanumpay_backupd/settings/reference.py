@@ -72,10 +72,10 @@ letters, digits and dashes; `app` (what the application's form says) and `local`
 `type` is required and decides which keys there are.
 """
 
-_RETENTION: Final = f"""
+_RETENTION: Final = """
 ### `[job.retention]`, `[nanumpay.retention]`, `[destination.NAME.retention]`
 
-{RETENTION.doc} What the keys do is in [retention.md](retention.md).
+How long backups are kept; what the keys do is in [retention.md](retention.md).
 
 These tables have the same keys, and each place is pruned by itself. What counts there, the first that says something:
 
@@ -123,7 +123,7 @@ def example_toml() -> str:
         _without(COUNTS, "How long copies are kept at one destination."), "[destination.offsite.retention]"
     )
     lines += _example(JOB, "[[job]]")
-    lines += _example(_without(WINDOWS, RETENTION.doc), "[job.retention]")
+    lines += _example(_without(WINDOWS, "How long a job's backups are kept."), "[job.retention]")
     return "".join(lines)
 
 

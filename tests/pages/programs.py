@@ -22,6 +22,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "BACKUP|RUN": "latest @backups @runs",
     "BACKUP|latest": "latest @backups",
     "C": "@collections",
+    "DATE": "",
     "DEST": "@destinations",
     "DESTINATION": "@remote",
     "DIR": "@dirs",
@@ -34,6 +35,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "PLACE": "@named @dirs",
     "RUN": "@runs",
     "SWAP": "@swaps",
+    "TEXT": "",
     "TIME": "latest",
     "USER": "",
 }
