@@ -70,14 +70,17 @@ def read_future(text: str, zone: tzinfo | None, now: datetime) -> str:
     """
     words = " ".join(text.split())
     found = _ABSOLUTE.fullmatch(f"{words} 00:00" if _DAY.fullmatch(words) else words)
-    if ahead := _AHEAD.fullmatch(words):
-        said = _after_now(text, ahead["span"], now)
-    elif found and found["date"]:
-        said, _ = _absolute(text, found, zone, now)
-    else:
-        raise UsageError(f"'{text}' is no day that is understood here", hint=f"for example: {_DAYS_AHEAD}")
-    if datetime.fromisoformat(said) <= now:
-        raise UsageError(f"'{text}' has passed", hint=f"name a day to come, for example: {_DAYS_AHEAD}")
+    try:
+        if ahead := _AHEAD.fullmatch(words):
+            said = _after_now(text, ahead["span"], now)
+        elif found and found["date"]:
+            said, _ = _absolute(text, found, zone, now)
+        else:
+            raise _not_understood(text, "is no day that is understood here")
+        if datetime.fromisoformat(said) <= now:
+            raise _not_understood(text, "has passed: name a day to come")
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"for example: {_DAYS_AHEAD}") from None
     return said
 
 

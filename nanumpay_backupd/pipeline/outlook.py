@@ -82,10 +82,9 @@ def plan_ahead(job: JobSpec, seen: Seen, at: datetime, due: Sequence[datetime] =
         lines += _lines(there, place, sizes, seen.locks, at)
         if coming is not None:
             assumed = [decision for decision in decisions if decision.backup not in sizes and decision.keep]
-            made = dict.fromkeys(names, coming.size)
+            made = {item.backup: item.size for both in coming.arrivals() for item in both if item is not None}
             lines += [
-                PruneLine(one.backup, place, "keep", one.reason, made.get(one.backup, 0), assumed=True)
-                for one in assumed
+                PruneLine(one.backup, place, "keep", one.reason, made[one.backup], assumed=True) for one in assumed
             ]
     return lines
 

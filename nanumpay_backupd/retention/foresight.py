@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, tzinfo
 
 import msgspec
@@ -28,6 +28,19 @@ class Coming(msgspec.Struct, frozen=True):
     slices: float = 0.0
     since: datetime | None = None
 
+    def arrivals(self) -> Iterator[tuple[Candidate, SliceCandidate | None]]:
+        """Yield the fulls as they come, each with the changes before it: one slice in place of all of them."""
+        before = self.since
+        for moment, name in zip(self.times, self.names, strict=True):
+            end = OpTime(int(moment.timestamp()), 0) if self.moments else None
+            changes = None
+            if self.slices and before is not None and end is not None:
+                start = OpTime(int(before.timestamp()), 0)
+                size = int(self.slices * (moment - before).total_seconds())
+                changes = SliceCandidate(f"changes before {name}", moment, end, start=start, size=size)
+            yield Candidate(name, moment, good=True, size=self.size, moment=end), changes
+            before = moment
+
 
 def foresee(
     candidates: Iterable[Candidate],
@@ -47,31 +60,18 @@ def foresee(
     gone: list[Decision] = []
     if coming is not None:
         total = _size(whole, changes)
-        before = coming.since
-        for moment, name in zip(coming.times, coming.names, strict=True):
-            end = OpTime(int(moment.timestamp()), 0) if coming.moments else None
-            whole.append(Candidate(name, moment, good=True, size=coming.size, moment=end))
-            total += coming.size
-            if coming.slices and before is not None and end is not None:
-                piece = _changes(name, before, moment, coming.slices)
-                changes.append(piece)
-                total += piece.size
-            before = moment
+        for full, piece in coming.arrivals():
+            whole.append(full)
+            changes += [piece] if piece is not None else []
+            total += full.size + (piece.size if piece is not None else 0)
             if policy.max_total_size and total > policy.max_total_size:
-                whole, changes = _pruned(whole, changes, policy, moment, zone, gone)
+                whole, changes = _pruned(whole, changes, policy, full.created, zone, gone)
                 total = _size(whole, changes)
     return decide_place(whole, changes, policy, at, zone) + gone
 
 
 def _size(whole: list[Candidate], changes: list[SliceCandidate]) -> int:
     return sum(item.size for item in whole) + sum(item.size for item in changes)
-
-
-def _changes(name: str, since: datetime, until: datetime, rate: float) -> SliceCandidate:
-    """Return one slice in place of all between two fulls."""
-    start, end = OpTime(int(since.timestamp()), 0), OpTime(int(until.timestamp()), 0)
-    size = int(rate * (until - since).total_seconds())
-    return SliceCandidate(f"changes before {name}", until, end, start=start, size=size)
 
 
 def _pruned(

@@ -12,8 +12,9 @@ from typing import Final
 import msgspec
 import pytest
 
+from nanumpay_backupd import catalog_schema
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.control.facts import job_facts, protection
+from nanumpay_backupd.control.facts import job_facts, protection, retention
 from nanumpay_backupd.model import (
     LOCAL,
     SLICES,
@@ -133,6 +134,9 @@ def _write(path: Path, version: int, backups: list[Backup], runs: list[Run]) -> 
                 db.execute("INSERT INTO copies VALUES (?, ?, ?, ?, ?)", values)
         if version > 1:
             db.executescript(_SECOND)
+        if version > 2:
+            db.executescript(catalog_schema._UPGRADES[2] + "; PRAGMA user_version = 3")
+            db.execute("UPDATE backups SET pinned = 'a newer one is corrupt' WHERE id = ?", (backups[0].id,))
 
 
 def _tables(path: Path) -> set[tuple[str, str]]:
@@ -146,7 +150,7 @@ def _tables(path: Path) -> set[tuple[str, str]]:
     return {(name, ",".join(sorted(names.split(",")))) for name, names in columns} | set(indexes)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: Path, version: int) -> None:
     """Backups with their manifests and copies, runs, totals and the lookups by kind are as if made by this program."""
     backups, runs = _backups(), [_run(0), _run(1, "slice"), _run(2, "drill", Outcome.FAILED)]
@@ -156,7 +160,13 @@ def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: P
         for run in runs:
             fresh.save_run(run)
     with Catalog(tmp_path / "old.db") as old, Catalog(tmp_path / "new.db") as new:
+        if version == 3:
+            # Until then the daemon alone made pins.
+            (found,) = old.pins()
+            assert (found.backup, found.reason, found.by_daemon) == (backups[0].id, "a newer one is corrupt", True)
+            new.pin(found)
         assert old.backups() == new.backups()
+        assert old.locked("nanumpay") == new.locked("nanumpay") == []
         assert len(old.backups()) == len(backups)
         for backup in backups:
             assert old.backup(backup.id) == new.backup(backup.id)
@@ -180,6 +190,7 @@ def test_a_status_reads_no_table_from_end_to_end(tmp_path: Path) -> None:
         catalog.save_stream(stream)
         catalog._db.set_trace_callback(said.append)
         job_facts(catalog, job.name)
+        retention(catalog, job)
         protection(catalog, job, lambda _: None, datetime.now(UTC))
         catalog.runs(slices=False)
         catalog.unfinished_runs()

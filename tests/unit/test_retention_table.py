@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Iterator
@@ -152,7 +153,7 @@ def test_reasons_of_slices_and_sizes() -> None:
     moments = [item.moment for item in fulls if item.moment is not None]
     slices = [
         SliceCandidate(f"changes {ago}", NOW - timedelta(days=ago), end, start=start, size=1)
-        for ago, (end, start) in enumerate(zip(moments, moments[1:], strict=False))
+        for ago, (end, start) in enumerate(itertools.pairwise(moments))
     ]
     policy = Policy(tiers=Tiers(keep_all_for_days=9), max_total_size=22)
     reasons = {one.backup: (one.keep, one.reason) for one in decide_place(fulls, slices, policy, NOW)}
