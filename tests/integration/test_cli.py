@@ -490,7 +490,7 @@ def test_ctrl_c_at_the_question_deletes_nothing(daemon: CannedDaemon, path: Path
 
 
 def test_a_look_ahead_says_what_will_be(daemon: CannedDaemon, path: Path) -> None:
-    """What is assumed is marked; what will be there and what will be gone is summed up; it is not offered to be done."""
+    """What is assumed is marked; what will be there and what will be gone is summed up; nothing can be applied."""
     done = backupctl(path, "prune", "--at", "2027-03-01", "--assume-schedule")
     assert (done.returncode, done.stderr) == (0, "")
     assert "nanumpay-backup-2027-01-01T17-00-00 (assumed)  app    keep" in done.stdout
