@@ -27,8 +27,10 @@ from nanumpay_backupd.model import (
     Copy,
     CopyState,
     Kind,
+    Lock,
     Manifest,
     Outcome,
+    Pin,
     Run,
     Stream,
     Trigger,
@@ -40,7 +42,7 @@ from nanumpay_backupd.system.clock import Clock, SystemClock
 if TYPE_CHECKING:
     from nanumpay_backupd.alerts import NoticeRecord  # a worker, which starts every minute, has no use for it
 
-__all__ = ["Catalog", "Placed", "Span"]
+__all__ = ["Catalog", "Held", "Locked", "Placed", "Span"]
 
 _PATIENCE: Final = 10.0
 """Seconds to wait for another process that writes."""
@@ -81,6 +83,35 @@ class Placed(NamedTuple):
     good: bool
     absent: bool
     legacy: bool
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """What retention needs of one present copy: of the backup, then of the copy."""
+
+    id: str
+    kind: Kind
+    created: datetime
+    verified: bool
+    start: str
+    end: str
+    pinned: str
+    collection: str
+    destination: str
+    corrupt: bool
+    size: int
+
+
+class Locked(NamedTuple):
+    """The copies at one place that should go and are locked there; from ``first`` to ``last`` the locks end (UTC).
+
+    None: some are until somebody lifts it.
+    """
+
+    destination: str
+    copies: int
+    size: int
+    first: datetime | None
+    last: datetime | None
 
 
 class Catalog:
@@ -303,9 +334,9 @@ class Catalog:
     def _put_copy(self, db: sqlite3.Connection, copy: Copy) -> None:
         due = _stamp(copy.next_attempt) if copy.next_attempt is not None else None
         db.execute(
-            "INSERT OR REPLACE INTO copies (backup, destination, state, next_attempt, record, size, job) "
-            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT job FROM backups WHERE id = ?1))",
-            (copy.backup, copy.destination, copy.state, due, to_json(copy), copy.size),
+            "INSERT OR REPLACE INTO copies (backup, destination, state, next_attempt, record, size, locked, job) "
+            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, (SELECT job FROM backups WHERE id = ?1))",
+            (copy.backup, copy.destination, copy.state, due, to_json(copy), copy.size, _locked(copy)),
         )
 
     def forget_copy(self, backup: str, destination: str) -> None:
@@ -392,10 +423,90 @@ class Catalog:
         )
         return bool(found)
 
-    def pin(self, backup: str, reason: str) -> None:
-        """Keep retention from deleting a backup; an empty reason lets it go again."""
+    def pin(self, pin: Pin) -> None:
+        """Keep retention from deleting a backup, which is in the catalog; replaces a pin of the same owner."""
         with self._write() as db:
-            db.execute("UPDATE backups SET pinned = ? WHERE id = ?", (reason, backup))
+            values = (pin.backup, pin.owner, pin.reason, _stamp(pin.made))
+            db.execute("INSERT OR REPLACE INTO pins VALUES (?, ?, ?, ?)", values)
+            self._sum_up(db, pin.backup)
+
+    def unpin(self, backup: str, owner: str) -> None:
+        """Drop the pin of one owner; harmless when there is none."""
+        with self._write() as db:
+            db.execute("DELETE FROM pins WHERE backup = ? AND owner = ?", (backup, owner))
+            self._sum_up(db, backup)
+
+    def pins(self, backup: str | None = None) -> list[Pin]:
+        """Return the pins of one backup, or all, the oldest first."""
+        rows = self._read(
+            "SELECT backup, owner, reason, made FROM pins WHERE ?1 IS NULL OR backup = ?1 ORDER BY made, owner", backup
+        )
+        return [
+            Pin(backup=name, owner=owner, reason=reason, made=datetime.fromisoformat(made))
+            for name, owner, reason, made in rows
+        ]
+
+    def _sum_up(self, db: sqlite3.Connection, backup: str) -> None:
+        """Write all reasons into the backup's own row, where listings read them."""
+        told = "; ".join(pin.told for pin in self.pins(backup))
+        db.execute("UPDATE backups SET pinned = ? WHERE id = ?", (told, backup))
+
+    def held(self, job: str) -> list[Held]:
+        """Return what retention needs of every present copy of a job's backups, in no order."""
+        rows = self._read(
+            "SELECT b.id, b.kind, b.created, b.state, b.first, b.last, b.pinned, b.collection, "
+            "c.destination, c.state, c.size FROM copies AS c JOIN backups AS b ON b.id = c.backup "
+            "WHERE c.job = ? AND c.state IN ('uploaded', 'verified', 'corrupt')",
+            job,
+        )
+        parse = datetime.fromisoformat
+        return [
+            Held(
+                name,
+                _KINDS[kind],
+                parse(made),
+                proven == "verified",
+                start,
+                end,
+                pin,
+                of,
+                place,
+                state == "corrupt",
+                size,
+            )
+            for name, kind, made, proven, start, end, pin, of, place, state, size in rows
+        ]
+
+    def locked(self, job: str) -> list[Locked]:
+        """Return what is locked of a job's copies that should go, place by place."""
+        rows = self._read(
+            "SELECT destination, count(*), sum(size), min(nullif(locked, '')), max(nullif(locked, '')) "
+            "FROM copies WHERE job = ? AND locked IS NOT NULL GROUP BY destination",
+            job,
+        )
+        return [
+            Locked(place, count, size, *(datetime.fromisoformat(end) if end else None for end in ends))
+            for place, count, size, *ends in rows
+        ]
+
+    def locks(self, job: str) -> dict[tuple[str, str], Lock]:
+        """Return the locks of a job's copies, by backup and place."""
+        rows = self._read("SELECT record FROM copies WHERE job = ? AND locked IS NOT NULL", job)
+        copies = (_COPY.decode(_blob(row[0])) for row in rows)
+        return {(copy.backup, copy.destination): copy.lock for copy in copies if copy.lock is not None}
+
+    def missing(self, job: str, kinds: Collection[Kind]) -> list[tuple[str, str, datetime]]:
+        """Return the copies of a job that somebody else deleted: backup, place, and when the backup was made.
+
+        Only backups of these kinds.
+        """
+        rows = self._read(
+            "SELECT b.id, c.destination, b.created FROM copies AS c JOIN backups AS b ON b.id = c.backup "
+            "WHERE c.job = ?1 AND c.state = 'missing' AND b.kind IN (SELECT value FROM json_each(?2))",
+            job,
+            _as_list(kinds),
+        )
+        return [(name, place, datetime.fromisoformat(created)) for name, place, created in rows]
 
     def backup(self, backup_id: str) -> Backup | None:
         """Return one backup with copies and manifest, or None."""
@@ -564,6 +675,13 @@ def _backup(row: tuple[Any, ...], copies: tuple[Copy, ...], manifest: Manifest |
 def _stamp(moment: datetime) -> str:
     """Write a moment so that text order is time order; all moments are UTC."""
     return moment.isoformat(timespec="microseconds")
+
+
+def _locked(copy: Copy) -> str | None:
+    """Write a lock's end so that it can be compared; empty: it has none."""
+    if copy.lock is None:
+        return None
+    return _stamp(copy.lock.until) if copy.lock.until is not None else ""
 
 
 def _blob(value: object) -> bytes:

@@ -18,7 +18,7 @@ from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import as_expected
 from nanumpay_backupd.settings.schema import Destination, JobSpec, LocalDestination, Paths, S3Destination
 from nanumpay_backupd.sources.base import Source
-from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.stores.base import Keeping, Store
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes
 from nanumpay_backupd.system.process import run_text
 from nanumpay_backupd.system.sandbox import way_out
@@ -75,6 +75,7 @@ def check_destination(
                 listed = any(item.key == key for item in store.list())
             finally:
                 store.delete(key)
+            kept = store.keeping()
             if store.stat(key) is not None:
                 yield Check(
                     name, "failed", f"{where}: a test object could not be deleted", "allow deletion: retention needs it"
@@ -93,6 +94,27 @@ def check_destination(
         )
         return
     yield Check(name, "ok", f"{where}: wrote, listed, read back and deleted a test object")
+    yield from _kept_there(name, destination, where, kept)
+
+
+def _kept_there(name: str, destination: Destination, where: str, kept: Keeping) -> Iterator[Check]:
+    """Say what a place keeps of what is deleted there: it is paid for, and seen in no listing."""
+    if kept.locked_days:
+        yield Check(
+            name,
+            "ok",
+            f"{where}: new objects are locked for {kept.locked_days} days; retention deletes them after that",
+        )
+    if kept.versions and not (kept.expiring or getattr(destination, "delete_versions", False)):
+        yield Check(
+            name,
+            "warning",
+            f"{where}: the bucket keeps versions, so what retention deletes goes on taking room there",
+            "give the bucket a lifecycle rule that expires noncurrent versions, or set delete_versions = true",
+        )
+    elif kept.versions:
+        how = "the bucket expires them by itself" if kept.expiring else "they are deleted too"
+        yield Check(name, "ok", f"{where}: the bucket keeps versions of what is deleted; {how}")
 
 
 def check_folder(paths: Paths) -> Iterator[Check]:

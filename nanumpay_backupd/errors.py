@@ -7,6 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # not from typing: importing that would double the start-up time of the thin client
 if TYPE_CHECKING:
+    from datetime import datetime
     from typing import ClassVar
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "CancelledError",
     "ConfigError",
     "InternalError",
+    "LockedError",
     "NotFoundError",
     "NotifyError",
     "RefusedError",
@@ -117,6 +119,17 @@ class StoreError(BackupdError):
 
     default_code = "destination-failed"
     default_retryable = True
+
+
+class LockedError(StoreError):
+    """A destination does not let an object go: until ``until`` (an aware datetime), None: until somebody lifts it."""
+
+    default_code = "object-locked"
+    default_retryable = False
+
+    def __init__(self, message: str, *, until: datetime | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
 
 
 class NotifyError(BackupdError):

@@ -15,6 +15,7 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError
 
 __all__ = [
+    "BY_DAEMON",
     "FULLS",
     "SLICES",
     "Artifact",
@@ -27,16 +28,19 @@ __all__ = [
     "CopyState",
     "ErrorInfo",
     "Kind",
+    "Lock",
     "Manifest",
     "Objectives",
     "OpTime",
     "Outcome",
+    "Pin",
     "Policy",
     "Run",
     "SourceInfo",
     "Stage",
     "StageRecord",
     "Stream",
+    "Tiers",
     "Trigger",
     "Verification",
     "error_info",
@@ -48,6 +52,8 @@ __all__ = [
 MANIFEST_FORMAT = 1
 BUCKETS: Final = "system.buckets."
 """Begins the name of the collection in which MongoDB keeps what a time-series collection shows."""
+BY_DAEMON: Final = "daemon:"
+"""Begins the owner of a pin that the daemon made and lets go by itself; no login has a colon in it."""
 LOCAL = "local"
 """Name of the copy in the backups folder itself, beside the named destinations."""
 
@@ -305,8 +311,40 @@ class Manifest(_Record, frozen=True):
         return self.source.collections[0].namespace
 
 
+class Lock(_Record, frozen=True, gc=False):
+    """A place does not let a copy go, as it said at ``asked``: ``until`` then, None: until somebody lifts it."""
+
+    until: datetime | None
+    asked: datetime
+
+
+class Pin(_Record, frozen=True):
+    """Retention must leave a backup alone. ``owner`` is a person's login, or begins with `BY_DAEMON`.
+
+    Each owner has at most one pin on a backup, and lets go its own only.
+    """
+
+    backup: str
+    owner: str
+    reason: str
+    made: datetime
+
+    @property
+    def by_daemon(self) -> bool:
+        """Tell whether the daemon made it, because a newer backup is damaged or odd."""
+        return self.owner.startswith(BY_DAEMON)
+
+    @property
+    def told(self) -> str:
+        """Return why and, of a person's, by whom."""
+        return self.reason if self.by_daemon else f"{self.reason or 'asked for'} ({self.owner})"
+
+
 class Copy(_Record, frozen=True, gc=False):
-    """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue."""
+    """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue.
+
+    ``lock`` is what hindered its deletion, None: nothing did.
+    """
 
     backup: str
     destination: str
@@ -317,6 +355,7 @@ class Copy(_Record, frozen=True, gc=False):
     attempts: int = 0
     next_attempt: datetime | None = None
     error: ErrorInfo | None = None
+    lock: Lock | None = None
 
 
 class Backup(_Record, frozen=True, gc=False):
@@ -375,11 +414,31 @@ class Objectives(_Record, frozen=True):
     rto: float = 0.0
 
 
+class Tiers(_Record, frozen=True):
+    """How long to keep, in windows stacked back from now: all backups, then one a day, one an ISO week, and so on.
+
+    Of each period the newest is kept. 0: there is no such window.
+    """
+
+    keep_all_for_days: int
+    keep_daily_for_days: int = 0
+    keep_weekly_for_weeks: int = 0
+    keep_monthly_for_months: int = 0
+    keep_yearly_for_years: int = 0
+
+
 class Policy(_Record, frozen=True):
-    """How long to keep: the newest ``count``, and of those none older than ``days`` (the application's rule)."""
+    """How long to keep: the newest ``count``, and of those none older than ``days`` (the application's rule).
+
+    ``tiers``, where they are set, take the place of both. Then as many of the oldest go as it takes to stay within
+    ``max_total_size`` bytes (0: any size). The newest ``min_keep`` that are verified always stay.
+    """
 
     count: int = 7
     days: int = 30
+    tiers: Tiers | None = None
+    max_total_size: int = 0
+    min_keep: int = 1
 
 
 T = TypeVar("T")

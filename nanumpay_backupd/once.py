@@ -15,6 +15,7 @@ from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import EXIT_OK, BackupdError, ConfigError, NotFoundError, NotifyError, RefusedError
 from nanumpay_backupd.model import ErrorInfo, Kind, Outcome, Run, StageRecord, Trigger
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.pins import recall_pins
 from nanumpay_backupd.pipeline.rebuild import adopt_remote, rebuild_local
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter
 from nanumpay_backupd.settings.cache import SettingsCache
@@ -177,6 +178,7 @@ def rebuild_catalog(config: Path | None) -> int:
             faults += failed
             if job.destinations:
                 sys.stdout.write(f"{found} copies of job {job.name} found at its destinations\n")
+        recall_pins(catalog, Layout(host.paths.backups))
     if faults:
         raise faults[0]
     return EXIT_OK

@@ -41,7 +41,7 @@ from nanumpay_backupd.system.process import die_with_parent, own_environment
 
 if TYPE_CHECKING:
     from nanumpay_backupd.doctor import Check
-    from nanumpay_backupd.pipeline.prune import PruneLine
+    from nanumpay_backupd.pipeline.outlook import PruneLine
     from nanumpay_backupd.pipeline.restore_plan import RestorePlan
     from nanumpay_backupd.pipeline.upload import OpenStore
 
@@ -148,6 +148,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
 
     Raises BusyError while a run of the job is active, StoreError for a place that refuses.
     """
+    from nanumpay_backupd.pipeline.pins import recall_pins
     from nanumpay_backupd.pipeline.prune import delete_backup, prune
     from nanumpay_backupd.pipeline.rebuild import adopt_remote
 
@@ -156,6 +157,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
     with Catalog(spec.paths.state / "catalog.db") as catalog, lock:
         if spec.action == "adopt":
             _, faults = adopt_remote(spec.job, catalog, clock.now(), open_store)
+            recall_pins(catalog, layout)
             if faults:
                 raise faults[0]
             return []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_ACTIONS = {"run", "cancel", "delete", "prune"}
+_ACTIONS = {"run", "cancel", "delete"}
 _RARE = {"swaps", "wait", "notify", "report", "completion"}
 _EXIT_BROKEN_PIPE = 141  # what the shell shows for `... | head` of any other program
 
@@ -52,7 +52,11 @@ def _command(name: str) -> Callable[[Context], int]:
     if name in _ACTIONS:
         from nanumpay_backupd.cli import actions
 
-        return {"run": actions.run, "cancel": actions.cancel, "delete": actions.delete, "prune": actions.prune}[name]
+        return {"run": actions.run, "cancel": actions.cancel, "delete": actions.delete}[name]
+    if name in {"prune", "pin", "unpin"}:
+        from nanumpay_backupd.cli import keeping
+
+        return {"prune": keeping.prune, "pin": keeping.pin, "unpin": keeping.unpin}[name]
     if name == "restore":
         from nanumpay_backupd.cli.restore import restore
 

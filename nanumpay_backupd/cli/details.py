@@ -142,8 +142,30 @@ def _newest_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, st
         again = f", next try {times.ago(due[0])}" if due else ""
         waiting = screen.paint(f"{plural(job['pending_uploads'], 'copy', 'copies')} waiting", "yellow")
         rows.append(("uploads", waiting + again))
-    rule = f"keeps {job['retention_count']}, at most {plural(job['retention_days'], 'day')}"
-    rows.append(("kept", f"{plural(job['backups'], 'backup')}, {size(job['total_size'])} ({rule})"))
+    return [*rows, *_kept_rows(screen, job, times)]
+
+
+def _kept_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, str]]:
+    """Say how much is kept, by which rules, and what should be gone but is locked at its place."""
+    amount = f"{plural(job['backups'], 'backup')}, {size(job['total_size'])}"
+    rules: dict[str, list[str]] = {}
+    for place in job["retention"]:
+        rules.setdefault(place["rule"], []).append(place["destination"])
+    if len(rules) == 1:
+        rows = [("kept", f"{amount} (keeps {next(iter(rules))})")]
+    else:
+        rows = [("kept", amount), *(("", f"{', '.join(places)}: keeps {rule}") for rule, places in rules.items())]
+    for place in job["retention"]:
+        if place["locked"]:
+            held = f"{plural(place['locked'], 'copy', 'copies')} ({size(place['locked_bytes'])})"
+            until = f" until {times.when(place['locked_first'])}" if place.get("locked_first") else ""
+            last = (
+                f" to {times.when(place['locked_last'])}"
+                if place.get("locked_last") != place.get("locked_first")
+                else ""
+            )
+            label = screen.paint("locked", "yellow")
+            rows.append((label, f"{held} at {place['destination']} should be gone and are locked{until}{last}"))
     return rows
 
 
@@ -237,6 +259,10 @@ def _copies_lines(screen: Screen, copies: list[Reply], times: Times) -> list[str
         indent="  ",
     )
     for copy in copies:
+        lock = copy.get("lock")
+        if lock:
+            until = f"until {times.when(lock['until'])}" if lock.get("until") else "until somebody lifts it"
+            lines.append(f"  {copy['destination']}: should be gone, but is locked there {until}")
         error = copy.get("error")
         if error:
             again = f", next try {times.both(copy['next_attempt'])}" if copy.get("next_attempt") else ""

@@ -17,12 +17,14 @@ from nanumpay_backupd.events import Fault
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import FULLS, Backup, CopyState, Trigger
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
+from nanumpay_backupd.pipeline.outlook import PruneLine
+from nanumpay_backupd.pipeline.prune import named
 from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, RunSpec
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
 
-__all__ = ["DaemonView", "Desk", "find", "limited", "present", "to_text"]
+__all__ = ["DaemonView", "Desk", "find", "limited", "note_deleted", "present", "to_text"]
 
 log = structlog.get_logger()
 
@@ -109,6 +111,10 @@ class Desk:
                 found.append(event[wanted])
         return found
 
+    async def _change(self, job: JobSpec, action: str) -> list[dict[str, Any]]:
+        """Let a worker delete: it may talk to slow servers, and it takes the job's lock."""
+        return [line for lines in await self._ask(job, action, "lines") for line in lines]
+
     async def _helper(
         self, job: JobSpec, action: str, restore: RestoreOrder | None = None
     ) -> AsyncIterator[dict[str, Any]]:
@@ -149,7 +155,7 @@ class _Told(msgspec.Struct, frozen=True):
     def as_error(self) -> BackupdError:
         kinds: dict[str, type[BackupdError]] = {"not-found": NotFoundError, "refused": RefusedError, "busy": BusyError}
         kinds |= {"copy-unusable": RefusedError, "bad-time": RefusedError, "no-such-moment": NotFoundError}
-        kinds |= {"swap-impossible": RefusedError}
+        kinds |= {"swap-impossible": RefusedError, "object-locked": RefusedError}
         kind = kinds.get(self.code, BackupdError)
         return kind(self.message, hint=self.hint, code=self.code, retryable=self.retryable)
 
@@ -170,6 +176,13 @@ def find(catalog: Catalog, name: str, job: str | None = None) -> Backup:
 def present(backup: Backup) -> bool:
     """Tell whether a copy of a backup is left anywhere."""
     return any(copy.state in (CopyState.UPLOADED, CopyState.VERIFIED) for copy in backup.copies)
+
+
+def note_deleted(call: Call, job: JobSpec, lines: list[PruneLine]) -> None:
+    """Say in the journal who had what deleted."""
+    gone = [line for line in lines if line.action == "delete"]
+    if gone:
+        log.info(f"uid {call.peer.uid} deleted {named(gone)}", message=Message.COPIES_DELETED, job=job.name)
 
 
 def limited(value: Any, default: int, most: int, what: str = "limit") -> int:

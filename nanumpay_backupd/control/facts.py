@@ -13,6 +13,7 @@ from nanumpay_backupd.control.desk import to_text
 from nanumpay_backupd.events import Event, Fault, Severity
 from nanumpay_backupd.model import (
     FULLS,
+    LOCAL,
     SLICES,
     Backup,
     BackupState,
@@ -27,6 +28,7 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline.chains import known, reached
 from nanumpay_backupd.plans import Task, slice_interval
+from nanumpay_backupd.retention import rule_words
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.units import human_size, human_span
 from nanumpay_backupd.timeline import gaps
@@ -38,6 +40,7 @@ __all__ = [
     "job_faults",
     "oplog_fault",
     "protection",
+    "retention",
     "rpo_fault",
     "rto_fault",
     "timeline",
@@ -330,6 +333,29 @@ def protection(catalog: Catalog, job: JobSpec, due: DueOf, now: datetime) -> dic
         "last_drill": to_builtins(catalog.last_run(job.name, "drill", *ended)),
         "restore_seconds": seconds,
     }
+
+
+def retention(catalog: Catalog, job: JobSpec) -> list[dict[str, Any]]:
+    """Describe how long a job's copies are kept at each place, as the interface's type Retention."""
+    locked = {item.destination: item for item in catalog.locked(job.name)}
+    found = []
+    for place in (LOCAL, *(destination.name for destination in job.destinations)):
+        policy, held = job.policy_at(place), locked.get(place)
+        counted = {"count": policy.count, "days": policy.days}
+        found.append(
+            {
+                "destination": place,
+                "rule": rule_words(policy),
+                **(to_builtins(policy.tiers) if policy.tiers is not None else counted),
+                "max_total_size": policy.max_total_size,
+                "min_keep": policy.min_keep,
+                "locked": held.copies if held is not None else 0,
+                "locked_bytes": held.size if held is not None else 0,
+                "locked_first": _text(held.first) if held is not None else None,
+                "locked_last": _text(held.last) if held is not None else None,
+            }
+        )
+    return found
 
 
 def timeline(catalog: Catalog, job: str) -> dict[str, Any]:

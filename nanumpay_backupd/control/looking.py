@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.control.desk import Desk, find, limited, to_text
-from nanumpay_backupd.control.facts import disk_fault, health_of, job_facts, job_faults, protection, timeline
+from nanumpay_backupd.control.facts import disk_fault, health_of, job_facts, job_faults, protection, retention, timeline
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.events import Fault
@@ -132,6 +132,7 @@ class Looking(Desk):
             "destinations": [destination.name for destination in job.destinations],
             "retention_count": job.retention.count,
             "retention_days": job.retention.days,
+            "retention": await self._supervisor.db(lambda catalog: retention(catalog, job)),
             "warnings": list(job.warnings),
             "protection": shown,
             **facts,

@@ -1,4 +1,4 @@
-"""The control interface's methods by name. What each does is in `looking`, `running`, `changing` and `telling`."""
+"""The control interface's methods by name. What each does is in the other rooms of this folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from nanumpay_backupd.control.changing import Changing
 from nanumpay_backupd.control.desk import DaemonView
+from nanumpay_backupd.control.keeping import Keeping
 from nanumpay_backupd.control.looking import Looking
 from nanumpay_backupd.control.running import Running
 from nanumpay_backupd.control.server import Handler
@@ -25,6 +26,7 @@ class Methods:
         self._looking = Looking(daemon, clock)
         self._running = Running(daemon, clock)
         self._changing = Changing(daemon, clock)
+        self._keeping = Keeping(daemon, clock)
         self._telling = Telling(daemon, clock)
 
     async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
@@ -37,7 +39,8 @@ class Methods:
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return the table for the server."""
-        look, run, change, tell = self._looking, self._running, self._changing, self._telling
+        look, run, change = self._looking, self._running, self._changing
+        keep, tell = self._keeping, self._telling
         return {
             "GetStatus": look.get_status,
             "ListJobs": look.list_jobs,
@@ -54,7 +57,9 @@ class Methods:
             "Cancel": run.cancel,
             "Watch": run.watch,
             "Delete": change.delete,
-            "Prune": change.prune,
+            "Prune": keep.prune,
+            "Pin": keep.pin,
+            "Unpin": keep.unpin,
             "ListSwaps": change.list_swaps,
             "UndoSwap": change.undo_swap,
             "DropSwap": change.drop_swap,

@@ -262,6 +262,7 @@ CAUSES: Final = {
     "copy-unusable": "믿을 수 있는 사본이 없습니다.",
     "destination-auth": "저장소 로그인이 거부되었습니다.",
     "destination-denied": "저장소에서 필요한 권한이 없습니다.",
+    "object-locked": "저장소가 이 파일의 삭제를 잠가 두었습니다(Object Lock).",
     "destination-failed": "저장소가 오류를 돌려주었습니다.",
     "destination-full": "저장소에 남은 공간이 없습니다.",
     "destination-mismatch": "전송된 내용이 보낸 내용과 다릅니다.",

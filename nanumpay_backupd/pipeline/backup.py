@@ -35,8 +35,9 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import Layout, backup_id
+from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
 from nanumpay_backupd.pipeline.produce import preflight, produce
-from nanumpay_backupd.pipeline.prune import PruneLine, named, prune
+from nanumpay_backupd.pipeline.prune import named, prune
 from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.swap import unfinished_swap
@@ -408,7 +409,12 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     lines, faults = prune(spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append)
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
+    if fulls:
+        for note in too_large(spec.job, lines):
+            recorder.warn(f"retention: {note}")
     if deleted:
         recorder.reporter.message("info", f"retention deleted {named(deleted)}", None, Message.COPIES_DELETED)
-    recorder.detail(f"{len(deleted)} deleted and {len(lines) - len(deleted)} kept, of {len(lines)} copies")
+    locked = sum(line.action == "locked" for line in lines)
+    held = f" ({locked} of them locked at their place)" if locked else ""
+    recorder.detail(f"{len(deleted)} deleted and {len(lines) - len(deleted)} kept{held}, of {len(lines)} copies")
     catalog.forget_old_runs()

@@ -48,6 +48,7 @@ from nanumpay_backupd.pipeline.fetch import (
 from nanumpay_backupd.pipeline.instead import other_choice
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.pins import BY_VERIFICATION, pin
 from nanumpay_backupd.pipeline.publish import open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.recheck import PINNED
 from nanumpay_backupd.pipeline.report import Recorder
@@ -324,9 +325,10 @@ class _Drill:
                 rewrite_manifest(self._layout, proven)
             self._catalog.save_backup(backup_from_manifest(proven, self._marked(chosen.copy, error)))
             older = self._older_good(chosen.backup) if error is not None else None
-            if older is not None and not older.pinned:
+            if older is not None:
                 # A later verification lets it go again (`recheck`).
-                self._catalog.pin(older.id, f"{proven.backup} {PINNED}")
+                reason, now = f"{proven.backup} {PINNED}", self._recorder.clock.now()
+                pin(self._catalog, self._layout, older.id, BY_VERIFICATION, reason, now)
 
     def _older_good(self, backup: Backup) -> Backup | None:
         for older in self._catalog.backups(backup.job, kinds=frozenset({Kind.FULL})):

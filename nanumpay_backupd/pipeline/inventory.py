@@ -18,6 +18,7 @@ from nanumpay_backupd.catalog import Catalog, Placed
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, ErrorInfo, Kind, Manifest
 from nanumpay_backupd.pipeline.layout import SLICE_SUFFIX, Layout, backup_id, parse_artifact
+from nanumpay_backupd.pipeline.pins import recall_pins
 from nanumpay_backupd.pipeline.publish import read_manifest, rewrite_manifest
 
 __all__ = ["backup_from_manifest", "sync_local"]
@@ -106,8 +107,10 @@ def _own_manifest(layout: Layout, identifier: str, manifests: dict[str, int]) ->
 def rebuild(catalog: Catalog, layout: Layout, now: datetime) -> int:
     """Forget all backups and read them anew from the folder's manifests; returns how many there are."""
     with catalog.together():
+        pins = catalog.pins()
         catalog.clear_backups()
         sync_local(catalog, layout, now)
+        recall_pins(catalog, layout, pins)
         return len(catalog.backups())
 
 

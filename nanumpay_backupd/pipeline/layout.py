@@ -91,6 +91,7 @@ class Layout:
         self.staging = self.private / "staging"
         self.manifests = self.private / "manifests"
         self.locks = self.private / "locks"
+        self.pinned = self.private / "pins"
 
     def artifact(self, name: str) -> Path:
         """Return where an artifact stands once it is published."""
@@ -105,6 +106,10 @@ class Layout:
     def manifest(self, backup: str) -> Path:
         """Return where a backup's manifest stands once it is committed."""
         return self.manifests / f"{backup}.json"
+
+    def pins(self, backup: str) -> Path:
+        """Return where the pins of a backup stand, if it has any."""
+        return self.pinned / f"{backup}.json"
 
     def run_staging(self, run: str) -> Path:
         """Return the folder in which one run works."""

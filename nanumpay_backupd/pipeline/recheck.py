@@ -37,6 +37,7 @@ from nanumpay_backupd.pipeline.backup import disk_fault, keep_proof, recorded, w
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.members import chunks_of
+from nanumpay_backupd.pipeline.pins import BY_VERIFICATION, pin, unpin
 from nanumpay_backupd.pipeline.publish import read_manifest
 from nanumpay_backupd.pipeline.rebuild import fetch_manifest
 from nanumpay_backupd.pipeline.report import Recorder
@@ -370,15 +371,16 @@ class _Recheck:
         """Keep retention from the next older good full of each bad backup; once all is well again, let go."""
         for backup, _ in self._bad:
             older = self._older(backup)
-            if older is not None and not older.pinned:
-                self._catalog.pin(older.id, f"{backup.id} {PINNED}")
+            if older is not None:
+                reason, now = f"{backup.id} {PINNED}", self._recorder.clock.now()
+                pin(self._catalog, self._layout, older.id, BY_VERIFICATION, reason, now)
         if self._bad or self._order != VerifyOrder(level=self._order.level):
             return
         fulls = self._catalog.backups(self._spec.job.name, kinds={Kind.FULL})
         newest = next((backup for backup in fulls if backup.id in self._good), None)
         for backup in fulls:
-            if backup.pinned.endswith(PINNED) and newest is not None and newest.created > backup.created:
-                self._catalog.pin(backup.id, "")
+            if backup.pinned and newest is not None and newest.created > backup.created:
+                unpin(self._catalog, self._layout, backup.id, BY_VERIFICATION)
 
     def _summary(self, tasks: list[_Task]) -> str:
         copies = sum(len(places) for places in self._good.values())

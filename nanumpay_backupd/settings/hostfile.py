@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from nanumpay_backupd.errors import ConfigError
-from nanumpay_backupd.model import LOCAL, Policy
+from nanumpay_backupd.model import LOCAL
+from nanumpay_backupd.settings.keeping import check_retention
 from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
 from nanumpay_backupd.settings.mongouri import uri_database
 from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, NAME, RETENTION, SINGLE, TOP, Table
@@ -31,6 +32,7 @@ from nanumpay_backupd.settings.schema import (
     LocalDestination,
     MongoConnection,
     Paths,
+    Retention,
 )
 from nanumpay_backupd.system.secrets import Secret
 
@@ -38,7 +40,9 @@ __all__ = ["DEFAULT_HOST_FILE", "load_host_file", "parse_host_file"]
 
 DEFAULT_HOST_FILE: Final = Path("/etc/nanumpay/backupd.toml")
 _LIMIT: Final = 1 << 20
-_NESTED: Final = {"nanumpay": ("s3", "ftp")}
+_NESTED: Final = {"nanumpay": ("s3", "ftp", "retention")}
+_OWN: Final = (APPLICATION_DESTINATION, LOCAL)
+"""Places that need no table; how long to keep there may be said in one of that name."""
 _TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 Values = dict[str, Any]
@@ -104,6 +108,7 @@ class _Reader:
 
     def __init__(self, *, world_readable: bool) -> None:
         self.problems = Problems()
+        self._retentions: dict[str, Retention] = {}
         self._world_readable = world_readable
 
     def read(self, raw: Values, environ: Mapping[str, str], origin: str) -> HostConfig:
@@ -117,10 +122,12 @@ class _Reader:
         for name in ("s3", "ftp"):
             record = next(table.record for table in SINGLE if table.path == f"nanumpay.{name}")
             tables["nanumpay"][name] = record(**tables.pop(f"nanumpay.{name}"))
+        tables["nanumpay"]["retention"] = self._retention(raw, "nanumpay.retention")
         destinations = self._destinations(raw.get("destination", {}), paths)
         self._check_s3("nanumpay.s3", tables["nanumpay"]["s3"])
         # Those that were refused count as known here: one mistake is told once.
-        names = list(raw["destination"]) if isinstance(raw.get("destination"), dict) else []
+        named = raw.get("destination")
+        names = [name for name in named if name not in _OWN] if isinstance(named, dict) else []
         self._check_names("nanumpay.destinations", tables["nanumpay"].get("destinations", ()), names)
         jobs = self._jobs(raw.get("job", []), mongodb, names)
         channels = self._channels(raw.get("channel", {}), [APPLICATION_JOB, *(job.name for job in jobs)])
@@ -134,6 +141,7 @@ class _Reader:
             mongodb=mongodb,
             paths=paths,
             destinations=destinations,
+            retentions=self._retentions,
             jobs=jobs,
             channels=channels,
             **top,
@@ -216,7 +224,12 @@ class _Reader:
 
     def _destination(self, name: str, raw: object, paths: Paths) -> Destination | None:
         path = f"destination.{name}"
-        if not self._is_named_table(raw, path, name, (APPLICATION_DESTINATION, LOCAL)):
+        if isinstance(raw, dict) and "retention" in raw:
+            self._retentions[name] = self._retention(raw, "retention", f"{path}.")
+            if name in _OWN and raw.keys() == {"retention"}:
+                return None
+        fix = f"choose another name; [{path}.retention] is all that can be said of that place"
+        if not self._is_named_table(raw, path, name, _OWN, fix):
             return None
         kind = raw.get("type")
         if not isinstance(kind, str) or kind not in DESTINATIONS:
@@ -224,7 +237,9 @@ class _Reader:
             self.problems.add(f"{path}.type", reason, 'write type = "s3", "ftp" or "local"')
             return None
         table = DESTINATIONS[kind]
-        values = self._values(table, {key: value for key, value in raw.items() if key != "type"}, path)
+        values = self._values(
+            table, {key: value for key, value in raw.items() if key not in ("type", "retention")}, path
+        )
         try:
             destination: Destination = table.record(name=name, **values)
         except TypeError:  # a required field is missing, which was noted above
@@ -233,13 +248,15 @@ class _Reader:
         self._check_local(path, destination, paths)
         return destination
 
-    def _is_named_table(self, raw: object, path: str, name: str, taken: Iterable[str]) -> TypeGuard[Values]:
+    def _is_named_table(
+        self, raw: object, path: str, name: str, taken: Iterable[str], fix: str = "choose another name"
+    ) -> TypeGuard[Values]:
         """Tell whether ``[path]`` is a table at all; a name that it cannot have is noted."""
         if not isinstance(raw, dict):
             self.problems.add(path, f"is {show(raw)}, but must be a table", f"write [{path}] and its keys below it")
             return False
         if name in taken:
-            self.problems.add(path, f"has the name {name}, which the daemon uses itself", "choose another name")
+            self.problems.add(path, f"has the name {name}, which the daemon uses itself", fix)
         try:
             NAME.parse(name, Place(path))
         except Mismatch as mismatch:
@@ -303,12 +320,18 @@ class _Reader:
 
     def _job(self, raw: Values, path: str, mongodb: MongoConnection) -> HostJob | None:
         values = self._values(JOB, {key: value for key, value in raw.items() if key != "retention"}, path)
-        retention = self._table(raw, "retention", f"{path}.")
-        values["retention"] = Policy(**self._values(RETENTION, retention, f"{path}.retention"))
+        values["retention"] = self._retention(raw, "retention", f"{path}.")
         values.setdefault("uri", mongodb.uri)
         database = values.get("database") or _database(values["uri"])
         values["database"] = "" if database == "*" else database
         return HostJob(**values) if "name" in values else None
+
+    def _retention(self, raw: Values, path: str, within: str = "") -> Retention:
+        """Check a table that says how long to keep; ``path`` and ``within`` as for `_table`."""
+        full = within + path
+        said = Retention(**self._values(RETENTION, self._table(raw, path, within), full))
+        check_retention(said, full, self.problems)
+        return said
 
     def _check_names(self, path: str, wanted: Iterable[str], known: list[str]) -> None:
         for name in wanted:

@@ -45,8 +45,10 @@ __all__ = [
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|d|w)")
-_SIZES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_SIZE: Final = re.compile(r"([0-9]+)\s*(B|KiB|MiB|GiB|KB|MB|GB)")
+_SIZES: Final = {"B": 1}
+_SIZES.update({f"{unit}iB": 1 << 10 * at for at, unit in enumerate("KMGT", 1)})
+_SIZES.update({f"{unit}B": 1000**at for at, unit in enumerate("KMGT", 1)})
+_SIZE: Final = re.compile(r"([0-9]+)\s*(B|[KMGT]i?B)")
 _CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _NEVER: Final = "never"
@@ -241,7 +243,7 @@ class Size(Kind):
     def __init__(self, least: str, most: str) -> None:
         self.least = _bytes(least) or 0
         self.most = _bytes(most) or 0
-        self.expected = f'a size from "{least}" to "{most}", with a unit (KiB, MiB, GiB, KB, MB, GB)'
+        self.expected = f'a size from "{least}" to "{most}", with a unit (KiB, MiB, GiB, TiB, KB, MB, GB, TB)'
 
     def parse(self, value: object, place: Place) -> int:  # noqa: ARG002 - the contract of Kind
         """Return the bytes."""
@@ -253,7 +255,7 @@ class Size(Kind):
     def show(self, value: object) -> str:
         """Show it in the largest binary unit that divides it."""
         assert isinstance(value, int)
-        for unit in ("GiB", "MiB", "KiB"):
+        for unit in ("TiB", "GiB", "MiB", "KiB"):
             if value and value % _SIZES[unit] == 0:
                 return f'"{value // _SIZES[unit]}{unit}"'
         return f'"{value}B"'

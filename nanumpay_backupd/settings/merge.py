@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from nanumpay_backupd.model import LOCAL, Policy
 from nanumpay_backupd.settings.document import to_schedule
+from nanumpay_backupd.settings.keeping import policy_of
 from nanumpay_backupd.settings.schema import (
     APPLICATION_DESTINATION,
     APPLICATION_JOB,
@@ -59,6 +61,7 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
             sse_kms_key_id=more.sse_kms_key_id,
             storage_class=more.storage_class,
             ca_file=more.ca_file,
+            delete_versions=more.delete_versions,
         )
     if app.storage == "ftp" and app.ftp.host:
         ftp, extras = app.ftp, host.nanumpay.ftp
@@ -81,12 +84,15 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
 def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[str, ...]) -> JobSpec:
     known = app or AppSettings(storage="none")
     own = application_destination(host, known)
+    destinations = (*((own,) if own else ()), *_named(host, host.nanumpay.destinations))
+    retention = policy_of(known.retention, host.nanumpay.retention)
     return JobSpec(
         name=APPLICATION_JOB,
         source=_source(host, host.mongodb.uri, host.mongodb.database),
         schedule=None if app is None else to_schedule(app, host.timezone),
-        destinations=(*((own,) if own else ()), *_named(host, host.nanumpay.destinations)),
-        retention=known.retention,
+        destinations=destinations,
+        retention=retention,
+        policies=_policies(host, retention, destinations),
         compress=known.compress,
         compression_level=host.nanumpay.compression_level,
         enabled=known.enabled,
@@ -99,12 +105,15 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
 
 
 def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
+    destinations = _named(host, job.destinations)
+    retention = policy_of(Policy(), job.retention)
     return JobSpec(
         name=job.name,
         source=_source(host, job.uri, job.database),
         schedule=Schedule(cron=job.schedule, timezone=host.timezone) if job.schedule else None,
-        destinations=_named(host, job.destinations),
-        retention=job.retention,
+        destinations=destinations,
+        retention=retention,
+        policies=_policies(host, retention, destinations),
         compress=job.compress,
         compression_level=job.compression_level,
         enabled=job.enabled,
@@ -113,6 +122,12 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
         timezone=host.timezone,
         **_protection(job),
     )
+
+
+def _policies(host: HostConfig, retention: Policy, destinations: Iterable[Destination]) -> dict[str, Policy]:
+    """Return what holds at the places of a job that have a table of their own about how long to keep."""
+    places = (LOCAL, *(destination.name for destination in destinations))
+    return {place: policy_of(retention, host.retentions[place]) for place in places if place in host.retentions}
 
 
 def _source(host: HostConfig, uri: Secret, database: str) -> MongoSource:

@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 import msgspec
 
 from nanumpay_backupd.events import EVENTS
-from nanumpay_backupd.model import Policy
 from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
     Choice,
@@ -43,13 +42,26 @@ from nanumpay_backupd.settings.schema import (
     MongoConnection,
     NotifyOptions,
     Paths,
+    Retention,
     RetryPolicy,
     S3Destination,
     S3Extras,
     Tools,
 )
 
-__all__ = ["CHANNEL", "DESTINATIONS", "JOB", "NAME", "RETENTION", "SINGLE", "TOP", "Option", "Table"]
+__all__ = [
+    "CHANNEL",
+    "COUNTS",
+    "DESTINATIONS",
+    "JOB",
+    "NAME",
+    "RETENTION",
+    "SINGLE",
+    "TOP",
+    "WINDOWS",
+    "Option",
+    "Table",
+]
 
 
 class Option(NamedTuple):
@@ -156,6 +168,12 @@ _S3_EXTRAS: Final = (
         AbsolutePath(as_text=True, empty=True),
         "Certificates to trust instead of the host's.",
         '"/etc/nanumpay/s3-ca.pem"',
+    ),
+    Option(
+        "delete_versions",
+        Flag(),
+        "In a bucket that keeps versions, delete these too (needs `s3:ListBucketVersions`, `s3:DeleteObjectVersion`).",
+        "true",
     ),
 )
 _FTP_EXTRAS: Final = (
@@ -407,14 +425,56 @@ CHANNEL: Final = Table(
     ),
 )
 
+_LIMITS: Final = (
+    Option(
+        "max_total_size",
+        Size("0KiB", "1000TiB"),
+        "The most that may lie there of a job's copies; what is too much goes, the oldest first. `0KiB`: no limit.",
+        '"50GB"',
+        default="no limit",
+    ),
+    Option(
+        "min_keep",
+        Whole(1, 365),
+        "So many of the newest verified ones are never deleted.",
+        "3",
+        default="`1`",
+    ),
+)
+COUNTS: Final = (
+    Option("count", Whole(1, 365), "How many are kept.", "14", default="`7`"),
+    Option("days", Whole(1, 365), "How old, in days, a kept one may become.", "60", default="`30`"),
+)
+WINDOWS: Final = (
+    Option(
+        "keep_all_for_days",
+        Whole(1, 3650),
+        "All backups of so many days are kept, slices too; required where one of the next four is set.",
+        "7",
+        default="no windows",
+    ),
+    *(
+        Option(
+            f"keep_{each}_for_{unit}s",
+            Whole(0, most),
+            f"Then the newest of each {period} for so many {unit}s more; 0: none.",
+            example,
+            default="none",
+        )
+        for each, unit, period, most, example in (
+            ("daily", "day", "day", 3650, "16"),
+            ("weekly", "week", "ISO week (Monday to Sunday)", 520, "8"),
+            ("monthly", "month", "month", 1200, "4"),
+            ("yearly", "year", "year", 100, "2"),
+        )
+    ),
+)
 RETENTION: Final = Table(
     "job.retention",
-    Policy,
-    "How long a job's backups are kept. The newest verified one is never deleted.",
-    (
-        Option("count", Whole(1, 365), "How many are kept.", "14"),
-        Option("days", Whole(1, 365), "How old, in days, a kept one may become.", "60"),
-    ),
+    Retention,
+    "How long a job's backups are kept. The newest verified one is never deleted. [nanumpay.retention] and "
+    "[destination.NAME.retention] have the same keys; of those for a place, the most special one that says it counts.",
+    (*COUNTS, *WINDOWS, *_LIMITS),
 )
 
 JOB: Final = Table(

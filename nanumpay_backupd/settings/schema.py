@@ -40,6 +40,7 @@ __all__ = [
     "Paths",
     "Protection",
     "RestoreOrder",
+    "Retention",
     "RetryPolicy",
     "RunSpec",
     "S3Destination",
@@ -74,6 +75,23 @@ class Schedule(_Settings, frozen=True):
     timezone: str = ""
 
 
+class Retention(_Settings, frozen=True):
+    """What one table of the host file says about how long to keep; None: nothing. See `model.Policy` for the meaning.
+
+    Either ``count`` and ``days``, or the windows, or neither: then the rule is that of a more general table.
+    """
+
+    count: int | None = None
+    days: int | None = None
+    keep_all_for_days: int | None = None
+    keep_daily_for_days: int | None = None
+    keep_weekly_for_weeks: int | None = None
+    keep_monthly_for_months: int | None = None
+    keep_yearly_for_years: int | None = None
+    max_total_size: int | None = None
+    min_keep: int | None = None
+
+
 class RetryPolicy(_Settings, frozen=True):
     """How often and how soon a failed upload is tried again; the delay doubles each time up to an hour."""
 
@@ -96,6 +114,7 @@ class S3Destination(_Settings, frozen=True, tag_field="type", tag="s3"):
     sse_kms_key_id: str = ""
     storage_class: str = ""
     ca_file: str = ""
+    delete_versions: bool = False
     part_size: int = 16 << 20
     parallel_parts: int = 3
     timeout: float = 60.0
@@ -179,7 +198,8 @@ class Protection(_Settings, frozen=True, kw_only=True):
 class JobSpec(Protection, frozen=True, kw_only=True):
     """One job, complete: what, when, how, where, how long.
 
-    ``timezone`` is that of the schedules beside the backup's.
+    ``timezone`` is that of the schedules beside the backup's, and of the days that retention counts. ``policies`` are
+    those of the places for which another than ``retention`` holds.
     """
 
     name: str
@@ -187,6 +207,7 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     schedule: Schedule | None
     destinations: tuple[Destination, ...] = ()
     retention: Policy = Policy()
+    policies: dict[str, Policy] = {}
     compress: bool = True
     compression_level: int = 2
     enabled: bool = True
@@ -194,6 +215,10 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     timezone: str = ""
     retry: RetryPolicy = RetryPolicy()
     warnings: tuple[str, ...] = ()
+
+    def policy_at(self, place: str) -> Policy:
+        """Return how long this job's copies are kept at a place."""
+        return self.policies.get(place, self.retention)
 
 
 class AppS3(_Settings, frozen=True):
@@ -277,6 +302,7 @@ class S3Extras(_Settings, frozen=True):
     sse_kms_key_id: str = ""
     storage_class: str = ""
     ca_file: str = ""
+    delete_versions: bool = False
 
 
 class FtpExtras(_Settings, frozen=True):
@@ -295,6 +321,7 @@ class ApplicationJob(Protection, frozen=True, kw_only=True):
     destinations: tuple[str, ...] = ()
     catch_up: float = 7 * 86400.0
     compression_level: int = 2
+    retention: Retention = Retention()
     s3: S3Extras = S3Extras()
     ftp: FtpExtras = FtpExtras()
 
@@ -307,7 +334,7 @@ class HostJob(Protection, frozen=True, kw_only=True):
     database: str = ""
     schedule: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
-    retention: Policy = Policy()
+    retention: Retention = Retention()
     compress: bool = True
     compression_level: int = 2
     enabled: bool = True
@@ -348,7 +375,10 @@ class NotifyOptions(_Settings, frozen=True):
 
 
 class HostConfig(_Settings, frozen=True):
-    """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none."""
+    """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none.
+
+    ``retentions`` are what the destinations' own tables say about how long to keep, by the destination's name.
+    """
 
     origin: str = ""
     timezone: str = ""
@@ -362,6 +392,7 @@ class HostConfig(_Settings, frozen=True):
     channels: tuple[Channel, ...] = ()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()
+    retentions: dict[str, Retention] = {}
     jobs: tuple[HostJob, ...] = ()
 
 

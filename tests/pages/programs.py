@@ -23,6 +23,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "BACKUP|latest": "latest @backups",
     "C": "@collections",
     "CHANNEL": "@channels",
+    "DATE": "",
     "DEST": "@destinations",
     "DESTINATION": "@remote",
     "DIR": "@dirs",
@@ -35,6 +36,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "PLACE": "@named @dirs",
     "RUN": "@runs",
     "SWAP": "@swaps",
+    "TEXT": "",
     "TIME": "latest",
     "USER": "",
 }

@@ -399,6 +399,21 @@ def backups() -> list[Record]:
     ]
 
 
+def retention(destination: str, **changes: Any) -> Record:
+    """Make what holds at one place: the application's rule, and nothing is locked."""
+    record = {
+        "destination": destination,
+        "rule": "7, at most 30 days",
+        "count": 7,
+        "days": 30,
+        "max_total_size": 0,
+        "min_keep": 1,
+        "locked": 0,
+        "locked_bytes": 0,
+    }
+    return record | changes
+
+
 def job(**changes: Any) -> Record:
     """Make the application's job: daily at 02:00 in Seoul, everything well."""
     record = {
@@ -417,6 +432,7 @@ def job(**changes: Any) -> Record:
         "pending_uploads": 0,
         "retention_count": 7,
         "retention_days": 30,
+        "retention": [retention(place) for place in ("local", "app", "nas")],
         "warnings": [],
         "protection": protection(),
     }
@@ -662,16 +678,29 @@ class CannedDaemon:
             "size": 160_432_128,
         }
 
-    def _on_Prune(self, job: str | None = None, apply: bool = False) -> Record:
+    def _on_Prune(
+        self, job: str | None = None, apply: bool = False, at: str | None = None, assume_schedule: bool = False
+    ) -> Record:
         if self.health == "empty":
-            return {"lines": [], "applied": apply}
+            return {"lines": [], "applied": apply, "notes": []}
         old = "nanumpay-backup-2026-10-01T17-00-00"
         lines = [
             self._line(BACKUP, "local", "keep", "newest verified"),
             self._line(old, "local", "delete", "older than 30 days"),
             self._line(old, "app", "delete", "older than 30 days"),
         ]
-        return {"lines": lines, "applied": apply}
+        if assume_schedule:
+            lines.append(self._line("nanumpay-backup-2027-01-01T17-00-00", "app", "keep", "young") | {"assumed": True})
+        return {"lines": lines, "applied": apply, "notes": [], "at": at}
+
+    def _on_Pin(self, backup: str, reason: str = "") -> Record:
+        pin = {"backup": backup, "owner": "root", "reason": reason, "made": moment()}
+        return {"backup": backup, "pins": [pin]}
+
+    def _on_Unpin(self, backup: str, all: bool = False) -> Record:  # noqa: A002 - the protocol's name
+        reason = f"{BACKUP} is corrupt; this is the next older good one"
+        pin = {"backup": backup, "owner": "daemon:verify", "reason": reason, "made": moment()}
+        return {"backup": backup, "pins": [] if all else [pin]}
 
     def _on_GetSettings(self) -> Record:
         settings = {

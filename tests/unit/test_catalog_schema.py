@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.control.facts import job_facts, protection
+from nanumpay_backupd.control.facts import job_facts, protection, retention
 from nanumpay_backupd.model import (
     LOCAL,
     SLICES,
@@ -152,6 +152,7 @@ def _write(path: Path, version: int, backups: list[Backup], runs: list[Run]) -> 
             db.executescript(_SECOND)
         if version > 2:
             db.executescript(_THIRD)
+            db.execute("UPDATE backups SET pinned = 'a newer one is corrupt' WHERE id = ?", (backups[0].id,))
 
 
 def _tables(path: Path) -> set[tuple[str, str]]:
@@ -175,7 +176,13 @@ def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: P
         for run in runs:
             fresh.save_run(run)
     with Catalog(tmp_path / "old.db") as old, Catalog(tmp_path / "new.db") as new:
+        if version == 3:
+            # Until then the daemon alone made pins.
+            (found,) = old.pins()
+            assert (found.backup, found.reason, found.by_daemon) == (backups[0].id, "a newer one is corrupt", True)
+            new.pin(found)
         assert old.backups() == new.backups()
+        assert old.locked("nanumpay") == new.locked("nanumpay") == []
         assert len(old.backups()) == len(backups)
         for backup in backups:
             assert old.backup(backup.id) == new.backup(backup.id)
@@ -201,6 +208,7 @@ def test_a_status_reads_no_table_from_end_to_end(tmp_path: Path) -> None:
         catalog.save_stream(stream)
         catalog._db.set_trace_callback(said.append)
         job_facts(catalog, job.name)
+        retention(catalog, job)
         protection(catalog, job, lambda _: None, datetime.now(UTC))
         catalog.runs(slices=False)
         catalog.unfinished_runs()

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from nanumpay_backupd.errors import ConfigError
-from nanumpay_backupd.model import Policy
 from nanumpay_backupd.settings import hostfile
 from nanumpay_backupd.settings.hostfile import load_host_file, parse_host_file
 from nanumpay_backupd.settings.mongouri import has_password, uri_database, uri_place
@@ -25,6 +24,7 @@ from nanumpay_backupd.settings.schema import (
     LocalDestination,
     MongoConnection,
     NotifyOptions,
+    Retention,
     RetryPolicy,
     S3Destination,
 )
@@ -184,7 +184,7 @@ def test_destinations_and_jobs_are_read(monkeypatch: pytest.MonkeyPatch) -> None
         database="shop",
         schedule=("0 3 * * *", "0 15 * * 1-5"),
         destinations=("offsite", "usb"),
-        retention=Policy(count=3, days=30),
+        retention=Retention(count=3),
         compress=False,
         compression_level=0,
         enabled=False,
@@ -304,6 +304,31 @@ def test_how_people_are_told_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[[job]]\nname = "a"\nretention = 5', "job.a.retention", "must be a table", ""),
         ('[[job]]\nname = "a"\nretention = { weeks = 5 }', "job.a.retention.weeks", "not a known key", ""),
         ('[[job]]\nname = "a"\nretention = { count = 0 }', "job.a.retention.count", "from 1 to 365", ""),
+        ("[nanumpay.retention]\nweeks = 5", "nanumpay.retention.weeks", "not a known key", ""),
+        ("[nanumpay]\nretention = 5", "nanumpay.retention", "must be a table", ""),
+        ("[nanumpay.retention]\nkeep_all_for_days = 0", "nanumpay.retention.keep_all_for_days", "from 1 to 3650", ""),
+        ('[nanumpay.retention]\nmax_total_size = "50"', "nanumpay.retention.max_total_size", "with a unit", '"16MiB"'),
+        (
+            "[nanumpay.retention]\ndays = 30\nkeep_all_for_days = 7",
+            "nanumpay.retention.days",
+            "contradicts keep_all_for_days",
+            "keep count and days, or the keep_… keys",
+        ),
+        (
+            '[[job]]\nname = "a"\nretention = { keep_daily_for_days = 9 }',
+            "job.a.retention.keep_all_for_days",
+            "is missing: keep_daily_for_days begins where that window ends",
+            "add for example: keep_all_for_days = 7",
+        ),
+        (
+            "[destination.local.retention]\ncount = 2\nmin_keep = 3",
+            "destination.local.retention.min_keep",
+            "is 3, but count keeps only 2",
+            "min_keep = 2 or less",
+        ),
+        ('[nanumpay]\ndestinations = ["local"]\n[destination.local.retention]\ncount = 2',
+         "nanumpay.destinations", "there is no [destination.local]", ""),
+        ("[destination.usb.retention]\ncount = 2", "destination.usb.type", "is missing", ""),
         ('[[job]]\nname = "a"\ndestinations = ["usbb"]\n[destination.usb]\ntype="local"\npath="/a"',
          "job.a.destinations", "no [destination.usbb]", "did you mean usb?"),
         ('[notify]\nlanguage = "kr"', "notify.language", 'must be "en" or "ko"', ""),
@@ -511,7 +536,7 @@ def test_bad_connection_strings_are_refused_without_showing_them(uri: str) -> No
 
 def test_the_tables_describe_every_field() -> None:
     """No field of a record lacks its key in the host file, and each key fills a field of its table's record."""
-    named_elsewhere = {"origin", "name", "retention", "destinations", "jobs", "s3", "ftp", "channels"}
+    named_elsewhere = {"origin", "name", "retention", "retentions", "destinations", "jobs", "s3", "ftp", "channels"}
     named_elsewhere |= {table.path for table in SINGLE}
     for table in (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION):
         fields = {field.name for field in msgspec.structs.fields(table.record)}
@@ -549,7 +574,7 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     assert [job.name for job in config.jobs] == ["shop"]
     assert [destination.name for destination in config.destinations] == ["offsite", "ftp-server", "usb"]
     keys: list[Any] = re.findall(r"(?m)^#([a-z_0-9]+) = ", example_toml())
-    assert len(keys) == sum(len(t.options) for t in (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION)) + 3
+    assert len(keys) == sum(len(t.options) for t in (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION)) + 5
 
 
 def test_root_reads_what_root_owns(host_file: Path) -> None:

@@ -35,7 +35,11 @@ __backupctl_takes() {
         'swaps 2') REPLY=@swaps ;;
         'delete --from') REPLY=@destinations ;;
         'delete 1') REPLY=@backups ;;
+        'prune --at') REPLY='' ;;
         'prune 1') REPLY=@jobs ;;
+        'pin --reason') REPLY='' ;;
+        'pin 1') REPLY='latest @backups' ;;
+        'unpin 1') REPLY='latest @backups' ;;
         'test 1') REPLY=@remote ;;
         'notify -n') REPLY='' ;;
         'notify 1') REPLY=test ;;
@@ -68,7 +72,9 @@ __backupctl_options() {
         drill) REPLY='--backup --from --no-wait --help --socket --json --color' ;;
         swaps) REPLY='--yes --help --socket --json --color' ;;
         delete) REPLY='--from --force --yes --help --socket --json --color' ;;
-        prune) REPLY='--apply --yes --help --socket --json --color' ;;
+        prune) REPLY='--apply --at --assume-schedule --yes --help --socket --json --color' ;;
+        pin) REPLY='--reason --help --socket --json --color' ;;
+        unpin) REPLY='--all --help --socket --json --color' ;;
         settings) REPLY='--help --socket --json --color' ;;
         doctor) REPLY='--help --socket --json --color' ;;
         test) REPLY='--help --socket --json --color' ;;
@@ -119,7 +125,7 @@ _backupctl() {
     elif [[ $cur == -* ]]; then
         __backupctl_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps delete prune settings doctor test notify report logs reload rebuild completion'
+        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps delete prune pin unpin settings doctor test notify report logs reload rebuild completion'
     else
         __backupctl_takes "$command $at" || __backupctl_options "$command"
     fi

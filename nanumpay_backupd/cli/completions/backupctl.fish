@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --at --backup --collection --color --days --format --from --html --job --kind --language --level --socket --timeout --to-db -n
+            case --at --backup --collection --color --days --format --from --html --job --kind --language --level --reason --socket --timeout --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -128,13 +128,23 @@ complete -c backupctl -n '__backupctl_in swaps' -l yes -d 'do not ask'
 complete -c backupctl -n '__backupctl_in -' -a delete -d 'delete a backup with all its copies, or one copy'
 complete -c backupctl -n '__backupctl_at delete 1' -k -a '(__backupctl_words backups)'
 complete -c backupctl -n '__backupctl_in delete' -l from -x -k -a '(__backupctl_words destinations)' -d 'only the copy at this destination'
-complete -c backupctl -n '__backupctl_in delete' -l force -d 'even if it is the newest verified backup'
+complete -c backupctl -n '__backupctl_in delete' -l force -d 'even if it is pinned, or the newest verified backup'
 complete -c backupctl -n '__backupctl_in delete' -l yes -d 'do not ask'
 
 complete -c backupctl -n '__backupctl_in -' -a prune -d 'show what retention would delete; delete it with --apply'
 complete -c backupctl -n '__backupctl_at prune 1' -k -a '(__backupctl_words jobs)'
 complete -c backupctl -n '__backupctl_in prune' -l apply -d 'delete, not only show'
+complete -c backupctl -n '__backupctl_in prune' -l at -x -d 'show what would be deleted on that day (see below)'
+complete -c backupctl -n '__backupctl_in prune' -l assume-schedule -d 'with --at: as if all scheduled backups until then had been made'
 complete -c backupctl -n '__backupctl_in prune' -l yes -d 'do not ask'
+
+complete -c backupctl -n '__backupctl_in -' -a pin -d 'keep retention from deleting a backup'
+complete -c backupctl -n '__backupctl_at pin 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_in pin' -l reason -x -d 'why; it is shown wherever the backup is'
+
+complete -c backupctl -n '__backupctl_in -' -a unpin -d 'let retention delete a backup again'
+complete -c backupctl -n '__backupctl_at unpin 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_in unpin' -l all -d 'also what the daemon pinned because a newer backup is damaged'
 
 complete -c backupctl -n '__backupctl_in -' -a settings -d 'show the settings in force and where they come from'
 
