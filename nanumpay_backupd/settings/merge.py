@@ -11,9 +11,11 @@ from nanumpay_backupd.settings.schema import (
     APPLICATION_JOB,
     AppSettings,
     Destination,
+    EncryptionOptions,
     FtpDestination,
     HostConfig,
     HostJob,
+    JobEncryption,
     JobSpec,
     MongoSource,
     Protection,
@@ -22,8 +24,10 @@ from nanumpay_backupd.settings.schema import (
 )
 from nanumpay_backupd.system.secrets import Secret
 
-__all__ = ["TIERS", "application_destination", "build_jobs"]
+__all__ = ["ALL", "REMOTE", "TIERS", "application_destination", "build_jobs"]
 
+ALL: Final = "all"
+REMOTE: Final = "remote"
 TIERS: Final = {
     "critical": (900.0, 3600.0),
     "important": (3600.0, 4 * 3600.0),
@@ -81,24 +85,30 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
 def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[str, ...]) -> JobSpec:
     known = app or AppSettings(storage="none")
     own = application_destination(host, known)
+    destinations = (*((own,) if own else ()), *_named(host, host.nanumpay.destinations))
+    encryption = _encryption(host, host.nanumpay.encryption, REMOTE)
+    # Of settings that are not known yet nobody can say whether they name a place.
+    told = _encryption_warnings(encryption, bool(destinations) or app is None, of_application=True)
     return JobSpec(
         name=APPLICATION_JOB,
         source=_source(host, host.mongodb.uri, host.mongodb.database),
         schedule=None if app is None else to_schedule(app, host.timezone),
-        destinations=(*((own,) if own else ()), *_named(host, host.nanumpay.destinations)),
+        destinations=destinations,
         retention=known.retention,
         compress=known.compress,
         compression_level=host.nanumpay.compression_level,
         enabled=known.enabled,
         catch_up=host.nanumpay.catch_up,
         retry=host.retry,
-        warnings=(*known.warnings, *warnings),
+        encryption=encryption,
+        warnings=(*known.warnings, *told, *warnings),
         timezone=host.timezone,
         **_protection(host.nanumpay),
     )
 
 
 def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
+    encryption = _encryption(host, job.encryption, ALL)
     return JobSpec(
         name=job.name,
         source=_source(host, job.uri, job.database),
@@ -111,6 +121,8 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
         catch_up=job.catch_up,
         retry=host.retry,
         timezone=host.timezone,
+        encryption=encryption,
+        warnings=_encryption_warnings(encryption, bool(job.destinations), of_application=False),
         **_protection(job),
     )
 
@@ -125,6 +137,40 @@ def _source(host: HostConfig, uri: Secret, database: str) -> MongoSource:
         mongoexport=tools.mongoexport,
         mongod=tools.mongod,
     )
+
+
+def _encryption(host: HostConfig, own: EncryptionOptions, scope: str) -> JobEncryption:
+    """Return how a job is encrypted: as it says itself, else as all are; it may decrypt with the keys of both."""
+    common, tools = host.encryption, host.tools
+    chosen = own if own.method else common
+    former = (common.passphrase,) if own.method and common.passphrase else ()
+    return JobEncryption(
+        method=chosen.method or "none",
+        scope=own.scope or common.scope or scope,
+        passphrase=chosen.passphrase,
+        recipients=chosen.recipients,
+        decrypt_with=tuple(dict.fromkeys((*own.decrypt_with, *common.decrypt_with, *former))),
+        gpg=tools.gpg,
+        gpg_agent=tools.gpg_agent,
+        age=tools.age,
+    )
+
+
+def _encryption_warnings(options: JobEncryption, elsewhere: bool, *, of_application: bool) -> tuple[str, ...]:  # noqa: FBT001
+    """Say what of these settings is legal but hardly meant."""
+    told = []
+    if options.on and options.scope == ALL and of_application:
+        told.append(
+            'encryption with scope = "all" hides the backups from the application: its page offers none for download, '
+            'and its "run now" reports a failure although the backup is made; scope = "remote" encrypts the copies '
+            "elsewhere and keeps the local file readable"
+        )
+    if options.on and options.scope == REMOTE and not elsewhere:
+        told.append(
+            'encryption with scope = "remote" encrypts only copies elsewhere, and no destination is configured: '
+            "nothing is encrypted"
+        )
+    return tuple(told)
 
 
 def _protection(settings: Protection) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.settings.document import DOCUMENT_PATH, FIELDS
-from nanumpay_backupd.settings.options import DESTINATIONS, JOB, RETENTION, SINGLE, TOP, Option, Table
+from nanumpay_backupd.settings.options import DESTINATIONS, JOB, JOB_ENCRYPTION, RETENTION, SINGLE, TOP, Option, Table
 
 __all__ = ["example_toml", "reference_markdown"]
 
@@ -88,7 +88,8 @@ def reference_markdown() -> str:
     for kind, table in DESTINATIONS.items():
         lines += [f'\n#### type = "{kind}"\n\n{table.doc}\n\n', *_table(table)]
     lines += [f"\n### `[[job]]`\n\n{JOB.doc}\n\n", *_table(JOB)]
-    lines += [f"\n#### `[job.retention]`\n\n{RETENTION.doc}\n\n", *_table(RETENTION)]
+    for table in (RETENTION, JOB_ENCRYPTION):
+        lines += [f"\n#### `[{table.path}]`\n\n{table.doc}\n\n", *_table(table)]
     return "".join(lines)
 
 
@@ -101,7 +102,8 @@ def example_toml() -> str:
         name = {"s3": "offsite", "ftp": "ftp-server", "local": "usb"}[kind]
         lines += _example(table, f"[destination.{name}]", f'type = "{kind}"')
     lines += _example(JOB, "[[job]]")
-    lines += _example(RETENTION, "[job.retention]")
+    for table in (RETENTION, JOB_ENCRYPTION):
+        lines += _example(table, f"[{table.path}]")
     return "".join(lines)
 
 

@@ -25,10 +25,12 @@ __all__ = [
     "CollectionOrder",
     "ControlOptions",
     "Destination",
+    "EncryptionOptions",
     "FtpDestination",
     "FtpExtras",
     "HostConfig",
     "HostJob",
+    "JobEncryption",
     "JobSpec",
     "LocalDestination",
     "LogOptions",
@@ -169,6 +171,34 @@ class Protection(_Settings, frozen=True, kw_only=True):
     rto: float = 0.0
 
 
+class EncryptionOptions(_Settings, frozen=True):
+    """How backups are encrypted. ``method`` is none, openpgp or age (empty in a job's own table: as everywhere).
+
+    Either ``passphrase`` or ``recipients`` is there: for openpgp paths of public key files, for age also recipients
+    themselves. ``scope`` is ``all`` (also the copy in the backups folder) or ``remote`` (only copies elsewhere);
+    ``decrypt_with`` are further passphrases and private keys, for what was encrypted before or to keys.
+    """
+
+    method: str = ""
+    scope: str = ""
+    passphrase: Secret = Secret("")
+    recipients: tuple[str, ...] = ()
+    decrypt_with: tuple[Secret, ...] = ()
+
+    @property
+    def on(self) -> bool:
+        """Tell whether anything is encrypted."""
+        return self.method not in ("", "none")
+
+
+class JobEncryption(EncryptionOptions, frozen=True):
+    """How the backups of one job are encrypted, complete, and the tools for it."""
+
+    gpg: str = "gpg"
+    gpg_agent: str = "gpg-agent"
+    age: str = "age"
+
+
 class JobSpec(Protection, frozen=True, kw_only=True):
     """One job, complete: what, when, how, where, how long.
 
@@ -186,6 +216,7 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     catch_up: float = 7 * 86400.0
     timezone: str = ""
     retry: RetryPolicy = RetryPolicy()
+    encryption: JobEncryption = JobEncryption()
     warnings: tuple[str, ...] = ()
 
 
@@ -246,6 +277,9 @@ class Tools(_Settings, frozen=True):
     mongorestore: str = "mongorestore"
     mongoexport: str = "mongoexport"
     mongod: str = "mongod"
+    gpg: str = "gpg"
+    gpg_agent: str = "gpg-agent"
+    age: str = "age"
 
 
 class ControlOptions(_Settings, frozen=True):
@@ -290,6 +324,7 @@ class ApplicationJob(Protection, frozen=True, kw_only=True):
     compression_level: int = 2
     s3: S3Extras = S3Extras()
     ftp: FtpExtras = FtpExtras()
+    encryption: EncryptionOptions = EncryptionOptions()
 
 
 class HostJob(Protection, frozen=True, kw_only=True):
@@ -305,6 +340,7 @@ class HostJob(Protection, frozen=True, kw_only=True):
     compression_level: int = 2
     enabled: bool = True
     catch_up: float = 7 * 86400.0
+    encryption: EncryptionOptions = EncryptionOptions()
 
 
 class HostConfig(_Settings, frozen=True):
@@ -318,6 +354,7 @@ class HostConfig(_Settings, frozen=True):
     control: ControlOptions = ControlOptions()
     log: LogOptions = LogOptions()
     retry: RetryPolicy = RetryPolicy()
+    encryption: EncryptionOptions = EncryptionOptions()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()
     jobs: tuple[HostJob, ...] = ()
