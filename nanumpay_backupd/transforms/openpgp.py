@@ -7,6 +7,7 @@ environment; public keys are files that are named for the one call, and no keyri
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain
@@ -72,15 +73,17 @@ class OpenPgp(Encryption):
         self._passphrases = tuple(dict.fromkeys((*own, *(key for key in keys if key not in private))))
         self._tools = (gpg, agent)
         self._home: GnupgHome | None = None
+        self._making = threading.Lock()
         self._found: tuple[Recipient, ...] | None = None
         self._at_hand: frozenset[str] | None = None
 
     @property
     def home(self) -> GnupgHome:
         """Return the private home, made at the first use."""
-        if self._home is None:
-            self._home = GnupgHome(*self._tools)
-        return self._home
+        with self._making:
+            if self._home is None:
+                self._home = GnupgHome(*self._tools)
+            return self._home
 
     def close(self) -> None:
         """End the agent and remove the home."""
