@@ -26,6 +26,7 @@ from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
+from nanumpay_backupd.system.secrets import credentials_unread
 from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.worker import EXIT_CODES, execute
@@ -124,8 +125,12 @@ def perform(
 
 def check_config(config: Path | None) -> int:
     """Read the host file and say what it means; raises ConfigError when it is refused."""
-    host = load_host_file(config)
+    with credentials_unread() as unread:
+        host = load_host_file(config)
     sys.stdout.write(f"{host.origin or 'no host file: the defaults'}: ok\n")
+    if unread:
+        names = ", ".join(dict.fromkeys(unread))
+        sys.stdout.write(f"  not checked, as only the service has them: the credentials {names}\n")
     sys.stdout.write(f"  backups in {host.paths.backups}, state in {host.paths.state}\n")
     sys.stdout.write(f"  control socket {host.paths.socket}\n")
     for job in build_jobs(host, None):

@@ -57,6 +57,9 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
 }
 DEB_PACKAGES: Final = ("build-essential", "debhelper", "dpkg-dev", "lintian", "python3", "python3-venv")
 """What building the Debian package takes, as debian/control has it, and lintian, which looks at it."""
+SYSTEM_PACKAGES: Final = ("debootstrap", "systemd-container")
+"""What booting a container takes, for the tests of the package."""
+ONLY_PACKAGES: Final = {"deb": DEB_PACKAGES, "system": SYSTEM_PACKAGES}
 SERVERS: Final = frozenset({"cron", "vsftpd"})
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Helpers of package installation that would start or enable the service a package brings.
@@ -68,18 +71,18 @@ class SetupError(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Set up for ``demo``, ``test``, or ``deb`` (only what building the package takes); return an exit code."""
+    """Set up for ``demo`` or ``test``; for ``deb`` or ``system`` only the system packages. Return an exit code."""
     wanted = argv[1] if len(argv) > 1 else "test"
-    if wanted not in ("demo", "test", "deb"):
-        print("usage: setup_tools.py [demo|test|deb]", file=sys.stderr)
+    if wanted not in ("demo", "test", *ONLY_PACKAGES):
+        print("usage: setup_tools.py [demo|test|deb|system]", file=sys.stderr)
         return 2
     try:
         if sys.version_info < (3, 11):  # noqa: UP036 - run by whatever python3 is
             raise SetupError(f"Python 3.11 or newer is needed, not {sys.version.split()[0]}: make PYTHON=python3.11")
         TOOLS.mkdir(exist_ok=True)
         with _one_at_a_time():
-            if wanted == "deb":
-                install([package for package in DEB_PACKAGES if not _is_installed(package)])
+            if wanted in ONLY_PACKAGES:
+                install([package for package in ONLY_PACKAGES[wanted] if not _is_installed(package)])
                 return 0
             system_packages(DEMO_COMMANDS if wanted == "demo" else TEST_COMMANDS)
             virtual_environment()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ from nanumpay_backupd.cli.context import Context
 from nanumpay_backupd.cli.details import status_lines
 from nanumpay_backupd.cli.progress import measures
 from nanumpay_backupd.cli.terminal import clean
+from nanumpay_backupd.control.client import DOWN
 from nanumpay_backupd.errors import BackupdError
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
@@ -41,8 +43,9 @@ class _Listener:
     def _listen(self) -> NoReturn:
         while True:
             try:
-                for reply in self._context.stream("Watch"):
-                    self._heard(reply["event"])
+                if not _is_down(self._context):
+                    for reply in self._context.stream("Watch"):
+                        self._heard(reply["event"])
             except Exception:  # noqa: BLE001, S110 - the looks themselves say what is wrong; this only tries again
                 pass
             self.progress.clear()
@@ -100,7 +103,7 @@ def _redraw(context: Context, listener: _Listener, status: Reply) -> NoReturn:
     while True:
         going = {run: f"{one['stage']} {measures(one)}".strip() for run, one in list(listener.progress.items())}
         lines = status_lines(screen, reply or status, going)
-        footer = "Ctrl-C ends this" if reply else "The daemon does not answer; trying again. Ctrl-C ends this"
+        footer = "Ctrl-C ends this" if reply else f"{_trouble(context)}. Ctrl-C ends this"
         lines = [screen.fit(clean(line)) for line in lines[: screen.rows - 3]]
         lines += ["", screen.paint(footer, "dim" if reply else "red")]
         screen.raw(_HOME + "".join(f"{line}{_TO_LINE_END}\n" for line in lines) + _TO_END)
@@ -114,7 +117,20 @@ def _next(context: Context, listener: _Listener) -> Reply | None:
     time.sleep(_PAUSE)
     listener.stir.clear()
     try:
-        return context.ask("GetStatus")
+        if not _is_down(context):
+            return context.ask("GetStatus")
     except BackupdError:
-        time.sleep(_RETRY)
-        return None
+        pass
+    time.sleep(_RETRY)
+    return None
+
+
+def _is_down(context: Context) -> bool:
+    """Tell whether the daemon is down on purpose, and connecting would start it: that is not for who only watches."""
+    return os.path.exists(context.args.socket + DOWN)  # noqa: PTH110 - pathlib costs more than all the rest
+
+
+def _trouble(context: Context) -> str:
+    if _is_down(context):
+        return "The daemon was stopped, or cannot start; waiting for it (systemctl status nanumpay-backupd)"
+    return "The daemon does not answer; trying again"

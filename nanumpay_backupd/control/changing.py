@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -18,6 +19,9 @@ from nanumpay_backupd.settings.schema import JobSpec
 
 __all__ = ["Changing"]
 
+_PATIENCE: Final = 10.0
+"""Seconds that the first connection to MongoDB may take (its own limit, 5 s, and a second try)."""
+_PAUSE: Final = 0.1
 _log = structlog.get_logger(__name__)
 
 
@@ -127,10 +131,10 @@ class Changing(Desk):
 
     async def doctor(self, _call: Call) -> dict[str, Any]:
         """Answer Doctor: every job's checks, each in a process of its own."""
-        checks: list[dict[str, Any]] = list(self._own_checks())
+        checks: list[dict[str, Any]] = []
         for job in self._supervisor.jobs.values():
             checks += await self._checks(job, "doctor")
-        return {"checks": _distinct(checks)}
+        return {"checks": _distinct([*await self._own_checks(), *checks])}
 
     async def test_destination(self, call: Call) -> dict[str, Any]:
         """Answer TestDestination."""
@@ -144,8 +148,8 @@ class Changing(Desk):
             f"no job has a destination {name!r}", hint=f"the destinations are: {', '.join(known) or 'none yet'}"
         )
 
-    def _own_checks(self) -> list[dict[str, Any]]:
-        state = self._daemon.settings_state()
+    async def _own_checks(self) -> list[dict[str, Any]]:
+        state = await self._connected()
         problem = state.get("problem")
         if problem:
             return [_check("settings", "failed", problem["message"], problem["hint"])]
@@ -156,6 +160,15 @@ class Changing(Desk):
         }.get(state["mode"], "MongoDB has not been reached yet")
         good = state["connected"] or state["mode"] == "off"
         return [_check("settings", "ok" if good else "failed", how, "" if good else "is mongod running?")]
+
+    async def _connected(self) -> dict[str, Any]:
+        """Return how the settings are watched; just after a start, once it is known whether MongoDB answers."""
+        for _ in range(int(_PATIENCE / _PAUSE)):
+            state = self._daemon.settings_state()
+            if state["connected"] or state["mode"] == "off" or state.get("problem"):
+                break
+            await asyncio.sleep(_PAUSE)
+        return self._daemon.settings_state()
 
     async def _checks(self, job: JobSpec, action: str) -> list[dict[str, Any]]:
         return await self._ask(job, action, "check")

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-__all__ = ["Client", "RemoteError"]
+__all__ = ["DOWN", "Client", "RemoteError"]
+
+DOWN = ".down"
+"""Behind the socket's name: a file that is there while the daemon is down on purpose, although systemd listens.
+
+Who only watches shall not start it again by connecting; who wants something may.
+"""
 
 _INTERFACE = "com.nanumpay.Backup."
 _SERVICE = "org.varlink.service."

@@ -11,22 +11,29 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from nanumpay_backupd.control.client import DOWN
 from nanumpay_backupd.errors import BusyError, ConfigError
 
-__all__ = ["Listener", "group_differs"]
+__all__ = ["Listener", "group_differs", "mark_down"]
 
 _BACKLOG: Final = 128
 _PARENT_MODE: Final = 0o755
+_HINT: Final = "check the folder's owner and the configured group; a socket's path has 90 characters at most"
+_GROUP_HINT: Final = (
+    "take [control] group out of backupd.toml and let nanumpay-backupd.socket make the socket, with SocketGroup= "
+    "(drop-in socket-group.conf): the service may not give a file to another group"
+)
 
 
 class Listener:
     """A listening Unix socket; `close` removes its file if the file is still the one made here."""
 
-    def __init__(self, listening: socket.socket, path: Path | None) -> None:
-        """``path`` is the file to remove at the end, None when it belongs to somebody else (systemd)."""
+    def __init__(self, listening: socket.socket, path: Path | None, shared: Path | None = None) -> None:
+        """``path`` is the file to remove at the end, None when it belongs to somebody else (systemd): ``shared``."""
         listening.setblocking(False)  # noqa: FBT003 - its one argument
         self.socket = listening
         self._path = path
+        self._shared = shared
         self._identity = None if path is None else _identity(path)
 
     @classmethod
@@ -54,7 +61,9 @@ class Listener:
         except ConfigError:
             listening.detach()
             raise
-        return cls(listening, None)
+        with contextlib.suppress(OSError):
+            _down(path).unlink(missing_ok=True)
+        return cls(listening, None, path)
 
     @classmethod
     def open(cls, path: Path, *, mode: int, group: str | None) -> Listener:
@@ -62,7 +71,7 @@ class Listener:
 
         Raises BusyError when another daemon answers there, ConfigError when the path or the group cannot be used.
         """
-        gid = -1 if group is None else _gid(group)
+        gid = None if group is None else _gid(group)
         _refuse_living(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -71,7 +80,8 @@ class Listener:
             temporary.unlink(missing_ok=True)
             listening.bind(str(temporary))
             # Rights first, then listening, then the name that callers know: no moment with wrong rights.
-            os.chown(temporary, -1, gid)
+            if gid is not None:
+                os.chown(temporary, -1, gid)
             temporary.chmod(mode)
             listening.listen(_BACKLOG)
             temporary.replace(path)
@@ -82,16 +92,28 @@ class Listener:
                 temporary.unlink()
             raise ConfigError(
                 f"the control socket {path} cannot be made: {error.strerror or error}",
-                hint="check the folder's owner and the configured group; a socket's path has 90 characters at most",
+                hint=_GROUP_HINT if group is not None and error.errno == errno.EPERM else _HINT,
                 code="control-socket",
             ) from None
 
     def close(self) -> None:
-        """Stop listening and remove the file, unless another daemon has put its own there."""
+        """Stop listening and remove the file, unless another daemon has put its own there, or it is systemd's."""
+        if self._shared is not None:
+            mark_down(self._shared)
         self.socket.close()
         if self._path is not None and self._identity is not None and _identity(self._path) == self._identity:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def mark_down(path: Path) -> None:
+    """Leave word beside systemd's socket that the daemon is down on purpose (see `client.DOWN`). Best effort."""
+    with contextlib.suppress(OSError):
+        _down(path).touch(mode=0o644)
+
+
+def _down(path: Path) -> Path:
+    return path.with_name(path.name + DOWN)
 
 
 def group_differs(path: Path, group: str) -> bool:

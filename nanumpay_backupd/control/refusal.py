@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from pathlib import Path
 from typing import Any, Final
 
 from nanumpay_backupd.control.connection import fault_of
+from nanumpay_backupd.control.listener import mark_down
 from nanumpay_backupd.control.wire import Framer, encode
 from nanumpay_backupd.errors import BackupdError
 
@@ -23,7 +25,8 @@ _MOST: Final = 1024
 def refuse_callers(fd: int, error: BackupdError) -> int:
     """Tell everybody who waits on a listening socket why the daemon cannot start; returns how many there were.
 
-    Waits for nobody. ``fd`` stays open, and what is no listening socket is left alone.
+    Those who only watch are kept from coming again. Waits for nobody. ``fd`` stays open; what is no listening socket
+    is left alone.
     """
     fault = fault_of(error)
     reply = {
@@ -33,6 +36,9 @@ def refuse_callers(fd: int, error: BackupdError) -> int:
     told = 0
     with contextlib.suppress(OSError), socket.socket(fileno=socket.dup(fd)) as listening:
         listening.setblocking(False)  # noqa: FBT003 - its one argument
+        where = listening.getsockname()
+        if where and isinstance(where, str):
+            mark_down(Path(where))
         while told < _MOST:
             accepted, _ = listening.accept()
             told += 1

@@ -292,7 +292,12 @@ SINGLE: Final = (
         "Who may use `backupctl` besides root and the service's own user.",
         (
             Option(
-                "group", _GROUP, "Its members may look and start runs.", '"adm"', default="the service user's own group"
+                "group",
+                _GROUP,
+                "Its members may look and start runs. Where systemd makes the socket (nanumpay-backupd.socket) it is "
+                "`SocketGroup=` there that counts.",
+                '"adm"',
+                default="the service user's own group",
             ),
             Option("admin_group", _GROUP, "Its members may also delete.", '"sudo"', default="nobody"),
         ),

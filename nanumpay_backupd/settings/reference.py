@@ -55,7 +55,8 @@ TOML, UTF-8. Unknown keys are refused. The file must not be writable by every us
 
 - **Durations** carry a unit: `"500ms"`, `"60s"`, `"15m"`, `"2h"`, `"7d"`, `"1h30m"`. **Sizes** too: `"16MiB"`, `"5GB"`.
 - **Secrets** are written as a reference: `{ credential = "name" }` reads what systemd passes by
-  `LoadCredential=name:/path` (`systemctl edit nanumpay-backupd`), `{ env = "NAME" }` an environment variable,
+  `LoadCredential=name:/path` or, encrypted on the disk, `LoadCredentialEncrypted=name:/path`
+  ([credentials](operations.md#credentials)), `{ env = "NAME" }` an environment variable,
   `{ file = "/path" }` a file, refused when every user can read it. A secret as plain text is accepted only while the
   host file itself is not readable by every user (`chmod 0640`). They never appear in logs, status or process lists.
 - **Environment**: `MONGODB_URI` (for `mongodb.uri`) and `BACKUP_PATH` (for `paths.backups`) are honoured, so the

@@ -162,6 +162,9 @@ class ScratchServer(Scratch):
             # Documents past their time are to be compared, not removed.
             "--setParameter=ttlMonitorEnabled=false",
             "--slowms=600000",
+            # Nothing of a drill runs JavaScript (views are made, not asked), and its compiler needs memory that can be
+            # written and executed, which the service must not have: mongod would not even start (seen with 6.0).
+            "--noscripting",
         ]
 
     def _socket(self) -> Path:

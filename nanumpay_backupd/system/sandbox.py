@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-__all__ = ["FOLDERS", "HOMES", "Hindrance", "hidden", "hindrance", "way_out"]
+__all__ = ["FOLDERS", "HOMES", "HOME_FOLDERS", "Hindrance", "hidden", "hindrance", "setting_line", "way_out"]
 
 _UNIT: Final = "nanumpay-backupd"
 _DROP_INS: Final = f"/etc/systemd/system/{_UNIT}.service.d"
@@ -24,7 +24,8 @@ FOLDERS: Final = "folders"
 HOMES: Final = "homes"
 """Names of the drop-ins that the commands write; ready-made ones of that name are in systemd/drop-ins."""
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
-_HOMES: Final = ("/home", "/root", "/run/user")
+HOME_FOLDERS: Final = ("/home", "/root", "/run/user")
+"""What ProtectHome= is about."""
 _COVERS: Final = "/systemd/inaccessible/"
 """Where systemd keeps the empty files and folders that it lays over others."""
 
@@ -55,7 +56,7 @@ def hindrance(path: Path, mountinfo: str) -> Hindrance:
     if found is None:
         return Hindrance.NONE
     point, root, kind, options, of_the_disk = found
-    if _COVERS in root or (point in _HOMES and kind == "tmpfs" and "ro" in options):
+    if _COVERS in root or (point in HOME_FOLDERS and kind == "tmpfs"):
         return Hindrance.HIDDEN
     if "ro" in options and "ro" not in of_the_disk:
         return Hindrance.READ_ONLY
@@ -70,9 +71,10 @@ def way_out(path: Path, *, environ: Mapping[str, str] = os.environ) -> str:
     real = Path(os.path.realpath(path))
     found = _hindrance_here(real, environ)
     if found is Hindrance.READ_ONLY:
-        return f"the service may not write there; as root: {_commands(real, FOLDERS, _quoted('ReadWritePaths', real))}"
+        line = setting_line("ReadWritePaths", real)
+        return f"the service may not write there; as root: {_commands(real, FOLDERS, line)}"
     if found is Hindrance.HIDDEN:
-        lines = ("ProtectHome=tmpfs", _quoted("BindPaths", real))
+        lines = ("ProtectHome=tmpfs", setting_line("BindPaths", real))
         return f"the service does not see that folder; as root: {_commands(real, HOMES, *lines)}"
     return ""
 
@@ -106,7 +108,7 @@ def _commands(folder: Path, name: str, *lines: str) -> str:
     return " && ".join(steps)
 
 
-def _quoted(setting: str, path: Path) -> str:
+def setting_line(setting: str, path: Path) -> str:
     """Write a path as units want it; without the folder the service shall start all the same ("-")."""
     value = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'{setting}="-{value}"' if re.search(r"[\s\"'\\]", value) else f"{setting}=-{value}"

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.system.sandbox import hidden
 
-__all__ = ["Secret", "read_secret", "redact"]
+__all__ = ["Secret", "credentials_unread", "read_secret", "redact"]
 
 _URI_PASSWORD = re.compile(r"(?P<head>[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/@:]*):[^\s@]*@")
 _MASK = "***"
 _known: set[str] = set()
 _LIMIT = 64 << 10
+_unread: list[str] | None = None
+_STAND_IN = "mongodb://localhost/"
+"""What is good as a password and as a connection string."""
 _NOT_SEEN = (
     "the service does not see homes; move the file to /etc/nanumpay, or pass it as a credential (LoadCredential=)"
 )
@@ -35,8 +39,8 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self._value = value
-        # A short word would mask innocent text; a real secret is longer.
-        if len(value) >= 6 and value not in _OWN_WORDS:
+        # A short word would mask innocent text, as would the bare head of an address; a real secret is longer.
+        if len(value) >= 6 and value not in _OWN_WORDS and not value.endswith("://"):
             _known.update({value, quote(value, safe=""), quote_plus(value)})
 
     def reveal(self) -> str:
@@ -87,8 +91,25 @@ def read_secret(reference: Mapping[str, str], path: str) -> Secret:
     return Secret(value)
 
 
+@contextlib.contextmanager
+def credentials_unread() -> Iterator[list[str]]:
+    """Within the block, take something in place of credentials where systemd passed none: in a shell, for a check.
+
+    Yields the list of the names that were asked for.
+    """
+    global _unread
+    before, _unread = _unread, []
+    try:
+        yield _unread
+    finally:
+        _unread = before
+
+
 def _from_credential(name: str, path: str) -> str:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder and _unread is not None:
+        _unread.append(name)
+        return _STAND_IN
     if not folder:
         raise ConfigError(
             f"{path}: credential {name!r} cannot be read, because systemd passed no credentials",
@@ -96,7 +117,14 @@ def _from_credential(name: str, path: str) -> str:
         )
     if "/" in name or name in ("", ".", ".."):
         raise ConfigError(f"{path}: {name!r} is not a credential's name", hint="use the name given in LoadCredential=")
-    return _read(Path(folder) / name, path, f"credential {name!r}")
+    file = Path(folder) / name
+    if not file.exists():
+        raise ConfigError(
+            f"{path}: systemd passed no credential {name!r}",
+            hint=f"add LoadCredential={name}:/path/to/file to the unit (drop-in credentials.conf), then: "
+            "systemctl daemon-reload && systemctl restart nanumpay-backupd (a reload passes no new ones)",
+        )
+    return _read(file, path, f"credential {name!r}")
 
 
 def _from_environment(name: str, path: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from nanumpay_backupd.settings.schema import Paths
+from nanumpay_backupd.system.sandbox import HOME_FOLDERS, setting_line
 
 __all__ = ["APPLICATION", "DEFAULT", "HEADER", "Choice", "Facts", "choose", "drop_in", "hidden_by", "variable_in"]
 
@@ -21,7 +22,6 @@ HEADER: Final = (
 
 _OPEN: Final = (DEFAULT, APPLICATION)
 """What the unit itself lets the service write to, beside its state."""
-_HOMES: Final = tuple(map(Path, ("/home", "/root", "/run/user")))
 _HIDDEN: Final = {
     "/tmp": "PrivateTmp",  # noqa: S108 - not used, only known
     "/var/tmp": "PrivateTmp",  # noqa: S108
@@ -73,12 +73,12 @@ def drop_in(choice: Choice) -> str:
     folder = choice.folder
     lines = []
     if not choice.named and folder != DEFAULT:
-        lines.append(f"Environment={_quoted(f'BACKUP_PATH={folder}')}")
+        lines.append(f"Environment=BACKUP_PATH={folder}")
     if not any(folder.is_relative_to(place) for place in _OPEN):
-        lines.append(f"ReadWritePaths={_quoted(f'-{folder}')}")
-    if any(folder.is_relative_to(home) for home in _HOMES):
+        lines.append(setting_line("ReadWritePaths", folder))
+    if any(folder.is_relative_to(home) for home in HOME_FOLDERS):
         # This one folder and no other: the rest of the homes stays out of sight.
-        lines += ["ProtectHome=tmpfs", f"BindPaths={_quoted(f'-{folder}')}"]
+        lines += ["ProtectHome=tmpfs", setting_line("BindPaths", folder)]
     if not lines:
         return ""
     return "\n".join([f"{HEADER}[Service]", *lines, ""])
@@ -104,9 +104,3 @@ def _unquoted(value: str) -> str:
         inner = value[1:-1]
         return inner if value[0] == "'" else re.sub(r'\\(["\\$`])', r"\1", inner)
     return re.sub(r"\\(.)", r"\1", value)
-
-
-def _quoted(value: str) -> str:
-    """Write one word for a unit file, where a percent sign, quotes and backslashes mean something."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'"{escaped}"' if re.search(r"[^\w./%+:=@-]", value) else escaped

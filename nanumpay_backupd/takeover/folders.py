@@ -187,7 +187,7 @@ def _write_drop_in(path: Path, text: str) -> None:
     if text:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_atomic(path, text.encode("utf-8", "surrogateescape"), mode=0o644)
-        _say(f"So that the service may write there, {path} was written.")
+        _say(f"{path} was written: with it the service knows the folder and may write there.")
     else:
         path.unlink()
         with contextlib.suppress(OSError):

@@ -78,6 +78,14 @@ class TestReadiness:
             assert site.stop() == EXIT_OK
         assert site.notify.keys() == ["STOPPING"]
 
+    def test_doctor_waits_for_the_first_connection(self, site: Site) -> None:
+        """Ready with the settings of before, MongoDB is not reached yet: that is no fault to doctor."""
+        site.start()
+        site.stop()
+        site.start()
+        checks = {check["name"]: check["state"] for check in site.call("Doctor")["checks"]}
+        assert checks["settings"] == "ok"
+
     def test_watchdog_is_fed(self, site: Site) -> None:
         """With WATCHDOG_USEC beats come, also while a run is going on; the status line says which stage that is in."""
         site.start(environment={"WATCHDOG_USEC": "200000"})

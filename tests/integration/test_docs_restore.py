@@ -186,37 +186,6 @@ def test_a_copy_is_fetched_from_ftp(house: House, tmp_path: Path) -> None:
     assert (tmp_path / name).read_bytes() == (house.backups / name).read_bytes()
 
 
-BEFORE: Final = """\
-MAILTO=ops@example.com
-# nanumpay-backup
-0 2 * * * /opt/nanumpay/bin/nanumpay-backup >> /logs/backup.log 2>&1
-# a remark on /opt/nanumpay/bin/nanumpay-backup
-5 4 * * * rsync -a /srv/nanumpay-backups/ nas:/backups/
-"""
-AFTER: Final = """\
-MAILTO=ops@example.com
-# a remark on /opt/nanumpay/bin/nanumpay-backup
-5 4 * * * rsync -a /srv/nanumpay-backups/ nas:/backups/
-"""
-
-
-def test_the_old_crontab_line_goes_and_nothing_else(tmp_path: Path) -> None:
-    """docs/install.md takes the old program's two lines out of a crontab, keeps every other byte, and keeps a copy."""
-    program, table = tmp_path / "bin" / "crontab", tmp_path / "table"
-    program.parent.mkdir()
-    # Stands in for crontab(1), which a build machine has not: same words, one file.
-    program.write_text(f'#!/bin/sh\ncase "$3" in -l) cat {table} ;; *) cat "$3" > {table} ;; esac\n', encoding="ascii")
-    program.chmod(0o755)
-    table.write_text(BEFORE, encoding="utf-8")
-    work = tmp_path / "work"
-    work.mkdir()
-    script = block("install.md", "crontab")
-    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
-    subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=work, env=environment, check=True)
-    assert table.read_text(encoding="utf-8") == AFTER
-    assert (work / "crontab.root.before").read_text(encoding="utf-8") == BEFORE
-
-
 @pytest.mark.parametrize("name", ["python-client", "varlink-client"])
 def test_the_examples_for_programs_talk_to_a_daemon(tmp_path: Path, name: str, mongod_rs: Mongod) -> None:
     """The clients of docs/protocol.md, pasted as they are but for the socket's path, tell the health of a daemon."""

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import concurrent.futures
+import io
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nanumpay_backupd.control.client import Client, RemoteError
+from nanumpay_backupd.cli import watch
+from nanumpay_backupd.cli.context import Context
+from nanumpay_backupd.cli.options import parse
+from nanumpay_backupd.cli.terminal import Screen
+from nanumpay_backupd.control.client import DOWN, Client, RemoteError
 from nanumpay_backupd.errors import EXIT_OK, EXIT_USAGE
 from tests.servers.activation import Activator, activator
 from tests.servers.tools import PROJECT
@@ -39,6 +46,18 @@ def unit() -> Iterator[Activator]:
         yield unit
 
 
+class Deaf(watch._Listener):
+    """One that hears no events."""
+
+    def __init__(self) -> None:
+        self.stir = threading.Event()
+
+
+def down(unit: Activator) -> bool:
+    """Tell whether word was left that the daemon is down on purpose."""
+    return unit.path.with_name(unit.path.name + DOWN).exists()
+
+
 def test_a_caller_waits_for_the_daemon_that_it_makes_start(unit: Activator) -> None:
     """Who connects while no daemon runs is served by the one that is started for it; so is the next after a stop.
 
@@ -52,8 +71,10 @@ def test_a_caller_waits_for_the_daemon_that_it_makes_start(unit: Activator) -> N
             process = unit.start()
             assert answer.result(60)["pid"] == process.pid
             unit.notify.wait_for("READY")
+            assert not down(unit)
             assert unit.stop() == EXIT_OK
             assert unit.path.stat().st_ino == before
+            assert down(unit)
     assert "Traceback" not in unit.log()
 
 
@@ -105,7 +126,34 @@ def test_who_waits_is_told_why_the_daemon_cannot_start(unit: Activator) -> None:
         assert reply.endswith(b"\n")
         assert b"nonsense is not a known key" in reply
     assert not unit.waiting()
+    assert down(unit)
     assert "Traceback" not in unit.log()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_who_only_watches_starts_no_daemon_that_was_stopped(
+    unit: Activator, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status --watch` does not bring back a daemon that was stopped, but helps one that died to come back."""
+    for name in ("_EVERY", "_PAUSE", "_RETRY"):
+        monkeypatch.setattr(watch, name, 0.01)
+    unit.start()
+    unit.notify.wait_for("READY")
+    assert unit.process is not None
+    unit.process.send_signal(how)
+    unit.process.wait(60)
+    arguments = parse(["--socket", str(unit.path), "status", "--watch"])
+    screen = Context(arguments, Screen(io.StringIO()))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        look = pool.submit(watch._next, screen, Deaf())
+        if how is signal.SIGTERM:
+            assert look.result(60) is None
+            assert not unit.waiting()
+            assert "was stopped" in watch._trouble(screen)
+        else:
+            unit.wait_for_caller()
+            process = unit.start()
+            assert (look.result(60) or {})["pid"] == process.pid
 
 
 def test_a_socket_at_another_path_is_refused(unit: Activator) -> None:

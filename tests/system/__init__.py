@@ -1,1 +1,1 @@
-"""Tests that need a booted system or the network of one."""
+"""The package on a booted Debian 12: the .deb, a real systemd, a real mongod (`make test-system`)."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from nanumpay_backupd.cli import options
 from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Trigger
 from tests.servers.tools import PROJECT
@@ -123,6 +124,25 @@ def test_an_entry_is_complete(message: Message) -> None:
     ]
     assert sorted(commands[0]) == sorted(commands[1])
     assert commands[0]
+
+
+def test_the_page_has_every_event() -> None:
+    """docs/operations.md lists each id with its fields."""
+    page = (PROJECT / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \| `([0-9a-f]{32})` \| (.*) \|$", page, re.MULTILINE)
+    assert {number: tuple(re.findall(r"`(\w+)`", fields)) for number, fields in rows} == {
+        message.id: message.fields for message in Message
+    }
+    assert len(rows) == len(Message)
+
+
+@pytest.mark.parametrize("message", Message, ids=lambda message: message.name)
+def test_the_commands_can_be_typed(message: Message) -> None:
+    """What an entry tells to type of backupctl is what backupctl takes."""
+    for language in LANGUAGES:
+        for line in re.findall(r"\bbackupctl ((?:[\w@.-]+ ?)+)", entries()[message.id, language].text):
+            words = [re.sub(r"@\w+@", "x", word) for word in line.split()]
+            options.parse(words)
 
 
 def test_every_event_is_sent_by_somebody() -> None:

@@ -87,6 +87,14 @@ def test_a_drop_in_says_how_it_is_installed(drop_in: Path) -> None:
     assert "systemctl daemon-reload" in text
 
 
+def test_every_drop_in_is_on_the_page() -> None:
+    """docs/operations.md has one line for each drop-in, and for no other."""
+    page = (PROJECT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = page.partition("\n### What the service may do\n")[2].partition("\n### ")[0]
+    shown = re.findall(r"^\| `([\w-]+\.conf)` \|", section, re.MULTILINE)
+    assert sorted(shown) == sorted(path.name for path in DROP_INS)
+
+
 def test_the_drop_ins_that_faults_name_are_there() -> None:
     """The commands for a folder that the sandbox closes write drop-ins that are ready-made as well."""
     assert {FOLDERS, HOMES, "credentials", "socket-group"} <= {path.stem for path in DROP_INS}
