@@ -60,7 +60,7 @@ class Story:
     compress: bool = True
     export: str = "mongoexport"
     paced: bool = True
-    encryption: JobEncryption = JobEncryption()
+    encryption: JobEncryption = field(default_factory=JobEncryption)
     states: dict[str, tuple[OpTime, Content]] = field(default_factory=dict)
     ear: Ear = field(default_factory=Ear)
     _count: int = 0

@@ -23,7 +23,7 @@ from nanumpay_backupd.model import Artifact, Manifest, Seal, SourceInfo, from_js
 from nanumpay_backupd.pipeline.layout import sealed_by
 from nanumpay_backupd.settings.merge import ALL, REMOTE
 from nanumpay_backupd.settings.schema import JobEncryption, JobSpec
-from nanumpay_backupd.transforms.encryption import Encryption
+from nanumpay_backupd.transforms.encryption import PROBE, Encryption
 from nanumpay_backupd.transforms.factory import open_method
 from nanumpay_backupd.transforms.sealing import DamagedError, Framing, Sealed
 
@@ -174,6 +174,18 @@ class Keyring:
             except DecryptError:
                 self._provable = False
         return self._provable
+
+    def try_out(self) -> bool:
+        """Encrypt a few bytes and decrypt them; returns whether the latter can be done here. Raises as `prepare`."""
+        sealed = self._own.seal(PROBE)
+        try:
+            return self._own.unseal(sealed, "a few bytes") == PROBE
+        except DecryptError:
+            return False
+
+    def tool(self) -> str:
+        """Return name and version of what encrypts; raises ToolError."""
+        return self._own.version()
 
     def writer(self, output: Path) -> SealedFile:
         """Return what encrypts into a new file; raises as `Encryption.writer`."""

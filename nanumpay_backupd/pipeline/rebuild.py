@@ -39,7 +39,7 @@ class Survey(msgspec.Struct, frozen=True):
 
     ``misfits``: of another size than their manifest says. ``unreadable``: the manifest is damaged or another backup's.
     ``lost``: there is a manifest only. ``alone``: there is none, as of the old program's archives and of uploads that
-    were cut off. ``closed``: of how many the manifest is encrypted, and no key here opened it.
+    were cut off. ``closed``: the manifest is encrypted, and no key here opened it.
     """
 
     whole: int = 0
@@ -47,7 +47,7 @@ class Survey(msgspec.Struct, frozen=True):
     unreadable: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
-    closed: int = 0
+    closed: tuple[str, ...] = ()
 
 
 def rebuild_local(catalog: Catalog, layout: Layout, now: datetime) -> int:
@@ -141,7 +141,7 @@ def adopt_place(
                 taken.append(_with_copy(backup, place, key, size, now))
     catalog.save_backups(taken)
     whole = sum(copy.state in _PRESENT for backup in taken for copy in backup.copies if copy.destination == place)
-    return Survey(whole, **{sort: tuple(found) for sort, found in sorts.items()}, closed=closed)
+    return Survey(whole, **{sort: tuple(found) for sort, found in sorts.items()}, closed=tuple(closed))
 
 
 def _is_of(manifest: Manifest | None, key: str) -> bool:
@@ -163,9 +163,9 @@ def _promised(backup: Backup, key: str) -> int:
     return backup.manifest.at(key).artifact.size if backup.manifest is not None else backup.size
 
 
-def _with_keys(fetched: dict[str, Backup], keys: Keyring | None) -> tuple[dict[str, Backup], int]:
-    """Open the encrypted manifests of whole backups; returns all, and how many stayed closed."""
-    closed = 0
+def _with_keys(fetched: dict[str, Backup], keys: Keyring | None) -> tuple[dict[str, Backup], list[str]]:
+    """Open the encrypted manifests of whole backups; returns all, and which stayed closed."""
+    closed = []
     for key, backup in list(fetched.items()):
         manifest = backup.manifest
         if manifest is None or not manifest.closed or backup.kind in SLICES:
@@ -173,7 +173,7 @@ def _with_keys(fetched: dict[str, Backup], keys: Keyring | None) -> tuple[dict[s
         try:
             fetched[key] = backup_from_manifest((keys or Keyring()).whole(manifest))
         except DecryptError:
-            closed += 1
+            closed.append(key)
         except VerifyError:
             del fetched[key]
     return fetched, closed

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.settings.kinds import Kind, Place, SecretValue
 from nanumpay_backupd.settings.problems import Mismatch, show
 from nanumpay_backupd.system.secrets import Secret
@@ -103,11 +102,6 @@ def check_key(secret: Secret) -> None:
             "is neither a passphrase of one line nor a private key as text",
             "write the key with: gpg --armor --export-secret-keys KEY, or age-keygen",
         )
-
-
-def as_error(mismatch: Mismatch, what: str) -> ConfigError:
-    """Say what is wrong with a key that came from elsewhere than the host file."""
-    return ConfigError(f"{what} {mismatch.reason}", hint=mismatch.fix)
 
 
 def _texts(items: Iterable[object]) -> list[str]:

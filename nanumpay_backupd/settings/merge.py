@@ -24,7 +24,7 @@ from nanumpay_backupd.settings.schema import (
 )
 from nanumpay_backupd.system.secrets import Secret
 
-__all__ = ["ALL", "REMOTE", "TIERS", "application_destination", "build_jobs"]
+__all__ = ["ALL", "REMOTE", "TIERS", "application_destination", "build_jobs", "encryption_in_words"]
 
 ALL: Final = "all"
 REMOTE: Final = "remote"
@@ -154,6 +154,16 @@ def _encryption(host: HostConfig, own: EncryptionOptions, scope: str) -> JobEncr
         gpg_agent=tools.gpg_agent,
         age=tools.age,
     )
+
+
+def encryption_in_words(options: JobEncryption) -> str:
+    """Say how and what is encrypted of a job."""
+    if not options.on:
+        return "none"
+    count = len(options.recipients)
+    whom = f"to {count} {'recipient' if count == 1 else 'recipients'}" if count else "with a passphrase"
+    what = "every copy" if options.scope == ALL else "the copies elsewhere; those in the backups folder are readable"
+    return f"{options.method} {whom}: {what}"
 
 
 def _encryption_warnings(options: JobEncryption, elsewhere: bool, *, of_application: bool) -> tuple[str, ...]:  # noqa: FBT001

@@ -225,7 +225,7 @@ def key_missing(label: str, needed: str) -> DecryptError:
     return DecryptError(
         f"{label} is encrypted {needed}, and there is no such key here",
         hint="give the key to who restores: [encryption] decrypt_with in the host file, or on another machine "
-        "nanumpay-backupd restore --identity FILE (--passphrase-file FILE)",
+        "nanumpay-backupd restore --from PLACE --identity FILE",
         code="key-missing",
     )
 
