@@ -146,18 +146,16 @@ def test_a_private_key_that_is_protected(tmp_path: Path) -> None:
 
 
 def test_a_slow_passphrase_too(tmp_path: Path) -> None:
-    """Age with a passphrase gives back what it was given, also when another one is tried first; a wrong one is told."""
+    """A passphrase of age gives back what it was given; a wrong one and none are told apart."""
     way = variant("age-passphrase")
-    with way.make(OTHER, PASSPHRASE) as sealing:
+    with way.make(PASSPHRASE) as sealing:
         made = sealed(sealing, tmp_path / "message", 100_000)
         assert made.header == ("scrypt",)
         assert digest(sealing.opened(read(tmp_path / "message"), "message")) == digest(pieces(100_000))
-    with way.make(OTHER) as sealing, pytest.raises(DecryptError) as caught:
-        list(sealing.opened(read(tmp_path / "message"), "message"))
-    assert caught.value.code == "key-wrong"
-    with way.make() as sealing, pytest.raises(DecryptError) as caught:
-        list(sealing.opened(read(tmp_path / "message"), "message"))
-    assert caught.value.code == "key-missing"
+    for keys, code in (((OTHER,), "key-wrong"), ((), "key-missing")):
+        with way.make(*keys) as sealing, pytest.raises(DecryptError) as caught:
+            list(sealing.opened(read(tmp_path / "message"), "message"))
+        assert caught.value.code == code
 
 
 def test_without_a_key_it_tells_whom_it_is_for_and_whether_it_is_whole(way: Variant, tmp_path: Path) -> None:
@@ -196,11 +194,11 @@ def test_damage_is_told_as_damage_wherever_it_is(name: str, tmp_path: Path) -> N
         check = sealing.make_check()
         sealed(sealing, tmp_path / "message", 150_000)
         message = (tmp_path / "message").read_bytes()
-        positions = [3, 8, 20, len(message) // 2, len(message) - 1]
-        cuts = [0, 30, len(message) // 2, len(message) - 1]
+        positions = [3, 20, len(message) // 2, len(message) - 1]
+        cuts = [30, len(message) // 2]
         if name != "openpgp-passphrase":  # which takes longer
-            positions += [0, 15, 40, 100, 200, 400, len(message) - 20]
-            cuts += [1, 90, 300]
+            positions += [0, 8, 15, 40, 100, 200, 400, len(message) - 20]
+            cuts += [0, 1, 90, 300, len(message) - 1]
         spoilt = [message[:at] + bytes([message[at] ^ 1]) + message[at + 1 :] for at in positions]
         spoilt += [message[:at] for at in cuts]
         spoilt += [message + b"\n", message + message]
@@ -308,7 +306,6 @@ def test_a_full_disk_is_the_disk_s_fault(quick: Variant, tmp_path: Path) -> None
 def test_nothing_secret_can_be_seen_of_a_running_tool(way: Variant, tmp_path: Path) -> None:
     """Neither arguments nor environment of any child hold a passphrase or a private key."""
     with way.make(*way.keys) as sealing:
-        sealed(sealing, tmp_path / "message", 3_000_000)
         before = children()
 
         def chunks() -> Iterator[bytes]:
@@ -317,8 +314,9 @@ def test_nothing_secret_can_be_seen_of_a_running_tool(way: Variant, tmp_path: Pa
                 seen.extend(seen_of(children() - before))
 
         seen: list[bytes] = []
-        with sealing.writer(tmp_path / "another") as writer:
-            writer.write(b"x")
+        with sealing.writer(tmp_path / "message") as writer:
+            for piece in pieces(3_000_000):
+                writer.write(piece)
             seen.extend(seen_of([writer.pid]))
             writer.finish()
         list(sealing.opened(chunks(), "message"))
