@@ -59,7 +59,7 @@ bench: demo-tools  ## speed and memory against other ways; writes docs/benchmark
 
 deb:  ## the Debian package, into dist/ (dpkg-buildpackage and lintian; nothing else of the project is needed)
 	@$(PYTHON) tests/setup_tools.py deb
-	debian/build
+	MAKEFLAGS= debian/build
 
 tools:  ## set up .venv, .tools and system packages, and nothing else
 	@$(PYTHON) tests/setup_tools.py test

@@ -61,7 +61,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
 }
 DEB_PACKAGES: Final = ("build-essential", "debhelper", "dpkg-dev", "lintian", "python3", "python3-venv")
 """What building the Debian package takes, as debian/control has it, and lintian, which looks at it."""
-SYSTEM_PACKAGES: Final = ("debootstrap", "systemd-container")
+SYSTEM_PACKAGES: Final = ("debian-archive-keyring", "debootstrap", "systemd-container")
 """What booting a container takes, for the tests of the package."""
 ONLY_PACKAGES: Final = {"deb": DEB_PACKAGES, "system": SYSTEM_PACKAGES}
 SERVERS: Final = frozenset({"cron", "vsftpd"})

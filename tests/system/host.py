@@ -31,6 +31,7 @@ DATABASE: Final = "nanumpay"
 BACKUPS: Final = "/opt/nanumpay/data/backups"
 _SOCKET: Final = "/run/mongodb/mongodb-27017.sock"
 _HOLD: Final = "waitWithPinnedCursorDuringGetMoreBatch"
+_HOLD_RESTORE: Final = "hangDuringBatchInsert"
 
 
 def without_place(**changes: Any) -> Document:
@@ -82,26 +83,34 @@ class Host(Container):
 
     def hold_dumps(self) -> None:
         """Make MongoDB hold every dump in the middle of the users; needs more of them than a first batch has."""
-        self._fail_point("alwaysOn")
+        self._fail_point(_HOLD, "alwaysOn", DATABASE)
 
-    def release_dumps(self) -> None:
-        """Let dumps go on."""
-        self._fail_point("off")
+    def hold_restores(self, database: str) -> None:
+        """Make MongoDB hold every restore of users into a database."""
+        self._fail_point(_HOLD_RESTORE, "alwaysOn", database)
 
-    def _fail_point(self, mode: str) -> None:
-        where = {"nss": f"{DATABASE}.users", "shouldCheckForInterrupt": True}
+    def release(self) -> None:
+        """Let dumps and restores go on."""
+        for name in (_HOLD, _HOLD_RESTORE):
+            self._fail_point(name, "off")
+
+    def _fail_point(self, name: str, mode: str, database: str = "") -> None:
+        where = {"nss": f"{database}.users", "shouldCheckForInterrupt": True}
         with self.mongo() as client:
-            client.admin.command({"configureFailPoint": _HOLD, "mode": mode, "data": where})
+            client.admin.command({"configureFailPoint": name, "mode": mode, "data": where})
 
     def wait_held(self) -> None:
-        """Wait until a dump is being held."""
+        """Wait until a dump or restore is being held."""
 
         def look() -> bool:
             with self.mongo() as client:
-                pipeline: list[Document] = [{"$currentOp": {"allUsers": True}}, {"$match": {"failpointMsg": _HOLD}}]
+                pipeline: list[Document] = [
+                    {"$currentOp": {"allUsers": True}},
+                    {"$match": {"failpointMsg": {"$exists": True}}},
+                ]
                 return bool(list(client.admin.aggregate(pipeline)))
 
-        wait_for(look, "a dump that is held in its middle")
+        wait_for(look, "something that is held in its middle")
 
     def wait_mongod(self) -> None:
         """Wait until MongoDB takes writes."""

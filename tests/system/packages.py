@@ -26,10 +26,12 @@ Description: stands in for the application's package
 
 
 def built() -> Path:
-    """Return the package that `make deb` built last."""
+    """Return the package that `make deb` built last; it must be for the Python of Debian 12."""
     found = sorted((PROJECT / "dist").glob(f"{PACKAGE}_*.deb"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError("there is no package in dist/: make deb")
+    depends = subprocess.run(["dpkg-deb", "-f", str(found[-1]), "Depends"], check=True, capture_output=True, text=True)
+    assert "python3 (<< 3.12)" in depends.stdout, f"build it on Debian 12; this one is for: {depends.stdout}"
     return found[-1]
 
 

@@ -20,7 +20,7 @@ from tests.system.image import FTP_PASSWORD, FTP_USER
 def well(host: Host) -> Iterator[Host]:
     """The installed host as it was after its installation: active, usual settings, no drop-in of a test."""
     yield host
-    host.release_dumps()
+    host.release()
     host.run(f"rm -rf /etc/systemd/system/{SERVICE}.service.d; systemctl daemon-reload")
 
 
@@ -75,7 +75,7 @@ def test_a_stop_in_mid_dump_lets_the_run_end(well: Host) -> None:
     well.run(f"systemctl stop --no-block {SERVICE}")
     wait_for(lambda: well.show("StatusText") == "stopping, nanumpay is running (dump)", "a status line that says why")
     assert well.show("ActiveState") == "deactivating"
-    well.release_dumps()
+    well.release()
     wait_for(lambda: well.show("ActiveState") == "inactive", "the service's end")
     assert well.show("Result") == "success"
     well.run(f"systemctl start {SERVICE}")
@@ -91,7 +91,7 @@ def test_killed_in_mid_dump(well: Host) -> None:
     restarts, killed = int(well.show("NRestarts")), well.main_pid()
     well.run(f"systemctl kill --signal=KILL --kill-whom=main {SERVICE}")
     wait_for(lambda: int(well.show("NRestarts")) > restarts and well.show("ActiveState") == "active", "a restart")
-    well.release_dumps()
+    well.release()
     assert well.main_pid() != killed
     assert well.ended(run)["outcome"] == "interrupted"
     assert [path.name for path in well.stored()] == before

@@ -6,6 +6,7 @@ One story from top to bottom on one host, told in the order of the file.
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,8 @@ MAILTO=ops@example.com
 \t@daily  echo 'spaces   and %% signs'
 """
 OLD_ARCHIVE: Final = "nanumpay-backup-2026-11-01T17-00-00.tar.gz"
+WAITING: Final = "[b]ackupctl wait --timeout 15m"
+"""What the package's own script runs before an upgrade; as a pattern that does not match itself."""
 _LINE: Final = re.compile(r"^✅ 압축 완료: (nanumpay-backup-.+\.tar\.gz)$", re.MULTILINE)
 # What a host remembers of any package that was installed and of any service that ran.
 _BOOKKEEPING: Final = re.compile(
@@ -141,23 +144,49 @@ def test_the_applications_own_package_may_have_that_path(site: Host, tmp_path: P
     assert "FORCE_BACKUP" in site.run(f"{SHIM} --help").out
 
 
+def start_upgrade(host: Host, package: Path) -> subprocess.Popen[str]:
+    """Start the upgrade and return when it waits for the end of something."""
+    host.copy_in(package, f"/root/{package.name}")
+    upgrade = host.start(f"export DEBIAN_FRONTEND=noninteractive; {block('upgrade')}")
+    wait_for(lambda: host.run(f"pgrep -f '{WAITING}'", check=False).code == EXIT_OK, "an upgrade that waits")
+    return upgrade
+
+
+def test_an_upgrade_does_not_cut_a_restore_off(site: Host, package: Path) -> None:
+    """A restore that outlasts the waiting makes the upgrade fail with the reason; all stays as it was."""
+    daemon = site.main_pid()
+    site.hold_restores("elsewhere")
+    try:
+        restore = site.start("backupctl restore latest --to-db elsewhere --yes")
+        site.wait_held()
+        upgrade = start_upgrade(site, package)
+        # In place of a quarter of an hour.
+        site.run(f"pkill -f '{WAITING}'")
+        said, _ = upgrade.communicate(timeout=60)
+        assert upgrade.returncode != EXIT_OK
+        assert "a restore is running" in said
+    finally:
+        site.release()
+    told, _ = restore.communicate(timeout=60)
+    assert restore.returncode == EXIT_OK, told
+    assert (site.main_pid(), site.ask("status")["version"]) == (daemon, OLD_VERSION)
+    known = site.run(f"dpkg-query -W -f '${{Status}} ${{Version}}' {PACKAGE}").out
+    assert known == f"install ok installed {OLD_VERSION}"
+
+
 def test_an_upgrade_comes_between_runs(site: Host, package: Path) -> None:
     """The upgrade waits for the end of a running backup; then the new version runs, with what the old one knew."""
     known = {item["id"] for item in site.ask("list")["backups"]}
     site.host_file('timezone = "Asia/Tokyo"\n')
-    site.copy_in(package, f"/root/{package.name}")
     site.hold_dumps()
-    run = site.begin()
-    site.wait_held()
-    upgrade = site.start(f"export DEBIAN_FRONTEND=noninteractive; {block('upgrade')}")
     try:
-        wait_for(lambda: site.run("pgrep -f 'backupctl wait'", check=False).code == 0, "an upgrade that waits")
+        run = site.begin()
+        site.wait_held()
+        upgrade = start_upgrade(site, package)
         assert site.ask("status")["version"] == OLD_VERSION
-        site.release_dumps()
-        said, _ = upgrade.communicate(timeout=120)
     finally:
-        upgrade.kill()
-        site.release_dumps()
+        site.release()
+    said, _ = upgrade.communicate(timeout=120)
     assert upgrade.returncode == 0, said
     site.wait_active()
     assert site.ask("status")["version"] == __version__
@@ -226,3 +255,20 @@ def test_purged_and_installed_again_it_finds_its_backups(site: Host, package: Pa
     assert set(listed) == {path.name for path in site.stored(BACKUPS)} - {OLD_ARCHIVE}
     assert set(listed.values()) == {"verified"}
     assert site.backup()["outcome"] == "succeeded"
+
+
+@pytest.mark.parametrize("named", ["", "/srv/own/backups"], ids=["nobody names a folder", "a folder of one's own"])
+def test_the_service_may_write_where_backups_go(site: Host, package: Path, named: str) -> None:
+    """Whichever folder it is, the installation makes it, opens it to the service, and a purge leaves the backups."""
+    stored = site.stored(BACKUPS)
+    site.run(f"dpkg --purge {PACKAGE}", timeout=120)
+    site.put("/etc/nanumpay/nanumpay.env", f"BACKUP_PATH={named}\n" if named else "PORT=80\n", mode="0600")
+    site.install(package)
+    wanted = named or BACKUPS
+    assert site.ask("status")["backups_path"] == wanted
+    assert site.backup()["outcome"] == "succeeded"
+    made = site.stored(wanted)
+    assert set(made) - set(stored)
+    site.run(f"dpkg --purge {PACKAGE}", timeout=120)
+    assert site.stored(wanted) == made
+    assert not site.path(f"/etc/systemd/system/{SERVICE}.service.d").exists()
