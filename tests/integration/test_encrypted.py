@@ -24,6 +24,7 @@ import pytest
 
 from nanumpay_backupd import worker
 from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.cli.byhand import chain_to, look_commands, replay_commands
 from nanumpay_backupd.doctor import check_encryption
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.model import (
@@ -38,6 +39,7 @@ from nanumpay_backupd.model import (
     Stage,
     StageRecord,
     from_json,
+    to_builtins,
 )
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
@@ -52,6 +54,7 @@ from nanumpay_backupd.system.locks import FileLock
 from tests.chain_story import Story
 from tests.keys import OTHER, PASSPHRASE, age_key, gpg, home_folders, pgp_key
 from tests.servers.mongod import Mongod
+from tests.servers.tools import tools_path
 from tests.workbench import NOW, Ear, SetClock, job_spec
 
 pytestmark = pytest.mark.servers
@@ -510,6 +513,50 @@ def test_after_a_change_of_keys_every_backup_finds_its_own(tmp_path: Path, mongo
         run = story.restore(at=str(story.moment("four")), source=source)
         assert run.outcome is Outcome.SUCCEEDED, run.error
         assert story.content() == story.held("four")
+
+
+def test_the_commands_that_are_shown_restore_it(tmp_path: Path, mongod_rs: Mongod) -> None:
+    """What `backupctl show` prints for slices, encrypted by gpg, by age and not at all, brings their end back."""
+    story = make_story(mongod_rs, tmp_path, ways()["keys-all-blind"])
+    story.mark("one")
+    made = [story.full()]
+    for number in range(5):  # so many gpg slices are taken from the listing, the others are named
+        story.mark(f"gpg {number}")
+        made.append(story.slice())
+    for way in ("age-all", ""):
+        story.encryption = ways()[way] if way else JobEncryption(method="none")
+        story.mark(way or "plain")
+        made.append(story.slice())
+    records = [to_builtins(backup) for backup in made]
+    chain = chain_to(records[-1], made[0].id, records)
+    assert chain.full is not None
+    assert chain.whole
+    lines = replay_commands(chain.full["artifact"], [one["artifact"] for one in chain.slices], made[-1].end)
+    assert lines[0].startswith("# KEY: ")
+    assert len(lines) == 6
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (tmp_path / "identity").write_text(age_key("first").identity.reveal() + "\n")
+    with mongod_rs.client() as client:
+        client.drop_database(story.database)
+    try:
+        gpg(home, "--import", data=pgp_key("second").private.reveal().encode())
+        script = "\n".join([*lines, *look_commands(made[1].artifact)[:1]])
+        script = script.replace("=URI", f"={mongod_rs.uri}").replace("-i KEY", f"-i {tmp_path / 'identity'}")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=story.layout.backups,
+            env={**os.environ, "PATH": tools_path(), "GNUPGHOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert story.content() == story.held("plain")
+    assert (story.layout.backups / "oplog.bson").stat().st_size > 0
 
 
 def test_a_safety_backup_is_encrypted_where_all_is(tmp_path: Path, mongod_rs: Mongod) -> None:
