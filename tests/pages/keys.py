@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.settings.document import FIELDS
-from nanumpay_backupd.settings.options import DESTINATIONS, JOB, RETENTION, SINGLE, TOP, Option, Table
+from nanumpay_backupd.settings.options import DESTINATIONS, JOB, JOB_ENCRYPTION, RETENTION, SINGLE, TOP, Option, Table
 
 __all__ = ["fill", "parts"]
 
@@ -30,7 +30,7 @@ def parts() -> dict[str, str]:
     return {
         "tables": "".join(_section(table) for table in (TOP, *SINGLE)),
         "destinations": "".join(_kind(name, table) for name, table in DESTINATIONS.items()),
-        "jobs": _section(JOB) + _section(RETENTION),
+        "jobs": _section(JOB) + _section(RETENTION) + _section(JOB_ENCRYPTION),
         "fields": "".join(_fields()),
     }
 
