@@ -25,6 +25,7 @@ __all__ = [
     "BusyError",
     "CancelledError",
     "ConfigError",
+    "DecryptError",
     "InternalError",
     "LockedError",
     "NotFoundError",
@@ -143,6 +144,15 @@ class VerifyError(BackupdError):
     """What was written is not what was meant: checksum, structure or counts differ."""
 
     default_code = "verify-failed"
+
+
+class DecryptError(BackupdError):
+    """What is encrypted cannot be opened with the keys at hand: ``key-missing`` or ``key-wrong``.
+
+    It says nothing about what is encrypted: damage is a VerifyError.
+    """
+
+    default_code = "key-wrong"
 
 
 class BusyError(BackupdError):

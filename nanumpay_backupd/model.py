@@ -36,6 +36,7 @@ __all__ = [
     "Pin",
     "Policy",
     "Run",
+    "Seal",
     "SourceInfo",
     "Stage",
     "StageRecord",
@@ -109,6 +110,7 @@ class Stage(StrEnum):
     DUMP = "dump"
     CAPTURE = "capture"
     COMPRESS = "compress"
+    ENCRYPT = "encrypt"
     PUBLISH = "publish"
     VERIFY = "verify"
     UPLOAD = "upload"
@@ -256,8 +258,26 @@ class Consistency(_Record, frozen=True):
     entries: int = 0
 
 
+class Seal(_Record, frozen=True):
+    """Who can open an encrypted artifact, and what was encrypted.
+
+    ``recipients`` are OpenPGP fingerprints, age recipients or ssh fingerprints, empty: a passphrase; ``header`` is what
+    the file itself says of them (`transforms.sealing.Framing.header`). ``check`` (base64) is a small message on which a
+    key can be tried. ``plain_size`` and ``plain_sha256`` are of the file before it was encrypted.
+    """
+
+    recipients: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
+    check: str = ""
+    plain_size: int = 0
+    plain_sha256: str = ""
+
+
 class Artifact(_Record, frozen=True):
-    """The file that holds the data. ``size`` is its bytes, ``raw_bytes`` those of the data before compression."""
+    """The file that holds the data. ``size`` is its bytes, ``raw_bytes`` those of the data before compression.
+
+    ``encryption`` is the method (none, openpgp, age); size and SHA-256 are of the file as it is stored, encrypted.
+    """
 
     name: str
     size: int
@@ -266,7 +286,7 @@ class Artifact(_Record, frozen=True):
     level: int
     raw_bytes: int
     encryption: str = "none"
-    key_fingerprint: str = ""
+    seal: Seal | None = None
 
 
 class Verification(_Record, frozen=True):
@@ -285,6 +305,10 @@ class Manifest(_Record, frozen=True):
     """The commit record of a backup: it exists if and only if the artifact is whole.
 
     Of a slice, ``parent`` is the backup that it follows, ``chain`` the full that it belongs to.
+
+    ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``closed`` (base64) is the
+    whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file beside
+    which it was found.
     """
 
     backup: str
@@ -301,7 +325,20 @@ class Manifest(_Record, frozen=True):
     parent: str | None = None
     chain: str | None = None
     verification: tuple[Verification, ...] = ()
+    elsewhere: Artifact | None = None
+    closed: str = ""
     format: int = MANIFEST_FORMAT
+
+    @property
+    def stored_elsewhere(self) -> Artifact:
+        """Return the artifact as the destinations have it."""
+        return self.elsewhere or self.artifact
+
+    def at(self, key: str) -> Manifest:
+        """Return the manifest of the file that is stored under ``key``: its ``artifact`` is that file."""
+        if self.elsewhere is None or key != self.elsewhere.name:
+            return self
+        return msgspec.structs.replace(self, artifact=self.elsewhere, elsewhere=None)
 
     @property
     def collection(self) -> str:

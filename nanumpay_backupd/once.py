@@ -20,7 +20,7 @@ from nanumpay_backupd.pipeline.rebuild import adopt_remote, rebuild_local
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter
 from nanumpay_backupd.settings.cache import SettingsCache
 from nanumpay_backupd.settings.hostfile import load_host_file
-from nanumpay_backupd.settings.merge import build_jobs
+from nanumpay_backupd.settings.merge import build_jobs, encryption_in_words
 from nanumpay_backupd.settings.schema import APPLICATION_JOB, AppSettings, HostConfig, JobSpec, RetryPolicy, RunSpec
 from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
 from nanumpay_backupd.stores.factory import open_store
@@ -140,6 +140,10 @@ def check_config(config: Path | None) -> int:
         due = " | ".join(job.schedule.cron) if job.schedule else "from the application's settings"
         beat = "; a heartbeat" if job.heartbeat else ""
         sys.stdout.write(f"  job {job.name}: schedule {due}; further destinations: {places}{beat}\n")
+        if job.encryption.on:
+            sys.stdout.write(f"    encryption: {encryption_in_words(job.encryption)}\n")
+        for warning in job.warnings:
+            sys.stdout.write(f"    warning: {warning}\n")
     for line in told:
         sys.stdout.write(f"  {line}\n")
     return EXIT_OK

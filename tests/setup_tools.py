@@ -43,9 +43,13 @@ LIBRARIES: Final = {
 }
 DEMO_COMMANDS: Final[Mapping[str, str]] = {}
 TEST_COMMANDS: Final[Mapping[str, str]] = {
+    "age": "age",
     "crontab": "cron",
     "curl": "curl",
     "fish": "fish",
+    "gpg": "gpg",
+    "gpg-agent": "gpg-agent",
+    "gpgconf": "gpgconf",
     "groff": "groff-base",
     "man": "man-db",
     "mandoc": "mandoc",

@@ -107,6 +107,8 @@ def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str], going:
         rows.append(("last good", f"{times.both(success['started'])}"))
     rows.extend(protection_rows(screen, job, times, told))
     rows.extend(_newest_rows(screen, job, times))
+    if job.get("encryption", "none") != "none":
+        rows.append(("encryption", job["encryption"]))
     rows.extend(
         (screen.paint("warning", "yellow"), text) for text in job["warnings"] if not any(text in one for one in told)
     )
@@ -209,11 +211,14 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
     holds = f"{plural(documents, 'document')} in {plural(len(collections), 'collection')}"
     if manifest.get("kind") in SLICES:
         holds = plural(consistency["entries"], "oplog entry", "oplog entries")
+    holds += f" of {', '.join(source['databases']) or 'no database'}"
+    if manifest.get("closed"):
+        holds = "its manifest is encrypted, and there is no key here that opens it"
     raw = f"{size(artifact['raw_bytes'])} before compression ({artifact['compression']})"
     rows = [
         ("sha256", artifact["sha256"]),
-        ("holds", f"{holds} of {', '.join(source['databases']) or 'no database'}, {raw}"),
-        ("encryption", artifact.get("encryption", "none")),
+        ("holds", f"{holds}, {raw}"),
+        ("encryption", _encryption(manifest)),
         ("source", f"{source['type']} {source['server_version']}, {source['topology']}, host {manifest['host']}"),
         *([] if manifest.get("kind") in SLICES else [("consistency", _consistency(consistency, times))]),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()) or "not recorded"),
@@ -224,6 +229,23 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
         spent = duration(check["seconds"])
         rows.append(("checked", f"{times.when(check['at'])}, {check['level']}, {verdict} in {spent}{detail}"))
     return rows
+
+
+def _encryption(manifest: Reply) -> str:
+    """Say how the files are encrypted: those here, and those elsewhere where that differs."""
+    here, elsewhere = manifest["artifact"], manifest.get("elsewhere")
+    if not elsewhere:
+        return _sealed(here)
+    return f"{_sealed(here)} here; elsewhere {_sealed(elsewhere)}"
+
+
+def _sealed(artifact: Reply) -> str:
+    seal = artifact.get("seal")
+    if not seal:
+        return str(artifact.get("encryption", "none"))
+    return (
+        f"{artifact['encryption']}, {'to ' + ', '.join(seal['recipients']) if seal['recipients'] else 'a passphrase'}"
+    )
 
 
 def _slice_rows(backup: Reply, times: Times) -> list[tuple[str, str]]:

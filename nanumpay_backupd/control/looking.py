@@ -16,6 +16,7 @@ from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.events import Fault
 from nanumpay_backupd.model import SLICES, Kind, to_builtins
 from nanumpay_backupd.plans import Task
+from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.files import free_bytes
@@ -134,6 +135,7 @@ class Looking(Desk):
             "retention_days": job.retention.days,
             "retention": await self._supervisor.db(lambda catalog: retention(catalog, job)),
             "warnings": list(job.warnings),
+            "encryption": encryption_in_words(job.encryption),
             "protection": shown,
             **facts,
         }

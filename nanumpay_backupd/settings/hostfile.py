@@ -19,7 +19,17 @@ from nanumpay_backupd.model import LOCAL
 from nanumpay_backupd.settings.keeping import check_retention
 from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
 from nanumpay_backupd.settings.mongouri import uri_database
-from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, NAME, RETENTION, SINGLE, TOP, Table
+from nanumpay_backupd.settings.options import (
+    CHANNEL,
+    DESTINATIONS,
+    JOB,
+    JOB_ENCRYPTION,
+    NAME,
+    RETENTION,
+    SINGLE,
+    TOP,
+    Table,
+)
 from nanumpay_backupd.settings.problems import Mismatch, Problems, nearest, show
 from nanumpay_backupd.settings.schema import (
     APPLICATION_DESTINATION,
@@ -27,6 +37,7 @@ from nanumpay_backupd.settings.schema import (
     DATABASE_CHANNEL,
     Channel,
     Destination,
+    EncryptionOptions,
     HostConfig,
     HostJob,
     LocalDestination,
@@ -40,7 +51,7 @@ __all__ = ["DEFAULT_HOST_FILE", "load_host_file", "parse_host_file"]
 
 DEFAULT_HOST_FILE: Final = Path("/etc/nanumpay/backupd.toml")
 _LIMIT: Final = 1 << 20
-_NESTED: Final = {"nanumpay": ("s3", "ftp", "retention")}
+_NESTED: Final = {"nanumpay": ("s3", "ftp", "retention", "encryption")}
 _OWN: Final = (APPLICATION_DESTINATION, LOCAL)
 """Places that need no table; how long to keep there may be said in one of that name."""
 _TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
@@ -119,7 +130,9 @@ class _Reader:
             tables[table.path] = self._values(table, self._table(raw, table.path), table.path)
         mongodb = self._mongodb(tables["mongodb"], environ)
         paths = self._paths(tables["paths"], environ)
-        for name in ("s3", "ftp"):
+        for path in ("encryption", "nanumpay.encryption"):
+            self._check_encryption(path, tables[path], own=path != "encryption")
+        for name in ("s3", "ftp", "encryption"):
             record = next(table.record for table in SINGLE if table.path == f"nanumpay.{name}")
             tables["nanumpay"][name] = record(**tables.pop(f"nanumpay.{name}"))
         tables["nanumpay"]["retention"] = self._retention(raw, "nanumpay.retention")
@@ -300,6 +313,24 @@ class _Reader:
                 "choose a folder on another disk",
             )
 
+    def _check_encryption(self, path: str, values: Values, *, own: bool) -> None:
+        """Note what does not fit together; ``own``: a job's table, which takes what it does not say from elsewhere."""
+        options = EncryptionOptions(**values)
+        keyed = [key for key in ("passphrase", "recipients") if values.get(key)]
+        if options.on and len(keyed) != 1:
+            reason = "has two ways to say who can decrypt" if keyed else "does not say who can decrypt"
+            self.problems.add(path, reason, "set either passphrase or recipients")
+        if not options.on and keyed:
+            fix = 'write method = "openpgp" or "age" beside it' if options.method or own else 'write method = "openpgp"'
+            self.problems.add(f"{path}.{keyed[0]}", "is set, but nothing is encrypted with it", fix)
+        words = [word for word in options.recipients if not word.startswith("/")]
+        if options.method == "openpgp" and words:
+            self.problems.add(
+                f"{path}.recipients",
+                f"names {show(words[0])}, but must be the path of a public key file for OpenPGP",
+                'write it with: gpg --armor --export KEY > /etc/nanumpay/backup-key.asc; or take method = "age"',
+            )
+
     def _jobs(self, raw: object, mongodb: MongoConnection, destinations: list[str]) -> tuple[HostJob, ...]:
         if not isinstance(raw, list) or not all(isinstance(table, dict) for table in raw):
             self.problems.add("job", "must be a list of tables", "write [[job]] (two brackets) for each job")
@@ -319,8 +350,12 @@ class _Reader:
         return tuple(jobs)
 
     def _job(self, raw: Values, path: str, mongodb: MongoConnection) -> HostJob | None:
-        values = self._values(JOB, {key: value for key, value in raw.items() if key != "retention"}, path)
+        nested = ("retention", "encryption")
+        values = self._values(JOB, {key: value for key, value in raw.items() if key not in nested}, path)
         values["retention"] = self._retention(raw, "retention", f"{path}.")
+        encryption = self._values(JOB_ENCRYPTION, self._table(raw, "encryption", f"{path}."), f"{path}.encryption")
+        self._check_encryption(f"{path}.encryption", encryption, own=True)
+        values["encryption"] = EncryptionOptions(**encryption)
         values.setdefault("uri", mongodb.uri)
         database = values.get("database") or _database(values["uri"])
         values["database"] = "" if database == "*" else database

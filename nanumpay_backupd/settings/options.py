@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from nanumpay_backupd.events import EVENTS
+from nanumpay_backupd.settings.key_kinds import DecryptKeys, Passphrase, Recipients
 from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
     Choice,
@@ -33,6 +34,7 @@ from nanumpay_backupd.settings.schema import (
     ApplicationJob,
     Channel,
     ControlOptions,
+    EncryptionOptions,
     FtpDestination,
     FtpExtras,
     HostConfig,
@@ -54,6 +56,7 @@ __all__ = [
     "COUNTS",
     "DESTINATIONS",
     "JOB",
+    "JOB_ENCRYPTION",
     "NAME",
     "RETENTION",
     "SINGLE",
@@ -193,6 +196,57 @@ _FTP_EXTRAS: Final = (
     Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
 )
 
+_MORE: Final = ", beside those in `[encryption]`"
+_AS_ABOVE: Final = "as in `[encryption]`"
+
+
+def _encryption(path: str, doc: str, method: str = _AS_ABOVE, inherited: str = _AS_ABOVE, more: str = "") -> Table:
+    """Return the keys of encryption: for all jobs, or for one."""
+    return Table(
+        path,
+        EncryptionOptions,
+        doc,
+        (
+            Option(
+                "method",
+                Choice("none", "openpgp", "age"),
+                "How backups are encrypted; with a key of its own a job also names who can decrypt.",
+                '"openpgp"',
+                default=method,
+            ),
+            Option(
+                "passphrase",
+                Passphrase(),
+                "The passphrase to encrypt with; either this or `recipients`.",
+                '{ credential = "backup-passphrase" }',
+                default=inherited,
+            ),
+            Option(
+                "recipients",
+                Recipients(),
+                "Whom to encrypt to: public key files, each with one key; for age also age1… and ssh keys.",
+                '["/etc/nanumpay/backup-key.asc"]',
+                default=inherited,
+            ),
+            Option(
+                "scope",
+                Choice("all", "remote"),
+                'What is encrypted: every copy, or only those elsewhere (`"remote"`). The application can only see and '
+                "offer what is not encrypted in the backups folder.",
+                '"remote"',
+                default='`"remote"` for the job `nanumpay`, else `"all"`' if not more else _AS_ABOVE,
+            ),
+            Option(
+                "decrypt_with",
+                DecryptKeys(),
+                "Private keys and older passphrases that this host may decrypt with: to prove, drill and restore"
+                f"{more}.",
+                '[{ file = "/etc/nanumpay/backup-key.sec" }, { credential = "old-passphrase" }]',
+            ),
+        ),
+    )
+
+
 TOP: Final = Table(
     "",
     HostConfig,
@@ -262,6 +316,9 @@ SINGLE: Final = (
             Option("mongorestore", _TOOL, "Needed to restore and for drills.", '"/usr/bin/mongorestore"'),
             Option("mongoexport", _TOOL, "Needed for a collection as JSON only.", '"/usr/bin/mongoexport"'),
             Option("mongod", _TOOL, "Drills start a scratch server with it.", '"/usr/bin/mongod"'),
+            Option("gpg", _TOOL, "Needed for encryption by OpenPGP.", '"/usr/bin/gpg"'),
+            Option("gpg_agent", _TOOL, "Needed to decrypt with a private OpenPGP key.", '"/usr/bin/gpg-agent"'),
+            Option("age", _TOOL, "Needed for encryption by age.", '"/usr/bin/age"'),
         ),
     ),
     Table(
@@ -294,6 +351,12 @@ SINGLE: Final = (
             Option("attempts", Whole(1, 100), "How often, the first time included.", "3"),
             Option("delay", Duration("1s", "1h"), "Wait before the second try; doubles each time, up to 1 h.", '"60s"'),
         ),
+    ),
+    _encryption(
+        "encryption",
+        "How backups are encrypted, of every job that says nothing else (docs/encryption.md).",
+        method='`"none"`',
+        inherited="none",
     ),
     Table(
         "notify",
@@ -342,6 +405,7 @@ SINGLE: Final = (
     ),
     Table("nanumpay.s3", S3Extras, "More about the bucket that the application's form names.", _S3_EXTRAS),
     Table("nanumpay.ftp", FtpExtras, "More about the FTP server that the application's form names.", _FTP_EXTRAS),
+    _encryption("nanumpay.encryption", "How the job `nanumpay` is encrypted, where it differs.", more=_MORE),
 )
 
 DESTINATIONS: Final = {
@@ -500,3 +564,5 @@ JOB: Final = Table(
         *_PROTECTION,
     ),
 )
+
+JOB_ENCRYPTION: Final = _encryption("job.encryption", "How this job is encrypted, where it differs.", more=_MORE)

@@ -20,6 +20,7 @@ from nanumpay_backupd.settings.options import (
     COUNTS,
     DESTINATIONS,
     JOB,
+    JOB_ENCRYPTION,
     RETENTION,
     SINGLE,
     TOP,
@@ -126,6 +127,7 @@ def reference_markdown() -> str:
     lines += [f"- `{event}`: {meaning}\n" for event, meaning in EVENTS.items()]
     lines += [f"\n### `[[job]]`\n\n{JOB.doc}\n\n", *_table(JOB)]
     lines += [_RETENTION, *_table(RETENTION)]
+    lines += [f"\n#### `[{JOB_ENCRYPTION.path}]`\n\n{JOB_ENCRYPTION.doc}\n\n", *_table(JOB_ENCRYPTION)]
     return "".join(lines)
 
 
@@ -143,6 +145,7 @@ def example_toml() -> str:
     lines += _example(CHANNEL, "[channel.ops-mail]")
     lines += _example(JOB, "[[job]]")
     lines += _example(_without(WINDOWS, "How long a job's backups are kept."), "[job.retention]")
+    lines += _example(JOB_ENCRYPTION, f"[{JOB_ENCRYPTION.path}]")
     return "".join(lines)
 
 

@@ -27,10 +27,12 @@ __all__ = [
     "CollectionOrder",
     "ControlOptions",
     "Destination",
+    "EncryptionOptions",
     "FtpDestination",
     "FtpExtras",
     "HostConfig",
     "HostJob",
+    "JobEncryption",
     "JobSpec",
     "LocalDestination",
     "LogOptions",
@@ -195,6 +197,34 @@ class Protection(_Settings, frozen=True, kw_only=True):
     heartbeat: Secret = Secret("")
 
 
+class EncryptionOptions(_Settings, frozen=True):
+    """How backups are encrypted. ``method`` is none, openpgp or age (empty in a job's own table: as everywhere).
+
+    Either ``passphrase`` or ``recipients`` is there: for openpgp paths of public key files, for age also recipients
+    themselves. ``scope`` is ``all`` (also the copy in the backups folder) or ``remote`` (only copies elsewhere);
+    ``decrypt_with`` are further passphrases and private keys, for what was encrypted before or to keys.
+    """
+
+    method: str = ""
+    scope: str = ""
+    passphrase: Secret = Secret("")
+    recipients: tuple[str, ...] = ()
+    decrypt_with: tuple[Secret, ...] = ()
+
+    @property
+    def on(self) -> bool:
+        """Tell whether anything is encrypted."""
+        return self.method not in ("", "none")
+
+
+class JobEncryption(EncryptionOptions, frozen=True):
+    """How the backups of one job are encrypted, complete, and the tools for it."""
+
+    gpg: str = "gpg"
+    gpg_agent: str = "gpg-agent"
+    age: str = "age"
+
+
 class JobSpec(Protection, frozen=True, kw_only=True):
     """One job, complete: what, when, how, where, how long.
 
@@ -214,6 +244,7 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     catch_up: float = 7 * 86400.0
     timezone: str = ""
     retry: RetryPolicy = RetryPolicy()
+    encryption: JobEncryption = JobEncryption()
     warnings: tuple[str, ...] = ()
 
     def policy_at(self, place: str) -> Policy:
@@ -278,6 +309,9 @@ class Tools(_Settings, frozen=True):
     mongorestore: str = "mongorestore"
     mongoexport: str = "mongoexport"
     mongod: str = "mongod"
+    gpg: str = "gpg"
+    gpg_agent: str = "gpg-agent"
+    age: str = "age"
 
 
 class ControlOptions(_Settings, frozen=True):
@@ -324,6 +358,7 @@ class ApplicationJob(Protection, frozen=True, kw_only=True):
     retention: Retention = Retention()
     s3: S3Extras = S3Extras()
     ftp: FtpExtras = FtpExtras()
+    encryption: EncryptionOptions = EncryptionOptions()
 
 
 class HostJob(Protection, frozen=True, kw_only=True):
@@ -339,6 +374,7 @@ class HostJob(Protection, frozen=True, kw_only=True):
     compression_level: int = 2
     enabled: bool = True
     catch_up: float = 7 * 86400.0
+    encryption: EncryptionOptions = EncryptionOptions()
 
 
 class Channel(_Settings, frozen=True):
@@ -390,6 +426,7 @@ class HostConfig(_Settings, frozen=True):
     retry: RetryPolicy = RetryPolicy()
     notify: NotifyOptions = NotifyOptions()
     channels: tuple[Channel, ...] = ()
+    encryption: EncryptionOptions = EncryptionOptions()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()
     retentions: dict[str, Retention] = {}

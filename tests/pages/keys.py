@@ -10,7 +10,17 @@ import msgspec
 
 from nanumpay_backupd.events import EVENTS
 from nanumpay_backupd.settings.document import FIELDS
-from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, RETENTION, SINGLE, TOP, Option, Table
+from nanumpay_backupd.settings.options import (
+    CHANNEL,
+    DESTINATIONS,
+    JOB,
+    JOB_ENCRYPTION,
+    RETENTION,
+    SINGLE,
+    TOP,
+    Option,
+    Table,
+)
 
 __all__ = ["fill", "parts"]
 
@@ -32,7 +42,7 @@ def parts() -> dict[str, str]:
         "tables": "".join(_section(table) for table in (TOP, *SINGLE)),
         "destinations": "".join(_kind(name, table) for name, table in DESTINATIONS.items()),
         "channels": _section(CHANNEL) + _events(),
-        "jobs": _section(JOB) + _section(RETENTION),
+        "jobs": _section(JOB) + _section(RETENTION) + _section(JOB_ENCRYPTION),
         "fields": "".join(_fields()),
     }
 

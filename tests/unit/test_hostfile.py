@@ -14,7 +14,7 @@ from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.settings import hostfile
 from nanumpay_backupd.settings.hostfile import load_host_file, parse_host_file
 from nanumpay_backupd.settings.mongouri import has_password, uri_database, uri_place
-from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, RETENTION, SINGLE, TOP
+from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, JOB_ENCRYPTION, RETENTION, SINGLE, TOP
 from nanumpay_backupd.settings.reference import example_toml, reference_markdown
 from nanumpay_backupd.settings.schema import (
     Channel,
@@ -538,7 +538,7 @@ def test_the_tables_describe_every_field() -> None:
     """No field of a record lacks its key in the host file, and each key fills a field of its table's record."""
     named_elsewhere = {"origin", "name", "retention", "retentions", "destinations", "jobs", "s3", "ftp", "channels"}
     named_elsewhere |= {table.path for table in SINGLE}
-    for table in (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION):
+    for table in (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION, JOB_ENCRYPTION):
         fields = {field.name for field in msgspec.structs.fields(table.record)}
         keys = {option.target for option in table.options}
         assert keys <= fields, table.path
@@ -561,6 +561,7 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     """With its comment signs taken away the example is accepted as it stands, secrets provided."""
     secrets = {"s3-secret": "secret-value", "shop-uri": "mongodb://h/shop"}
     secrets |= {"heartbeat": "https://hc.example.com/1", "ops-mail": "mailto://ops:pw@example.com"}
+    secrets["old-passphrase"] = "that of last year"
     for name, value in secrets.items():
         (tmp_path / name).write_text(value)
     password = tmp_path / "ftp-password"
@@ -568,13 +569,15 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     password.write_text("secret-value")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     text = re.sub(r"(?m)^#(?=[^ ])", "", example_toml())
-    # aws:kms instead of the example's AES256: the two keys exclude each other.
+    # aws:kms instead of the example's AES256: the two keys exclude each other, as passphrase and recipients do.
     text = text.replace('"AES256"', '"aws:kms"').replace("/etc/nanumpay/ftp-password", str(password))
+    text = re.sub(r"(?m)^passphrase = .*$", "", text).replace("/etc/nanumpay/backup-key.sec", str(password))
     config = parse(text)
     assert [job.name for job in config.jobs] == ["shop"]
     assert [destination.name for destination in config.destinations] == ["offsite", "ftp-server", "usb"]
     keys: list[Any] = re.findall(r"(?m)^#([a-z_0-9]+) = ", example_toml())
-    assert len(keys) == sum(len(t.options) for t in (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION)) + 5
+    tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION, JOB_ENCRYPTION)
+    assert len(keys) == sum(len(table.options) for table in tables) + 5
 
 
 def test_root_reads_what_root_owns(host_file: Path) -> None:
