@@ -136,11 +136,14 @@ class Announcer:
             )
         ]
         try:
-            await asyncio.gather(*tasks)
+            # Not gather: cancelled, it would cancel them as well, and a second time below, in the midst of their end.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(tasks)
 
     async def finish(self, seconds: float) -> None:
         """Send nothing more, and give what is being sent a moment: cut off, it would be sent again after the start."""

@@ -72,7 +72,8 @@ class Heartbeats:
         finally:
             for task in tasks.values():
                 task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            if tasks:
+                await asyncio.wait(tasks.values())
 
     async def _drain(self, job: str) -> None:
         """Send the pings of a job in their order; one that fails gives way to what happened meanwhile."""

@@ -60,7 +60,8 @@ async def dispatch(parcels: Parcels) -> list[Receipt]:
         output.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        # Not only its end: what is left of its pipes would be met by the garbage collector when the loop is gone.
+        await process.communicate()
     return _untried(parcels, receipts, f"the process that sends ended early: {said}")
 
 
