@@ -64,6 +64,10 @@ def prune(
                 faults += denied
         except BackupdError as error:
             faults.append(error)
+    for line in lines:
+        # The rules, or what stands beside it, are others than when it should have gone.
+        if line.action == "keep" and (line.backup, line.destination) in seen.locks:
+            _mark_locked(catalog, line.backup, line.destination, None)
     _forget_vanished(job, catalog, layout, now, kinds)
     return [as_locked(line, locked.get((line.backup, line.destination))) for line in lines], faults
 
@@ -101,7 +105,8 @@ def _delete_all(
     return locked, denied[:1]
 
 
-def _mark_locked(catalog: Catalog, backup: str, place: str, lock: Lock) -> None:
+def _mark_locked(catalog: Catalog, backup: str, place: str, lock: Lock | None) -> None:
+    """Record what hinders the deletion of a copy, None: nothing does."""
     with catalog.together():
         found = catalog.backup(backup)
         for copy in found.copies if found is not None else ():
