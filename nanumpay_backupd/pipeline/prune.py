@@ -59,11 +59,14 @@ def prune(
         try:
             with contextlib.ExitStack() as stack:
                 store = None if place == LOCAL else stack.enter_context(open_store(destinations[place]))
-                found, denied = _delete_all(catalog, layout, _in_order(doomed, dates), store, now, on_deleted)
-                locked |= {(name, place): lock for name, lock in found.items()}
-                faults += denied
+                delete = _Deleting(catalog, layout, store, now=now, locked=locked, on_deleted=on_deleted)
+                faults += delete.all(_in_order(doomed, dates))
         except BackupdError as error:
             faults.append(error)
+    for line in lines:
+        # The rules, or what stands beside it, are others than when it should have gone.
+        if line.action == "keep" and (line.backup, line.destination) in seen.locks:
+            _mark_locked(catalog, line.backup, line.destination, None)
     _forget_vanished(job, catalog, layout, now, kinds)
     return [as_locked(line, locked.get((line.backup, line.destination))) for line in lines], faults
 
@@ -73,35 +76,49 @@ def _in_order(doomed: Iterable[PruneLine], dates: Mapping[str, datetime]) -> lis
     return [by_name[name] for name in deleting_order((name, dates[name], is_slice(name)) for name in by_name)]
 
 
-def _delete_all(
-    catalog: Catalog,
-    layout: Layout,
-    doomed: Iterable[PruneLine],
-    store: Store | None,
-    now: datetime,
-    on_deleted: Callable[[PruneLine], None],
-) -> tuple[dict[str, Lock], list[BackupdError]]:
-    """Delete copies at one place; returns those that are locked there, and what was denied.
+class _Deleting:
+    """Deletes copies at one place; those that are ``locked`` there are recorded, by backup and place."""
 
-    Raises BackupdError for any other fault: the next copy would meet the same.
-    """
-    locked: dict[str, Lock] = {}
-    denied: list[BackupdError] = []
-    for line in doomed:
-        try:
-            delete_copy(catalog, layout, line.backup, line.destination, store)
-            on_deleted(line)
-        except LockedError as error:
-            locked[line.backup] = Lock(until=error.until, asked=now)
-            _mark_locked(catalog, line.backup, line.destination, locked[line.backup])
-        except StoreError as error:
-            denied.append(error)
-            if error.code != "destination-denied" or store is None or len(denied) == _MOST_DENIED:
-                raise
-    return locked, denied[:1]
+    def __init__(
+        self,
+        catalog: Catalog,
+        layout: Layout,
+        store: Store | None,
+        *,
+        now: datetime,
+        locked: dict[tuple[str, str], Lock],
+        on_deleted: Callable[[PruneLine], None],
+    ) -> None:
+        self._catalog = catalog
+        self._layout = layout
+        self._store = store
+        self._now = now
+        self._locked = locked
+        self._on_deleted = on_deleted
+
+    def all(self, doomed: Iterable[PruneLine]) -> list[BackupdError]:
+        """Delete them; returns the first fault of those that the place denies.
+
+        Raises BackupdError for any other fault, and for one denial too many: the next copy would meet the same.
+        """
+        denied: list[BackupdError] = []
+        for line in doomed:
+            try:
+                delete_copy(self._catalog, self._layout, line.backup, line.destination, self._store)
+                self._on_deleted(line)
+            except LockedError as error:
+                lock = Lock(until=error.until, asked=self._now)
+                self._locked[line.backup, line.destination] = lock
+                _mark_locked(self._catalog, line.backup, line.destination, lock)
+            except StoreError as error:
+                denied.append(error)
+                if error.code != "destination-denied" or self._store is None or len(denied) == _MOST_DENIED:
+                    raise
+        return denied[:1]
 
 
-def _mark_locked(catalog: Catalog, backup: str, place: str, lock: Lock) -> None:
+def _mark_locked(catalog: Catalog, backup: str, place: str, lock: Lock | None) -> None:
+    """Record what hinders the deletion of a copy, None: nothing does."""
     with catalog.together():
         found = catalog.backup(backup)
         for copy in found.copies if found is not None else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, tzinfo
+from typing import Final
 
 import msgspec
 
@@ -12,6 +13,8 @@ from nanumpay_backupd.retention.place import decide_place
 from nanumpay_backupd.retention.records import Candidate, Decision, SliceCandidate
 
 __all__ = ["Coming", "foresee"]
+
+_MOST_LOOKS: Final = 2000
 
 
 class Coming(msgspec.Struct, frozen=True):
@@ -54,17 +57,19 @@ def foresee(
 
     Nothing is deleted before, except that retention runs after each backup that is assumed to come. Without a limit of
     the size the one look at the end gives the same as all those on the way: what is deleted once would not be kept
-    later. With a limit it need not, so each look is taken at which something did not fit.
+    later. With a limit it need not, so each look is taken at which something did not fit; where more than 2,000 backups
+    are assumed, 2,000 of them.
     """
     whole, changes = list(candidates), list(slices)
     gone: list[Decision] = []
     if coming is not None:
         total = _size(whole, changes)
-        for full, piece in coming.arrivals():
+        stride = -(-len(coming.times) // _MOST_LOOKS)
+        for number, (full, piece) in enumerate(coming.arrivals()):
             whole.append(full)
             changes += [piece] if piece is not None else []
             total += full.size + (piece.size if piece is not None else 0)
-            if policy.max_total_size and total > policy.max_total_size:
+            if 0 < policy.max_total_size < total and number % stride == 0:
                 whole, changes = _pruned(whole, changes, policy, full.created, zone, gone)
                 total = _size(whole, changes)
     return decide_place(whole, changes, policy, at, zone) + gone

@@ -289,7 +289,10 @@ class TestReload:
     """SIGHUP and the method Reload read the host file again."""
 
     def test_sighup(self, site: Site) -> None:
-        """SIGHUP: RELOADING with the time, the new configuration, READY; what must wait for a restart is told."""
+        """SIGHUP: RELOADING with the time, the new configuration, READY; what must wait for a restart is told.
+
+        Rules of how long to keep are in force for each place.
+        """
         site.start()
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         site.write_config("[[job]]\nname = 'extra'\nschedule = '30 3 * * *'")
@@ -299,9 +302,18 @@ class TestReload:
         assert before <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         assert site.notify.keys() == ["READY", "RELOADING", "READY"]
         assert "T03:30:00Z" in site.job("extra")["next_run"]
-        site.write_config()
+        site.write_config(
+            "[nanumpay.retention]\nkeep_all_for_days = 7\nkeep_monthly_for_months = 4\n"
+            "[destination.local.retention]\ncount = 3\nmax_total_size = '5GB'\n"
+            f"[nanumpay]\ndestinations = ['usb']\n[destination.usb]\ntype = 'local'\npath = '{site.folder}/usb'"
+        )
         assert site.call("Reload")["message"] == f"reloaded {site.config}"
-        assert [job["name"] for job in site.status()["jobs"]] == ["nanumpay"]
+        (job,) = site.status()["jobs"]
+        assert job["name"] == "nanumpay"
+        assert [(held["destination"], held["rule"]) for held in job["retention"]] == [
+            ("local", "3, at most 30 days; at most 5.00 GB"),
+            ("usb", "all of 7 days, then one a month for 4 months"),
+        ]
         running = site.status()["backups_path"]
         site.backups = site.folder / "elsewhere"
         site.write_config("[control]\ngroup = 'nogroup'")

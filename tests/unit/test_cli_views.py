@@ -253,8 +253,8 @@ def test_each_place_has_its_rule_in_the_status() -> None:
         ("2026-12-24T05:00:00Z", "until 2026-12-24 14:00 KST"),
         ("2026-12-31T05:00:00Z", "until 2026-12-24 14:00 KST to 2026-12-31 14:00 KST"),
     ):
-        rows = status_lines(PLAIN, status(jobs=[job(retention=[retention("app", **held, locked_last=last)])]))
-        told = next(line for line in rows if line.strip().startswith("locked"))
+        shown = status_lines(PLAIN, status(jobs=[job(retention=[retention("app", **held, locked_last=last)])]))
+        told = next(line for line in shown if line.strip().startswith("locked"))
         assert told.split(maxsplit=1)[1] == f"3 copies (1.00 GB) at app should be gone and are locked {words}"
 
 

@@ -135,6 +135,20 @@ def test_a_lock_is_told_until_it_ends(layout: Layout, catalog: Catalog, disk: Lo
     assert to_builtins(lines[0]).keys() == {"backup", "destination", "action", "reason", "size"}
 
 
+def test_what_is_to_stay_after_all_is_not_told_as_locked(
+    layout: Layout, catalog: Catalog, disk: LocalDestination
+) -> None:
+    """Once the rules keep a copy again, status does not say any more that it should be gone."""
+    backups = [put(layout, catalog, NOW - at * DAY, disk) for at in range(2)]
+    (copy,) = (one for one in (catalog.backup(backups[1].id) or backups[1]).copies if one.destination == "disk2")
+    catalog.save_copy(msgspec.structs.replace(copy, lock=Lock(until=NOW + DAY, asked=NOW)))
+    job = job_spec(destinations=(disk,), retention=Policy(count=1), policies={LOCAL: Policy(count=2)})
+    for policy, locked in ((Policy(count=1), 1), (Policy(count=2), 0)):
+        changed = msgspec.structs.replace(job, retention=policy)
+        prune(changed, catalog, layout, NOW, lambda _: pytest.fail("nobody need connect"))
+        assert [item.copies for item in catalog.locked(job.name)] == [1] * locked
+
+
 def test_the_copy_that_a_place_denies_stops_no_other(layout: Layout, catalog: Catalog, disk: LocalDestination) -> None:
     """A few copies that must not be deleted there are told once; a place that denies all is left after three."""
     backups = [put(layout, catalog, NOW - at * DAY, disk) for at in range(7)]
