@@ -230,6 +230,7 @@ def _stages(
     with recorder.stage(Stage.PREFLIGHT):
         punch = preflight(source, spec.job, layout, catalog, recorder, keys)
         sweep(layout)
+        sweep_outbox(layout, catalog, held=layout.lock(spec.job.name, spec.action))
     manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
     backup = prove_and_encrypt(spec.job, source, layout, manifest, catalog, recorder, keys=keys)
     _verify_leftovers(spec, source, layout, catalog, recorder, keys)

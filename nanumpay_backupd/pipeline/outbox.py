@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -42,7 +43,9 @@ class Encrypting:
 
     def __init__(self, manifest: Manifest, layout: Layout, keys: Keyring, recorder: Recorder) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encrypt")
+        self._layout = layout
         self._stop = False
+        self._taken = False
         self._recorder = recorder
         self._future = self._pool.submit(_encrypt, manifest, layout, keys, recorder.clock, self._tick)
 
@@ -54,10 +57,14 @@ class Encrypting:
     ) -> None:
         self._stop = True
         self._pool.shutdown(wait=True)
+        if not self._taken and self._future.exception() is None:
+            self._layout.waiting(self._future.result().name).unlink(missing_ok=True)
 
     def result(self) -> Artifact:
         """Wait for it; raises as `fill`."""
-        return self._future.result()
+        artifact = self._future.result()
+        self._taken = True
+        return artifact
 
     def _tick(self, _count: int) -> None:
         self._recorder.check()
@@ -115,8 +122,11 @@ def discard(name: str, layout: Layout, catalog: Catalog) -> None:
     layout.waiting(manifest.elsewhere.name).unlink(missing_ok=True)
 
 
-def sweep_outbox(layout: Layout, catalog: Catalog) -> None:
-    """Remove what waits for nothing: of runs that died, of backups that were deleted. Living runs are left alone."""
+def sweep_outbox(layout: Layout, catalog: Catalog, *, held: Path | None = None) -> None:
+    """Remove what waits for nothing: of runs that died, of backups that were deleted. Living runs are left alone.
+
+    ``held`` is the lock that the caller has.
+    """
     if not layout.outbox.is_dir():
         return
     for path in layout.outbox.iterdir():
@@ -126,8 +136,11 @@ def sweep_outbox(layout: Layout, catalog: Catalog) -> None:
         if backup is not None and _queued(backup) and not path.name.startswith("."):
             continue
         # Whoever makes it has the lock of its lane until its copies are queued.
-        lock = FileLock(layout.lock(job_of(name) or "unknown", "slice" if is_slice(name) else "backup"), name)
-        with contextlib.suppress(BusyError, OSError), lock:
+        lane = layout.lock(job_of(name) or "unknown", "slice" if is_slice(name) else "backup")
+        with (
+            contextlib.suppress(BusyError, OSError),
+            contextlib.nullcontext() if lane == held else FileLock(lane, name),
+        ):
             path.unlink(missing_ok=True)
 
 

@@ -36,6 +36,7 @@ from nanumpay_backupd.model import (
 from nanumpay_backupd.pipeline.backup import announce, name_backup, recorded, upload_new
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.outbox import sweep_outbox
 from nanumpay_backupd.pipeline.produce import prepare_keys
 from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
 from nanumpay_backupd.pipeline.publish import commit, open_staging
@@ -240,7 +241,8 @@ class _Slice:
                 self._recorder.loud()
                 many = "entry" if read.entries == 1 else "entries"
                 self._recorder.detail(f"{read.entries:,} oplog {many}, {human_size(result.size)}")
-            # A slice that holds nothing asks for no key.
+            sweep_outbox(self._layout, self._catalog, held=self._layout.lock(self._spec.job.name, self._spec.action))
+            # Only now: a slice that holds nothing asks for no key.
             prepare_keys(self._keys, self._spec.job, self._recorder)
             manifest = self._commit(staging, output, start, read, result, state)
         finally:

@@ -18,7 +18,7 @@ from nanumpay_backupd.errors import BusyError, ToolError
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.locks import FileLock
-from nanumpay_backupd.system.process import Child, find_tool
+from nanumpay_backupd.system.process import Child, find_tool, run_text
 
 __all__ = ["GnupgHome", "status_lines"]
 
@@ -47,12 +47,14 @@ class GnupgHome:
     """A home, there from its making to `close`, which may be called twice; ``gpg`` and ``agent`` are the tools."""
 
     def __init__(self, gpg: str, agent: str) -> None:
-        """Make it; raises ToolError (``tool-missing``)."""
+        """Make it; raises ToolError (``tool-missing``, ``tool-failed``)."""
         self._gpg = str(find_tool(gpg, hint=_HINT))
         self._agent = agent
         self._anchor: Child | None = None
         self._agent_pid = 0
         self.path, self._lock = _make()
+        # Two at once would both want to make what has to be there.
+        run_text(self.argv("--list-keys"))
 
     def argv(self, *words: str) -> list[str]:
         """Return a command line of gpg that works in this home and asks nobody."""

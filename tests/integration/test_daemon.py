@@ -91,7 +91,7 @@ class TestReadiness:
     def test_watchdog_is_fed(self, site: Site) -> None:
         """With WATCHDOG_USEC beats come, also while a run is going on; the status line says which stage that is in."""
         site.start(environment={"WATCHDOG_USEC": "200000"})
-        site.hold("nanumpay_backupd.pipeline.backup:prove")
+        site.hold("nanumpay_backupd.pipeline.proving:prove")
         run = site.begin()
         site.wait_held()
         wait_for(lambda: site.notify.status.startswith("nanumpay is running (verify)"), "the stage in the status line")

@@ -23,6 +23,7 @@ import msgspec
 import pytest
 
 from nanumpay_backupd import worker
+from nanumpay_backupd.bare.workshop import readable
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.cli.byhand import chain_to, look_commands, replay_commands
 from nanumpay_backupd.doctor import check_encryption
@@ -44,7 +45,7 @@ from nanumpay_backupd.model import (
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.outbox import sweep_outbox
-from nanumpay_backupd.pipeline.rebuild import adopt_remote, rebuild_local
+from nanumpay_backupd.pipeline.rebuild import adopt_place, adopt_remote, rebuild_local
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.verify import prove_sealed
 from nanumpay_backupd.settings.schema import CollectionOrder, JobEncryption, LocalDestination, VerifyOrder
@@ -374,6 +375,45 @@ def test_a_drill_needs_the_key(again: House) -> None:
     assert (run.outcome, run.error and run.error.code) == (Outcome.SKIPPED, "key-missing")
 
 
+def test_the_old_backups_folder_is_a_place_too(again: House, tmp_path: Path) -> None:
+    """What lies in the folder of a machine that is gone is found, encrypted or not, with its manifest or without."""
+    story = again.using(with_keys(again.encryption))
+    old = tmp_path / "old"
+    shutil.copytree(story.layout.backups, old)
+    lost = Layout(old).manifest(again.full.id)
+    for everything in (True, False):
+        folder = tmp_path / f"work-{everything}"
+        folder.mkdir()
+        place = LocalDestination(name="old", path=str(old))
+        with readable(place, folder) as shown, Catalog(folder / "catalog.db") as catalog, open_store(shown) as store:
+            survey = adopt_place("old", store, catalog, SystemClock().now(), everything=True)
+            assert {backup.id for backup in catalog.backups()} == {backup.id for backup in again.all}
+            found = catalog.backup(again.full.id)
+            assert found is not None
+            assert (found.kind is Kind.FULL) is everything
+            assert len(survey.alone) == (0 if everything else 1)
+        lost.unlink(missing_ok=True)
+
+
+def test_without_its_manifest_it_still_opens_with_the_key(tmp_path: Path, mongod_rs: Mongod) -> None:
+    """An encrypted archive of which nothing is known but its name is restored with the key, and needs it."""
+    story = make_story(mongod_rs, tmp_path, ways()["keys-all-blind"])
+    story.mark("one")
+    full = story.full()
+    story.layout.manifest(full.id).unlink()
+    with Catalog(story.paths.state / "catalog.db") as catalog:
+        rebuild_local(catalog, story.layout, SystemClock().now())
+    assert story.backup(full.id).kind is Kind.LEGACY
+    run = story.restore(full.id)
+    assert (run.outcome, run.error and run.error.code) == (Outcome.FAILED, "key-missing")
+    story.encryption = with_keys(story.encryption)
+    with mongod_rs.client() as client:
+        client.drop_database(story.database)
+    run = story.restore(full.id)
+    assert run.outcome is Outcome.SUCCEEDED, run.error
+    assert story.content() == story.held("one")
+
+
 # Making them
 
 
@@ -603,9 +643,11 @@ def test_what_waits_for_nothing_is_swept(tmp_path: Path) -> None:
             sweep_outbox(layout, catalog)
             assert dead.exists()
             assert part.exists()
+            sweep_outbox(layout, catalog, held=layout.lock("nanumpay", "slice"))
+            assert dead.exists()
+            assert not part.exists()
         sweep_outbox(layout, catalog)
     assert not dead.exists()
-    assert not part.exists()
 
 
 def test_a_file_for_others_is_told_without_a_key(again: House) -> None:
