@@ -27,7 +27,7 @@ TEXT: Final = (
     "마지막 백업이 성공하지 못했습니다.\n\nReason: *not* _there_ <b> & `co`\nWhat to do: systemctl status mongod"
 )
 TOKEN: Final = "TIiajkdnlazkcOXrIdevi7FQ"
-QUICK: Final = 1.0
+QUICK: Final = 0.5
 """Seconds of patience, so that a silent server is noticed soon."""
 _numbers = itertools.count(1)
 
