@@ -29,6 +29,10 @@ TEXT: Final = (
 TOKEN: Final = "TIiajkdnlazkcOXrIdevi7FQ"
 QUICK: Final = 1.0
 """Seconds of patience, so that a silent server is noticed soon."""
+PATIENT: Final = 10.0
+"""Seconds of patience with a server that answers, on a busy machine."""
+AWAY: Final = 3.0
+"""So long the driver of MongoDB looks for a server that is down."""
 _numbers = itertools.count(1)
 
 
@@ -66,8 +70,8 @@ class Way:
     secret: str
 
 
-def _apprise(address: str) -> AppriseTarget:
-    return AppriseTarget(name="ops", address=Secret(address), timeout=QUICK)
+def _apprise(address: str, timeout: float = PATIENT) -> AppriseTarget:
+    return AppriseTarget(name="ops", address=Secret(address), timeout=timeout)
 
 
 def _web_way(kind: str, server: WebServer, address: Callable[[int], str], secret: str) -> Way:
@@ -81,7 +85,7 @@ def _web_way(kind: str, server: WebServer, address: Callable[[int], str], secret
         server.stop,
         server.start,
         refuse,
-        lambda port: _apprise(address(port)),
+        lambda port: _apprise(address(port), QUICK),
         secret,
     )
 
@@ -126,7 +130,7 @@ def _mail() -> Iterator[Way]:
     server = MailServer().start()
 
     def silent(port: int) -> Target:
-        return _apprise(server.address().replace(f":{server.port}", f":{port}"))
+        return _apprise(server.address().replace(f":{server.port}", f":{port}"), QUICK)
 
     def refuse() -> None:
         server.refusal = "550 5.1.1 no such user here"
@@ -148,9 +152,9 @@ def _mail() -> Iterator[Way]:
 def _heartbeat() -> Iterator[Way]:
     server = WebServer().start()
 
-    def target(port: int) -> Target:
+    def target(port: int, timeout: float = QUICK) -> Target:
         url = Secret(f"http://127.0.0.1:{port}/ping/{TOKEN}")
-        return HeartbeatTarget(name="heartbeat/nanumpay", url=url, timeout=QUICK)
+        return HeartbeatTarget(name="heartbeat/nanumpay", url=url, timeout=timeout)
 
     def refuse() -> None:
         server.status = 404
@@ -159,7 +163,7 @@ def _heartbeat() -> Iterator[Way]:
         return [item.body for item in server.requests]
 
     try:
-        yield Way("heartbeat", target(server.port), arrived, server.stop, server.start, refuse, target, TOKEN)
+        yield Way("heartbeat", target(server.port, PATIENT), arrived, server.stop, server.start, refuse, target, TOKEN)
     finally:
         server.stop()
 
@@ -190,9 +194,9 @@ def _database(server: Mongod) -> Iterator[Way]:
         client[name].command("createUser", "app", pwd=password, roles=["readWrite"])
         records = client[name].backupnotifications
 
-        def target(port: int) -> Target:
+        def target(port: int, timeout: float = QUICK) -> Target:
             uri = Secret(f"mongodb://app:{password}@127.0.0.1:{port}/{name}?authSource={name}&directConnection=true")
-            return DatabaseTarget(name="database", uri=uri, database=name, days=90, count=50, timeout=QUICK)
+            return DatabaseTarget(name="database", uri=uri, database=name, days=90, count=50, timeout=timeout)
 
         def arrived() -> list[str]:
             return [f"{item['title']}\n{item['message']}\n{SUBJECT}" for item in records.find()]
@@ -200,7 +204,7 @@ def _database(server: Mongod) -> Iterator[Way]:
         def refuse() -> None:
             client[name].command("updateUser", "app", roles=["read"])
 
-        yield Way("database", target(server.port), arrived, server.stop, server.start, refuse, target, password)
+        yield Way("database", target(server.port, AWAY), arrived, server.stop, server.start, refuse, target, password)
 
 
 KINDS: Final = ("mail", "slack", "discord", "telegram", "webhook", "heartbeat", "database")
@@ -403,7 +407,7 @@ def test_a_ping_goes_where_the_switch_wants_it() -> None:
     server = WebServer().start()
     try:
         url = Secret(f"{server.url}/ping/{TOKEN}/?create=1")
-        with open_notifier(HeartbeatTarget(name="heartbeat/x", url=url, timeout=QUICK)) as opened:
+        with open_notifier(HeartbeatTarget(name="heartbeat/x", url=url, timeout=PATIENT)) as opened:
             for signal, run in (("start", "r1"), ("success", "r1"), ("fail", "r2"), ("log", "")):
                 opened.send(message(signal=signal, run=run))
             server.status = 302
