@@ -7,7 +7,7 @@ from before that time, from which its slices lead on, stays with them (docs/deci
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 
@@ -59,8 +59,33 @@ def first_kept(leads: Iterable[Verdict]) -> OpTime | None:
     return next((verdict.item.moment for verdict in leads if verdict.keep), None)
 
 
+def keep_pinned_chains(fulls: Iterable[Verdict], slices: Sequence[SliceCandidate]) -> dict[str, str]:
+    """Keep the full that leads to each pinned slice; returns for each slice on the way there why it stays.
+
+    By itself a slice restores nothing.
+    """
+    pinned = sorted((item for item in slices if item.pinned), key=attrgetter("end", "backup"))
+    if not pinned:
+        return {}
+    by_name = {verdict.item.backup: verdict for verdict in fulls}
+    bases = [Base(verdict.item.backup, _moment(verdict)) for verdict in _able(by_name.values())]
+    pieces = [Piece(item.backup, item.start, item.end, item.good) for item in slices]
+    reasons: dict[str, str] = {}
+    for item in pinned:
+        chain = find_chain(bases, pieces, item.end)
+        if chain is None:
+            continue
+        reason = f"needed by {item.backup}, which is pinned"
+        reasons |= dict.fromkeys(chain.slices, reason)
+        base = by_name[chain.base]
+        if not base.firm:
+            base.keep, base.firm, base.reason = True, True, reason
+    return reasons
+
+
 def judge_slices(
     slices: Iterable[SliceCandidate],
+    needed: Mapping[str, str],
     fulls: Iterable[Verdict],
     leads: Sequence[Verdict],
     windows: Windows | None,
@@ -68,8 +93,9 @@ def judge_slices(
 ) -> list[SliceVerdict]:
     """Say which slices at one place are still of use, newest first.
 
-    ``leads`` are those of ``fulls`` from which slices lead on. A slice that ends by the oldest of them leads on from
-    nothing. Without any, slices are kept back to ``limit``: what they lead on from may be elsewhere.
+    ``needed`` are those that stay for a reason of their own (`keep_pinned_chains`), ``leads`` those of ``fulls`` from
+    which slices lead on. A slice that ends by the oldest of them leads on from nothing. Without any, slices are kept
+    back to ``limit``: what they lead on from may be elsewhere.
     """
     oldest = first_kept(leads)
     standing = oldest or max((_moment(verdict) for verdict in _able(fulls) if verdict.keep), default=None)
@@ -78,6 +104,8 @@ def judge_slices(
     for item in sorted(slices, key=attrgetter("end", "backup"), reverse=True):
         if item.pinned:
             verdict = SliceVerdict(item, keep=True, reason=f"pinned: {item.pinned}", firm=True)
+        elif item.backup in needed:
+            verdict = SliceVerdict(item, keep=True, reason=needed[item.backup], firm=True)
         elif standing is not None and item.end <= standing:
             verdict = SliceVerdict(item, keep=False, reason=before)
         elif oldest is not None:
@@ -88,20 +116,3 @@ def judge_slices(
             verdict = SliceVerdict(item, keep=True, reason="no full here says yet whether it is needed")
         found.append(verdict)
     return found
-
-
-def keep_pinned_chains(fulls: Iterable[Verdict], slices: Sequence[SliceVerdict]) -> None:
-    """Keep what leads to each pinned slice: by itself it restores nothing."""
-    pinned = [verdict.item for verdict in slices if verdict.item.pinned]
-    if not pinned:
-        return
-    by_name: dict[str, Verdict | SliceVerdict] = {verdict.item.backup: verdict for verdict in slices}
-    by_name |= {verdict.item.backup: verdict for verdict in fulls}
-    bases = [Base(verdict.item.backup, _moment(verdict)) for verdict in _able(fulls)]
-    pieces = [Piece(one.item.backup, one.item.start, one.item.end, one.item.good) for one in slices]
-    for item in pinned:
-        chain = find_chain(bases, pieces, item.end)
-        for name in (chain.base, *chain.slices) if chain is not None else ():
-            verdict = by_name[name]
-            if not verdict.firm:
-                verdict.keep, verdict.firm, verdict.reason = True, True, f"needed by {item.backup}, which is pinned"

@@ -35,9 +35,9 @@ def decide_place(
     windows = Windows.at(policy.tiers, now) if policy.tiers is not None else None
     groups = judge(candidates, policy, windows, now, zone)
     fulls = groups.get("", [])
+    needed = keep_pinned_chains(fulls, slices)
     leads = anchors(fulls, slices, windows)
-    judged = judge_slices(slices, fulls, leads, windows, horizon(policy, now))
-    keep_pinned_chains(fulls, judged)
+    judged = judge_slices(slices, needed, fulls, leads, windows, horizon(policy, now))
     if policy.max_total_size:
         fit(groups, judged, leads, policy.max_total_size)
     verdicts = [verdict for group in groups.values() for verdict in group]

@@ -88,7 +88,8 @@ def _by_windows(ordered: list[Candidate], policy: Policy, windows: Windows, zone
     as if it were, and stays beside the one that does.
     """
     assert policy.tiers is not None
-    young = f"within the last {policy.tiers.keep_all_for_days} days, of which all are kept"
+    days = policy.tiers.keep_all_for_days
+    young = f"within the last {'day' if days == 1 else f'{days} days'}, of which all are kept"
     old = f"older than all windows, which reach back to {windows.end.astimezone(zone):%Y-%m-%d}"
     limit = windows.everything.timestamp()
     taken: dict[str, str] = {}

@@ -164,6 +164,30 @@ def test_reasons_of_slices_and_sizes() -> None:
     assert reasons["changes 0"] == (True, "it leads on from a full that is kept here")
 
 
+def test_a_full_is_of_the_end_of_its_dump() -> None:
+    """One that was begun before the window and ended in it is kept with all: later the slices lead on from it."""
+    end = NOW - timedelta(days=1)
+    older, across, newer = (
+        Candidate(name, end + began, True, moment=OpTime(int((end + began).timestamp()) + 1200, 0))
+        for name, began in (
+            ("older", timedelta(hours=-9)),
+            ("across", timedelta(minutes=-10)),
+            ("newer", timedelta(hours=1)),
+        )
+    )
+    policy = Policy(tiers=Tiers(keep_all_for_days=1))
+    assert kept(decide([older, across, newer], policy, NOW, SEOUL)) == ["newer", "across"]
+    moment = older.moment
+    assert moment is not None
+    assert newer.moment is not None
+    changes = SliceCandidate("changes", NOW, newer.moment, start=moment)
+    reasons = {one.backup: one.reason for one in decide_place([older, across, newer], [changes], policy, NOW, SEOUL)}
+    assert reasons["across"].startswith("within the last day, ")
+    assert reasons["older"] == "the slices of the time of which all is kept lead on from it"
+    later = decide_place([older, across, newer], [changes], policy, NOW + timedelta(minutes=15), SEOUL)
+    assert {one.backup for one in later if one.keep} == {"newer", "across", "changes"}
+
+
 def test_the_settings_of_the_page_are_accepted() -> None:
     """Each block of TOML can be taken as it stands, and the first one is the policy of the table."""
     blocks = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
