@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, DecryptError, StoreError, VerifyError
+from nanumpay_backupd.errors import BackupdError, DecryptError, StoreError, ToolError, VerifyError
 from nanumpay_backupd.model import SLICES, Backup, BackupState, Copy, CopyState, Kind, Manifest, from_json
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, rebuild
 from nanumpay_backupd.pipeline.keyring import Keyring
@@ -172,7 +172,7 @@ def _with_keys(fetched: dict[str, Backup], keys: Keyring | None) -> tuple[dict[s
             continue
         try:
             fetched[key] = backup_from_manifest((keys or Keyring()).whole(manifest))
-        except DecryptError:
+        except (DecryptError, ToolError):
             closed.append(key)
         except VerifyError:
             del fetched[key]

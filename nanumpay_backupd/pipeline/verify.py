@@ -175,7 +175,8 @@ def prove_sealed(chunks: Iterator[bytes], manifest: Manifest, clock: Clock, keys
         raise VerifyError(
             f"{artifact.name} is encrypted for others than its manifest says", hint=_HINT, code="verify-structure"
         )
-    whom = f"for {len(seal.recipients)} keys" if seal is not None and seal.recipients else "with a passphrase"
+    count = len(seal.recipients) if seal is not None else 0
+    whom = f"to {count} {'key' if count == 1 else 'keys'}" if count else "with a passphrase"
     return msgspec.structs.replace(found, detail=f"whole, and encrypted {whom}; not decrypted, for want of a key here")
 
 

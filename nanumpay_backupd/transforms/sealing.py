@@ -107,7 +107,11 @@ class SealWriter:
         self._size = 0
         self._fault: Exception | None = None
         self._whole = False
-        self._file: IO[bytes] = output.open("xb", buffering=0)
+        try:
+            self._file: IO[bytes] = output.open("xb", buffering=0)
+        except OSError:
+            child.close()
+            raise
         self._thread = threading.Thread(target=self._collect, name="seal", daemon=True)
         self._thread.start()
 
