@@ -2,7 +2,7 @@
 
 By count and days, slices are kept from the oldest full on that is kept. By windows, they are kept for as long as all
 backups are: every second of that time can be restored, and behind it only what the fulls are of. So the newest full
-from before that time, from which its slices lead on, stays with them (docs/decisions/0013).
+from before that time, from which its slices lead on, stays with them (docs/decisions/0015).
 """
 
 from __future__ import annotations
