@@ -95,6 +95,7 @@ class Exporter:
                 self._wake.clear()
                 try:
                     await self._serve()
+                    await asyncio.sleep(_GATHER)
                     await self._write()
                 except Exception:
                     log.exception("making the metrics available failed", code="internal")
@@ -102,7 +103,6 @@ class Exporter:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_INTERVAL if self._wanted() else None):
                         await self._wake.wait()
-                await asyncio.sleep(_GATHER)
         finally:
             listening.cancel()
             if self._taking is not None:
@@ -271,5 +271,5 @@ def _way_to_write(folder: Path, error: OSError) -> str:
     if way_out(folder):
         return f"the service may not write there: the drop-in for it, with its how-to, is {_DROP_IN}"
     if error.errno in {errno.EACCES, errno.EPERM}:
-        return f"let the service's user write there: setfacl -m u:nanumpay:rwx {folder}"
+        return f"let the service's user write there: chgrp nanumpay {folder} && chmod g+rwx {folder}"
     return "set [metrics] textfile to another folder"

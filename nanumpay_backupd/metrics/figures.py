@@ -132,14 +132,18 @@ def samples(figures: Figures) -> Iterator[Sample]:
 
 
 def _copies(job: dict[str, Any], copies: list[Tally]) -> Iterator[Sample]:
-    """Yield what lies where. Every place of a job has its figures, also when there is nothing yet."""
+    """Yield what lies where. Every place of a job has its figures, also when there is nothing yet.
+
+    Of places that the job no longer has only what lies there: nothing new will come.
+    """
     name = job["name"]
     count: Counter[Labels] = Counter()
     size: Counter[Labels] = Counter()
     corrupt: Counter[str] = Counter()
     pending: Counter[str] = Counter()
     newest: dict[str, tuple[datetime, int]] = {}
-    for place in (LOCAL, *job["destinations"]):
+    places = (LOCAL, *job["destinations"])
+    for place in places:
         count[place, Kind.FULL.value] = size[place, Kind.FULL.value] = corrupt[place] = pending[place] = 0
     for tally in copies:
         place, kind = tally.destination, tally.kind
@@ -148,7 +152,7 @@ def _copies(job: dict[str, Any], copies: list[Tally]) -> Iterator[Sample]:
         size[place, kind] += tally.size if present else 0
         corrupt[place] += tally.copies if tally.state == CopyState.CORRUPT else 0
         pending[place] += tally.copies if tally.state == CopyState.PENDING else 0
-        if present and tally.newest is not None and tally.kind in FULLS:
+        if present and tally.newest is not None and kind in FULLS and place in places:
             newest[place] = max(newest.get(place, (tally.newest, 0)), (tally.newest, tally.newest_size))
     yield from (Sample("copies", (name, *labels), value) for labels, value in count.items())
     yield from (Sample("copies_bytes", (name, *labels), value) for labels, value in size.items())

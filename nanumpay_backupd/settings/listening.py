@@ -14,7 +14,7 @@ __all__ = ["LoopbackAddress", "TextFile"]
 
 _LONGEST: Final = 90
 """Bytes of a socket's path; the kernel takes 107, and a temporary name is made beside it."""
-_ADDRESS: Final = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<four>[^:\s\[\]/]+)):(?P<port>[0-9]{1,5})")
+_ADDRESS: Final = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[^:\s\[\]/]+)):(?P<port>[0-9]{1,5})")
 _PROXY: Final = (
     "write 127.0.0.1:PORT; who shall fetch from elsewhere goes through a reverse proxy with TLS and a password, "
     "or through node_exporter (docs/monitoring.md)"
