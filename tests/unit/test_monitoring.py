@@ -96,7 +96,7 @@ CASES: Final = (
         "42h",
         f'severity="critical",{JOB}',
         ENABLED | place("local", "0") | place("cloud", "0"),
-        ENABLED | place("local", "0") | place("cloud", "7200"),
+        ENABLED | place("local", "0") | place("cloud", "86400"),
     ),
     Case(
         "NanumpayBackupTooOld",
