@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +22,10 @@ from nanumpay_backupd import catalog as catalog_module
 from nanumpay_backupd.catalog import Catalog, Tally
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.events import Fault, Severity
+from nanumpay_backupd.metrics import web
 from nanumpay_backupd.metrics.exposition import encode, wants_open_metrics
 from nanumpay_backupd.metrics.figures import ACTIONS, Figures, JobFigures, samples
+from nanumpay_backupd.metrics.web import Page, Render, WebServer
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
@@ -144,7 +150,7 @@ def backup(at: int, kind: Kind, state: BackupState, copies: dict[str, CopyState]
 
 def figures(faults: list[Fault], **more: Any) -> Figures:
     """Return figures of one job, of which hardly anything is known yet."""
-    protection = {"recoverable_until": None, "rpo": 0.0, "rpo_kept": None, "rto": 0.0, "rto_kept": None}
+    protection: dict[str, Any] = {"recoverable_until": None, "rpo": 0.0, "rpo_kept": None, "rto": 0.0, "rto_kept": None}
     protection |= {"restore_seconds": None, "window": 7200.0, "stream": "ok"}
     job = {"name": "nanumpay", "enabled": True, "destinations": ["cloud"], "protection": protection}
     status = {
@@ -298,6 +304,107 @@ def test_a_file_for_all_is_replaced_as_a_whole(tmp_path: Path) -> None:
         replace_for_all(tmp_path / "folder", b"new\n")
     assert path.read_bytes() == b"old\n"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["folder", "x.prom"]
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write beside the file gets nothing of ours overwritten."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / f".x.prom.{os.getpid()}.tmp").symlink_to(precious)
+    replace_for_all(tmp_path / "x.prom", b"new\n")
+    assert (precious.read_text(), (tmp_path / "x.prom").read_bytes()) == ("mine", b"new\n")
+    assert not (tmp_path / "x.prom").is_symlink()
+
+
+async def _large(_accept: str) -> Page:
+    return Page(b"x" * (32 << 20))
+
+
+@contextlib.asynccontextmanager
+async def served(render: Render) -> AsyncIterator[tuple[str, int]]:
+    """Run a server with that page on a free port."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    server = WebServer(render)
+    await server.start(listening)
+    try:
+        yield listening.getsockname()
+    finally:
+        await server.close()
+
+
+def _connections() -> int:
+    """Return how many callers are being served."""
+    return sum(task.get_name() == "metrics-connection" for task in asyncio.all_tasks())
+
+
+def test_who_is_slow_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that does not come, and an answer that nobody reads, end when their time is over."""
+    monkeypatch.setattr(web, "_REQUEST_TIME", 0.1)
+    monkeypatch.setattr(web, "_WHOLE_TIME", 0.5)
+
+    async def play() -> None:
+        async with served(_large) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET /metrics HTTP/1.1\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+            writer.close()
+            with socket.create_connection(address) as silent:
+                silent.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                for busy in (True, False):
+                    while bool(_connections()) is not busy:  # noqa: ASYNC110 - there is no event to wait for
+                        await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
+                silent.settimeout(10)
+                got = 0
+                with contextlib.suppress(ConnectionResetError):
+                    while data := silent.recv(1 << 20):
+                        got += len(data)
+                assert got < 32 << 20
+
+    asyncio.run(asyncio.wait_for(play(), 60))
+
+
+def test_who_is_being_served_when_it_ends_is_let_go() -> None:
+    """Closing waits for nobody, and leaves no task and no connection."""
+
+    async def never(_accept: str) -> Page:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async def play() -> None:
+        async with served(never) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+            silent, other = await asyncio.open_connection(*address)
+            await asyncio.sleep(0.05)
+        for end, out in ((reader, writer), (silent, other)):
+            with contextlib.suppress(ConnectionResetError):
+                assert await end.read() == b""
+            out.close()
+        await asyncio.sleep(0.05)
+        assert _connections() == 0
+
+    asyncio.run(asyncio.wait_for(play(), 60))
+
+
+def test_a_defect_in_the_figures_is_not_shown_to_callers() -> None:
+    """What a caller gets is that there is one; the journal has it."""
+
+    async def broken(_accept: str) -> Page:
+        raise ValueError("secret things")
+
+    async def play() -> bytes:
+        async with served(broken) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+            said = await reader.read()
+            writer.close()
+            return said
+
+    said = asyncio.run(asyncio.wait_for(play(), 60))
+    assert said.startswith(b"HTTP/1.1 500 ")
+    assert b"secret" not in said
 
 
 def test_slices_are_no_fulls() -> None:
