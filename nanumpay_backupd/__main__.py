@@ -25,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if words == ["worker"]:  # every minute, so without the parser
             _work()
+        if words == ["sender"]:  # for the daemon too; takes its orders on standard input
+            _send()
         from nanumpay_backupd.arguments import parse
 
         return _run(parse(words))
@@ -51,6 +53,12 @@ def _work() -> NoReturn:
     _leave(worker.main())
 
 
+def _send() -> NoReturn:
+    from nanumpay_backupd.notifiers import sender
+
+    _leave(sender.main())
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.command == "worker":
         _work()
@@ -63,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
         from nanumpay_backupd.bare.command import restore_from
 
         wanted = {name: getattr(options, name) for name in Wish.__struct_fields__}
-        return restore_from(options.config, Wish(**wanted))
+        return restore_from(options.config, Wish(**{**wanted, "identities": tuple(options.identities)}))
     if options.command == "check-config":
         from nanumpay_backupd.once import check_config
 

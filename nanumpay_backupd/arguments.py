@@ -156,6 +156,7 @@ examples:
   nanumpay-backupd restore nanumpay-backup-2026-11-21T02-00-00 --from /mnt/usb/backups
   nanumpay-backupd restore --from /mnt/usb/backups --at "2026-11-21 10:30:59"
   nanumpay-backupd restore --from /mnt/usb/backups --at "5 minutes ago" --to-db nanumpay_check
+  nanumpay-backupd restore --from s3://my-backups/nanumpay-backup/ --identity /media/safe/backup-key.sec
 
 places:
   s3://BUCKET/PREFIX/            a bucket
@@ -175,6 +176,9 @@ environment (secrets never stand on the command line):
 
 moments (--at) are written as for backupctl: 10:30:59, "2026-11-21 10:30", 2026-11-21T01:30:59Z, "yesterday 18:00",
   "5 minutes ago", an oplog time, latest. Without a zone: that of the host file, else this host's.
+
+encrypted backups are listed without a key. To restore one, its private key or passphrase is taken from --identity and
+  --passphrase-file, from the host file, or asked for on the terminal.
 
 exit codes: 0 restored (listed, shown), 1 failed, 2 usage, 6 not found, 7 refused (also: the question was answered with
             no, or nobody could be asked and --yes was missing), 130 stopped. The last lines say how things stand.
@@ -309,6 +313,20 @@ def _restore_options(restore: argparse.ArgumentParser) -> None:
     restore.add_argument("--job", default="", metavar="JOB", help="whose backups, where there are several jobs")
     restore.add_argument("--to-db", default="", dest="to_database", metavar="NAME", help="into this database")
     restore.add_argument("--collection", default="", metavar="C", help="only this collection")
+    restore.add_argument(
+        "--identity",
+        action="append",
+        default=[],
+        dest="identities",
+        metavar="FILE",
+        help="a private key (OpenPGP as text, age, ssh) for what is encrypted; may be given several times",
+    )
+    restore.add_argument(
+        "--passphrase-file",
+        default="",
+        metavar="FILE",
+        help="the passphrase, in its first line (default: asked for on the terminal)",
+    )
     restore.add_argument("--work", default="", metavar="DIR", help="where to unpack (default: $TMPDIR or /var/tmp)")
     restore.add_argument(
         "--list", action="store_true", dest="list_only", help="only show what is there, and up to when it leads"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -27,8 +27,10 @@ from nanumpay_backupd.model import (
     Copy,
     CopyState,
     Kind,
+    Lock,
     Manifest,
     Outcome,
+    Pin,
     Run,
     Stream,
     Trigger,
@@ -37,13 +39,17 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.system.clock import Clock, SystemClock
 
-__all__ = ["Catalog", "Placed", "Span"]
+if TYPE_CHECKING:
+    from nanumpay_backupd.alerts import NoticeRecord  # a worker, which starts every minute, has no use for it
+
+__all__ = ["Catalog", "Held", "Locked", "Placed", "Span"]
 
 _PATIENCE: Final = 10.0
 """Seconds to wait for another process that writes."""
 _NAP: Final = 0.02
 _KEPT_RUNS: Final = 20_000
 _KEPT_SLICE_RUNS: Final = 10_000
+_KEPT_NOTICES: Final = 5_000
 _BACKUP_COLUMNS: Final = (
     "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection"
 )
@@ -77,6 +83,35 @@ class Placed(NamedTuple):
     good: bool
     absent: bool
     legacy: bool
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """What retention needs of one present copy: of the backup, then of the copy."""
+
+    id: str
+    kind: Kind
+    created: datetime
+    verified: bool
+    start: str
+    end: str
+    pinned: str
+    collection: str
+    destination: str
+    corrupt: bool
+    size: int
+
+
+class Locked(NamedTuple):
+    """The copies at one place that should go and are locked there; from ``first`` to ``last`` the locks end (UTC).
+
+    None: some are until somebody lifts it.
+    """
+
+    destination: str
+    copies: int
+    size: int
+    first: datetime | None
+    last: datetime | None
 
 
 class Catalog:
@@ -299,9 +334,9 @@ class Catalog:
     def _put_copy(self, db: sqlite3.Connection, copy: Copy) -> None:
         due = _stamp(copy.next_attempt) if copy.next_attempt is not None else None
         db.execute(
-            "INSERT OR REPLACE INTO copies (backup, destination, state, next_attempt, record, size, job) "
-            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT job FROM backups WHERE id = ?1))",
-            (copy.backup, copy.destination, copy.state, due, to_json(copy), copy.size),
+            "INSERT OR REPLACE INTO copies (backup, destination, state, next_attempt, record, size, locked, job) "
+            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, (SELECT job FROM backups WHERE id = ?1))",
+            (copy.backup, copy.destination, copy.state, due, to_json(copy), copy.size, _locked(copy)),
         )
 
     def forget_copy(self, backup: str, destination: str) -> None:
@@ -388,10 +423,90 @@ class Catalog:
         )
         return bool(found)
 
-    def pin(self, backup: str, reason: str) -> None:
-        """Keep retention from deleting a backup; an empty reason lets it go again."""
+    def pin(self, pin: Pin) -> None:
+        """Keep retention from deleting a backup, which is in the catalog; replaces a pin of the same owner."""
         with self._write() as db:
-            db.execute("UPDATE backups SET pinned = ? WHERE id = ?", (reason, backup))
+            values = (pin.backup, pin.owner, pin.reason, _stamp(pin.made))
+            db.execute("INSERT OR REPLACE INTO pins VALUES (?, ?, ?, ?)", values)
+            self._sum_up(db, pin.backup)
+
+    def unpin(self, backup: str, owner: str) -> None:
+        """Drop the pin of one owner; harmless when there is none."""
+        with self._write() as db:
+            db.execute("DELETE FROM pins WHERE backup = ? AND owner = ?", (backup, owner))
+            self._sum_up(db, backup)
+
+    def pins(self, backup: str | None = None) -> list[Pin]:
+        """Return the pins of one backup, or all, the oldest first."""
+        rows = self._read(
+            "SELECT backup, owner, reason, made FROM pins WHERE ?1 IS NULL OR backup = ?1 ORDER BY made, owner", backup
+        )
+        return [
+            Pin(backup=name, owner=owner, reason=reason, made=datetime.fromisoformat(made))
+            for name, owner, reason, made in rows
+        ]
+
+    def _sum_up(self, db: sqlite3.Connection, backup: str) -> None:
+        """Write all reasons into the backup's own row, where listings read them."""
+        told = "; ".join(pin.told for pin in self.pins(backup))
+        db.execute("UPDATE backups SET pinned = ? WHERE id = ?", (told, backup))
+
+    def held(self, job: str) -> list[Held]:
+        """Return what retention needs of every present copy of a job's backups, in no order."""
+        rows = self._read(
+            "SELECT b.id, b.kind, b.created, b.state, b.first, b.last, b.pinned, b.collection, "
+            "c.destination, c.state, c.size FROM copies AS c JOIN backups AS b ON b.id = c.backup "
+            "WHERE c.job = ? AND c.state IN ('uploaded', 'verified', 'corrupt')",
+            job,
+        )
+        parse = datetime.fromisoformat
+        return [
+            Held(
+                name,
+                _KINDS[kind],
+                parse(made),
+                proven == "verified",
+                start,
+                end,
+                pin,
+                of,
+                place,
+                state == "corrupt",
+                size,
+            )
+            for name, kind, made, proven, start, end, pin, of, place, state, size in rows
+        ]
+
+    def locked(self, job: str) -> list[Locked]:
+        """Return what is locked of a job's copies that should go, place by place."""
+        rows = self._read(
+            "SELECT destination, count(*), sum(size), min(nullif(locked, '')), max(nullif(locked, '')) "
+            "FROM copies WHERE job = ? AND locked IS NOT NULL GROUP BY destination",
+            job,
+        )
+        return [
+            Locked(place, count, size, *(datetime.fromisoformat(end) if end else None for end in ends))
+            for place, count, size, *ends in rows
+        ]
+
+    def locks(self, job: str) -> dict[tuple[str, str], Lock]:
+        """Return the locks of a job's copies, by backup and place."""
+        rows = self._read("SELECT record FROM copies WHERE job = ? AND locked IS NOT NULL", job)
+        copies = (_COPY.decode(_blob(row[0])) for row in rows)
+        return {(copy.backup, copy.destination): copy.lock for copy in copies if copy.lock is not None}
+
+    def missing(self, job: str, kinds: Collection[Kind]) -> list[tuple[str, str, datetime]]:
+        """Return the copies of a job that somebody else deleted: backup, place, and when the backup was made.
+
+        Only backups of these kinds.
+        """
+        rows = self._read(
+            "SELECT b.id, c.destination, b.created FROM copies AS c JOIN backups AS b ON b.id = c.backup "
+            "WHERE c.job = ?1 AND c.state = 'missing' AND b.kind IN (SELECT value FROM json_each(?2))",
+            job,
+            _as_list(kinds),
+        )
+        return [(name, place, datetime.fromisoformat(created)) for name, place, created in rows]
 
     def backup(self, backup_id: str) -> Backup | None:
         """Return one backup with copies and manifest, or None."""
@@ -457,6 +572,52 @@ class Catalog:
             else:
                 db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?)", (job, _stamp(due)))
 
+    # Notices: what people were told, and what has to be remembered to tell it once
+
+    def save_notices(self, records: Iterable[NoticeRecord]) -> None:
+        """Insert or replace what was told; the newest 5,000 stay."""
+        with self._write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO notices VALUES (?, ?, ?, ?)",
+                [
+                    (record.notice.id, record.notice.job, _stamp(record.notice.at), to_json(record))
+                    for record in records
+                ],
+            )
+            db.execute(
+                "DELETE FROM notices WHERE id IN (SELECT id FROM notices ORDER BY at DESC, id DESC LIMIT -1 OFFSET ?)",
+                (_KEPT_NOTICES,),
+            )
+
+    def notice(self, identity: str) -> NoticeRecord | None:
+        """Return what is on record of one notice, or None."""
+        from nanumpay_backupd.alerts import NoticeRecord
+
+        rows = self._read("SELECT record FROM notices WHERE id = ?", identity)
+        return from_json(NoticeRecord, _blob(rows[0][0])) if rows else None
+
+    def notices(self, job: str | None = None, limit: int = 20) -> list[NoticeRecord]:
+        """Return the newest notices first, of one job or of all and of none."""
+        from nanumpay_backupd.alerts import NoticeRecord
+
+        own = "" if job is None else "WHERE job = ?2 "
+        rows = self._read(
+            f"SELECT record FROM notices {own}ORDER BY at DESC, id DESC LIMIT ?1",  # noqa: S608
+            limit,
+            *([] if job is None else [job]),
+        )
+        return [from_json(NoticeRecord, _blob(row[0])) for row in rows]
+
+    def remembered(self, key: str) -> bytes | None:
+        """Return what `remember` kept, or None."""
+        rows = self._read("SELECT record FROM memory WHERE key = ?", key)
+        return _blob(rows[0][0]) if rows else None
+
+    def remember(self, key: str, record: bytes) -> None:
+        """Keep something small over a restart."""
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?)", (key, record))
+
 
 def _choice(job: str | None, limit: int | None, kinds: Collection[Kind]) -> tuple[str, list[object]]:
     """Return a query for backups, with a place for its columns, and the values for its parameters.
@@ -514,6 +675,13 @@ def _backup(row: tuple[Any, ...], copies: tuple[Copy, ...], manifest: Manifest |
 def _stamp(moment: datetime) -> str:
     """Write a moment so that text order is time order; all moments are UTC."""
     return moment.isoformat(timespec="microseconds")
+
+
+def _locked(copy: Copy) -> str | None:
+    """Write a lock's end so that it can be compared; empty: it has none."""
+    if copy.lock is None:
+        return None
+    return _stamp(copy.lock.until) if copy.lock.until is not None else ""
 
 
 def _blob(value: object) -> bytes:

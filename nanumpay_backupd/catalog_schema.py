@@ -11,7 +11,7 @@ from typing import Final
 
 __all__ = ["SCHEMA_VERSION", "create", "upgrade"]
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 _INDEXES: Final = """
 CREATE INDEX runs_by_time ON runs (started DESC);
 CREATE INDEX runs_by_job ON runs (job, started DESC);
@@ -22,7 +22,10 @@ CREATE INDEX backups_by_time ON backups (created DESC);
 CREATE INDEX backups_by_job ON backups (job, created DESC);
 CREATE INDEX backups_by_kind ON backups (job, kind, created DESC, id DESC);
 CREATE INDEX copies_pending ON copies (next_attempt) WHERE state = 'pending';
-CREATE INDEX copies_by_job ON copies (job, state, size)
+CREATE INDEX copies_by_job ON copies (job, state, size);
+CREATE INDEX copies_locked ON copies (job, destination, locked, size) WHERE locked IS NOT NULL;
+CREATE INDEX notices_by_time ON notices (at DESC, id DESC);
+CREATE INDEX notices_by_job ON notices (job, at DESC, id DESC)
 """
 _TABLES: Final = """
 CREATE TABLE runs (
@@ -38,9 +41,14 @@ CREATE TABLE manifests (
 CREATE TABLE copies (
     backup TEXT NOT NULL REFERENCES backups (id) ON DELETE CASCADE, destination TEXT NOT NULL, state TEXT NOT NULL,
     next_attempt TEXT, record BLOB NOT NULL, job TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (backup, destination));
+    locked TEXT, PRIMARY KEY (backup, destination));
+CREATE TABLE pins (
+    backup TEXT NOT NULL REFERENCES backups (id) ON DELETE CASCADE, owner TEXT NOT NULL, reason TEXT NOT NULL,
+    made TEXT NOT NULL, PRIMARY KEY (backup, owner));
 CREATE TABLE plans (job TEXT PRIMARY KEY, due TEXT NOT NULL);
 CREATE TABLE streams (job TEXT PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE notices (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TEXT NOT NULL, record BLOB NOT NULL);
+CREATE TABLE memory (key TEXT PRIMARY KEY, record BLOB NOT NULL);
 """
 _UPGRADES: Final = {
     1: """
@@ -68,6 +76,15 @@ ALTER TABLE copies ADD COLUMN job TEXT NOT NULL DEFAULT '';
 ALTER TABLE copies ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
 UPDATE copies SET job = (SELECT job FROM backups WHERE id = backup),
     size = json_extract(CAST(record AS TEXT), '$.size')
+""",
+    3: """
+ALTER TABLE copies ADD COLUMN locked TEXT;
+CREATE TABLE pins (
+    backup TEXT NOT NULL REFERENCES backups (id) ON DELETE CASCADE, owner TEXT NOT NULL, reason TEXT NOT NULL,
+    made TEXT NOT NULL, PRIMARY KEY (backup, owner));
+INSERT INTO pins SELECT id, 'daemon:verify', pinned, created FROM backups WHERE pinned != '';
+CREATE TABLE notices (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TEXT NOT NULL, record BLOB NOT NULL);
+CREATE TABLE memory (key TEXT PRIMARY KEY, record BLOB NOT NULL)
 """,
 }
 """How the tables of an older format become those of the next."""

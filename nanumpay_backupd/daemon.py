@@ -17,13 +17,15 @@ import msgspec
 import structlog
 
 from nanumpay_backupd import __version__
+from nanumpay_backupd.announcer import Announcer
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.methods import Methods
 from nanumpay_backupd.control.refusal import refuse_callers
 from nanumpay_backupd.control.server import GROUP_HINT, ControlServer
 from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError
+from nanumpay_backupd.events import Event, Fault, Severity
 from nanumpay_backupd.messages import Message
-from nanumpay_backupd.model import Outcome, Run, Trigger
+from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Trigger
 from nanumpay_backupd.promises import Promises
 from nanumpay_backupd.scheduler import zone_of
 from nanumpay_backupd.settings.cache import SettingsCache
@@ -51,6 +53,12 @@ _LOOKED_AT: Final = 20
 """Runs among which the last backup is looked for."""
 _STATUS_PAUSE: Final = 0.1
 """Seconds between two looks at what changed, however many events there are."""
+_LAST_WORDS: Final = 5.0
+"""Seconds that a message which is on its way when the service stops may take to arrive."""
+_AWAY: Final = frozenset({"settings-unreachable", "settings-failed"})
+"""The faults that mean: MongoDB does not answer, and not: what it says cannot be used."""
+_PATIENCE: Final = 300.0
+"""Seconds for which MongoDB may be away (a restart, an election) until somebody is told."""
 log = structlog.get_logger()
 
 
@@ -61,6 +69,8 @@ class Daemon:
         """``listen_fd`` is the control socket, where systemd listens on it for us."""
         self.started = clock.now()
         self.supervisor = Supervisor(host.paths, clock)
+        self._methods = Methods(self, clock)
+        self.announcer = Announcer(clock, self.supervisor.db, look=self._methods.faults, review=self._methods.review)
         self._config = config
         self._host = host
         self._clock = clock
@@ -91,6 +101,7 @@ class Daemon:
             self._task("watchdog", self._feed_watchdog()),
             self._task("status", self._keep_status()),
             self._task("reload", self._reload_on_signal()),
+            self._task("announcer", self.announcer.run(self.supervisor.events)),
             self._task("promises", Promises(self.supervisor, self._clock).run()),
         ]
         try:
@@ -121,7 +132,7 @@ class Daemon:
         text = importlib.resources.files("nanumpay_backupd.control").joinpath("com.nanumpay.Backup.varlink")
         return ControlServer(
             text.read_text(encoding="utf-8"),
-            Methods(self, self._clock).handlers(),
+            self._methods.handlers(),
             path=self._host.paths.socket,
             group=self._host.control.group or None,
             listen_fd=listen_fd,
@@ -152,6 +163,7 @@ class Daemon:
             tasks.append(self._watch)
         await self.supervisor.stop(_STOP_BUDGET if self.supervisor.active else 0.0)
         await self._server.close()
+        await self.announcer.finish(_LAST_WORDS)
         for task in await end_tasks(tasks):
             log.error(f"the {task.get_name()} does not end", code="internal")
         # Last: what callers and tasks were still doing needed the catalog.
@@ -211,8 +223,10 @@ class Daemon:
         async with self._applying:
             update = update or self._settings
             app = update.app if update else None
-            await self.supervisor.apply(build_jobs(self._host, app, update.warnings if update else ()))
+            jobs = build_jobs(self._host, app, update.warnings if update else ())
+            await self.supervisor.apply(jobs)
             self._settings = update
+            self.announcer.configure(self._host, jobs)
 
     # Reload
 
@@ -268,6 +282,11 @@ class Daemon:
         return str(zone_of(Schedule(cron=(), timezone=self._host.timezone)))
 
     @property
+    def language(self) -> str:
+        """See `DaemonView.language`."""
+        return self._host.notify.language
+
+    @property
     def admin_group(self) -> str:
         """See `DaemonView.admin_group`."""
         return self._host.control.admin_group
@@ -293,23 +312,18 @@ class Daemon:
         public: dict[str, Any] = {"host": to_public(self._host), "application": to_public(app)}
         return public
 
-    def problems(self) -> list[tuple[str, str]]:
+    def problems(self) -> list[Fault]:
         """See `DaemonView.problems`."""
         found = []
         if self._server.problem:
-            found.append(("warning", f"{self._server.problem} → {GROUP_HINT}"))
+            found.append(Fault(key="socket", text=self._server.problem, severity=Severity.WARNING, hint=GROUP_HINT))
         update = self._settings
         if update is not None and update.problem is not None:
-            state = "failing" if update.app is None else "warning"
-            found.append((state, f"{update.problem.message} → {update.problem.hint}"))
+            found.append(_settings_fault(update.problem, lost=update.app is None))
         if self._reload_problem is not None:
-            found.append(
-                (
-                    "warning",
-                    f"the last reload was refused: {self._reload_problem.message} → {self._reload_problem.hint}",
-                )
-            )
-        return found
+            text = f"the last reload was refused: {self._reload_problem.message}"
+            found.append(_fault("reload", text, Severity.WARNING, Event.SETTINGS_REFUSED, self._reload_problem))
+        return [*found, *self.announcer.faults()]
 
     # Service manager
 
@@ -345,7 +359,7 @@ class Daemon:
             parts.append(self._last)
         problems = self.problems()
         if problems:
-            parts.append(problems[0][1].partition(" → ")[0])
+            parts.append(problems[0].text)
         self._manager.status(", ".join(parts))
 
     def _local(self, moment: datetime) -> str:
@@ -353,6 +367,35 @@ class Daemon:
         local = moment.astimezone(zone_of(Schedule(cron=(), timezone=self._host.timezone)))
         near = abs((moment - self._clock.now()).total_seconds()) < 86400
         return f"{local:%H:%M %Z}" if near else f"{local:%Y-%m-%d %H:%M %Z}"
+
+
+def _settings_fault(problem: ErrorInfo, *, lost: bool) -> Fault:
+    """Say what is wrong with the application's settings; ``lost``: there are none, not even from before."""
+    severity = Severity.ERROR if lost else Severity.WARNING
+    if problem.code in _AWAY:
+        return _fault("mongodb", problem.message, severity, Event.UNHEALTHY, problem, patience=_PATIENCE)
+    return _fault("settings", problem.message, severity, Event.SETTINGS_REFUSED, problem)
+
+
+def _fault(
+    key: str,
+    text: str,
+    severity: Severity,
+    event: Event,
+    error: ErrorInfo | BackupdError,
+    *,
+    patience: float = 0.0,
+) -> Fault:
+    return Fault(
+        key=key,
+        text=text,
+        severity=severity,
+        event=event,
+        reason=error.message,
+        hint=error.hint,
+        code=error.code,
+        patience=patience,
+    )
 
 
 def _last_words(catalog: Catalog) -> str:

@@ -14,17 +14,19 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import as_expected
+from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import Destination, JobSpec, LocalDestination, Paths, S3Destination
 from nanumpay_backupd.sources.base import Source
-from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.stores.base import Keeping, Store
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes
 from nanumpay_backupd.system.process import run_text
 from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["Check", "check_destination", "check_folder", "check_job"]
+__all__ = ["Check", "check_destination", "check_encryption", "check_folder", "check_job"]
 
 _PROBE: Final = b"nanumpay-backupd doctor probe\n"
 _EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,6 +51,7 @@ def check_job(
     yield _source(job, source)
     yield from check_folder(paths)
     yield _clock(now)
+    yield from check_encryption(job, now)
     if not job.destinations:
         yield Check(
             f"{job.name}: destinations",
@@ -58,6 +61,33 @@ def check_job(
         )
     for destination in job.destinations:
         yield from check_destination(job.name, destination, open_store)
+
+
+def check_encryption(job: JobSpec, now: datetime) -> Iterator[Check]:
+    """Encrypt a few bytes as a backup would be, decrypt them where that can be done here, look at when keys end."""
+    if not job.encryption.on:
+        return
+    name, words = f"{job.name}: encryption", encryption_in_words(job.encryption)
+    try:
+        with Keyring(job.encryption) as keys:
+            warnings, readable, tool = keys.prepare(now), keys.try_out(), keys.tool()
+    except BackupdError as error:
+        yield Check(name, "failed", f"{words}: {error.message}", error.hint)
+        return
+    done = (
+        "encrypted a few bytes and decrypted them" if readable else "encrypted a few bytes; no key here decrypts them"
+    )
+    hint = (
+        ""
+        if readable
+        else (
+            "where that is meant, verification compares checksums, and drills and restores need the key "
+            "(docs/encryption.md); else set decrypt_with"
+        )
+    )
+    yield Check(name, "ok", f"{words}; {done} ({tool})", hint)
+    for warning in warnings:
+        yield Check(name, "warning", warning, "docs/encryption.md has how keys are changed")
 
 
 def check_destination(
@@ -75,6 +105,7 @@ def check_destination(
                 listed = any(item.key == key for item in store.list())
             finally:
                 store.delete(key)
+            kept = store.keeping()
             if store.stat(key) is not None:
                 yield Check(
                     name, "failed", f"{where}: a test object could not be deleted", "allow deletion: retention needs it"
@@ -93,6 +124,27 @@ def check_destination(
         )
         return
     yield Check(name, "ok", f"{where}: wrote, listed, read back and deleted a test object")
+    yield from _kept_there(name, destination, where, kept)
+
+
+def _kept_there(name: str, destination: Destination, where: str, kept: Keeping) -> Iterator[Check]:
+    """Say what a place keeps of what is deleted there: it is paid for, and seen in no listing."""
+    if kept.locked_days:
+        yield Check(
+            name,
+            "ok",
+            f"{where}: new objects are locked for {kept.locked_days} days; retention deletes them after that",
+        )
+    if kept.versions and not (kept.expiring or getattr(destination, "delete_versions", False)):
+        yield Check(
+            name,
+            "warning",
+            f"{where}: the bucket keeps versions, so what retention deletes goes on taking room there",
+            "give the bucket a lifecycle rule that expires noncurrent versions, or set delete_versions = true",
+        )
+    elif kept.versions:
+        how = "the bucket expires them by itself" if kept.expiring else "they are deleted too"
+        yield Check(name, "ok", f"{where}: the bucket keeps versions of what is deleted; {how}")
 
 
 def check_folder(paths: Paths) -> Iterator[Check]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # not from typing: importing that would double the start-up time of the thin client
 if TYPE_CHECKING:
+    from datetime import datetime
     from typing import ClassVar
 
 __all__ = [
@@ -24,8 +25,11 @@ __all__ = [
     "BusyError",
     "CancelledError",
     "ConfigError",
+    "DecryptError",
     "InternalError",
+    "LockedError",
     "NotFoundError",
+    "NotifyError",
     "RefusedError",
     "SourceError",
     "SpaceError",
@@ -118,10 +122,37 @@ class StoreError(BackupdError):
     default_retryable = True
 
 
+class LockedError(StoreError):
+    """A destination does not let an object go: until ``until`` (an aware datetime), None: until somebody lifts it."""
+
+    default_code = "object-locked"
+    default_retryable = False
+
+    def __init__(self, message: str, *, until: datetime | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
+
+
+class NotifyError(BackupdError):
+    """A message, a record or a ping could not be brought to where it is to go."""
+
+    default_code = "notify-failed"
+    default_retryable = True
+
+
 class VerifyError(BackupdError):
     """What was written is not what was meant: checksum, structure or counts differ."""
 
     default_code = "verify-failed"
+
+
+class DecryptError(BackupdError):
+    """What is encrypted cannot be opened with the keys at hand: ``key-missing`` or ``key-wrong``.
+
+    It says nothing about what is encrypted: damage is a VerifyError.
+    """
+
+    default_code = "key-wrong"
 
 
 class BusyError(BackupdError):

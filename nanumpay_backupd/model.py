@@ -15,6 +15,7 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError
 
 __all__ = [
+    "BY_DAEMON",
     "FULLS",
     "SLICES",
     "Artifact",
@@ -27,16 +28,20 @@ __all__ = [
     "CopyState",
     "ErrorInfo",
     "Kind",
+    "Lock",
     "Manifest",
     "Objectives",
     "OpTime",
     "Outcome",
+    "Pin",
     "Policy",
     "Run",
+    "Seal",
     "SourceInfo",
     "Stage",
     "StageRecord",
     "Stream",
+    "Tiers",
     "Trigger",
     "Verification",
     "error_info",
@@ -48,6 +53,8 @@ __all__ = [
 MANIFEST_FORMAT = 1
 BUCKETS: Final = "system.buckets."
 """Begins the name of the collection in which MongoDB keeps what a time-series collection shows."""
+BY_DAEMON: Final = "daemon:"
+"""Begins the owner of a pin that the daemon made and lets go by itself; no login has a colon in it."""
 LOCAL = "local"
 """Name of the copy in the backups folder itself, beside the named destinations."""
 
@@ -103,6 +110,7 @@ class Stage(StrEnum):
     DUMP = "dump"
     CAPTURE = "capture"
     COMPRESS = "compress"
+    ENCRYPT = "encrypt"
     PUBLISH = "publish"
     VERIFY = "verify"
     UPLOAD = "upload"
@@ -250,8 +258,26 @@ class Consistency(_Record, frozen=True):
     entries: int = 0
 
 
+class Seal(_Record, frozen=True):
+    """Who can open an encrypted artifact, and what was encrypted.
+
+    ``recipients`` are OpenPGP fingerprints, age recipients or ssh fingerprints, empty: a passphrase; ``header`` is what
+    the file itself says of them (`transforms.sealing.Framing.header`). ``check`` (base64) is a small message on which a
+    key can be tried. ``plain_size`` and ``plain_sha256`` are of the file before it was encrypted.
+    """
+
+    recipients: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
+    check: str = ""
+    plain_size: int = 0
+    plain_sha256: str = ""
+
+
 class Artifact(_Record, frozen=True):
-    """The file that holds the data. ``size`` is its bytes, ``raw_bytes`` those of the data before compression."""
+    """The file that holds the data. ``size`` is its bytes, ``raw_bytes`` those of the data before compression.
+
+    ``encryption`` is the method (none, openpgp, age); size and SHA-256 are of the file as it is stored, encrypted.
+    """
 
     name: str
     size: int
@@ -260,7 +286,7 @@ class Artifact(_Record, frozen=True):
     level: int
     raw_bytes: int
     encryption: str = "none"
-    key_fingerprint: str = ""
+    seal: Seal | None = None
 
 
 class Verification(_Record, frozen=True):
@@ -279,6 +305,10 @@ class Manifest(_Record, frozen=True):
     """The commit record of a backup: it exists if and only if the artifact is whole.
 
     Of a slice, ``parent`` is the backup that it follows, ``chain`` the full that it belongs to.
+
+    ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``closed`` (base64) is the
+    whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file beside
+    which it was found.
     """
 
     backup: str
@@ -295,7 +325,20 @@ class Manifest(_Record, frozen=True):
     parent: str | None = None
     chain: str | None = None
     verification: tuple[Verification, ...] = ()
+    elsewhere: Artifact | None = None
+    closed: str = ""
     format: int = MANIFEST_FORMAT
+
+    @property
+    def stored_elsewhere(self) -> Artifact:
+        """Return the artifact as the destinations have it."""
+        return self.elsewhere or self.artifact
+
+    def at(self, key: str) -> Manifest:
+        """Return the manifest of the file that is stored under ``key``: its ``artifact`` is that file."""
+        if self.elsewhere is None or key != self.elsewhere.name:
+            return self
+        return msgspec.structs.replace(self, artifact=self.elsewhere, elsewhere=None)
 
     @property
     def collection(self) -> str:
@@ -305,8 +348,40 @@ class Manifest(_Record, frozen=True):
         return self.source.collections[0].namespace
 
 
+class Lock(_Record, frozen=True, gc=False):
+    """A place does not let a copy go, as it said at ``asked``: ``until`` then, None: until somebody lifts it."""
+
+    until: datetime | None
+    asked: datetime
+
+
+class Pin(_Record, frozen=True):
+    """Retention must leave a backup alone. ``owner`` is a person's login, or begins with `BY_DAEMON`.
+
+    Each owner has at most one pin on a backup, and lets go its own only.
+    """
+
+    backup: str
+    owner: str
+    reason: str
+    made: datetime
+
+    @property
+    def by_daemon(self) -> bool:
+        """Tell whether the daemon made it, because a newer backup is damaged or odd."""
+        return self.owner.startswith(BY_DAEMON)
+
+    @property
+    def told(self) -> str:
+        """Return why and, of a person's, by whom."""
+        return self.reason if self.by_daemon else f"{self.reason or 'asked for'} ({self.owner})"
+
+
 class Copy(_Record, frozen=True, gc=False):
-    """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue."""
+    """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue.
+
+    ``lock`` is what hindered its deletion, None: nothing did.
+    """
 
     backup: str
     destination: str
@@ -317,6 +392,7 @@ class Copy(_Record, frozen=True, gc=False):
     attempts: int = 0
     next_attempt: datetime | None = None
     error: ErrorInfo | None = None
+    lock: Lock | None = None
 
 
 class Backup(_Record, frozen=True, gc=False):
@@ -375,11 +451,31 @@ class Objectives(_Record, frozen=True):
     rto: float = 0.0
 
 
+class Tiers(_Record, frozen=True):
+    """How long to keep, in windows stacked back from now: all backups, then one a day, one an ISO week, and so on.
+
+    Of each period the newest is kept. 0: there is no such window.
+    """
+
+    keep_all_for_days: int
+    keep_daily_for_days: int = 0
+    keep_weekly_for_weeks: int = 0
+    keep_monthly_for_months: int = 0
+    keep_yearly_for_years: int = 0
+
+
 class Policy(_Record, frozen=True):
-    """How long to keep: the newest ``count``, and of those none older than ``days`` (the application's rule)."""
+    """How long to keep: the newest ``count``, and of those none older than ``days`` (the application's rule).
+
+    ``tiers``, where they are set, take the place of both. Then as many of the oldest go as it takes to stay within
+    ``max_total_size`` bytes (0: any size). The newest ``min_keep`` that are verified always stay.
+    """
 
     count: int = 7
     days: int = 30
+    tiers: Tiers | None = None
+    max_total_size: int = 0
+    min_keep: int = 1
 
 
 T = TypeVar("T")

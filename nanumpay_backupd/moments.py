@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 
 from nanumpay_backupd.errors import UsageError
 
-__all__ = ["EXAMPLES", "LATEST", "read_moment"]
+__all__ = ["EXAMPLES", "LATEST", "read_future", "read_moment"]
 
 LATEST = "latest"
 EXAMPLES = '10:30:59, "2026-11-21 10:30", 2026-11-21T10:30:59+09:00, "5 minutes ago", "yesterday 18:00", latest'
@@ -26,6 +26,11 @@ _ABSOLUTE = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _RELATIVE = re.compile(r"(?:(?:\d+|an?)\s*[a-z]+,?\s+(?:and\s+)?|\d+[a-z]+)+\s*ago", re.IGNORECASE | re.ASCII)
+_AHEAD = re.compile(
+    r"in\s+(?P<span>(?:(?:\d+\s*|an?\s+)[a-z]+(?:,?\s+(?:and\s+)?|(?=\d)|$))+)", re.IGNORECASE | re.ASCII
+)
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_DAYS_AHEAD = '2027-03-01, "2027-03-01 02:00", "in 30 days"'
 _AMOUNT = re.compile(r"(\d+|\ban?\b)\s*([a-z]+)", re.IGNORECASE | re.ASCII)
 _UNITS = {
     1: ("s", "sec", "secs", "second", "seconds"),
@@ -57,19 +62,53 @@ def read_moment(text: str, zone: tzinfo | None, now: datetime) -> tuple[str, str
     raise _not_understood(text)
 
 
+def read_future(text: str, zone: tzinfo | None, now: datetime) -> str:
+    """Return a moment to come for the protocol (RFC 3339 in UTC).
+
+    It may be a day (its beginning), a day and a time, or ``in 30 days``. The other arguments are as for `read_moment`;
+    raises UsageError, also for what has passed.
+    """
+    words = " ".join(text.split())
+    found = _ABSOLUTE.fullmatch(f"{words} 00:00" if _DAY.fullmatch(words) else words)
+    try:
+        if ahead := _AHEAD.fullmatch(words):
+            said = _after_now(text, ahead["span"], now)
+        elif found and found["date"]:
+            said, _ = _absolute(text, found, zone, now)
+        else:
+            raise _not_understood(text, "is no day that is understood here")
+        if datetime.fromisoformat(said) <= now:
+            raise _not_understood(text, "has passed: name a day to come")
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"for example: {_DAYS_AHEAD}") from None
+    return said
+
+
+def _after_now(text: str, words: str, now: datetime) -> str:
+    try:
+        return _said(text, now + _span(text, words))
+    except OverflowError:
+        raise _not_understood(text, "is too far away") from None
+
+
+def _span(text: str, words: str) -> timedelta:
+    """Read ``30 days``, ``1h30m``; raises OverflowError for more than a span can be."""
+    seconds = 0
+    for amount, unit in _AMOUNT.findall(words.lower().replace(" and ", " ")):
+        if unit not in _SECONDS:
+            raise _not_understood(text, f"cannot be read: '{unit}' is no unit of time")
+        seconds += (int(amount) if amount.isdigit() else 1) * _SECONDS[unit]
+    return timedelta(seconds=seconds)
+
+
 def _not_understood(text: str, why: str = "is no time that is understood here") -> UsageError:
     return UsageError(f"'{text}' {why}", hint=f"for example: {EXAMPLES}")
 
 
 def _before_now(text: str, words: str, now: datetime) -> str:
     """Read ``5 minutes ago``, ``1h30m ago``."""
-    seconds = 0
-    for amount, unit in _AMOUNT.findall(words.lower().removesuffix("ago").replace(" and ", " ")):
-        if unit not in _SECONDS:
-            raise _not_understood(text, f"cannot be read: '{unit}' is no unit of time")
-        seconds += (int(amount) if amount.isdigit() else 1) * _SECONDS[unit]
     try:
-        return _said(text, now - timedelta(seconds=seconds))
+        return _said(text, now - _span(text, words.lower().removesuffix("ago")))
     except OverflowError:
         raise _not_understood(text, "is too long ago") from None
 

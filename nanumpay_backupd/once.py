@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import IO
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import EXIT_OK, BackupdError, ConfigError, NotFoundError, RefusedError
+from nanumpay_backupd.errors import EXIT_OK, BackupdError, ConfigError, NotFoundError, NotifyError, RefusedError
 from nanumpay_backupd.model import ErrorInfo, Kind, Outcome, Run, StageRecord, Trigger
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.pins import recall_pins
 from nanumpay_backupd.pipeline.rebuild import adopt_remote, rebuild_local
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter
 from nanumpay_backupd.settings.cache import SettingsCache
 from nanumpay_backupd.settings.hostfile import load_host_file
-from nanumpay_backupd.settings.merge import build_jobs
+from nanumpay_backupd.settings.merge import build_jobs, encryption_in_words
 from nanumpay_backupd.settings.schema import APPLICATION_JOB, AppSettings, HostConfig, JobSpec, RetryPolicy, RunSpec
 from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.files import make_private_dir
 from nanumpay_backupd.system.journal import configure
-from nanumpay_backupd.system.secrets import credentials_unread
+from nanumpay_backupd.system.secrets import credentials_unread, stands_in
 from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.worker import EXIT_CODES, execute
@@ -124,9 +125,10 @@ def perform(
 
 
 def check_config(config: Path | None) -> int:
-    """Read the host file and say what it means; raises ConfigError when it is refused."""
+    """Read the host file and say what it means; raises ConfigError when it, or an address in it, is refused."""
     with credentials_unread() as unread:
         host = load_host_file(config)
+        told = _channels(host)
     sys.stdout.write(f"{host.origin or 'no host file: the defaults'}: ok\n")
     if unread:
         names = ", ".join(dict.fromkeys(unread))
@@ -136,8 +138,34 @@ def check_config(config: Path | None) -> int:
     for job in build_jobs(host, None):
         places = ", ".join(destination.name for destination in job.destinations) or "none"
         due = " | ".join(job.schedule.cron) if job.schedule else "from the application's settings"
-        sys.stdout.write(f"  job {job.name}: schedule {due}; further destinations: {places}\n")
+        beat = "; a heartbeat" if job.heartbeat else ""
+        sys.stdout.write(f"  job {job.name}: schedule {due}; further destinations: {places}{beat}\n")
+        if job.encryption.on:
+            sys.stdout.write(f"    encryption: {encryption_in_words(job.encryption)}\n")
+        for warning in job.warnings:
+            sys.stdout.write(f"    warning: {warning}\n")
+    for line in told:
+        sys.stdout.write(f"  {line}\n")
     return EXIT_OK
+
+
+def _channels(host: HostConfig) -> list[str]:
+    """Say who is told of what; raises ConfigError for an address that apprise does not understand."""
+    if not host.notify.enabled:
+        return ["notifications are switched off"]
+    lines = ["everything is recorded in the application's database"] if host.notify.database else []
+    if host.channels:
+        from nanumpay_backupd.notifiers.services import check_address
+    for channel in host.channels:
+        try:
+            service = "not checked" if stands_in(channel.address) else check_address(channel.address, channel.name)
+        except NotifyError as error:
+            raise ConfigError(f"{host.origin}: {error.message}", hint=error.hint) from None
+        severe = {"info": "everything", "none": ""}.get(channel.severity, f"{channel.severity} and worse")
+        about = ", ".join(filter(None, [severe, *channel.events]))
+        jobs = f" of {', '.join(channel.jobs)}" if channel.jobs else ""
+        lines.append(f"channel {channel.name}: {service}; is told {about}{jobs}")
+    return lines or ["nobody is told: there is no [channel.NAME]"]
 
 
 def rebuild_catalog(config: Path | None) -> int:
@@ -154,6 +182,7 @@ def rebuild_catalog(config: Path | None) -> int:
             faults += failed
             if job.destinations:
                 sys.stdout.write(f"{found} copies of job {job.name} found at its destinations\n")
+        recall_pins(catalog, Layout(host.paths.backups))
     if faults:
         raise faults[0]
     return EXIT_OK

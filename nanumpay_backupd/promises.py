@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import structlog
 
-from nanumpay_backupd.control.facts import Problem, oplog_problem, protection, rpo_problem, rto_problem
+from nanumpay_backupd.control.facts import oplog_fault, protection, rpo_fault, rto_fault
 from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.events import Fault
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.supervisor import Supervisor
@@ -23,12 +24,12 @@ __all__ = ["Broken", "Promises", "broken", "news"]
 
 _INTERVAL: Final = 60.0
 """Seconds between two looks: an RPO shorter than that is not what anybody promises."""
-_LOOKS: Final[Mapping[Message, Callable[[dict[str, Any]], Problem | None]]] = {
-    Message.RPO_MISSED: rpo_problem,
-    Message.RTO_MISSED: rto_problem,
-    Message.OPLOG_SHORT: oplog_problem,
+_LOOKS: Final[Mapping[Message, Callable[[dict[str, Any]], Fault | None]]] = {
+    Message.RPO_MISSED: rpo_fault,
+    Message.RTO_MISSED: rto_fault,
+    Message.OPLOG_SHORT: oplog_fault,
 }
-Broken = Mapping[Message, Problem]
+Broken = Mapping[Message, Fault]
 """What is not kept of one job's promises."""
 log = structlog.get_logger()
 
@@ -39,9 +40,9 @@ def broken(job: dict[str, Any]) -> Broken:
     return {message: problem for message, problem in found.items() if problem is not None}
 
 
-def news(before: Broken, now: Broken) -> list[tuple[Message, Problem | None]]:
+def news(before: Broken, now: Broken) -> list[tuple[Message, Fault | None]]:
     """Return what is new: a promise that is broken now, or worse than before; None for an RPO that is kept again."""
-    told: list[tuple[Message, Problem | None]] = [
+    told: list[tuple[Message, Fault | None]] = [
         (message, problem)
         for message, problem in now.items()
         if message not in before or (problem.state == "failing" and before[message].state != "failing")

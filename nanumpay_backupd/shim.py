@@ -202,6 +202,7 @@ def _tell_stage(stage: str) -> None:
     words = {
         "dump": "📦 Running mongodump...",
         "compress": "🗜️  Compressing...",
+        "encrypt": "🔒 Encrypting...",
         "verify": "🔍 Verifying...",
         "upload": "☁️  Uploading...",
         "retention": "🧹 Applying retention policy...",
@@ -211,8 +212,16 @@ def _tell_stage(stage: str) -> None:
 
 
 def _tell_file(artifact: str | None) -> None:
-    """Write the line by which the application takes the backup as made: only once it was read back and proven."""
-    print(f"✅ 압축 완료: {artifact}")
+    """Write the line by which the application takes the backup as made: only once it was read back and proven.
+
+    An encrypted one it could not offer; that it is not told of it is what the settings warn of.
+    """
+    if artifact is None:
+        return  # proven before it is encrypted: there is no file yet
+    if artifact.endswith((".gpg", ".age")):
+        print(f"🔒 Encrypted, so not for download: {artifact}")
+    else:
+        print(f"✅ 압축 완료: {artifact}")
 
 
 def _finish(outcome: str | None, error: dict[str, Any], artifact: str | None) -> int:

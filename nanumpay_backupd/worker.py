@@ -37,11 +37,11 @@ from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.locks import FileLock
-from nanumpay_backupd.system.process import die_with_parent
+from nanumpay_backupd.system.process import die_with_parent, own_environment
 
 if TYPE_CHECKING:
     from nanumpay_backupd.doctor import Check
-    from nanumpay_backupd.pipeline.prune import PruneLine
+    from nanumpay_backupd.pipeline.outlook import PruneLine
     from nanumpay_backupd.pipeline.restore_plan import RestorePlan
     from nanumpay_backupd.pipeline.upload import OpenStore
 
@@ -148,6 +148,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
 
     Raises BusyError while a run of the job is active, StoreError for a place that refuses.
     """
+    from nanumpay_backupd.pipeline.pins import recall_pins
     from nanumpay_backupd.pipeline.prune import delete_backup, prune
     from nanumpay_backupd.pipeline.rebuild import adopt_remote
 
@@ -156,6 +157,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
     with Catalog(spec.paths.state / "catalog.db") as catalog, lock:
         if spec.action == "adopt":
             _, faults = adopt_remote(spec.job, catalog, clock.now(), open_store)
+            recall_pins(catalog, layout)
             if faults:
                 raise faults[0]
             return []
@@ -275,7 +277,7 @@ class WorkerProcess:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
                 limit=_LONGEST_LINE,
-                env=_environment(),
+                env=own_environment(),
             )
         except OSError as error:
             raise BackupdError(
@@ -321,12 +323,3 @@ class WorkerProcess:
         async for line in self._process.stderr:
             self.errors.append(line.decode("utf-8", "replace").rstrip())
             del self.errors[:-200]
-
-
-def _environment() -> dict[str, str]:
-    """Hand on what a run may need (AWS credentials, zone, own code), but not what belongs to the daemon alone."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "CREDENTIALS_DIRECTORY")
-    }

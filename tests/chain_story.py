@@ -19,7 +19,15 @@ from nanumpay_backupd import worker
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.model import Backup, Kind, OpTime, Outcome, Policy, Run
 from nanumpay_backupd.pipeline.layout import Layout
-from nanumpay_backupd.settings.schema import CollectionOrder, Destination, MongoSource, Paths, RestoreOrder, RunSpec
+from nanumpay_backupd.settings.schema import (
+    CollectionOrder,
+    Destination,
+    JobEncryption,
+    MongoSource,
+    Paths,
+    RestoreOrder,
+    RunSpec,
+)
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.mongod import Mongod
@@ -52,6 +60,7 @@ class Story:
     compress: bool = True
     export: str = "mongoexport"
     paced: bool = True
+    encryption: JobEncryption = field(default_factory=JobEncryption)
     states: dict[str, tuple[OpTime, Content]] = field(default_factory=dict)
     ear: Ear = field(default_factory=Ear)
     _count: int = 0
@@ -82,6 +91,7 @@ class Story:
             destinations=self.destinations,
             retention=Policy(count=365, days=365),
             compress=self.compress,
+            encryption=self.encryption,
         )
         return RunSpec(run=f"run{self._count}", job=job, paths=self.paths, trigger="manual", action=action, **fields)
 

@@ -1,8 +1,9 @@
 """Sets up what demo, tests and benchmark need: .venv, MongoDB's tools, system packages. Standard library only.
 
 Run by `make` with the system's Python: ``python3 tests/setup_tools.py demo`` or ``test`` (demo needs fewer system
-packages). Everything lands in .venv and .tools of the project, except system packages, which apt installs. When all is
-there it ends within a second. A second call waits for the first. Nothing that the product itself uses lives here.
+packages), or ``s3-lock`` for what only one target needs. Everything lands in .venv and .tools of the project, except
+system packages, which apt installs. When all is there it ends within a second. A second call waits for the first.
+Nothing that the product itself uses lives here.
 """
 
 from __future__ import annotations
@@ -42,9 +43,13 @@ LIBRARIES: Final = {
 }
 DEMO_COMMANDS: Final[Mapping[str, str]] = {}
 TEST_COMMANDS: Final[Mapping[str, str]] = {
+    "age": "age",
     "crontab": "cron",
     "curl": "curl",
     "fish": "fish",
+    "gpg": "gpg",
+    "gpg-agent": "gpg-agent",
+    "gpgconf": "gpgconf",
     "groff": "groff-base",
     "man": "man-db",
     "mandoc": "mandoc",
@@ -59,8 +64,10 @@ DEB_PACKAGES: Final = ("build-essential", "debhelper", "dpkg-dev", "lintian", "p
 """What building the Debian package takes, as debian/control has it, and lintian, which looks at it."""
 SYSTEM_PACKAGES: Final = ("debian-archive-keyring", "debootstrap", "systemd-container")
 """What booting a container takes, for the tests of the package."""
-ONLY_PACKAGES: Final = {"deb": DEB_PACKAGES, "system": SYSTEM_PACKAGES}
-SERVERS: Final = frozenset({"cron", "vsftpd"})
+S3_LOCK_PACKAGES: Final = ("ceph-common", "ceph-mon", "ceph-osd", "radosgw")
+"""What an S3 server with Object Lock takes."""
+ONLY_PACKAGES: Final = {"deb": DEB_PACKAGES, "system": SYSTEM_PACKAGES, "s3-lock": S3_LOCK_PACKAGES}
+SERVERS: Final = frozenset({"cron", "vsftpd", *S3_LOCK_PACKAGES})
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Helpers of package installation that would start or enable the service a package brings.
 SERVICE_STARTERS: Final = ("invoke-rc.d", "deb-systemd-invoke", "deb-systemd-helper", "update-rc.d")
@@ -74,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     """Set up for ``demo`` or ``test``; for ``deb`` or ``system`` only the system packages. Return an exit code."""
     wanted = argv[1] if len(argv) > 1 else "test"
     if wanted not in ("demo", "test", *ONLY_PACKAGES):
-        print("usage: setup_tools.py [demo|test|deb|system]", file=sys.stderr)
+        print("usage: setup_tools.py [demo|test|deb|system|s3-lock]", file=sys.stderr)
         return 2
     try:
         if sys.version_info < (3, 11):  # noqa: UP036 - run by whatever python3 is

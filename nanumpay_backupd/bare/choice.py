@@ -35,6 +35,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     yes: bool = False
     safety: bool = True
+    identities: tuple[str, ...] = ()
+    passphrase_file: str = ""
 
 
 class Choice:

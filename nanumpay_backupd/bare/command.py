@@ -20,7 +20,17 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from nanumpay_backupd.bare.choice import Choice, Wish, job_of
-from nanumpay_backupd.bare.text import Screen, Terms, backup_rows, complaints, moment_rows, plan_rows, reworded
+from nanumpay_backupd.bare.keys import keys_at_hand, unlocked
+from nanumpay_backupd.bare.text import (
+    Screen,
+    Terms,
+    backup_rows,
+    closed_row,
+    complaints,
+    moment_rows,
+    plan_rows,
+    reworded,
+)
 from nanumpay_backupd.bare.workshop import BACKUPS, disk_fault, readable, workshop
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import (
@@ -32,11 +42,12 @@ from nanumpay_backupd.errors import (
     NotFoundError,
     RefusedError,
 )
-from nanumpay_backupd.model import SLICES, Kind, Outcome, Run, Trigger
+from nanumpay_backupd.model import SLICES, Backup, Kind, Outcome, Run, Trigger
 from nanumpay_backupd.moments import read_moment
 from nanumpay_backupd.once import conclude
 from nanumpay_backupd.pipeline.backup import unfinished
 from nanumpay_backupd.pipeline.chains import known
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout, is_slice
 from nanumpay_backupd.pipeline.rebuild import Survey, adopt_place
 from nanumpay_backupd.pipeline.report import Recorder
@@ -108,7 +119,12 @@ def _with_moment(wish: Wish, zone: tzinfo, clock: Clock) -> Wish:
 
 def _terms(config: Path | None, wish: Wish, place: Destination, folder: Path, *, typed: bool) -> Terms:
     program = "nanumpay-backupd" + (f" --config {shlex.quote(str(config))}" if config is not None else "")
-    target = (("--to-db", wish.to_database), ("--collection", wish.collection))
+    target = (
+        ("--to-db", wish.to_database),
+        ("--collection", wish.collection),
+        *(("--identity", file) for file in wish.identities),
+        ("--passphrase-file", wish.passphrase_file),
+    )
     return Terms(
         program=program,
         place=wish.place,
@@ -143,6 +159,7 @@ class _Desk:
         self._zone = _zone(host)
         self._terms = terms
         self._survey = Survey()
+        self._keys = keys_at_hand(host, wish.identities, wish.passphrase_file)
         self._paths = Paths(backups=folder / BACKUPS, state=folder / "state", socket=folder / "socket")
 
     def work(self) -> int:
@@ -166,7 +183,7 @@ class _Desk:
 
         screen = Screen(self._terms)
         screen.passing(f"looking at what there is at {self._place.name} ...")
-        with opened() as store:
+        with opened() as store, Keyring(self._keys) as keys:
             self._survey = adopt_place(
                 self._place.name,
                 store,
@@ -175,6 +192,7 @@ class _Desk:
                 lambda name: slices or not is_slice(name[0]),
                 another=None if isinstance(self._place, LocalDestination) else opened,
                 everything=True,
+                keys=keys,
             )
         screen.passing("")
         if not catalog.backups(limit=1) and not self._survey.unreadable:
@@ -193,7 +211,7 @@ class _Desk:
         rows = backup_rows([item for item in whole if job_of(item) in jobs], self._zone)
         for job in jobs:
             rows += moment_rows(job, known(catalog, job).ranges, self._zone)
-        rows += [f"! {line}" for line in complaints(self._survey)]
+        rows += [f"! {line}" for line in (*complaints(self._survey), *closed_row(self._survey))]
         sys.stdout.write("".join(f"{row}\n" for row in rows))
         return EXIT_OK
 
@@ -270,7 +288,8 @@ class _Desk:
         chosen = [base] if base else [item.id for item in catalog.backups(name, limit=1, kinds=(Kind.FULL,))]
         backup = catalog.backup(chosen[0]) if chosen else None
         if backup is not None and backup.manifest is not None:
-            held = backup.manifest.source.databases
+            manifest, self._keys = unlocked(backup.manifest.at(_stored(backup)), self._keys)
+            held = manifest.source.databases
             database = held[0] if len(held) == 1 else ""
         tools = self._host.tools
         source = MongoSource(
@@ -280,11 +299,16 @@ class _Desk:
             mongorestore=tools.mongorestore,
             mongod=tools.mongod,
         )
-        return JobSpec(name=name, source=source, schedule=None, destinations=(self._place,))
+        return JobSpec(name=name, source=source, schedule=None, destinations=(self._place,), encryption=self._keys)
 
     def _spec(self, job: JobSpec, order: RestoreOrder, action: str) -> RunSpec:
         run = f"{self._clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         return RunSpec(run=run, job=job, paths=self._paths, trigger=Trigger.MANUAL.value, action=action, restore=order)
+
+
+def _stored(backup: Backup) -> str:
+    """Return under which name a backup is stored at the place."""
+    return next((copy.key for copy in backup.copies), backup.artifact)
 
 
 def _agreed(plan: RestorePlan) -> bool:

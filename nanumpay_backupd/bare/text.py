@@ -18,13 +18,24 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.model import Backup, CopyState, ErrorInfo, Kind, StageRecord
 from nanumpay_backupd.once import Lines
+from nanumpay_backupd.pipeline.layout import sealed_by
 from nanumpay_backupd.pipeline.rebuild import Survey
 from nanumpay_backupd.pipeline.report import Progress
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.timeline import Range
 
-__all__ = ["Screen", "Terms", "backup_rows", "complaints", "moment_rows", "plan_rows", "reworded", "shown"]
+__all__ = [
+    "Screen",
+    "Terms",
+    "backup_rows",
+    "closed_row",
+    "complaints",
+    "moment_rows",
+    "plan_rows",
+    "reworded",
+    "shown",
+]
 
 _SHOWN: Final = 5
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
@@ -98,13 +109,21 @@ def backup_rows(backups: Iterable[Backup], zone: tzinfo) -> list[str]:
             shown(backup.created, zone),
             backup.kind.value,
             human_size(backup.size),
-            f"{backup.documents:,} documents" if backup.documents or backup.kind is not Kind.LEGACY else "no manifest",
+            _holds(backup),
             _known(backup),
         )
         for backup in backups
     ]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))] if rows else []
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _holds(backup: Backup) -> str:
+    if backup.documents:
+        return f"{backup.documents:,} documents"
+    if backup.kind is Kind.LEGACY:
+        return "no manifest"
+    return "encrypted" if sealed_by(backup.artifact) else "0 documents"
 
 
 def _known(backup: Backup) -> str:
@@ -132,6 +151,13 @@ def complaints(survey: Survey) -> list[str]:
         (survey.lost, "gone: only its manifest is there"),
     )
     return [line for names, why in sorts for line in _some(names, why)]
+
+
+def closed_row(survey: Survey) -> list[str]:
+    """Say of how many backups no more is known without a key."""
+    many = "backup says" if len(survey.closed) == 1 else "backups say"
+    hint = "name its key: --identity FILE, --passphrase-file FILE"
+    return [f"{len(survey.closed)} {many} no more than this without a key; {hint}"] if survey.closed else []
 
 
 def _some(names: tuple[str, ...], why: str) -> Iterator[str]:

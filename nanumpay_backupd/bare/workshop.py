@@ -77,7 +77,7 @@ def readable(place: Destination, folder: Path) -> Iterator[Destination]:
     shown = folder / "place"
     shown.mkdir()
     artifacts: dict[str, Path] = {}
-    for path in (*_files(layout.backups), *_files(layout.slices)):
+    for path in (*_files(layout.backups), *_files(layout.slices), *_files(layout.encrypted)):
         if (parsed := parse_artifact(path.name)) is not None:
             artifacts[parsed[0]] = path
     for path in artifacts.values():

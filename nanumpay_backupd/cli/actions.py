@@ -1,4 +1,4 @@
-"""The commands that make, stop or delete something: run, cancel, delete, prune. Questions are asked here.
+"""The commands that make, stop or delete something: run, cancel, delete. Questions are asked here.
 
 Each takes the context and returns the exit code. `watched` and `started_only` serve every command that starts a run.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["cancel", "delete", "prune", "run", "started_only", "watched"]
+__all__ = ["cancel", "delete", "run", "started_only", "watched"]
 
 _EXIT_BY_OUTCOME = {
     "succeeded": EXIT_OK,
@@ -47,6 +47,7 @@ def run(context: Context) -> int:
         "kind": args.kind,
         "collection": args.collection,
         "format": args.format,
+        "disable_notifications": args.disable_notifications,
     }
     if context.args.no_wait:
         return started_only(context, "Run", params)
@@ -247,45 +248,3 @@ def _question(context: Context, backup: Reply) -> str:
 def _nothing_done(context: Context) -> int:
     context.screen.line("Nothing was deleted.")
     return EXIT_REFUSED
-
-
-def prune(context: Context) -> int:
-    """Show what retention would delete; delete it with --apply."""
-    args = context.args
-    if not args.apply:
-        reply = context.ask("Prune", {"job": args.job}, timeout=PATIENT)
-        if not context.json(reply):
-            _show_plan(context, reply["lines"])
-        return EXIT_OK
-    if not args.yes:
-        context.must_be_asked()
-        going = _show_plan(context, context.ask("Prune", {"job": args.job}, timeout=PATIENT)["lines"])
-        if not going:
-            return EXIT_OK
-        if not context.confirm(f"Delete {_amount(going)} for good?"):
-            return _nothing_done(context)
-    reply = context.ask("Prune", {"job": args.job, "apply": True}, timeout=PATIENT)
-    if not context.json(reply):
-        gone = [line for line in reply["lines"] if line["action"] == "delete"]
-        context.screen.line(f"Deleted {_amount(gone)}." if gone else "Nothing was to be deleted.")
-    return EXIT_OK
-
-
-def _show_plan(context: Context, lines: list[Reply]) -> list[Reply]:
-    """Show every copy with its verdict and reason; returns those that would go."""
-    from nanumpay_backupd.cli.views import prune_table
-
-    going = [line for line in lines if line["action"] == "delete"]
-    if lines:
-        context.screen.lines([*prune_table(context.screen, lines), ""])
-    if not going:
-        context.screen.line("Nothing is to be deleted.")
-    elif not context.args.apply:
-        context.screen.line(f"Would delete {_amount(going)}. Nothing was deleted; to do it: backupctl prune --apply")
-    return going
-
-
-def _amount(lines: list[Reply]) -> str:
-    from nanumpay_backupd.cli.words import plural, size
-
-    return f"{plural(len(lines), 'copy', 'copies')} ({size(sum(line['size'] for line in lines))})"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_ACTIONS = {"run", "cancel", "delete", "prune"}
+_ACTIONS = {"run", "cancel", "delete"}
+_RARE = {"swaps", "wait", "notify", "report", "completion"}
 _EXIT_BROKEN_PIPE = 141  # what the shell shows for `... | head` of any other program
 
 
@@ -51,7 +52,11 @@ def _command(name: str) -> Callable[[Context], int]:
     if name in _ACTIONS:
         from nanumpay_backupd.cli import actions
 
-        return {"run": actions.run, "cancel": actions.cancel, "delete": actions.delete, "prune": actions.prune}[name]
+        return {"run": actions.run, "cancel": actions.cancel, "delete": actions.delete}[name]
+    if name in {"prune", "pin", "unpin"}:
+        from nanumpay_backupd.cli import keeping
+
+        return {"prune": keeping.prune, "pin": keeping.pin, "unpin": keeping.unpin}[name]
     if name == "restore":
         from nanumpay_backupd.cli.restore import restore
 
@@ -64,18 +69,8 @@ def _command(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli import proofs
 
         return {"verify": proofs.verify, "drill": proofs.drill}[name]
-    if name == "swaps":
-        from nanumpay_backupd.cli.swaps import swaps
-
-        return swaps
-    if name == "wait":
-        from nanumpay_backupd.cli.waiting import wait
-
-        return wait
-    if name == "completion":
-        from nanumpay_backupd.cli.completion import completion
-
-        return completion
+    if name in _RARE:
+        return _rare(name)
     from nanumpay_backupd.cli import commands
 
     return {
@@ -91,6 +86,24 @@ def _command(name: str) -> Callable[[Context], int]:
         "reload": commands.reload,
         "rebuild": commands.rebuild,
     }[name]
+
+
+def _rare(name: str) -> Callable[[Context], int]:
+    if name == "swaps":
+        from nanumpay_backupd.cli.swaps import swaps
+
+        return swaps
+    if name == "wait":
+        from nanumpay_backupd.cli.waiting import wait
+
+        return wait
+    if name in {"notify", "report"}:
+        from nanumpay_backupd.cli import telling
+
+        return {"notify": telling.notify, "report": telling.report}[name]
+    from nanumpay_backupd.cli.completion import completion
+
+    return completion
 
 
 def _version() -> int:

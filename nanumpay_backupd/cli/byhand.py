@@ -13,9 +13,21 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["Chain", "chain_to", "full_commands", "import_commands", "look_commands", "oplog_limit", "replay_commands"]
+__all__ = [
+    "Chain",
+    "chain_to",
+    "elsewhere_commands",
+    "full_commands",
+    "import_commands",
+    "look_commands",
+    "oplog_limit",
+    "replay_commands",
+]
 
 _COMPRESSED_TAR = ".tar.gz"
+_ENCRYPTED = "encrypted"  # the folder of what is encrypted in the backups folder, but for slices
+_DECRYPT = {".gpg": "gpg -d", ".age": "age -d -i KEY"}
+_ABOUT_KEY = "# KEY: the file with the private key; where a passphrase was used, leave -i KEY out"
 _SLICES = "slices"  # the folder in the backups folder, and beside the copies elsewhere
 _NAMED = 4  # as many slices are named; more are taken by their place in the listing
 _WHOLE = ("full", "legacy")
@@ -32,7 +44,7 @@ class Chain:
 
 def full_commands(artifact: str, databases: list[str], *, replays: bool = False) -> list[str]:
     """Say how a full is restored; ``replays``: with its own oplog, so that all is of one moment."""
-    lines = [_unpack(artifact)]
+    lines = [*_about(artifact), _unpack(artifact)]
     if replays:
         lines.append(f"mongorestore --uri=URI --oplogReplay --drop ./{_folder(artifact)}")
         lines.append("# or, by a user who may not replay (the collections are of slightly different moments then):")
@@ -48,6 +60,7 @@ def import_commands(artifact: str, database: str, collection: str, *, series: bo
     metadata = shlex.quote(f"{stem}.metadata.json")
     where = f"--db={shlex.quote(database)} --collection={shlex.quote(collection)}"
     return [
+        *_about(artifact),
         _unpack(artifact),
         f"# make the time-series collection first: {metadata} says how"
         if series
@@ -56,23 +69,53 @@ def import_commands(artifact: str, database: str, collection: str, *, series: bo
     ]
 
 
+def elsewhere_commands(artifact: str) -> list[str]:
+    """Say how an artifact that is encrypted elsewhere only is unpacked there; the rest is as with the one here."""
+    return [*_about(artifact), f"# or, of a copy from elsewhere: {_unpack(artifact).replace(f'{_ENCRYPTED}/', '')}"]
+
+
 def look_commands(artifact: str) -> list[str]:
     """Say how a slice is looked into."""
-    return [f"zstd -dc {_SLICES}/{artifact} > oplog.bson", "bsondump oplog.bson | head"]
+    return [*_about(artifact), f"{_read([artifact])} > oplog.bson", "bsondump oplog.bson | head"]
 
 
 def replay_commands(full: str, slices: list[str], end: str) -> list[str]:
     """Say how a full (its artifact) and the slices after it (theirs, in order) are restored up to and with ``end``."""
+    from itertools import groupby
+
     folder = _folder(full)
-    if len(slices) <= _NAMED:
-        unpack = f"zstd -dc {' '.join(f'{_SLICES}/{name}' for name in slices)} >> {folder}/oplog.bson"
-    else:
-        # Names sort as the slices follow each other.
-        names = slices[0].rpartition("-slice-")[0] + "-slice-*.bson.zst"
-        listed = f"ls {names} | sed -n {shlex.quote(f'/^{slices[0]}$/,/^{slices[-1]}$/p')}"
-        unpack = f"(cd {_SLICES} && {listed} | xargs zstd -dc) >> {folder}/oplog.bson"
+    # Encryption may have been switched on, off or over between two slices.
+    groups = [list(names) for _, names in groupby(slices, _seal)]
+    unpack = [f"{_read(names)} >> {folder}/oplog.bson" for names in groups]
     restore = f"mongorestore --uri=URI --oplogReplay --oplogLimit={oplog_limit(end)} --drop ./{folder}"
-    return [_unpack(full), unpack, restore]
+    return [*_about(full, *slices), _unpack(full), *unpack, restore]
+
+
+def _read(slices: list[str]) -> str:
+    """Return the command that writes what slices hold, one after the other; all are encrypted alike."""
+    decrypt = _DECRYPT.get(_seal(slices[0]), "")
+    if len(slices) <= _NAMED:
+        paths = [f"{_SLICES}/{name}" for name in slices]
+        if decrypt and len(paths) == 1:
+            return f"{decrypt} {paths[0]} | zstd -dc"
+        if decrypt:
+            return f"for one in {' '.join(paths)}; do {decrypt} $one | zstd -dc; done"
+        return f"zstd -dc {' '.join(paths)}"
+    # Names sort as the slices follow each other.
+    names = f"{slices[0].rpartition('-slice-')[0]}-slice-*.bson.zst{_seal(slices[0])}"
+    listed = f"ls {names} | sed -n {shlex.quote(f'/^{slices[0]}$/,/^{slices[-1]}$/p')}"
+    if decrypt:
+        return f"(cd {_SLICES} && for one in $({listed}); do {decrypt} $one | zstd -dc; done)"
+    return f"(cd {_SLICES} && {listed} | xargs zstd -dc)"
+
+
+def _seal(artifact: str) -> str:
+    """Return what encryption has added to an artifact's name."""
+    return artifact[-4:] if artifact[-4:] in _DECRYPT else ""
+
+
+def _about(*artifacts: str) -> list[str]:
+    return [_ABOUT_KEY] if any(_seal(name) == ".age" for name in artifacts) else []
 
 
 def oplog_limit(end: str) -> str:
@@ -103,8 +146,10 @@ def _place(optime: str) -> tuple[int, int]:
 
 
 def _unpack(artifact: str) -> str:
-    return f"tar {'-xzf' if artifact.endswith(_COMPRESSED_TAR) else '-xf'} {artifact}"
+    seal = _seal(artifact)
+    flag = "-xzf" if artifact.removesuffix(seal).endswith(_COMPRESSED_TAR) else "-xf"
+    return f"{_DECRYPT[seal]} {_ENCRYPTED}/{artifact} | tar {flag} -" if seal else f"tar {flag} {artifact}"
 
 
 def _folder(artifact: str) -> str:
-    return artifact.removesuffix(_COMPRESSED_TAR).removesuffix(".tar")
+    return artifact.removesuffix(_seal(artifact)).removesuffix(_COMPRESSED_TAR).removesuffix(".tar")

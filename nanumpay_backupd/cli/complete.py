@@ -81,8 +81,14 @@ def _swaps(client: Client) -> Words:
         yield swap["stamp"], f"of {swap['database']}, {swap['state']}"
 
 
+def _channels(client: Client) -> Words:
+    for channel in client.call("ListNotices", {"limit": 1})["channels"]:
+        yield channel["name"], f"{channel['type']}, {channel['state']}"
+
+
 WORDS: dict[str, Callable[[Client], Words]] = {
     "backups": _backups,
+    "channels": _channels,
     "collections": _collections,
     "destinations": _destinations,
     "jobs": _jobs,

@@ -107,6 +107,8 @@ def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str], going:
         rows.append(("last good", f"{times.both(success['started'])}"))
     rows.extend(protection_rows(screen, job, times, told))
     rows.extend(_newest_rows(screen, job, times))
+    if job.get("encryption", "none") != "none":
+        rows.append(("encryption", job["encryption"]))
     rows.extend(
         (screen.paint("warning", "yellow"), text) for text in job["warnings"] if not any(text in one for one in told)
     )
@@ -142,8 +144,30 @@ def _newest_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, st
         again = f", next try {times.ago(due[0])}" if due else ""
         waiting = screen.paint(f"{plural(job['pending_uploads'], 'copy', 'copies')} waiting", "yellow")
         rows.append(("uploads", waiting + again))
-    rule = f"keeps {job['retention_count']}, at most {plural(job['retention_days'], 'day')}"
-    rows.append(("kept", f"{plural(job['backups'], 'backup')}, {size(job['total_size'])} ({rule})"))
+    return [*rows, *_kept_rows(screen, job, times)]
+
+
+def _kept_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, str]]:
+    """Say how much is kept, by which rules, and what should be gone but is locked at its place."""
+    amount = f"{plural(job['backups'], 'backup')}, {size(job['total_size'])}"
+    rules: dict[str, list[str]] = {}
+    for place in job["retention"]:
+        rules.setdefault(place["rule"], []).append(place["destination"])
+    if len(rules) == 1:
+        rows = [("kept", f"{amount} (keeps {next(iter(rules))})")]
+    else:
+        rows = [("kept", amount), *(("", f"{', '.join(places)}: keeps {rule}") for rule, places in rules.items())]
+    for place in job["retention"]:
+        if place["locked"]:
+            held = f"{plural(place['locked'], 'copy', 'copies')} ({size(place['locked_bytes'])})"
+            until = f" until {times.when(place['locked_first'])}" if place.get("locked_first") else ""
+            last = (
+                f" to {times.when(place['locked_last'])}"
+                if place.get("locked_last") != place.get("locked_first")
+                else ""
+            )
+            label = screen.paint("locked", "yellow")
+            rows.append((label, f"{held} at {place['destination']} should be gone and are locked{until}{last}"))
     return rows
 
 
@@ -187,11 +211,14 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
     holds = f"{plural(documents, 'document')} in {plural(len(collections), 'collection')}"
     if manifest.get("kind") in SLICES:
         holds = plural(consistency["entries"], "oplog entry", "oplog entries")
+    holds += f" of {', '.join(source['databases']) or 'no database'}"
+    if manifest.get("closed"):
+        holds = "its manifest is encrypted, and there is no key here that opens it"
     raw = f"{size(artifact['raw_bytes'])} before compression ({artifact['compression']})"
     rows = [
         ("sha256", artifact["sha256"]),
-        ("holds", f"{holds} of {', '.join(source['databases']) or 'no database'}, {raw}"),
-        ("encryption", artifact.get("encryption", "none")),
+        ("holds", f"{holds}, {raw}"),
+        ("encryption", _encryption(manifest)),
         ("source", f"{source['type']} {source['server_version']}, {source['topology']}, host {manifest['host']}"),
         *([] if manifest.get("kind") in SLICES else [("consistency", _consistency(consistency, times))]),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()) or "not recorded"),
@@ -202,6 +229,23 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
         spent = duration(check["seconds"])
         rows.append(("checked", f"{times.when(check['at'])}, {check['level']}, {verdict} in {spent}{detail}"))
     return rows
+
+
+def _encryption(manifest: Reply) -> str:
+    """Say how the files are encrypted: those here, and those elsewhere where that differs."""
+    here, elsewhere = manifest["artifact"], manifest.get("elsewhere")
+    if not elsewhere:
+        return _sealed(here)
+    return f"{_sealed(here)} here; elsewhere {_sealed(elsewhere)}"
+
+
+def _sealed(artifact: Reply) -> str:
+    seal = artifact.get("seal")
+    if not seal:
+        return str(artifact.get("encryption", "none"))
+    return (
+        f"{artifact['encryption']}, {'to ' + ', '.join(seal['recipients']) if seal['recipients'] else 'a passphrase'}"
+    )
 
 
 def _slice_rows(backup: Reply, times: Times) -> list[tuple[str, str]]:
@@ -237,6 +281,10 @@ def _copies_lines(screen: Screen, copies: list[Reply], times: Times) -> list[str
         indent="  ",
     )
     for copy in copies:
+        lock = copy.get("lock")
+        if lock:
+            until = f"until {times.when(lock['until'])}" if lock.get("until") else "until somebody lifts it"
+            lines.append(f"  {copy['destination']}: should be gone, but is locked there {until}")
         error = copy.get("error")
         if error:
             again = f", next try {times.both(copy['next_attempt'])}" if copy.get("next_attempt") else ""
@@ -262,16 +310,18 @@ def _collections_table(screen: Screen, collections: list[Reply]) -> list[str]:
 
 
 def _restore_lines(backup: Reply, manifest: Reply) -> list[str]:
-    from nanumpay_backupd.cli.byhand import full_commands, import_commands
+    from nanumpay_backupd.cli.byhand import elsewhere_commands, full_commands, import_commands
 
+    elsewhere = manifest.get("elsewhere")
+    more = [f"  {line}" for line in elsewhere_commands(elsewhere["name"])] if elsewhere else []
     if "mongoexport" in manifest.get("tools", ()):
         only = manifest["source"]["collections"][0]
         series = only.get("type") == "timeseries"
         lines = import_commands(backup["artifact"], only["database"], only["name"], series=series)
-        return [f"  {line}" for line in lines]
+        return [*(f"  {line}" for line in lines), *more]
     databases = manifest.get("source", {}).get("databases") or ["nanumpay"]
     replays = bool(manifest.get("consistency", {}).get("entries"))
-    return [f"  {line}" for line in full_commands(backup["artifact"], databases, replays=replays)]
+    return [*(f"  {line}" for line in full_commands(backup["artifact"], databases, replays=replays)), *more]
 
 
 def _replay_lines(screen: Screen, backup: Reply, others: list[Reply]) -> list[str]:

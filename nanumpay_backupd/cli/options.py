@@ -101,6 +101,7 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
                 },
             ),
             _one_of("--kind", "full incremental differential", "the kind of backup (default: full)"),
+            _flag("--disable-notifications", "tell nobody how it ends: no messages, no pings (it stays on record)"),
         ),
         """\
   backupctl run
@@ -109,6 +110,7 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
   backupctl run --force --json
   backupctl run --collection users
   backupctl run nanumpay --collection users --format json
+  backupctl run --disable-notifications
 
 A backup of one collection is listed and restored like others, and never counts as the job's newest backup.
 
@@ -271,7 +273,7 @@ is deleted before drop. Each asks first; where nobody can be asked it needs --ye
         (
             _word("backup", "BACKUP", "id of a backup"),
             ("--from", {"metavar": "DEST", "dest": "destination", "help": "only the copy at this destination"}),
-            _flag("--force", "even if it is the newest verified backup"),
+            _flag("--force", "even if it is pinned, or the newest verified backup"),
             _YES,
         ),
         """\
@@ -283,12 +285,46 @@ The exit code is 0 deleted, 1 a destination failed, 6 no such backup, 7 refused.
     ),
     "prune": (
         "show what retention would delete; delete it with --apply",
-        (_maybe("job", "JOB", "name of a job (default: all)"), _flag("--apply", "delete, not only show"), _YES),
+        (
+            _maybe("job", "JOB", "name of a job (default: all)"),
+            _flag("--apply", "delete, not only show"),
+            ("--at", {"metavar": "DATE", "help": "show what would be deleted on that day (see below)"}),
+            _flag("--assume-schedule", "with --at: as if all scheduled backups until then had been made"),
+            _YES,
+        ),
         """\
   backupctl prune
   backupctl prune --apply
+  backupctl prune --at 2027-03-01
+  backupctl prune nanumpay --at "in 90 days" --assume-schedule
 
-The newest verified backup is never deleted. --apply asks first; where nobody can be asked it needs --yes.""",
+The newest verified backup is never deleted, nor one that is pinned. --apply asks first; where nobody can be asked it
+needs --yes. DATE is a day (its first moment), a date and a time, or "in 30 days" (also hours, weeks). --at assumes that
+nothing is made or deleted until then; with --assume-schedule, that each backup comes when it is due, as large as the
+newest one. Nothing is deleted with --at.""",
+    ),
+    "pin": (
+        "keep retention from deleting a backup",
+        (
+            _word("backup", "BACKUP|latest", "id of a backup, or latest"),
+            ("--reason", {"metavar": "TEXT", "help": "why; it is shown wherever the backup is"}),
+        ),
+        """\
+  backupctl pin nanumpay-backup-2026-11-21T02-00-00 --reason "before the move"
+
+It stays until backupctl unpin. A slice that is pinned keeps what restores its end. The application's own clean-up of
+the backups folder knows nothing of this: a copy elsewhere is what stays for certain.""",
+    ),
+    "unpin": (
+        "let retention delete a backup again",
+        (
+            _word("backup", "BACKUP|latest", "id of a backup, or latest"),
+            _flag("--all", "also what the daemon pinned because a newer backup is damaged"),
+        ),
+        """\
+  backupctl unpin nanumpay-backup-2026-11-21T02-00-00
+
+What the daemon pinned it lets go by itself, once a verification finds all well.""",
     ),
     "settings": (
         "show the settings in force and where they come from",
@@ -308,6 +344,37 @@ The exit code is 8 when a check failed, 0 otherwise.""",
         "try a destination with a real put, get and delete",
         (_word("destination", "DESTINATION", "name of a destination; backupctl jobs lists them"),),
         "  backupctl test app\n\nThe exit code is 8 when a check failed, 0 otherwise.",
+    ),
+    "notify": (
+        "show who is told of what, and what was told; send a test",
+        (
+            ("what", {"nargs": "?", "metavar": "test", "choices": ("test",), "help": "send a test"}),
+            _maybe("channel", "CHANNEL", "with test: by this channel only (default: by all)"),
+            _newest("show the newest N (default: 20)"),
+        ),
+        """\
+  backupctl notify
+  backupctl notify -n 50
+  backupctl notify test
+  backupctl notify test ops-mail
+
+A test is a real message; of a heartbeat it is a ping that counts for nothing (/log).
+The exit code is 8 when a test did not arrive, 6 when there is nobody to send it to, 0 otherwise.""",
+    ),
+    "report": (
+        "show the last days: runs, sizes, growth, promises kept, copies, what comes next",
+        (
+            ("--days", {"type": "count", "metavar": "N", "help": "how many days (default: 7)"}),
+            ("--html", {"metavar": "FILE", "help": "write it to this file, as a page with a chart"}),
+            _one_of("--language", "en ko", "its language (default: as [notify] says)"),
+        ),
+        """\
+  backupctl report
+  backupctl report --days 30 --language ko
+  backupctl report --html /tmp/report.html
+  backupctl report --json | jq .report.jobs
+
+The same is sent by itself, weekly or as [notify] report says, to the channels that ask for the event report.""",
     ),
     "logs": (
         "show the daemon's log (journalctl)",
@@ -481,12 +548,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise _surplus(extra[0], args.command)
     if args.command is None:
         raise UsageError("a command is missing", hint="try: backupctl status; all commands: backupctl --help")
+    if args.command == "prune":
+        _check_prune(args)
     if args.command == "run" and args.format and not args.collection:
         raise UsageError(
             "--format is for one collection: --collection is missing",
             hint=f"backupctl run --collection NAME --format {args.format}",
         )
     return args
+
+
+def _check_prune(args: argparse.Namespace) -> None:
+    if args.assume_schedule and not args.at:
+        raise UsageError(
+            "--assume-schedule is for a later day: --at is missing", hint="add for example --at 2027-03-01"
+        )
+    if args.at and args.apply:
+        raise UsageError(
+            "what will be deleted one day cannot be deleted now",
+            hint="leave --apply out to see it, or --at to delete what is to be deleted now",
+        )
 
 
 def _surplus(word: str, command: str | None) -> UsageError:

@@ -53,6 +53,8 @@ ACTIONS = {
 """What a run does that makes no whole backup."""
 _OUTCOMES = {"succeeded": "green", "degraded": "yellow", "failed": "red", "interrupted": "red"}
 _SLICE_ID = re.compile(r"(?P<job>.+)-(?:slice|diff)-[\dT-]{19}")
+_VERDICTS = ("keep", "locked", "delete")
+_VERDICT_STYLES = {"keep": "green", "locked": "yellow", "delete": "red"}
 _FEW = 3  # as many slices are named one by one
 _GOOD_COPIES = {"uploaded", "verified"}
 _STATES = {"verified": "green", "committed": "yellow", "corrupt": "red", "missing": "red", "pending": "yellow"}
@@ -266,11 +268,12 @@ def covered(backup: Reply, times: Times) -> str:
 
 def prune_table(screen: Screen, lines: list[Reply]) -> list[str]:
     """Lay out what retention says about each copy, with its reason."""
-    lines = _together(sorted(lines, key=lambda line: str(line["action"]) != "keep"))  # what goes is next to the summary
+    # What goes is next to the summary.
+    lines = _together(sorted(lines, key=lambda line: _VERDICTS.index(line["action"])))
     return screen.table(
-        Column("BACKUP", [line["backup"] for line in lines]),
+        Column("BACKUP", [line["backup"] + (" (assumed)" if line.get("assumed") else "") for line in lines]),
         Column("WHERE", [line["destination"] for line in lines]),
-        Column("ACTION", [screen.paint(x["action"], "red" if x["action"] == "delete" else "green") for x in lines]),
+        Column("ACTION", [screen.paint(line["action"], _VERDICT_STYLES[line["action"]]) for line in lines]),
         Column("SIZE", [size(line["size"]) for line in lines], right=True, drop=1),
         Column("WHY", [line["reason"] for line in lines]),
     )

@@ -1,4 +1,4 @@
-"""The methods that change or test what there is: delete, prune, swaps, reload, rebuild, doctor. They start no runs."""
+"""The methods that change or test what there is: delete, swaps, reload, rebuild, doctor. They start no runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import asyncio
 from typing import Any, Final
 
 import msgspec
-import structlog
 
-from nanumpay_backupd.control.desk import Desk, find, present
+from nanumpay_backupd.control.desk import Desk, find, note_deleted, present
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
-from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_builtins
-from nanumpay_backupd.pipeline.prune import PruneLine, named, plan
+from nanumpay_backupd.pipeline.outlook import PruneLine
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
 from nanumpay_backupd.settings.schema import JobSpec
 
@@ -22,7 +20,6 @@ __all__ = ["Changing"]
 _PATIENCE: Final = 10.0
 """Seconds that the first connection to MongoDB may take (its own limit, 5 s, and a second try)."""
 _PAUSE: Final = 0.1
-_log = structlog.get_logger(__name__)
 
 
 class Changing(Desk):
@@ -39,30 +36,12 @@ class Changing(Desk):
                 f"{backup.id} has no copy at {place!r}", hint=f"see where it is: backupctl show {backup.id}"
             )
         if not call.params.get("force"):
+            _refuse_pinned(backup)
             await self._protect(backup)
         job = self._job_of(backup)
         lines = await self._change(job, f"delete:{backup.id}" + (f"@{place}" if place else ""))
-        _note(call, job, lines)
+        note_deleted(call, job, msgspec.convert(lines, list[PruneLine]))
         return {"deleted": lines}
-
-    async def prune(self, call: Call) -> dict[str, Any]:
-        """Answer Prune: what retention would delete; with ``apply`` it is deleted."""
-        apply = bool(call.params.get("apply"))
-        if apply:
-            self._admin(call, "prune")
-        await self._supervisor.refresh()
-        name = call.params.get("job")
-        jobs = [self._named(name)] if name else list(self._supervisor.jobs.values())
-        lines: list[dict[str, Any]] = []
-        for job in jobs:
-            if apply:
-                done = await self._change(job, "prune")
-                _note(call, job, done)
-                lines += done
-            else:
-                backups = await self._supervisor.db(lambda catalog, job=job: catalog.backups(job.name))  # type: ignore[misc]
-                lines += to_builtins(plan(job, backups, self._clock.now()))
-        return {"lines": lines, "applied": apply}
 
     async def list_swaps(self, call: Call) -> dict[str, Any]:
         """Answer ListSwaps: what restores kept at the servers of all jobs, or of one."""
@@ -173,10 +152,6 @@ class Changing(Desk):
     async def _checks(self, job: JobSpec, action: str) -> list[dict[str, Any]]:
         return await self._ask(job, action, "check")
 
-    async def _change(self, job: JobSpec, action: str) -> list[dict[str, Any]]:
-        """Let a worker delete: it may talk to slow servers, and it takes the job's lock."""
-        return [line for lines in await self._ask(job, action, "lines") for line in lines]
-
     def _job_of(self, backup: Backup) -> JobSpec:
         """Return the job of a backup; one that is no longer configured can still be deleted locally."""
         job = self._supervisor.jobs.get(backup.job)
@@ -199,6 +174,15 @@ class Changing(Desk):
             )
 
 
+def _refuse_pinned(backup: Backup) -> None:
+    if backup.pinned:
+        raise RefusedError(
+            f"{backup.id} is pinned: {backup.pinned}",
+            hint=f"let it go first (backupctl unpin {backup.id}), or insist with --force",
+            code="pinned",
+        )
+
+
 def _check(name: str, state: str, message: str, hint: str) -> dict[str, Any]:
     return {"name": name, "state": state, "message": message, "hint": hint}
 
@@ -206,11 +190,3 @@ def _check(name: str, state: str, message: str, hint: str) -> dict[str, Any]:
 def _distinct(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Drop findings that several jobs share (folder, clock)."""
     return list({(check["name"], check["message"]): check for check in checks}.values())
-
-
-def _note(call: Call, job: JobSpec, lines: list[dict[str, Any]]) -> None:
-    """Say in the journal who had what deleted."""
-    gone = [line for line in msgspec.convert(lines, list[PruneLine]) if line.action == "delete"]
-    if gone:
-        text = f"uid {call.peer.uid} deleted {named(gone)}"
-        _log.info(text, message=Message.COPIES_DELETED, job=job.name)

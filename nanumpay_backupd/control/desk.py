@@ -9,18 +9,22 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from nanumpay_backupd.announcer import Announcer
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.server import Call, may_administer
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
+from nanumpay_backupd.events import Fault
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import FULLS, Backup, CopyState, Trigger
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
+from nanumpay_backupd.pipeline.outlook import PruneLine
+from nanumpay_backupd.pipeline.prune import named
 from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, RunSpec
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
 
-__all__ = ["DaemonView", "Desk", "find", "limited", "present", "to_text"]
+__all__ = ["DaemonView", "Desk", "find", "limited", "note_deleted", "present", "to_text"]
 
 log = structlog.get_logger()
 
@@ -30,10 +34,16 @@ class DaemonView(Protocol):
 
     started: datetime
     supervisor: Supervisor
+    announcer: Announcer
 
     @property
     def timezone(self) -> str:
         """Name of the zone in which schedules are meant."""
+        ...
+
+    @property
+    def language(self) -> str:
+        """Language in which people are told: ``en`` or ``ko``."""
         ...
 
     @property
@@ -49,8 +59,8 @@ class DaemonView(Protocol):
         """The settings in force, without secrets."""
         ...
 
-    def problems(self) -> list[tuple[str, str]]:
-        """What is wrong with the daemon itself: (state, sentence), state ``warning`` or ``failing``."""
+    def problems(self) -> list[Fault]:
+        """What is wrong with the daemon itself."""
         ...
 
     async def reload(self) -> str:
@@ -96,10 +106,14 @@ class Desk:
         found = []
         async for event in self._helper(job, action, restore):
             if event.get("kind") == "fault":
-                raise msgspec.convert(event["fault"], _Fault).as_error()
+                raise msgspec.convert(event["fault"], _Told).as_error()
             if event.get("kind") == wanted:
                 found.append(event[wanted])
         return found
+
+    async def _change(self, job: JobSpec, action: str) -> list[dict[str, Any]]:
+        """Let a worker delete: it may talk to slow servers, and it takes the job's lock."""
+        return [line for lines in await self._ask(job, action, "lines") for line in lines]
 
     async def _helper(
         self, job: JobSpec, action: str, restore: RestoreOrder | None = None
@@ -130,7 +144,7 @@ class Desk:
             process.kill()
 
 
-class _Fault(msgspec.Struct, frozen=True):
+class _Told(msgspec.Struct, frozen=True):
     """A fault as a worker's event carries it."""
 
     code: str
@@ -141,7 +155,7 @@ class _Fault(msgspec.Struct, frozen=True):
     def as_error(self) -> BackupdError:
         kinds: dict[str, type[BackupdError]] = {"not-found": NotFoundError, "refused": RefusedError, "busy": BusyError}
         kinds |= {"copy-unusable": RefusedError, "bad-time": RefusedError, "no-such-moment": NotFoundError}
-        kinds |= {"swap-impossible": RefusedError}
+        kinds |= {"swap-impossible": RefusedError, "object-locked": RefusedError}
         kind = kinds.get(self.code, BackupdError)
         return kind(self.message, hint=self.hint, code=self.code, retryable=self.retryable)
 
@@ -164,12 +178,19 @@ def present(backup: Backup) -> bool:
     return any(copy.state in (CopyState.UPLOADED, CopyState.VERIFIED) for copy in backup.copies)
 
 
-def limited(value: Any, default: int, most: int) -> int:
-    """Return a limit that was asked for, or ``default``; raises RefusedError outside of 1 to ``most``."""
+def note_deleted(call: Call, job: JobSpec, lines: list[PruneLine]) -> None:
+    """Say in the journal who had what deleted."""
+    gone = [line for line in lines if line.action == "delete"]
+    if gone:
+        log.info(f"uid {call.peer.uid} deleted {named(gone)}", message=Message.COPIES_DELETED, job=job.name)
+
+
+def limited(value: Any, default: int, most: int, what: str = "limit") -> int:
+    """Return a number that was asked for, or ``default``; raises RefusedError outside of 1 to ``most``."""
     if value is None:
         return default
     if not 1 <= value <= most:
-        raise RefusedError(f"limit is {value}, it must be from 1 to {most}", hint="leave it out for the default")
+        raise RefusedError(f"{what} is {value}, it must be from 1 to {most}", hint="leave it out for the default")
     return int(value)
 
 

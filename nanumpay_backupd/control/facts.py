@@ -5,12 +5,15 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.desk import to_text
+from nanumpay_backupd.events import Event, Fault, Severity
 from nanumpay_backupd.model import (
     FULLS,
+    LOCAL,
     SLICES,
     Backup,
     BackupState,
@@ -25,18 +28,21 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline.chains import known, reached
 from nanumpay_backupd.plans import Task, slice_interval
+from nanumpay_backupd.retention import rule_words
 from nanumpay_backupd.settings.schema import JobSpec
-from nanumpay_backupd.system.units import human_span
+from nanumpay_backupd.system.units import human_size, human_span
 from nanumpay_backupd.timeline import gaps
 
 __all__ = [
-    "Problem",
+    "disk_fault",
+    "health_of",
     "job_facts",
-    "job_problems",
-    "oplog_problem",
+    "job_faults",
+    "oplog_fault",
     "protection",
-    "rpo_problem",
-    "rto_problem",
+    "retention",
+    "rpo_fault",
+    "rto_fault",
     "timeline",
 ]
 
@@ -46,6 +52,17 @@ _ROOM: Final = 2.0
 """How many pauses between slices an oplog should hold at least."""
 _FAR: Final = 2.0
 """From how many times the promised RPO on a miss is a failure and no longer a warning."""
+_LOW_SPACE: Final = 1 << 30
+_RETRIED: Final = 600.0
+"""Seconds after which somebody is told of what is tried again by itself within minutes."""
+_CAUGHT_UP: Final = 900.0
+"""Seconds after which somebody is told of what the daemon mends by itself after a start."""
+_SETTLED: Final = 120.0
+"""Seconds that a fault which comes and goes must be away to have ended."""
+_RETENTION: Final = "retention: "
+"""Begins the warning of a run whose retention could not delete something (`pipeline.backup`)."""
+_PROOFS: Final = (("drill", "drill", Event.DRILL_FAILED), ("verify", "verification", Event.VERIFY_FAILED))
+_NO_REASON: Final[dict[str, Any]] = {"code": "", "message": "no reason recorded", "hint": ""}
 DueOf = Callable[[Task], datetime | None]
 
 
@@ -67,69 +84,93 @@ def job_facts(catalog: Catalog, name: str) -> dict[str, Any]:
     }
 
 
-def job_problems(jobs: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Say what is wrong with the jobs: (state, sentence)."""
-    problems = []
-    for job in jobs:
-        name, last = job["name"], job["last_run"]
-        problems += [("warning", f"job {name}: {text}") for text in job["warnings"]]
-        if last and last["outcome"] in ("failed", "interrupted"):
-            error = last["error"] or {}
-            text = f"job {name}: the last run {last['outcome']}: {error.get('message', 'no reason recorded')}"
-            problems.append(("failing", f"{text} → {error['hint']}" if error.get("hint") else text))
-        if job["pending_uploads"]:
-            count = job["pending_uploads"]
-            look = "backupctl list --slices" if job["protection"]["slices"] else "backupctl list"
-            problems.append(("warning", f"job {name}: {count} upload{'s wait' if count > 1 else ' waits'} ({look})"))
-        if not job["enabled"]:
-            problems.append(("warning", f"job {name} is disabled: no backups are made by schedule"))
-        elif job["schedule"] and job["newest_backup"] is None and not last and not job["running"]:
-            problems.append(("warning", f"job {name}: there is no backup yet (make one now: backupctl run {name})"))
-        problems += _protection_problems(job)
-    return problems
+def job_faults(jobs: list[dict[str, Any]]) -> list[Fault]:
+    """Say what is wrong with the jobs."""
+    return [fault for job in jobs for fault in (*_run_faults(job), *_state_faults(job), *_protection_faults(job))]
 
 
-def _protection_problems(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def health_of(faults: list[Fault]) -> str:
+    """Return the health that faults leave: ok, warning or failing."""
+    states = {fault.state for fault in faults}
+    return "failing" if "failing" in states else "warning" if states else "ok"
+
+
+def _run_faults(job: dict[str, Any]) -> Iterator[Fault]:
+    """Say what was wrong with the last backup."""
+    name, last = job["name"], job["last_run"]
+    if not last:
+        return
+    if last["outcome"] in ("failed", "interrupted"):
+        error = last["error"] or _NO_REASON
+        yield _fault(
+            job,
+            "backup",
+            f"job {name}: the last run {last['outcome']}: {error['message']}",
+            Severity.ERROR,
+            Event.FAILED,
+            error=error,
+            run=last,
+            # A scheduled one is caught up after a restart: only where that does not help somebody has to.
+            patience=_CAUGHT_UP if last["outcome"] == "interrupted" else 0.0,
+        )
+    kept = [text.removeprefix(_RETENTION) for text in last["warnings"] if text.startswith(_RETENTION)]
+    if kept:
+        text = f"job {name}: retention could not delete what is to go: {kept[0]}"
+        error = {
+            "message": "; ".join(kept),
+            "hint": f"it is tried again after the next backup; see: backupctl prune {name}",
+        }
+        yield _fault(job, "cleanup", text, Severity.WARNING, Event.CLEANUP_FAILED, error=error, run=last)
+
+
+def _state_faults(job: dict[str, Any]) -> Iterator[Fault]:
+    """Say what is wrong with a job whatever its last run was."""
+    name, last = job["name"], job["last_run"]
+    for text in job["warnings"]:
+        yield _fault(job, f"warning:{text}", f"job {name}: {text}", Severity.WARNING)
+    if job["pending_uploads"]:
+        count = job["pending_uploads"]
+        look = "backupctl list --slices" if job["protection"]["slices"] else "backupctl list"
+        text = f"job {name}: {count} upload{'s wait' if count > 1 else ' waits'} ({look})"
+        degraded = last is not None and last["outcome"] == "degraded"
+        yield _fault(
+            job,
+            "copies",
+            text,
+            Severity.WARNING,
+            Event.DEGRADED,
+            error=last["error"] if degraded else None,
+            run=last if degraded else None,
+            # A slice that waits is mostly there with the next one.
+            patience=0.0 if degraded else _RETRIED,
+        )
+    if not job["enabled"]:
+        text = f"job {name} is disabled: no backups are made by schedule"
+        yield _fault(job, "disabled", text, Severity.WARNING)
+    elif job["schedule"] and job["newest_backup"] is None and not last and not job["running"]:
+        text = f"job {name}: there is no backup yet (make one now: backupctl run {name})"
+        yield _fault(job, "none", text, Severity.WARNING)
+
+
+def _protection_faults(job: dict[str, Any]) -> Iterator[Fault]:
     """Say which promises of a job are not kept, and which proofs failed."""
     name, shown = job["name"], job["protection"]
-    trouble = shown["problem"]
-    short = oplog_problem(job)
-    if short is not None:
-        yield short.state, _with_hint(short.text, short.hint)
-    if trouble and shown["stream"] in ("waiting", "failing", "broken"):
-        text = f"job {name}: the changes are not being saved: {trouble['message']}"
-        if shown["stream"] == "failing" and shown["window"]:
-            text += f"; nothing is lost while the oplog holds them (it holds about {human_span(shown['window'])})"
-        yield "warning", _with_hint(text, trouble["hint"] or f"backupctl timeline {name}")
-    late = rpo_problem(job)
-    if late is not None:
-        yield late.state, _with_hint(late.text, late.hint)
-    for key, what in (("last_drill", "drill"), ("last_verify", "verification")):
-        proof = shown[key]
+    found = [oplog_fault(job), _stream_fault(job), rpo_fault(job)]
+    for key, what, event in _PROOFS:
+        proof = shown[f"last_{key}"]
         if proof and proof["outcome"] in ("failed", "degraded"):
-            state = "failing" if proof["outcome"] == "failed" else "warning"
-            fault = proof["error"] or {"message": "no reason recorded", "hint": ""}
-            verb = "failed" if state == "failing" else "was not complete"
-            text = f"job {name}: the last {what} {verb}: {fault['message']}"
+            severity = Severity.ERROR if proof["outcome"] == "failed" else Severity.WARNING
+            error = proof["error"] or _NO_REASON
+            verb = "failed" if proof["outcome"] == "failed" else "was not complete"
+            text = f"job {name}: the last {what} {verb}: {error['message']}"
             again = f"backupctl drill {name}" if what == "drill" else f"backupctl verify --job {name}"
-            yield (
-                state,
-                _with_hint(text, f"{fault['hint'] or 'see: backupctl show ' + proof['id']}; then again: {again}"),
-            )
-    slow = rto_problem(job)
-    if slow is not None:
-        yield slow.state, _with_hint(slow.text, slow.hint)
+            hint = f"{error['hint'] or 'see: backupctl show ' + proof['id']}; then again: {again}"
+            found.append(_fault(job, key, text, severity, event, error=error, run=proof, hint=hint))
+    found.append(rto_fault(job))
+    yield from (fault for fault in found if fault is not None)
 
 
-class Problem(NamedTuple):
-    """A promise that is not kept; ``state`` is ``warning`` or ``failing``, ``hint`` says what to do."""
-
-    state: str
-    text: str
-    hint: str
-
-
-def rpo_problem(job: dict[str, Any]) -> Problem | None:
+def rpo_fault(job: dict[str, Any]) -> Fault | None:
     """Say that more would be lost than a job promises (name, enabled, protection), None while it is kept."""
     name, shown = job["name"], job["protection"]
     if shown["rpo_kept"] is not False:
@@ -138,27 +179,118 @@ def rpo_problem(job: dict[str, Any]) -> Problem | None:
     far = shown["age"] > _FAR * shown["rpo"] and job["enabled"]
     # Not its age, which would make another problem of it at every look.
     until = f"{datetime.fromisoformat(shown['recoverable_until']):%Y-%m-%d %H:%M:%S} UTC"
-    text = f"job {name}: the RPO of {human_span(shown['rpo'])} is missed: nothing after {until} can be restored"
-    return Problem("failing" if far else "warning", text, _towards_rpo(name, shown["stream"]))
+    reason = f"the RPO of {human_span(shown['rpo'])} is missed: nothing after {until} can be restored"
+    severity = Severity.ERROR if far else Severity.WARNING
+    # A start after a night catches up by itself first.
+    return _told(job, "rpo", reason, _towards_rpo(name, shown["stream"]), severity, patience=_CAUGHT_UP)
 
 
-def rto_problem(job: dict[str, Any]) -> Problem | None:
+def rto_fault(job: dict[str, Any]) -> Fault | None:
     """Say that the last drill took longer to restore than a job promises, None while it is kept."""
-    name, shown = job["name"], job["protection"]
+    shown = job["protection"]
     if shown["rto_kept"] is not False:
         return None
     took = human_span(shown["restore_seconds"])
-    text = f"job {name}: the RTO of {human_span(shown['rto'])} is missed: the last drill took {took} to restore"
+    reason = f"the RTO of {human_span(shown['rto'])} is missed: the last drill took {took} to restore"
     hint = "replay less by fulls more often or differentials, use a faster disk, or promise less (rto)"
-    return Problem("warning", text, hint)
+    return _told(job, "rto", reason, hint, Severity.WARNING)
 
 
-def oplog_problem(job: dict[str, Any]) -> Problem | None:
+def oplog_fault(job: dict[str, Any]) -> Fault | None:
     """Say that the oplog hardly outlasts the pause between two slices, None while there is room."""
     trouble = job["protection"]["problem"]
     if not trouble or job["protection"]["stream"] != "ok":
         return None
-    return Problem("warning", f"job {job['name']}: {trouble['message']}", trouble["hint"])
+    code = trouble.get("code", "")
+    return _told(job, "oplog", trouble["message"], trouble["hint"], Severity.WARNING, code=code)
+
+
+def _stream_fault(job: dict[str, Any]) -> Fault | None:
+    """Say that the slices are not doing well."""
+    name, shown = job["name"], job["protection"]
+    trouble = shown["problem"]
+    if not trouble or shown["stream"] not in ("waiting", "failing", "broken"):
+        return None
+    text = f"job {name}: the changes are not being saved: {trouble['message']}"
+    if shown["stream"] == "failing" and shown["window"]:
+        text += f"; nothing is lost while the oplog holds them (it holds about {human_span(shown['window'])})"
+    hint = trouble["hint"] or f"backupctl timeline {name}"
+    # Waiting for a first full is how every job begins.
+    key, event, patience = {
+        "waiting": ("waiting", None, 0.0),
+        "failing": ("slices", Event.SLICES_FAILED, _RETRIED),
+        "broken": ("chain", Event.CHAIN_BROKEN, 0.0),
+    }[shown["stream"]]
+    return _fault(job, key, text, Severity.WARNING, event, error=trouble, hint=hint, patience=patience, settle=_SETTLED)
+
+
+def _told(
+    job: dict[str, Any], key: str, reason: str, hint: str, severity: Severity, *, code: str = "", patience: float = 0.0
+) -> Fault:
+    """Make a fault of a promise that is not kept."""
+    return Fault(
+        key=f"{key}:{job['name']}",
+        text=f"job {job['name']}: {reason}",
+        severity=severity,
+        event=Event.UNHEALTHY,
+        job=job["name"],
+        reason=reason,
+        hint=hint,
+        code=code,
+        patience=patience,
+        settle=_SETTLED,
+    )
+
+
+def _fault(
+    job: dict[str, Any],
+    key: str,
+    text: str,
+    severity: Severity,
+    event: Event | None = None,
+    *,
+    error: dict[str, Any] | None = None,
+    run: dict[str, Any] | None = None,
+    hint: str | None = None,
+    patience: float = 0.0,
+    settle: float = 0.0,
+) -> Fault:
+    """Make a fault of a job; ``hint`` says what to do where that is more than the error's own."""
+    found = error or {}
+    return Fault(
+        key=f"{key}:{job['name']}",
+        text=text,
+        severity=severity,
+        event=event,
+        job=job["name"],
+        reason=found.get("message", ""),
+        hint=found.get("hint", "") if hint is None else hint,
+        code=found.get("code", ""),
+        occurrence=run["id"] if run else "",
+        backup=(run.get("backup") or "") if run else "",
+        patience=patience,
+        settle=settle,
+    )
+
+
+def disk_fault(free: int | None, folder: Path) -> list[Fault]:
+    """Say that hardly any room is left in the backups folder; ``free`` bytes, None: not known."""
+    if free is None or free >= _LOW_SPACE:
+        return []
+    text = f"only {human_size(free)} are free in {folder}"
+    hint = "free space there, shorten retention (backupctl prune), or set [paths] backups to a larger disk"
+    return [
+        Fault(
+            key="disk",
+            text=text,
+            severity=Severity.WARNING,
+            event=Event.DISK_LOW,
+            reason=text,
+            hint=hint,
+            code="no-space",
+            settle=_CAUGHT_UP,
+        )
+    ]
 
 
 def _towards_rpo(name: str, stream: str) -> str:
@@ -170,10 +302,6 @@ def _towards_rpo(name: str, stream: str) -> str:
     if stream == "failing":
         return f"the slices have to be mended first: backupctl timeline {name}"
     return f"a full of one moment is needed: it is made by itself, or now by backupctl run {name}"
-
-
-def _with_hint(text: str, hint: str) -> str:
-    return f"{text} → {hint}"
 
 
 def protection(catalog: Catalog, job: JobSpec, due: DueOf, now: datetime) -> dict[str, Any]:
@@ -205,6 +333,29 @@ def protection(catalog: Catalog, job: JobSpec, due: DueOf, now: datetime) -> dic
         "last_drill": to_builtins(catalog.last_run(job.name, "drill", *ended)),
         "restore_seconds": seconds,
     }
+
+
+def retention(catalog: Catalog, job: JobSpec) -> list[dict[str, Any]]:
+    """Describe how long a job's copies are kept at each place, as the interface's type Retention."""
+    locked = {item.destination: item for item in catalog.locked(job.name)}
+    found = []
+    for place in (LOCAL, *(destination.name for destination in job.destinations)):
+        policy, held = job.policy_at(place), locked.get(place)
+        counted = {"count": policy.count, "days": policy.days}
+        found.append(
+            {
+                "destination": place,
+                "rule": rule_words(policy),
+                **(to_builtins(policy.tiers) if policy.tiers is not None else counted),
+                "max_total_size": policy.max_total_size,
+                "min_keep": policy.min_keep,
+                "locked": held.copies if held is not None else 0,
+                "locked_bytes": held.size if held is not None else 0,
+                "locked_first": _text(held.first) if held is not None else None,
+                "locked_last": _text(held.last) if held is not None else None,
+            }
+        )
+    return found
 
 
 def timeline(catalog: Catalog, job: str) -> dict[str, Any]:

@@ -10,21 +10,21 @@ from typing import Any, Final
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.control.desk import Desk, find, limited, to_text
-from nanumpay_backupd.control.facts import job_facts, job_problems, protection, timeline
+from nanumpay_backupd.control.facts import disk_fault, health_of, job_facts, job_faults, protection, retention, timeline
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import NotFoundError
+from nanumpay_backupd.events import Fault
 from nanumpay_backupd.model import SLICES, Kind, to_builtins
 from nanumpay_backupd.plans import Task
+from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.files import free_bytes
-from nanumpay_backupd.system.units import human_size
 
 __all__ = ["Looking"]
 
 _RUNS: Final = 20
 _MOST_RUNS: Final = 1000
-_LOW_SPACE: Final = 1 << 30
 
 
 class Looking(Desk):
@@ -32,25 +32,31 @@ class Looking(Desk):
 
     async def get_status(self, _call: Call) -> dict[str, Any]:
         """Answer GetStatus."""
-        jobs = [await self._job(job) for job in self._supervisor.jobs.values()]
-        free = await asyncio.to_thread(_free, self._supervisor)
-        problems = [*self._daemon.problems(), *job_problems(jobs)]
-        if free is not None and free < _LOW_SPACE:
-            problems.append(("warning", f"only {human_size(free)} are free in {self._supervisor.paths.backups}"))
-        states = {state for state, _ in problems}
+        jobs, free, faults = await self._look()
         return {
             "version": __version__,
             "pid": os.getpid(),
             "started": to_text(self._daemon.started),
             "now": to_text(self._clock.now()),
             "timezone": self._daemon.timezone,
-            "health": "failing" if "failing" in states else "warning" if states else "ok",
-            "problems": [text for _, text in problems],
+            "health": health_of(faults),
+            "problems": [fault.line for fault in faults],
             "backups_path": str(self._supervisor.paths.backups),
             "free_bytes": free or 0,
             "settings": self._daemon.settings_state(),
             "jobs": jobs,
         }
+
+    async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
+        """Return what is wrong now, as the status tells it, and the jobs as it shows them."""
+        jobs, _, faults = await self._look()
+        return faults, jobs
+
+    async def _look(self) -> tuple[list[dict[str, Any]], int | None, list[Fault]]:
+        jobs = [await self._job(job) for job in self._supervisor.jobs.values()]
+        free = await asyncio.to_thread(_free, self._supervisor)
+        faults = [*self._daemon.problems(), *job_faults(jobs), *disk_fault(free, self._supervisor.paths.backups)]
+        return jobs, free, faults
 
     async def list_jobs(self, _call: Call) -> dict[str, Any]:
         """Answer ListJobs."""
@@ -127,7 +133,9 @@ class Looking(Desk):
             "destinations": [destination.name for destination in job.destinations],
             "retention_count": job.retention.count,
             "retention_days": job.retention.days,
+            "retention": await self._supervisor.db(lambda catalog: retention(catalog, job)),
             "warnings": list(job.warnings),
+            "encryption": encryption_in_words(job.encryption),
             "protection": shown,
             **facts,
         }

@@ -1,14 +1,19 @@
-"""The control interface's methods by name. What each does is in `looking`, `running` and `changing`."""
+"""The control interface's methods by name. What each does is in the other rooms of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from nanumpay_backupd.control.changing import Changing
 from nanumpay_backupd.control.desk import DaemonView
+from nanumpay_backupd.control.keeping import Keeping
 from nanumpay_backupd.control.looking import Looking
 from nanumpay_backupd.control.running import Running
 from nanumpay_backupd.control.server import Handler
+from nanumpay_backupd.control.telling import Telling
+from nanumpay_backupd.events import Fault
+from nanumpay_backupd.reports.figures import Report
 from nanumpay_backupd.system.clock import Clock
 
 __all__ = ["DaemonView", "Methods"]
@@ -21,10 +26,21 @@ class Methods:
         self._looking = Looking(daemon, clock)
         self._running = Running(daemon, clock)
         self._changing = Changing(daemon, clock)
+        self._keeping = Keeping(daemon, clock)
+        self._telling = Telling(daemon, clock)
+
+    async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
+        """See `Looking.faults`."""
+        return await self._looking.faults()
+
+    async def review(self, days: int) -> Report:
+        """Return the report of the last ``days``; raises BackupdError."""
+        return await self._telling.review(days)
 
     def handlers(self) -> Mapping[str, Handler]:
         """Return the table for the server."""
         look, run, change = self._looking, self._running, self._changing
+        keep, tell = self._keeping, self._telling
         return {
             "GetStatus": look.get_status,
             "ListJobs": look.list_jobs,
@@ -41,7 +57,9 @@ class Methods:
             "Cancel": run.cancel,
             "Watch": run.watch,
             "Delete": change.delete,
-            "Prune": change.prune,
+            "Prune": keep.prune,
+            "Pin": keep.pin,
+            "Unpin": keep.unpin,
             "ListSwaps": change.list_swaps,
             "UndoSwap": change.undo_swap,
             "DropSwap": change.drop_swap,
@@ -49,4 +67,7 @@ class Methods:
             "Doctor": change.doctor,
             "Reload": change.reload,
             "RebuildCatalog": change.rebuild_catalog,
+            "ListNotices": tell.list_notices,
+            "TestNotify": tell.test_notify,
+            "GetReport": tell.get_report,
         }

@@ -55,7 +55,14 @@ class Running(Desk):
                 collection=collection,
             )
 
-        async with contextlib.aclosing(self._followed(start)) as replies:
+        async def start_muted() -> ActiveRun:
+            active = await start()
+            # Nobody has heard of its start yet: nothing else has run since.
+            self._daemon.announcer.mute(active.run.id)
+            return active
+
+        start_it = start_muted if call.params.get("disable_notifications") else start
+        async with contextlib.aclosing(self._followed(start_it)) as replies:
             async for reply in replies:
                 yield reply
 

@@ -1,7 +1,7 @@
 """The stage order of one run, and what its outcome is. Every stage's own work is next door.
 
-preflight → dump → compress → publish (commit point) → verify → upload → retention. Verification comes before the
-upload so that a damaged artifact never leaves the host and the remote manifest carries the proof
+preflight → dump → compress → encrypt → publish (commit point) → verify → upload → retention. Verification comes before
+the upload so that a damaged artifact never leaves the host and the remote manifest carries the proof
 (docs/decisions/0002-verify-before-upload.md).
 """
 
@@ -15,12 +15,11 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, SpaceError, VerifyError
+from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, DecryptError, SpaceError, VerifyError
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
-    SLICES,
     Backup,
     BackupState,
     Copy,
@@ -30,33 +29,32 @@ from nanumpay_backupd.model import (
     Outcome,
     Run,
     Stage,
-    Verification,
     error_info,
 )
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
-from nanumpay_backupd.pipeline.layout import Layout, backup_id
+from nanumpay_backupd.pipeline.keyring import Keyring
+from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
+from nanumpay_backupd.pipeline.outbox import sweep_outbox
+from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
 from nanumpay_backupd.pipeline.produce import preflight, produce
-from nanumpay_backupd.pipeline.prune import PruneLine, named, prune
-from nanumpay_backupd.pipeline.publish import commit, open_staging, rewrite_manifest, sweep
+from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
+from nanumpay_backupd.pipeline.prune import named, prune
+from nanumpay_backupd.pipeline.publish import commit, open_staging, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.swap import unfinished_swap
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
-from nanumpay_backupd.pipeline.verify import Proof, prove
 from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import is_disk_full, remove_tree
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.sandbox import way_out
-from nanumpay_backupd.system.units import human_size
 
 __all__ = [
     "announce",
     "back_up",
     "disk_fault",
     "interrupt",
-    "keep_proof",
     "name_backup",
-    "prove_local",
     "recorded",
     "recover",
     "safety_backup",
@@ -64,8 +62,6 @@ __all__ = [
     "unfinished",
     "upload_new",
     "upload_queued",
-    "with_digests",
-    "with_proof",
 ]
 
 _TENTH: Final = 0.1
@@ -81,7 +77,8 @@ def back_up(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder,
     layout = Layout(spec.paths.backups)
 
     def work() -> list[BackupdError]:
-        return _stages(spec, source, layout, catalog, recorder, open_store)
+        with Keyring(spec.job.encryption) as keys:
+            return _stages(spec, source, layout, catalog, recorder, open_store, keys=keys)
 
     return recorded(spec, layout, recorder, work, partly=Outcome.DEGRADED)
 
@@ -91,8 +88,8 @@ def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_stor
     layout = Layout(spec.paths.backups)
 
     def work() -> list[BackupdError]:
-        with recorder.stage(Stage.UPLOAD):
-            done, count, faults = upload_due(spec.job, catalog, layout, recorder, open_store)
+        with recorder.stage(Stage.UPLOAD), Keyring(spec.job.encryption) as keys:
+            done, count, faults = upload_due(spec.job, catalog, layout, recorder, open_store, keys=keys)
             recorder.detail(f"{done} of {count} queued copies uploaded", Outcome.FAILED if faults else None)
         return faults
 
@@ -100,11 +97,16 @@ def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_stor
 
 
 def recorded(
-    spec: RunSpec, layout: Layout, recorder: Recorder, work: Callable[[], list[BackupdError]], *, partly: Outcome
+    spec: RunSpec,
+    layout: Layout,
+    recorder: Recorder,
+    work: Callable[[], list[BackupdError]],
+    *,
+    partly: Outcome | Callable[[BackupdError], Outcome],
 ) -> Run:
     """Do ``work`` under the lock of the run's lane and record how it ended.
 
-    ``partly`` is the outcome when it returns faults.
+    ``partly`` is the outcome when it returns faults, or says it by the first one.
     """
     lock = FileLock(layout.lock(spec.job.name, spec.action), f"job {spec.job.name}")
     try:
@@ -115,7 +117,9 @@ def recorded(
         return recorder.finish(Outcome.FAILED, disk_fault(error, layout))
     try:
         faults = work()
-        return recorder.finish(partly, faults[0]) if faults else recorder.finish(Outcome.SUCCEEDED)
+        if not faults:
+            return recorder.finish(Outcome.SUCCEEDED)
+        return recorder.finish(partly(faults[0]) if callable(partly) else partly, faults[0])
     except CancelledError as error:
         return recorder.finish(Outcome.CANCELLED, error)
     except OSError as error:
@@ -172,6 +176,7 @@ def tidy(catalog: Catalog, layout: Layout, now: datetime) -> None:
     try:
         sweep(layout)
         sync_local(catalog, layout, now)
+        sweep_outbox(layout, catalog)
     except OSError as error:
         raise BackupdError(
             f"the backups folder {layout.backups} cannot be used: {os.strerror(error.errno or 0)}",
@@ -219,28 +224,38 @@ def _stages(
     catalog: Catalog,
     recorder: Recorder,
     open_store: OpenStore,
+    *,
+    keys: Keyring,
 ) -> list[BackupdError]:
     with recorder.stage(Stage.PREFLIGHT):
-        punch = preflight(source, spec.job, layout, catalog, recorder)
+        punch = preflight(source, spec.job, layout, catalog, recorder, keys)
         sweep(layout)
-    manifest = _make(spec, source, layout, catalog, recorder, punch=punch)
-    backup = prove_local(source, layout, manifest, catalog, recorder)
-    _verify_leftovers(spec, source, layout, catalog, recorder)
-    faults = upload_new(spec, backup, catalog, layout, recorder, open_store)
+        sweep_outbox(layout, catalog, held=layout.lock(spec.job.name, spec.action))
+    manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
+    backup = prove_and_encrypt(spec.job, source, layout, manifest, catalog, recorder, keys=keys)
+    _verify_leftovers(spec, source, layout, catalog, recorder, keys)
+    faults = upload_new(spec, backup, catalog, layout, recorder, open_store, keys=keys)
     with recorder.stage(Stage.RETENTION):
         _retain(spec, layout, catalog, recorder, open_store)
     return faults
 
 
 def upload_new(
-    spec: RunSpec, backup: Backup, catalog: Catalog, layout: Layout, recorder: Recorder, open_store: OpenStore
+    spec: RunSpec,
+    backup: Backup,
+    catalog: Catalog,
+    layout: Layout,
+    recorder: Recorder,
+    open_store: OpenStore,
+    *,
+    keys: Keyring,
 ) -> list[BackupdError]:
     """Bring a backup that was just proven to the job's destinations; returns the faults, one per destination."""
     places = len(spec.job.destinations)
     if not places:
         return []
     with recorder.stage(Stage.UPLOAD, total=backup.size * places):
-        faults = upload(spec.job, backup, catalog, layout, recorder, open_store)
+        faults = upload(spec.job, backup, catalog, layout, recorder, open_store, keys=keys)
         recorder.detail(f"{places - len(faults)} of {places} destinations", Outcome.DEGRADED if faults else None)
     return faults
 
@@ -254,15 +269,24 @@ def _alike(spec: RunSpec) -> frozenset[Kind]:
 
 
 def _make(
-    spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder, *, punch: bool
+    spec: RunSpec,
+    source: Source,
+    layout: Layout,
+    catalog: Catalog,
+    recorder: Recorder,
+    keys: Keyring,
+    *,
+    punch: bool,
 ) -> Manifest:
-    """Dump, compress and commit; returns the committed backup's manifest."""
+    """Dump, compress, encrypt and commit; returns the committed backup's manifest."""
     staging, lock = open_staging(layout, spec.run)
     try:
         started, identifier = name_backup(spec, layout, catalog, recorder, _kind(spec))
         artifact, manifest = produce(
-            source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec)
+            source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec), keys=keys
         )
+        if keys.seals_here and manifest.artifact.encryption == "none":
+            artifact, manifest = encrypt_staged(source, artifact, manifest, recorder, keys)
         with recorder.stage(Stage.PUBLISH):
             commit(layout, staging, artifact, manifest)
             announce(manifest, catalog, recorder)
@@ -279,10 +303,11 @@ def safety_backup(spec: RunSpec, source: Source, catalog: Catalog, recorder: Rec
     ``spec.job`` names it. Raises as the stages do; nothing is pruned.
     """
     layout = Layout(spec.paths.backups)
-    with recorder.stage(Stage.PREFLIGHT):
-        punch = preflight(source, spec.job, layout, catalog, recorder)
-    manifest = _make(spec, source, layout, catalog, recorder, punch=punch)
-    return prove_local(source, layout, manifest, catalog, recorder)
+    with Keyring(spec.job.encryption) as keys:
+        with recorder.stage(Stage.PREFLIGHT):
+            punch = preflight(source, spec.job, layout, catalog, recorder, keys)
+        manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
+        return prove_local(source, layout, manifest, catalog, recorder, keys)
 
 
 def announce(manifest: Manifest, catalog: Catalog, recorder: Recorder) -> None:
@@ -309,7 +334,11 @@ def name_backup(
         taken = (
             catalog.backup(identifier) is not None
             or layout.manifest(identifier).exists()
-            or any(layout.artifact(f"{identifier}{suffix}").exists() for suffix in (".tar.gz", ".tar", ".bson.zst"))
+            or any(
+                layout.artifact(f"{identifier}{suffix}{seal}").exists()
+                for suffix in (".tar.gz", ".tar", ".bson.zst")
+                for seal in ("", *SEALS)
+            )
         )
         if not taken:
             return started, identifier
@@ -317,28 +346,9 @@ def name_backup(
         recorder.clock.sleep(_TENTH)
 
 
-def prove_local(source: Source, layout: Layout, manifest: Manifest, catalog: Catalog, recorder: Recorder) -> Backup:
-    """Read the committed artifact back: only now it is ``verified``. A mismatch marks it ``corrupt``, ends the run."""
-    artifact = layout.artifact(manifest.artifact.name)
-    with recorder.stage(Stage.VERIFY, total=manifest.artifact.raw_bytes):
-        try:
-            proof = prove(artifact, manifest, source.check, recorder.clock, recorder.progress)
-        except VerifyError as error:
-            failed = Verification(
-                level="structure", at=recorder.clock.now(), ok=False, seconds=0.0, detail=error.message
-            )
-            keep_proof(layout, manifest, failed, catalog, recorder, error)
-            raise
-        found = proof.verification
-        what = "oplog entries" if manifest.kind in SLICES else "documents"
-        recorder.detail(
-            f"{found.documents:,} {what}, {human_size(found.bytes)} read back "
-            f"at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
-        )
-        return keep_proof(layout, with_digests(manifest, proof), found, catalog, recorder)
-
-
-def _verify_leftovers(spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder) -> None:
+def _verify_leftovers(
+    spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder, keys: Keyring
+) -> None:
     """Prove what an earlier run committed but, being cut off, did not read back; its faults are warnings.
 
     Only backups of the kind that this run makes: a small snapshot shall not take as long as an old full.
@@ -348,52 +358,12 @@ def _verify_leftovers(spec: RunSpec, source: Source, layout: Layout, catalog: Ca
         if backup is None or backup.manifest is None or not layout.artifact(backup.artifact).exists():
             continue
         try:
-            prove_local(source, layout, backup.manifest, catalog, recorder)
+            prove_local(source, layout, backup.manifest, catalog, recorder, keys)
         except VerifyError as error:
             text = f"{backup.id}, which an interrupted run left unproven: {error.message}"
             recorder.warn(text, error, Message.COPY_CORRUPT)
-
-
-def with_digests(manifest: Manifest, proof: Proof) -> Manifest:
-    """Return the manifest with what the reading has learned of the collections."""
-    return msgspec.structs.replace(
-        manifest, source=msgspec.structs.replace(manifest.source, collections=proof.collections)
-    )
-
-
-def with_proof(manifest: Manifest, found: Verification) -> Manifest:
-    """Add a proof to a manifest; of the earlier ones stay the first, and the newest of each other level."""
-    first, others = manifest.verification[:1], manifest.verification[1:]
-    kept = (*first, *(item for item in others if item.level != found.level), found)
-    return msgspec.structs.replace(manifest, verification=kept)
-
-
-def keep_proof(
-    layout: Layout,
-    manifest: Manifest,
-    found: Verification,
-    catalog: Catalog,
-    recorder: Recorder,
-    error: BackupdError | None = None,
-) -> Backup:
-    """Write into manifest and catalog what a reading of the local artifact found; returns the backup as it is now.
-
-    ``error`` is the fault of one that was not ok.
-    """
-    proven = with_proof(manifest, found)
-    rewrite_manifest(layout, proven)
-    copy = Copy(
-        backup=manifest.backup,
-        destination=LOCAL,
-        state=CopyState.VERIFIED if found.ok else CopyState.CORRUPT,
-        key=manifest.artifact.name,
-        size=manifest.artifact.size,
-        updated=recorder.clock.now(),
-        error=error_info(error) if error is not None else None,
-    )
-    backup = backup_from_manifest(proven, copy)
-    catalog.save_backup(backup)
-    return backup
+        except DecryptError as error:
+            recorder.warn(f"{backup.id}, which an interrupted run left unproven, stays so: {error.message}", error)
 
 
 def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> None:
@@ -408,7 +378,12 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     lines, faults = prune(spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append)
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
+    if fulls:
+        for note in too_large(spec.job, lines):
+            recorder.warn(f"retention: {note}")
     if deleted:
         recorder.reporter.message("info", f"retention deleted {named(deleted)}", None, Message.COPIES_DELETED)
-    recorder.detail(f"{len(deleted)} deleted and {len(lines) - len(deleted)} kept, of {len(lines)} copies")
+    locked = sum(line.action == "locked" for line in lines)
+    held = f" ({locked} of them locked at their place)" if locked else ""
+    recorder.detail(f"{len(deleted)} deleted and {len(lines) - len(deleted)} kept{held}, of {len(lines)} copies")
     catalog.forget_old_runs()

@@ -34,10 +34,11 @@ from nanumpay_backupd.model import (
     Outcome,
     Run,
     Stage,
+    Trigger,
     Verification,
     error_info,
 )
-from nanumpay_backupd.pipeline.backup import recorded, with_digests, with_proof
+from nanumpay_backupd.pipeline.backup import recorded
 from nanumpay_backupd.pipeline.fetch import (
     RESERVE,
     finish_restoring,
@@ -47,7 +48,10 @@ from nanumpay_backupd.pipeline.fetch import (
 )
 from nanumpay_backupd.pipeline.instead import other_choice
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.pins import BY_VERIFICATION, pin
+from nanumpay_backupd.pipeline.proving import with_digests, with_proof
 from nanumpay_backupd.pipeline.publish import open_staging, rewrite_manifest, sweep
 from nanumpay_backupd.pipeline.recheck import PINNED
 from nanumpay_backupd.pipeline.report import Recorder
@@ -79,18 +83,25 @@ def drill(spec: RunSpec, open_source: OpenSource, catalog: Catalog, recorder: Re
     """Do the drill that ``spec.verify`` orders and return the finished Run, whatever happened.
 
     Its order names a backup (empty: the newest verified full) and the place of its copy (empty: the best at hand).
+    Where that is encrypted and no key is here, as is meant where this host shall not read its own backups, a drill that
+    nobody asked for is skipped.
     """
 
     def work() -> list[BackupdError]:
         try:
-            _Drill(spec, open_source, catalog, recorder, open_store).run()
+            with Keyring(spec.job.encryption) as keys:
+                _Drill(spec, open_source, catalog, recorder, open_store, keys=keys).run()
         except (VerifyError, CancelledError):
             raise
         except BackupdError as error:
             return [error]
         return []
 
-    return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=Outcome.DEGRADED)
+    def partly(error: BackupdError) -> Outcome:
+        unasked = recorder.run.trigger in (Trigger.SCHEDULE, Trigger.CATCH_UP)
+        return Outcome.SKIPPED if unasked and error.code == "key-missing" else Outcome.DEGRADED
+
+    return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=partly)
 
 
 class _Chosen(msgspec.Struct, frozen=True):
@@ -111,8 +122,16 @@ class _Drill:
     """One drill under way."""
 
     def __init__(
-        self, spec: RunSpec, open_source: OpenSource, catalog: Catalog, recorder: Recorder, open_store: OpenStore
+        self,
+        spec: RunSpec,
+        open_source: OpenSource,
+        catalog: Catalog,
+        recorder: Recorder,
+        open_store: OpenStore,
+        *,
+        keys: Keyring,
     ) -> None:
+        self._keys = keys
         self._spec = spec
         self._check_of = open_source(spec.job.source).check
         self._catalog = catalog
@@ -155,7 +174,10 @@ class _Drill:
                 f"{backup.id} is no full backup with a manifest, so there is nothing to compare a restore of it with",
                 hint="name a full one: backupctl list",
             )
-        return _Chosen(backup, choose_copy(backup, order.source, places), backup.manifest)
+        copy = choose_copy(backup, order.source, places)
+        self._keys.unlock(backup.manifest.at(copy.key).artifact)
+        manifest = self._keys.whole(backup.manifest)
+        return _Chosen(msgspec.structs.replace(backup, manifest=manifest), copy, manifest)
 
     def _newest(self, places: set[str]) -> str:
         """Return the job's newest verified full that has a copy within reach."""
@@ -229,7 +251,8 @@ class _Drill:
         unpacker = Unpacker(folder, placing(backup.id, names, replay=replay))
         with recorder.stage(Stage.CHECK, total=manifest.artifact.raw_bytes):
             try:
-                proof = prove(artifact, manifest, self._check_of, recorder.clock, recorder.progress, unpacker)
+                stored, clock = manifest.at(chosen.copy.key), recorder.clock
+                proof = prove(artifact, stored, self._check_of, clock, recorder.progress, unpacker, keys=self._keys)
             except VerifyError as error:
                 raise VerifyError(error.message, hint=other(), code=error.code) from None
             written, oplog = unpacker.written(), restored.Replayed()
@@ -324,9 +347,10 @@ class _Drill:
                 rewrite_manifest(self._layout, proven)
             self._catalog.save_backup(backup_from_manifest(proven, self._marked(chosen.copy, error)))
             older = self._older_good(chosen.backup) if error is not None else None
-            if older is not None and not older.pinned:
+            if older is not None:
                 # A later verification lets it go again (`recheck`).
-                self._catalog.pin(older.id, f"{proven.backup} {PINNED}")
+                reason, now = f"{proven.backup} {PINNED}", self._recorder.clock.now()
+                pin(self._catalog, self._layout, older.id, BY_VERIFICATION, reason, now)
 
     def _older_good(self, backup: Backup) -> Backup | None:
         for older in self._catalog.backups(backup.job, kinds=frozenset({Kind.FULL})):

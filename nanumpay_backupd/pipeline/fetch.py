@@ -55,10 +55,10 @@ def obtain(
     with ``hint``) when it is not what was stored there.
     """
     if copy.destination == LOCAL:
-        return Layout(spec.paths.backups).artifact(backup.artifact)
-    manifest = backup.manifest
+        return Layout(spec.paths.backups).artifact(copy.key)
+    manifest = backup.manifest.at(copy.key) if backup.manifest is not None else None
     destination = next(item for item in spec.job.destinations if item.name == copy.destination)
-    artifact = staging / backup.artifact
+    artifact = staging / copy.key
     digest = hashlib.sha256()
     with recorder.stage(Stage.FETCH, total=copy.size):
         with open_store(destination) as store, artifact.open("xb") as stream:
@@ -72,7 +72,7 @@ def obtain(
             return artifact
         if size != manifest.artifact.size or digest.hexdigest() != manifest.artifact.sha256:
             raise VerifyError(
-                f"the copy of {backup.artifact} at {copy.destination} is not what was stored there "
+                f"the copy of {copy.key} at {copy.destination} is not what was stored there "
                 f"({size} bytes, its manifest says {manifest.artifact.size}; the checksum differs)",
                 hint=hint(),
                 code="verify-checksum",

@@ -17,7 +17,8 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog, Placed
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, ErrorInfo, Kind, Manifest
-from nanumpay_backupd.pipeline.layout import SLICE_SUFFIX, Layout, backup_id, parse_artifact
+from nanumpay_backupd.pipeline.layout import SLICE_SUFFIX, Layout, backup_id, parse_artifact, sealed_by
+from nanumpay_backupd.pipeline.pins import recall_pins
 from nanumpay_backupd.pipeline.publish import read_manifest, rewrite_manifest
 
 __all__ = ["backup_from_manifest", "sync_local"]
@@ -74,11 +75,16 @@ def _differences(catalog: Catalog, layout: Layout, now: datetime, *, quick: bool
 
 def _artifacts(layout: Layout, known: Mapping[str, int], *, quick: bool) -> dict[str, int]:
     """Return name and size of the files that stand where artifacts of their name stand, of others too."""
-    slices = {name for name in known if name.endswith(SLICE_SUFFIX)}
-    here = [name for name in _names(layout.backups) if not layout.in_slices(name)]
+    slices = {name for name in known if SLICE_SUFFIX in name}
+    here = [name for name in _names(layout.backups) if not layout.in_slices(name) and not sealed_by(name)]
     there = [name for name in _names(layout.slices) if name in slices or layout.in_slices(name)]
+    encrypted = [name for name in _names(layout.encrypted) if sealed_by(name) and not layout.in_slices(name)]
     trusted = known if quick else {}
-    return _sizes(layout.backups, here, trusted) | _sizes(layout.slices, there, trusted)
+    return (
+        _sizes(layout.backups, here, trusted)
+        | _sizes(layout.slices, there, trusted)
+        | _sizes(layout.encrypted, encrypted, trusted)
+    )
 
 
 def _doubtful(there: Iterable[Placed], files: Mapping[str, int], manifests: Mapping[str, int]) -> list[str]:
@@ -106,8 +112,10 @@ def _own_manifest(layout: Layout, identifier: str, manifests: dict[str, int]) ->
 def rebuild(catalog: Catalog, layout: Layout, now: datetime) -> int:
     """Forget all backups and read them anew from the folder's manifests; returns how many there are."""
     with catalog.together():
+        pins = catalog.pins()
         catalog.clear_backups()
         sync_local(catalog, layout, now)
+        recall_pins(catalog, layout, pins)
         return len(catalog.backups())
 
 

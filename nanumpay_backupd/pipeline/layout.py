@@ -1,8 +1,8 @@
 """Names and places: artifact names, the folders beside them. The one room that knows how a backups folder looks.
 
 The application deletes everything in its backups folder whose name begins with ``nanumpay-backup-`` except the newest
-``.tar.gz``; so only fulls have such a name. Oplog slices lie in a folder of their own, ``slices``; what is not an
-artifact lives below ``.backupd``.
+``.tar.gz``; so only fulls have such a name there. Oplog slices lie in a folder of their own, ``slices``, and what else
+is encrypted in ``encrypted``; what is not an artifact lives below ``.backupd``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from nanumpay_backupd.model import Kind
 __all__ = [
     "ARTIFACT",
     "SAFETY_SUFFIX",
+    "SEALS",
     "SLICE_SUFFIX",
     "Layout",
     "backup_id",
@@ -24,6 +25,8 @@ __all__ = [
     "job_of",
     "lane",
     "parse_artifact",
+    "plain_name",
+    "sealed_by",
 ]
 
 MANIFEST_SUFFIX: Final = ".manifest.json"
@@ -31,9 +34,14 @@ SLICE_SUFFIX: Final = ".bson.zst"
 ARTIFACT: Final = re.compile(
     r"(?P<id>(?P<job>[a-z0-9][a-z0-9-]*)-(?:(?P<tar>backup|collection)|(?P<slice>slice|diff))"
     r"-(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d))(?P<suffix>(?(tar)\.tar(?:\.gz)?|\.bson\.zst))"
+    r"(?P<seal>\.gpg|\.age)?"
 )
 _ID: Final = re.compile(r"(?P<job>[a-z0-9][a-z0-9-]*)-(?:backup|collection|slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
-_SLICE: Final = re.compile(r"[a-z0-9][a-z0-9-]*-(?:slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.bson\.zst)?")
+_SLICE: Final = re.compile(
+    r"[a-z0-9][a-z0-9-]*-(?:slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.bson\.zst(?:\.gpg|\.age)?)?"
+)
+SEALS: Final = {".gpg": "openpgp", ".age": "age"}
+"""What ends the name of an encrypted artifact, and the method."""
 _WORDS: Final = {
     Kind.FULL: "backup",
     Kind.LEGACY: "backup",
@@ -69,6 +77,16 @@ def job_of(backup: str) -> str:
     return match["job"] if match is not None else ""
 
 
+def sealed_by(name: str) -> str:
+    """Return the method by which an artifact is encrypted, by its name, empty: it is not."""
+    return SEALS.get(name[-4:], "")
+
+
+def plain_name(name: str) -> str:
+    """Return an artifact's name without what encryption added."""
+    return name[:-4] if sealed_by(name) else name
+
+
 def parse_artifact(name: str) -> tuple[str, str, datetime] | None:
     """Read (backup id, job, moment) from an artifact's file name, or None when it is not one of ours."""
     match = ARTIFACT.fullmatch(name)
@@ -87,24 +105,37 @@ class Layout:
     def __init__(self, backups: Path) -> None:
         self.backups = backups
         self.slices = backups / "slices"
+        self.encrypted = backups / "encrypted"
         self.private = backups / ".backupd"
         self.staging = self.private / "staging"
         self.manifests = self.private / "manifests"
         self.locks = self.private / "locks"
+        self.pinned = self.private / "pins"
+        self.outbox = self.private / "outbox"
 
     def artifact(self, name: str) -> Path:
         """Return where an artifact stands once it is published."""
-        return (self.slices if self.in_slices(name) else self.backups) / name
+        if self.in_slices(name):
+            return self.slices / name
+        return (self.encrypted if sealed_by(name) else self.backups) / name
 
     @staticmethod
     def in_slices(name: str) -> bool:
         """Tell whether an artifact of that name belongs into the folder of the slices."""
-        match = ARTIFACT.fullmatch(name) if name.endswith(SLICE_SUFFIX) else None
+        match = ARTIFACT.fullmatch(name) if SLICE_SUFFIX in name else None
         return match is not None and bool(match["slice"])
+
+    def waiting(self, name: str) -> Path:
+        """Return where an artifact that is encrypted for the destinations only waits to be uploaded."""
+        return self.outbox / name
 
     def manifest(self, backup: str) -> Path:
         """Return where a backup's manifest stands once it is committed."""
         return self.manifests / f"{backup}.json"
+
+    def pins(self, backup: str) -> Path:
+        """Return where the pins of a backup stand, if it has any."""
+        return self.pinned / f"{backup}.json"
 
     def run_staging(self, run: str) -> Path:
         """Return the folder in which one run works."""
@@ -117,9 +148,9 @@ class Layout:
     def changed(self) -> float:
         """Return when a name last came or went among artifacts or manifests (Unix time), or now."""
         try:
-            # Where no slices were ever made there is no folder for them.
-            slices = [self.slices] if self.slices.is_dir() else []
-            return max(folder.stat().st_mtime for folder in (self.backups, *slices, self.manifests))
+            # Where none were ever made there is no folder for them.
+            more = [folder for folder in (self.slices, self.encrypted) if folder.is_dir()]
+            return max(folder.stat().st_mtime for folder in (self.backups, *more, self.manifests))
         except OSError:
             return float("inf")
 
@@ -131,6 +162,11 @@ class Layout:
         """Make the folder for slices as well; raises OSError."""
         self.create()
         self._make(self.slices)
+
+    def create_encrypted(self) -> None:
+        """Make the folders for encrypted artifacts as well; raises OSError."""
+        self.create()
+        self._make(self.encrypted, self.outbox)
 
     def _make(self, *folders: Path) -> None:
         for folder in folders:

@@ -1,16 +1,20 @@
-"""From source to staged artifact: preflight, dump, compress. Publishes nothing."""
+"""From source to staged artifact: preflight, dump, compress, encrypt. Publishes nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, SpaceError
 from nanumpay_backupd.model import FULLS, Artifact, BackupState, Kind, Manifest, Stage
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import JobSpec
@@ -21,7 +25,7 @@ from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.transforms.codec import Codec, gzip_codec, stored_codec
 from nanumpay_backupd.transforms.growing import ArchiveResult, GrowingArchive
 
-__all__ = ["preflight", "produce"]
+__all__ = ["encrypted_in_words", "preflight", "prepare_keys", "produce"]
 
 _BACKLOG_LIMIT: Final = 64 << 20
 """Raw bytes the dump may be ahead of compression before it is held: keeps staging near the artifact's own size."""
@@ -38,21 +42,28 @@ _FULL_HINT: Final = (
 _DIRECTORY_HINT: Final = "create it and give it to the service's user, or set [paths] backups in backupd.toml"
 
 
-def preflight(source: Source, job: JobSpec, layout: Layout, catalog: Catalog, recorder: Recorder) -> bool:
-    """Check source, tools, folder and space before anything is written; returns whether holes can be punched.
+def preflight(
+    source: Source, job: JobSpec, layout: Layout, catalog: Catalog, recorder: Recorder, keys: Keyring | None = None
+) -> bool:
+    """Check source, tools, keys, folder and space before anything is written; returns whether holes can be punched.
 
     Raises SourceError, ToolError, SpaceError (with bytes needed and free) or BackupdError (``folder-unusable``).
     """
     estimate = source.preflight()
     for warning in estimate.warnings:
         recorder.warn(warning)
+    keys = keys or Keyring()
+    prepare_keys(keys, job, recorder)
     try:
         layout.create()
+        if keys.seals_here:
+            layout.create_encrypted()
         punch = can_punch_holes(layout.staging)
         free = free_bytes(layout.staging)
     except OSError as error:
         raise _folder_error(error, layout) from None
-    needed = _needed(estimate.raw_bytes, job, catalog, punch=punch)
+    twice = keys.seals_for(job) or (keys.seals_here and not keys.provable)
+    needed = _needed(estimate.raw_bytes, job, catalog, punch=punch, twice=twice)
     if free < needed:
         raise SpaceError(
             f"not enough room in {layout.backups}: this needs about {human_size(needed)}, {human_size(free)} are free",
@@ -62,10 +73,30 @@ def preflight(source: Source, job: JobSpec, layout: Layout, catalog: Catalog, re
     return punch
 
 
-def _needed(raw: int, job: JobSpec, catalog: Catalog, *, punch: bool) -> int:
-    """Estimate the bytes this run will occupy at its peak, from the last backup's ratio where there is one."""
+def prepare_keys(keys: Keyring, job: JobSpec, recorder: Recorder) -> None:
+    """Look at the keys before anything is made, if any are needed.
+
+    Raises as `Keyring.prepare` where nothing could be kept without them; a plain backup here is made nevertheless, and
+    its copies elsewhere wait.
+    """
+    if not keys.seals_here and not keys.seals_for(job):
+        return
+    try:
+        for warning in keys.prepare(recorder.clock.now()):
+            recorder.warn(warning)
+    except BackupdError as error:
+        if keys.seals_here:
+            raise
+        recorder.warn(f"the copies elsewhere cannot be encrypted, and are not made: {error.message}", error)
+
+
+def _needed(raw: int, job: JobSpec, catalog: Catalog, *, punch: bool, twice: bool) -> int:
+    """Estimate the bytes this run will occupy at its peak, from the last backup's ratio where there is one.
+
+    ``twice``: the artifact is there plain and encrypted.
+    """
     ratio = _learned_ratio(job, catalog)
-    artifact = int(raw * ratio)
+    artifact = int(raw * ratio) * (2 if twice else 1)
     staging = min(_BACKLOG_LIMIT + (8 << 20), raw) if punch else raw
     return artifact + staging + _RESERVE
 
@@ -93,27 +124,53 @@ def produce(
     *,
     punch: bool,
     kind: Kind = Kind.FULL,
+    keys: Keyring | None = None,
 ) -> tuple[Path, Manifest]:
-    """Dump and compress into ``staging``; returns the staged artifact (not yet durable) and its manifest."""
+    """Dump and compress into ``staging``; returns the staged artifact (not yet durable) and its manifest.
+
+    Where it is to be encrypted here, and can be decrypted to prove it, the archive goes straight to the tool: its plain
+    bytes never touch the disk. Where it cannot, it is returned plain, to be proven first.
+    """
     folder, scratch = staging / "dump", staging / "parts"
     folder.mkdir()
     scratch.mkdir()
     codec = gzip_codec(job.compression_level) if job.compress else stored_codec()
     archive = GrowingArchive(folder, scratch, name=backup, codec=codec, mtime=started.timestamp(), punch=punch)
+    keys = keys or Keyring()
+    output = staging / f"{backup}{codec.suffix}"
     try:
-        with recorder.stage(Stage.DUMP):
-            harvest = _dump(source, folder, archive, recorder, staging)
-        for warning in harvest.warnings:
-            recorder.warn(warning)
-        with recorder.stage(Stage.COMPRESS):
-            output = staging / f"{backup}{codec.suffix}"
-            result = archive.finish(output, recorder.progress, harvest.leave_out)
-            recorder.detail(f"{human_size(result.raw_bytes)} of data in {human_size(result.size)}")
+        with contextlib.ExitStack() as stack:
+            sealed = None
+            if keys.seals_here and keys.provable:
+                # From now on: what makes a key of a passphrase takes its time, and the dump does too.
+                output = output.with_name(output.name + keys.suffix)
+                sealed = stack.enter_context(keys.writer(output))
+            with recorder.stage(Stage.DUMP):
+                harvest = _dump(source, folder, archive, recorder, staging)
+            for warning in harvest.warnings:
+                recorder.warn(warning)
+            with recorder.stage(Stage.COMPRESS):
+                into = output if sealed is None else sealed.write
+                result = archive.finish(into, recorder.progress, harvest.leave_out)
+                recorder.detail(f"{human_size(result.raw_bytes)} of data in {human_size(result.size)}")
+            manifest = _manifest(job, backup, started, recorder, kind=kind, harvest=harvest, result=result, codec=codec)
+            if sealed is not None:
+                with recorder.stage(Stage.ENCRYPT):
+                    artifact = sealed.finish(manifest.artifact)
+                    recorder.detail(encrypted_in_words(artifact))
+                manifest = msgspec.structs.replace(manifest, artifact=artifact)
     except OSError as error:
         raise _write_error(error, staging) from None
     finally:
         archive.close()
-    return output, _manifest(job, backup, started, recorder, kind=kind, harvest=harvest, result=result, codec=codec)
+    return output, manifest
+
+
+def encrypted_in_words(artifact: Artifact) -> str:
+    """Say by what and for whom an artifact was encrypted."""
+    count = len(artifact.seal.recipients) if artifact.seal is not None else 0
+    whom = f"to {count} {'key' if count == 1 else 'keys'}" if count else "with a passphrase"
+    return f"{artifact.encryption} {whom}, {human_size(artifact.size)}"
 
 
 def _dump(source: Source, folder: Path, archive: GrowingArchive, recorder: Recorder, staging: Path) -> Harvest:

@@ -1,76 +1,33 @@
-"""Applies retention's decisions at each place, and deletes single copies. Decides nothing itself."""
+"""Applies retention's decisions at each place, and deletes single copies. Decides nothing itself: that is `outlook`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, NotFoundError, StoreError
-from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, Kind, OpTime
-from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
-from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, decide, decide_slices
+from nanumpay_backupd.errors import BackupdError, LockedError, NotFoundError, StoreError
+from nanumpay_backupd.model import LOCAL, Copy, Kind, Lock
+from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, is_slice
+from nanumpay_backupd.pipeline.outlook import PruneLine, as_locked, look, plan
+from nanumpay_backupd.pipeline.pins import drop_pins
+from nanumpay_backupd.retention import deleting_order, horizon
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import fsync_dir
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["PruneLine", "delete_backup", "delete_copy", "named", "plan", "prune"]
+__all__ = ["delete_backup", "delete_copy", "named", "prune"]
 
-_PRESENT: Final = frozenset({CopyState.UPLOADED, CopyState.VERIFIED, CopyState.CORRUPT})
 _NAMED: Final = 5
+_MOST_DENIED: Final = 3
+"""So many copies that a place refuses to delete are tried; it may be that single ones are held there."""
 OpenStore = Callable[[Destination], Store]
-
-
-class PruneLine(msgspec.Struct, frozen=True, gc=False):
-    """What retention says of one copy; ``action`` is ``keep`` or ``delete``."""
-
-    backup: str
-    destination: str
-    action: str
-    reason: str
-    size: int
-
-
-def plan(job: JobSpec, backups: Iterable[Backup], now: datetime) -> list[PruneLine]:
-    """Say for every present copy of a job's backups whether retention keeps or deletes it, place by place."""
-    backups = list(backups)
-    places = [LOCAL, *(destination.name for destination in job.destinations)]
-    lines: list[PruneLine] = []
-    for place in places:
-        here = [
-            (backup, copy)
-            for backup in backups
-            for copy in backup.copies
-            if copy.destination == place and copy.state in _PRESENT
-        ]
-        sizes = {backup.id: copy.size for backup, copy in here}
-        whole = [(backup, copy) for backup, copy in here if backup.kind not in SLICES]
-        decisions = decide((_candidate(backup, copy) for backup, copy in whole), job.retention, now)
-        slices = [_slice(backup) for backup, _ in here if backup.kind in SLICES]
-        kept = {decision.backup for decision in decisions if decision.keep}
-        decisions += decide_slices(slices, _oldest(whole, kept), job.retention, now)
-        lines.extend(_line(decision, place, sizes) for decision in decisions)
-    return lines
-
-
-def _oldest(copies: Iterable[tuple[Backup, Copy]], kept: set[str]) -> OpTime | None:
-    """Return the moment of the oldest full from which slices may still have to lead on."""
-    moments = [
-        OpTime.parse(backup.end)
-        for backup, copy in copies
-        if backup.kind is Kind.FULL and backup.end and backup.id in kept and _candidate(backup, copy).good
-    ]
-    return min(moments, default=None)
-
-
-def _slice(backup: Backup) -> SliceCandidate:
-    return SliceCandidate(backup.id, backup.created, OpTime.parse(backup.end), backup.pinned)
 
 
 def prune(
@@ -85,13 +42,16 @@ def prune(
 ) -> tuple[list[PruneLine], list[BackupdError]]:
     """Delete what `plan` says, at every place; returns the lines and the faults of places that could not be reached.
 
-    ``on_deleted`` is called for each copy once it is gone.
-    Backups of other ``kinds`` are left alone.
-    A fault at one place does not stop the others; what was not deleted comes up again at the next run.
+    ``on_deleted`` is called for each copy once it is gone. Backups of other ``kinds`` are left alone. A fault at one
+    place does not stop the others; what was not deleted comes up again at the next run. What is locked at its place is
+    recorded so, and comes up again when the lock has ended.
     """
-    lines = plan(job, catalog.backups(job.name, kinds=kinds), now)
+    seen = look(catalog, job.name)
+    dates = {item.id: item.created for item in seen.held if item.kind in kinds}
+    lines = [line for line in plan(job, seen, now) if line.backup in dates]
     destinations = {destination.name: destination for destination in job.destinations}
     faults: list[BackupdError] = []
+    locked: dict[tuple[str, str], Lock] = {}
     for place in dict.fromkeys(line.destination for line in lines):
         doomed = [line for line in lines if line.destination == place and line.action == "delete"]
         if not doomed:
@@ -99,13 +59,71 @@ def prune(
         try:
             with contextlib.ExitStack() as stack:
                 store = None if place == LOCAL else stack.enter_context(open_store(destinations[place]))
-                for line in doomed:
-                    delete_copy(catalog, layout, line.backup, place, store)
-                    on_deleted(line)
+                delete = _Deleting(catalog, layout, store, now=now, locked=locked, on_deleted=on_deleted)
+                faults += delete.all(_in_order(doomed, dates))
         except BackupdError as error:
             faults.append(error)
+    for line in lines:
+        # The rules, or what stands beside it, are others than when it should have gone.
+        if line.action == "keep" and (line.backup, line.destination) in seen.locks:
+            _mark_locked(catalog, line.backup, line.destination, None)
     _forget_vanished(job, catalog, layout, now, kinds)
-    return lines, faults
+    return [as_locked(line, locked.get((line.backup, line.destination))) for line in lines], faults
+
+
+def _in_order(doomed: Iterable[PruneLine], dates: Mapping[str, datetime]) -> list[PruneLine]:
+    by_name = {line.backup: line for line in doomed}
+    return [by_name[name] for name in deleting_order((name, dates[name], is_slice(name)) for name in by_name)]
+
+
+class _Deleting:
+    """Deletes copies at one place; those that are ``locked`` there are recorded, by backup and place."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        layout: Layout,
+        store: Store | None,
+        *,
+        now: datetime,
+        locked: dict[tuple[str, str], Lock],
+        on_deleted: Callable[[PruneLine], None],
+    ) -> None:
+        self._catalog = catalog
+        self._layout = layout
+        self._store = store
+        self._now = now
+        self._locked = locked
+        self._on_deleted = on_deleted
+
+    def all(self, doomed: Iterable[PruneLine]) -> list[BackupdError]:
+        """Delete them; returns the first fault of those that the place denies.
+
+        Raises BackupdError for any other fault, and for one denial too many: the next copy would meet the same.
+        """
+        denied: list[BackupdError] = []
+        for line in doomed:
+            try:
+                delete_copy(self._catalog, self._layout, line.backup, line.destination, self._store)
+                self._on_deleted(line)
+            except LockedError as error:
+                lock = Lock(until=error.until, asked=self._now)
+                self._locked[line.backup, line.destination] = lock
+                _mark_locked(self._catalog, line.backup, line.destination, lock)
+            except StoreError as error:
+                denied.append(error)
+                if error.code != "destination-denied" or self._store is None or len(denied) == _MOST_DENIED:
+                    raise
+        return denied[:1]
+
+
+def _mark_locked(catalog: Catalog, backup: str, place: str, lock: Lock | None) -> None:
+    """Record what hinders the deletion of a copy, None: nothing does."""
+    with catalog.together():
+        found = catalog.backup(backup)
+        for copy in found.copies if found is not None else ():
+            if copy.destination == place:
+                catalog.save_copy(msgspec.structs.replace(copy, lock=lock))
 
 
 def named(gone: Sequence[PruneLine]) -> str:
@@ -121,7 +139,7 @@ def delete_backup(
 ) -> list[PruneLine]:
     """Delete a backup at one place, or at all of them; remote copies go first, the local one last.
 
-    Raises StoreError when a place refuses; copies deleted before that stay deleted.
+    Raises StoreError when a place refuses (LockedError: for now); copies deleted before that stay deleted.
     """
     backup = catalog.backup(name)
     if backup is None:
@@ -153,7 +171,8 @@ def delete_copy(catalog: Catalog, layout: Layout, backup_id: str, place: str, st
     before its manifest (an artifact alone would look like the old program's); at a destination the manifest goes first
     (a reader of the destination believes manifests).
 
-    Raises StoreError or BackupdError when the place refuses; the record then stays.
+    Raises LockedError when the place keeps either of them (then both are untouched), StoreError or BackupdError when it
+    refuses otherwise; the record then stays.
     """
     backup = catalog.backup(backup_id)
     copy = next((item for item in backup.copies if item.destination == place), None) if backup is not None else None
@@ -162,7 +181,10 @@ def delete_copy(catalog: Catalog, layout: Layout, backup_id: str, place: str, st
     if store is None:
         _delete_local(layout, copy)
     else:
-        store.delete(f"{copy.key}{MANIFEST_SUFFIX}")
+        manifest = f"{copy.key}{MANIFEST_SUFFIX}"
+        for key in (copy.key, manifest):
+            store.must_be_free(key)
+        store.delete(manifest)
         store.delete(copy.key)
     catalog.forget_copy(backup_id, place)
     if catalog.backup(backup_id) is None:
@@ -184,6 +206,8 @@ def _delete_local(layout: Layout, copy: Copy) -> None:
 
 
 def _delete_manifest(layout: Layout, backup: str) -> None:
+    """Delete what is left here of a backup that is gone everywhere."""
+    drop_pins(layout, backup)
     with contextlib.suppress(OSError):
         layout.manifest(backup).unlink(missing_ok=True)
         fsync_dir(layout.manifests)
@@ -191,35 +215,9 @@ def _delete_manifest(layout: Layout, backup: str) -> None:
 
 def _forget_vanished(job: JobSpec, catalog: Catalog, layout: Layout, now: datetime, kinds: Collection[Kind]) -> None:
     """Drop the record of copies that somebody else deleted, once they would have been deleted anyway."""
-    limit = now - timedelta(days=job.retention.days)
-    for backup in catalog.backups(job.name, kinds=kinds):
-        vanished = [copy for copy in backup.copies if copy.state is CopyState.MISSING]
-        if not vanished or backup.created >= limit:
+    for name, place, created in catalog.missing(job.name, kinds):
+        if created >= horizon(job.policy_at(place), now):
             continue
-        for copy in vanished:
-            catalog.forget_copy(backup.id, copy.destination)
-        if len(vanished) == len(backup.copies):
-            _delete_manifest(layout, backup.id)
-
-
-def _candidate(backup: Backup, copy: Copy) -> Candidate:
-    good = backup.state is BackupState.VERIFIED and copy.state in (CopyState.UPLOADED, CopyState.VERIFIED)
-    return Candidate(
-        backup=backup.id,
-        created=backup.created,
-        good=good,
-        legacy=backup.kind is Kind.LEGACY,
-        pinned=backup.pinned,
-        # Before its manifest was read anew nobody knows of what a snapshot is: such ones make a group of their own.
-        group=f"collection {backup.collection}" if backup.kind is Kind.COLLECTION else "",
-    )
-
-
-def _line(decision: Decision, place: str, sizes: dict[str, int]) -> PruneLine:
-    return PruneLine(
-        backup=decision.backup,
-        destination=place,
-        action="keep" if decision.keep else "delete",
-        reason=decision.reason,
-        size=sizes[decision.backup],
-    )
+        catalog.forget_copy(name, place)
+        if catalog.backup(name) is None:
+            _delete_manifest(layout, name)

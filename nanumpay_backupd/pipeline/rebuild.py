@@ -15,9 +15,10 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, StoreError
-from nanumpay_backupd.model import Backup, BackupState, Copy, CopyState, Kind, Manifest, from_json
+from nanumpay_backupd.errors import BackupdError, DecryptError, StoreError, ToolError, VerifyError
+from nanumpay_backupd.model import SLICES, Backup, BackupState, Copy, CopyState, Kind, Manifest, from_json
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, rebuild
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, backup_id, parse_artifact
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
@@ -38,7 +39,7 @@ class Survey(msgspec.Struct, frozen=True):
 
     ``misfits``: of another size than their manifest says. ``unreadable``: the manifest is damaged or another backup's.
     ``lost``: there is a manifest only. ``alone``: there is none, as of the old program's archives and of uploads that
-    were cut off.
+    were cut off. ``closed``: the manifest is encrypted, and no key here opened it.
     """
 
     whole: int = 0
@@ -46,6 +47,7 @@ class Survey(msgspec.Struct, frozen=True):
     unreadable: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
+    closed: tuple[str, ...] = ()
 
 
 def rebuild_local(catalog: Catalog, layout: Layout, now: datetime) -> int:
@@ -70,6 +72,13 @@ def adopt_remote(
 
     Only objects with one of our manifests beside them count; everything else at a destination is foreign.
     """
+    with Keyring(job.encryption) as keys:
+        return _adopt_remote(job, catalog, now, open_store, keys)
+
+
+def _adopt_remote(
+    job: JobSpec, catalog: Catalog, now: datetime, open_store: Callable[[Destination], Store], keys: Keyring
+) -> tuple[int, list[BackupdError]]:
     count = 0
     faults: list[BackupdError] = []
     for destination in job.destinations:
@@ -80,7 +89,7 @@ def adopt_remote(
         try:
             with another() as store:
                 found = adopt_place(
-                    destination.name, store, catalog, now, lambda name: name[1] == job.name, another=another
+                    destination.name, store, catalog, now, lambda name: name[1] == job.name, another=another, keys=keys
                 )
                 count += found.whole + len(found.misfits)
         except BackupdError as error:
@@ -97,49 +106,88 @@ def adopt_place(
     *,
     another: Callable[[], Store] | None = None,
     everything: bool = False,
+    keys: Keyring | None = None,
 ) -> Survey:
     """Record the copies at one place. Raises StoreError.
 
     ``wanted`` picks by what a name says (`layout.parse_artifact`). ``another`` opens a further connection. With
     ``everything`` those are recorded as well that only somebody who has nothing else asks for: archives without a
-    manifest as ``legacy``, and manifests without their artifact as ``missing``.
+    manifest as ``legacy``, and manifests without their artifact as ``missing``. Encrypted manifests, but for those of
+    slices, are opened with ``keys``; where that cannot be, what they say openly is recorded.
     """
     sizes = {item.key: item.size for item in store.list()}
     described = {key.removesuffix(MANIFEST_SUFFIX) for key in sizes if key.endswith(MANIFEST_SUFFIX)}
     names = {key: parsed for key in sorted({*sizes, *described}) if (parsed := parse_artifact(key)) and wanted(parsed)}
     known = {key: catalog.backup(parsed[0]) for key, parsed in names.items() if key in described}
-    known = {key: backup for key, backup in known.items() if backup is not None and backup.manifest is not None}
+    others = {key: backup for key, backup in known.items() if backup is not None and not _is_of(backup.manifest, key)}
+    known = {key: backup for key, backup in known.items() if backup is not None and key not in others}
     asked = [key for key in names if key in described and key not in known and (key in sizes or everything)]
-    fetched = _fetch_all(store, asked, another)
+    fetched, closed = _with_keys(_fetch_all(store, asked, another), keys)
     taken: list[Backup] = []
     sorts: dict[str, list[str]] = {"misfits": [], "unreadable": [], "lost": [], "alone": []}
     for key, (identifier, _, _) in names.items():
-        backup = known.get(key) or fetched.get(key)
+        backup = known.get(key) or _joined(fetched.get(key), others.get(key))
         if key not in described:
             sorts["alone"].append(key)
             if everything and (archive := _legacy(key, sizes[key])) is not None:
-                taken.append(_with_copy(archive, place, sizes[key], now))
-        elif backup is None or (backup.artifact, backup.id) != (key, identifier):
+                taken.append(_with_copy(archive, place, key, sizes[key], now))
+        elif backup is None or backup.id != identifier:
             sorts["unreadable" if key in sizes else "lost"].append(key)
         else:
             size = sizes.get(key)
-            if size != backup.size:
+            if size != _promised(backup, key):
                 sorts["lost" if size is None else "misfits"].append(key)
             if size is not None or everything:
-                taken.append(_with_copy(backup, place, size, now))
+                taken.append(_with_copy(backup, place, key, size, now))
     catalog.save_backups(taken)
     whole = sum(copy.state in _PRESENT for backup in taken for copy in backup.copies if copy.destination == place)
-    return Survey(whole, **{sort: tuple(keys) for sort, keys in sorts.items()})
+    return Survey(whole, **{sort: tuple(found) for sort, found in sorts.items()}, closed=tuple(closed))
 
 
-def _with_copy(backup: Backup, place: str, size: int | None, now: datetime) -> Backup:
+def _is_of(manifest: Manifest | None, key: str) -> bool:
+    """Tell whether a manifest is of the file that is stored under ``key``."""
+    return manifest is not None and manifest.at(key).artifact.name == key
+
+
+def _joined(found: Backup | None, known: Backup | None) -> Backup | None:
+    """Return what is known of a backup of which another file is here, of which only the closed manifest tells."""
+    manifest = found.manifest if found is not None else None
+    if manifest is None or not manifest.closed or known is None or known.manifest is None or known.manifest.closed:
+        return found
+    whole = msgspec.structs.replace(known.manifest, elsewhere=manifest.artifact)
+    return msgspec.structs.replace(known, manifest=whole)
+
+
+def _promised(backup: Backup, key: str) -> int:
+    """Return the bytes that the file stored under ``key`` has to have."""
+    return backup.manifest.at(key).artifact.size if backup.manifest is not None else backup.size
+
+
+def _with_keys(fetched: dict[str, Backup], keys: Keyring | None) -> tuple[dict[str, Backup], list[str]]:
+    """Open the encrypted manifests of whole backups; returns all, and which stayed closed."""
+    closed = []
+    for key, backup in list(fetched.items()):
+        manifest = backup.manifest
+        if manifest is None or not manifest.closed or backup.kind in SLICES:
+            continue
+        try:
+            fetched[key] = backup_from_manifest((keys or Keyring()).whole(manifest))
+        except (DecryptError, ToolError):
+            closed.append(key)
+        except VerifyError:
+            del fetched[key]
+    return fetched, closed
+
+
+def _with_copy(backup: Backup, place: str, key: str, size: int | None, now: datetime) -> Backup:
     """Add the copy at a place to a backup's record; without a ``size`` it is missing there."""
+    promised = _promised(backup, key)
     copy = Copy(
         backup=backup.id,
         destination=place,
-        state=CopyState.MISSING if size is None else _SIZED[size == backup.size],
-        key=backup.artifact,
-        size=backup.size if size is None else size,
+        state=CopyState.MISSING if size is None else _SIZED[size == promised],
+        key=key,
+        size=promised if size is None else size,
         updated=now,
     )
     return msgspec.structs.replace(backup, copies=(*backup.copies, copy))
@@ -204,7 +252,7 @@ def _fetch_all(store: Store, keys: Iterable[str], another: Callable[[], Store] |
 def _fetch(store: Store, key: str) -> Backup | None:
     """Return the backup that the manifest beside an artifact describes; None when that is damaged or not its own."""
     manifest = fetch_manifest(store, key)
-    return backup_from_manifest(manifest) if manifest is not None and manifest.artifact.name == key else None
+    return backup_from_manifest(manifest) if manifest is not None and _is_of(manifest, key) else None
 
 
 def fetch_manifest(store: Store, key: str) -> Manifest | None:

@@ -14,11 +14,20 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError, StoreError, VerifyError
+from nanumpay_backupd.errors import (
+    BackupdError,
+    DecryptError,
+    NotFoundError,
+    RefusedError,
+    StoreError,
+    ToolError,
+    VerifyError,
+)
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     LOCAL,
     SLICES,
+    Artifact,
     Backup,
     BackupState,
     Copy,
@@ -31,17 +40,19 @@ from nanumpay_backupd.model import (
     Stage,
     Verification,
     error_info,
-    to_json,
 )
-from nanumpay_backupd.pipeline.backup import disk_fault, keep_proof, recorded, with_digests
+from nanumpay_backupd.pipeline.backup import disk_fault, recorded
 from nanumpay_backupd.pipeline.inventory import sync_local
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.members import chunks_of
+from nanumpay_backupd.pipeline.pins import BY_VERIFICATION, pin, unpin
+from nanumpay_backupd.pipeline.proving import keep_proof, with_digests
 from nanumpay_backupd.pipeline.publish import read_manifest
 from nanumpay_backupd.pipeline.rebuild import fetch_manifest
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.upload import PLACE_FAULTS, OpenStore
-from nanumpay_backupd.pipeline.verify import Check, opened, prove_checksum, prove_stream, size_differs
+from nanumpay_backupd.pipeline.verify import Check, opened, prove_checksum, prove_sealed, prove_stream, size_differs
 from nanumpay_backupd.settings.schema import RunSpec, VerifyOrder
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.throttled import ThrottledStore
@@ -67,7 +78,8 @@ def verify_copies(spec: RunSpec, check: Check, catalog: Catalog, recorder: Recor
     layout = Layout(spec.paths.backups)
 
     def work() -> list[BackupdError]:
-        return _Recheck(spec, layout, check, catalog, recorder, open_store).run()
+        with Keyring(spec.job.encryption) as keys:
+            return _Recheck(spec, layout, check, catalog, recorder, open_store, keys=keys).run()
 
     return recorded(spec, layout, recorder, work, partly=Outcome.DEGRADED)
 
@@ -96,7 +108,11 @@ class _Recheck:
         catalog: Catalog,
         recorder: Recorder,
         open_store: OpenStore,
+        *,
+        keys: Keyring,
     ) -> None:
+        self._keys = keys
+        self._unopened = 0
         self._spec = spec
         self._order = spec.verify or VerifyOrder()
         self._layout = layout
@@ -216,6 +232,8 @@ class _Recheck:
                     continue
                 failed.append((task, error))
                 self._mark(task, CopyState.MISSING)
+            except (DecryptError, ToolError) as error:
+                self._unreadable(task, error)
             except OSError as error:
                 self._unreadable(task, disk_fault(error, self._layout))
         # What retention deleted while it was read is gone by right.
@@ -235,11 +253,11 @@ class _Recheck:
             info = store.stat(key)
             if info is None:
                 raise StoreError(f"{task.place} has no object of that name", code="object-missing", retryable=False)
-            if (error := size_differs(manifest, info.size)) is not None:
+            stored = manifest.at(key)
+            if (error := size_differs(stored, info.size)) is not None:
                 raise error
-            self._prove(task, manifest, store.get(key))
-            if self._now(task) and self._tell_of_manifest(task, manifest, fetch_manifest(store, key)):
-                store.put_bytes(f"{key}{MANIFEST_SUFFIX}", to_json(manifest))
+            self._prove(task, stored, store.get(key))
+            self._mend_manifest(task, manifest, store)
             self._mark(task, CopyState.VERIFIED)
         self._good.setdefault(task.backup, set()).add(task.place)
         self._read += task.copy.size
@@ -250,8 +268,46 @@ class _Recheck:
         if task.level == "checksum":
             return prove_checksum(self._counted(chunks), manifest, recorder.clock), manifest
         counted = self._counted(chunks)
-        proof = prove_stream(counted, manifest, self._check, recorder.clock, lambda _: recorder.check())
+        if not self._can_open(task, manifest):
+            return prove_sealed(counted, manifest, recorder.clock, self._keys), manifest
+        # Of a closed manifest nobody knows here what is inside, before it is opened.
+        manifest = self._keys.whole(manifest).at(manifest.artifact.name)
+        proof = prove_stream(
+            counted, manifest, self._check, recorder.clock, lambda _: recorder.check(), keys=self._keys
+        )
         return proof.verification, with_digests(manifest, proof)
+
+    def _can_open(self, task: _Task, manifest: Manifest) -> bool:
+        """Tell whether an artifact can be read; a key that should and does not is the keys' fault, not the copy's.
+
+        Raises DecryptError for one that was never read as a whole: its checksum alone proves nothing.
+        """
+        try:
+            self._keys.unlock(manifest.artifact)
+        except DecryptError as error:
+            if not manifest.closed and not any(one.ok and one.level != "checksum" for one in manifest.verification):
+                raise
+            self._unopened += 1
+            if error.code != "key-missing" and not any(fault.code == error.code for fault in self._faults):
+                self._faults.append(error)
+                self._recorder.warn(
+                    f"{task.copy.key} at {task.place} was compared, not decrypted: {error.message}", error
+                )
+            return False
+        return True
+
+    def _mend_manifest(self, task: _Task, manifest: Manifest, store: Store) -> None:
+        """Write the manifest beside a good artifact again where it is not its own."""
+        key = task.copy.key
+        beside = fetch_manifest(store, key)
+        if self._now(task) is None or not self._tell_of_manifest(task, manifest.at(key), beside):
+            return
+        try:
+            store.put_bytes(f"{key}{MANIFEST_SUFFIX}", self._keys.describe(manifest))
+        except StoreError:
+            raise
+        except BackupdError as error:
+            self._recorder.warn(f"it could not be written: {error.message}", error)
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -260,7 +316,10 @@ class _Recheck:
 
     def _tell_of_manifest(self, task: _Task, manifest: Manifest, beside: Manifest | None) -> bool:
         """Say so where the manifest beside a good artifact is not its own, and has to be written again."""
-        if beside is not None and (beside.backup, beside.artifact) == (task.backup, manifest.artifact):
+        if beside is not None and (beside.backup, _stored(beside, manifest)) == (
+            task.backup,
+            _stored(manifest, manifest),
+        ):
             return False
         what = "is missing or damaged" if beside is None else f"is not its own, but of {beside.backup},"
         self._recorder.warn(
@@ -370,22 +429,24 @@ class _Recheck:
         """Keep retention from the next older good full of each bad backup; once all is well again, let go."""
         for backup, _ in self._bad:
             older = self._older(backup)
-            if older is not None and not older.pinned:
-                self._catalog.pin(older.id, f"{backup.id} {PINNED}")
+            if older is not None:
+                reason, now = f"{backup.id} {PINNED}", self._recorder.clock.now()
+                pin(self._catalog, self._layout, older.id, BY_VERIFICATION, reason, now)
         if self._bad or self._order != VerifyOrder(level=self._order.level):
             return
         fulls = self._catalog.backups(self._spec.job.name, kinds={Kind.FULL})
         newest = next((backup for backup in fulls if backup.id in self._good), None)
         for backup in fulls:
-            if backup.pinned.endswith(PINNED) and newest is not None and newest.created > backup.created:
-                self._catalog.pin(backup.id, "")
+            if backup.pinned and newest is not None and newest.created > backup.created:
+                unpin(self._catalog, self._layout, backup.id, BY_VERIFICATION)
 
     def _summary(self, tasks: list[_Task]) -> str:
         copies = sum(len(places) for places in self._good.values())
+        unopened = f"; {self._unopened} by their checksums only, for want of a key here" if self._unopened else ""
         passed = f"; passed over: {', '.join(self._passed_over)}" if self._passed_over else ""
         return (
             f"{copies} of {len(tasks)} copies of {len(self._good)} backups are as they were stored "
-            f"({human_size(self._read)}){passed}"
+            f"({human_size(self._read)}){unopened}{passed}"
         )
 
     def _judge(self) -> None:
@@ -398,6 +459,12 @@ class _Recheck:
                 dict.fromkeys(backup.id for backup, _ in self._bad[1:4])
             )
         raise fault
+
+
+def _stored(manifest: Manifest, of: Manifest) -> Artifact:
+    """Return what a manifest says of the file that another one is ``of``, but for what a closed one leaves out."""
+    artifact = manifest.at(of.artifact.name).artifact
+    return msgspec.structs.replace(artifact, seal=None)
 
 
 def _due(copy: Copy) -> bool:

@@ -31,6 +31,7 @@ from nanumpay_backupd.pipeline.expectation import (
 from nanumpay_backupd.pipeline.fetch import finish_restoring, make_sure_of_room, obtain, placing
 from nanumpay_backupd.pipeline.instead import other_choice, other_way, strays
 from nanumpay_backupd.pipeline.inventory import sync_local
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
 from nanumpay_backupd.pipeline.replay import join_oplog, obtain_slices
@@ -60,9 +61,11 @@ OpenSource = Callable[[MongoSource], Source]
 def plan_restore(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime) -> RestorePlan:
     """Say what the restore that ``spec`` orders would do; changes nothing but the catalog's view of the folder.
 
-    Raises NotFoundError, RefusedError (``copy-unusable``), SourceError (server not reached), ToolError.
+    Raises NotFoundError, RefusedError (``copy-unusable``), SourceError (server not reached), ToolError; DecryptError
+    (``key-missing``, ``key-wrong``) where no key here opens what is to be restored.
     """
-    return _prepare(spec, target, catalog, now).plan
+    with Keyring(spec.job.encryption) as keys:
+        return _prepare(spec, target, catalog, now, keys).plan
 
 
 def restore(
@@ -77,7 +80,8 @@ def restore(
     layout = Layout(spec.paths.backups)
 
     def work() -> list[BackupdError]:
-        _Restore(spec, target, open_source, catalog, recorder, open_store).run()
+        with Keyring(spec.job.encryption) as keys:
+            _Restore(spec, target, open_source, catalog, recorder, open_store, keys=keys).run()
         return []
 
     return recorded(spec, layout, recorder, work, partly=Outcome.FAILED)
@@ -99,7 +103,7 @@ def _order(spec: RunSpec) -> RestoreOrder:
     return spec.restore
 
 
-def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime) -> _Prepared:
+def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime, keys: Keyring) -> _Prepared:
     order = _order(spec)
     layout = Layout(spec.paths.backups)
     sync_local(catalog, layout, now)
@@ -120,6 +124,10 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
     for name in chain.slices if chain is not None else ():
         one = _known(catalog, name, layout)
         slices.append((one, _usable(one, spec, catalog)))
+    backup = _unlocked(backup, copy, keys)
+    # The others are tried one after the other, before anything is changed.
+    for last, its in slices[-1:]:
+        _unlocked(last, its, keys)
     names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
     if order.swap:
         check_swap(spec, list(names.values()), _types(backup, order), whole=_whole(order))
@@ -140,6 +148,14 @@ def _known(catalog: Catalog, name: str, layout: Layout) -> Backup:
     if backup is None:
         raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
     return backup
+
+
+def _unlocked(backup: Backup, copy: Copy, keys: Keyring) -> Backup:
+    """Return a backup with all that its manifest says; raises DecryptError where its copy cannot be opened here."""
+    if backup.manifest is None:
+        return backup
+    keys.unlock(backup.manifest.at(copy.key).artifact)
+    return msgspec.structs.replace(backup, manifest=keys.whole(backup.manifest))
 
 
 def _usable(backup: Backup, spec: RunSpec, catalog: Catalog) -> Copy:
@@ -171,7 +187,10 @@ class _Restore:
         catalog: Catalog,
         recorder: Recorder,
         open_store: OpenStore,
+        *,
+        keys: Keyring,
     ) -> None:
+        self._keys = keys
         self._spec = spec
         self._order = _order(spec)
         self._target = target
@@ -198,7 +217,7 @@ class _Restore:
     def _steps(self) -> None:
         with self._recorder.stage(Stage.PREFLIGHT):
             self._layout.create()
-            ready = _prepare(self._spec, self._target, self._catalog, self._recorder.clock.now())
+            ready = _prepare(self._spec, self._target, self._catalog, self._recorder.clock.now(), self._keys)
             plan = ready.plan
             self._database = plan.database or self._database
             self._recorder.detail(f"{plan.backup} from {plan.copy} into {self._database} at {plan.server}")
@@ -261,12 +280,12 @@ class _Restore:
         """Prove the artifact, unpack what is wanted, and return what then has to be in the database."""
         backup, recorder = ready.backup, self._recorder
         check = self._open_source(self._spec.job.source).check
-        manifest = backup.manifest
+        manifest = backup.manifest.at(ready.copy.key) if backup.manifest is not None else None
         with recorder.stage(Stage.CHECK):
             try:
                 if manifest is not None:
                     unpacker = Unpacker(folder, self._place(backup.id, ready), _creator(ready))
-                    prove(artifact, manifest, check, recorder.clock, recorder.progress, unpacker)
+                    prove(artifact, manifest, check, recorder.clock, recorder.progress, unpacker, keys=self._keys)
                     expected, written = promised(backup, ready.names, self._order.collection), unpacker.written()
                 else:
                     expected, written = self._check_legacy(ready, artifact, folder, check)
@@ -289,17 +308,23 @@ class _Restore:
 
     def _join(self, ready: _Prepared, slices: list[Path], folder: Path, check: Check) -> Replay:
         """Prove the slices and put together the oplog that is replayed: up to the moment, under the new names."""
+        pieces = []
         for (backup, copy), path in zip(ready.slices, slices, strict=True):
             assert backup.manifest is not None, "slices are known by their manifests"
+            manifest = backup.manifest.at(copy.key)
+            # What is encrypted is decrypted once, into staging.
+            plain = None if manifest.artifact.encryption == "none" else folder.parent / f"{backup.id}.bson"
+            keep = None if plain is None else (lambda _, plain=plain: plain.open("xb"))
             try:
-                prove(path, backup.manifest, check, self._recorder.clock, self._recorder.progress)
+                prove(path, manifest, check, self._recorder.clock, self._recorder.progress, keep, keys=self._keys)
             except (VerifyError, NotFoundError) as error:
                 error.hint = (
                     f"{self._instead(backup, copy, ready)}; what else there is: backupctl timeline {backup.job}"
                 )
                 raise
+            pieces.append(plain or path)
         return join_oplog(
-            slices,
+            pieces,
             folder,
             after=OpTime.parse(ready.backup.end) if ready.backup.end else None,
             until=ready.until,
@@ -312,7 +337,7 @@ class _Restore:
         self, ready: _Prepared, artifact: Path, folder: Path, check: Check
     ) -> tuple[list[Expected], dict[str, int]]:
         """Read an archive twice: only what is in it says where the dump is and how much room it takes."""
-        found = look_through(artifact, check, self._recorder.progress)
+        found = look_through(artifact, check, self._recorder.progress, self._keys)
         if any(found[path].documents for path in oplogs_in(found)):
             self._recorder.warn("its oplog is not replayed without a manifest: the collections are not of one moment")
         root, names = legacy_root(ready.backup, found, ready.names)
@@ -323,7 +348,7 @@ class _Restore:
             if path.endswith(".bson") and (database := parent_of(place(path)))
         ]
         make_sure_of_room(self._layout, sum(item.size for path, item in found.items() if place(path)))
-        return expected, unpack(artifact, folder, place, self._recorder.progress)
+        return expected, unpack(artifact, folder, place, self._recorder.progress, self._keys)
 
     def _place(self, root: str, ready: _Prepared) -> Callable[[str], str | None]:
         return placing(

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, SourceError, SpaceError, VerifyError
+from nanumpay_backupd.errors import BackupdError, DecryptError, SourceError, SpaceError, VerifyError
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     SLICES,
@@ -33,8 +33,12 @@ from nanumpay_backupd.model import (
     Stage,
     Stream,
 )
-from nanumpay_backupd.pipeline.backup import announce, name_backup, prove_local, recorded, upload_new
+from nanumpay_backupd.pipeline.backup import announce, name_backup, recorded, upload_new
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.outbox import sweep_outbox
+from nanumpay_backupd.pipeline.produce import prepare_keys
+from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
 from nanumpay_backupd.pipeline.publish import commit, open_staging
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.upload import OpenStore
@@ -130,8 +134,8 @@ def take_slice(
     """Save what was written since the last slice (or since the last full) and return the finished Run."""
 
     def work() -> list[BackupdError]:
-        with open_reader(spec.job.source) as reader:
-            return _Slice(spec, source, reader, catalog, recorder, open_store).take()
+        with open_reader(spec.job.source) as reader, Keyring(spec.job.encryption) as keys:
+            return _Slice(spec, source, reader, catalog, recorder, open_store, keys=keys).take()
 
     return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=Outcome.DEGRADED)
 
@@ -147,7 +151,10 @@ class _Slice:
         catalog: Catalog,
         recorder: Recorder,
         open_store: OpenStore,
+        *,
+        keys: Keyring,
     ) -> None:
+        self._keys = keys
         self._spec = spec
         self._kind = Kind(spec.kind)
         self._source = source
@@ -188,8 +195,8 @@ class _Slice:
             return
         self._recorder.loud()
         try:
-            prove_local(self._source, self._layout, backup.manifest, self._catalog, self._recorder)
-        except VerifyError as error:
+            prove_local(self._source, self._layout, backup.manifest, self._catalog, self._recorder, self._keys)
+        except (VerifyError, DecryptError) as error:
             text = f"{name}, which a run committed that was cut off, is not good: {error.message}"
             self._recorder.warn(text, message=Message.COPY_CORRUPT)
 
@@ -217,7 +224,7 @@ class _Slice:
         missing = tuple(place for place in self._spec.job.destinations if place.name not in there)
         job = msgspec.structs.replace(self._spec.job, destinations=missing)
         spec = msgspec.structs.replace(self._spec, job=job)
-        return upload_new(spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
+        return upload_new(spec, backup, self._catalog, self._layout, self._recorder, self._open_store, keys=self._keys)
 
     def _take_one(self) -> tuple[list[BackupdError], bool]:
         """Take one slice; tells whether it reached the present."""
@@ -234,6 +241,9 @@ class _Slice:
                 self._recorder.loud()
                 many = "entry" if read.entries == 1 else "entries"
                 self._recorder.detail(f"{read.entries:,} oplog {many}, {human_size(result.size)}")
+            sweep_outbox(self._layout, self._catalog, held=self._layout.lock(self._spec.job.name, self._spec.action))
+            # Only now: a slice that holds nothing asks for no key.
+            prepare_keys(self._keys, self._spec.job, self._recorder)
             manifest = self._commit(staging, output, start, read, result, state)
         finally:
             remove_tree(staging)
@@ -241,10 +251,14 @@ class _Slice:
         if read.broken:
             text = f"the changes after this slice cannot follow on: {read.broken}"
             self._recorder.warn(text, message=Message.CHAIN_BROKEN)
-        backup = prove_local(self._source, self._layout, manifest, self._catalog, self._recorder)
+        backup = prove_and_encrypt(
+            self._spec.job, self._source, self._layout, manifest, self._catalog, self._recorder, keys=self._keys
+        )
         # Only now: one that is not good leaves the stream where it was, and the next one takes the changes up again.
         self._move(start, read, state, manifest.backup)
-        faults = upload_new(self._spec, backup, self._catalog, self._layout, self._recorder, self._open_store)
+        faults = upload_new(
+            self._spec, backup, self._catalog, self._layout, self._recorder, self._open_store, keys=self._keys
+        )
         return faults, start.until is None or bool(read.broken)
 
     def _capture(self, output: Path) -> tuple[Start, SliceRead, Written]:
@@ -327,10 +341,12 @@ class _Slice:
     def _commit(
         self, staging: Path, output: Path, start: Start, read: SliceRead, result: Written, state: OplogState
     ) -> Manifest:
+        started, identifier = name_backup(self._spec, self._layout, self._catalog, self._recorder, self._kind)
+        artifact = output.rename(staging / f"{identifier}{_SUFFIX}")
+        manifest = self._manifest(identifier, started, start, read, result, state)
+        if self._keys.seals_here:
+            artifact, manifest = encrypt_staged(self._source, artifact, manifest, self._recorder, self._keys)
         with self._recorder.stage(Stage.PUBLISH):
-            started, identifier = name_backup(self._spec, self._layout, self._catalog, self._recorder, self._kind)
-            artifact = output.rename(staging / f"{identifier}{_SUFFIX}")
-            manifest = self._manifest(identifier, started, start, read, result, state)
             commit(self._layout, staging, artifact, manifest)
             announce(manifest, self._catalog, self._recorder)
             self._recorder.detail(manifest.artifact.name)

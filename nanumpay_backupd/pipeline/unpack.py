@@ -11,6 +11,8 @@ from urllib.parse import unquote_plus
 import msgspec
 
 from nanumpay_backupd.errors import VerifyError
+from nanumpay_backupd.pipeline.keyring import Keyring
+from nanumpay_backupd.pipeline.layout import plain_name
 from nanumpay_backupd.pipeline.members import UNREADABLE, Member, Pump, chunks_of, inflater, members
 from nanumpay_backupd.pipeline.verify import Check, Sink, check_file
 
@@ -58,23 +60,30 @@ class Unpacker:
         return {target: file.stat().st_size for target, file in files.items() if file.exists()}
 
 
-def look_through(artifact: Path, check: Check, progress: Callable[[int], None]) -> dict[str, Found]:
-    """Read an archive to its end without unpacking it; returns its files by path. Raises VerifyError when damaged."""
+def look_through(
+    artifact: Path, check: Check, progress: Callable[[int], None], keys: Keyring | None = None
+) -> dict[str, Found]:
+    """Read an archive to its end without unpacking it; returns its files by path.
+
+    Raises VerifyError when it is damaged, DecryptError when it is encrypted and ``keys`` do not open it.
+    """
     found = {}
-    with _files(artifact) as files:
+    with _files(artifact, keys) as files:
         for path, size, pieces in files:
             seen = check_file(path, size, pieces, check, progress)
             found[path] = Found(seen.size, seen.documents)
     return found
 
 
-def unpack(artifact: Path, folder: Path, place: Place, progress: Callable[[int], None]) -> dict[str, int]:
+def unpack(
+    artifact: Path, folder: Path, place: Place, progress: Callable[[int], None], keys: Keyring | None = None
+) -> dict[str, int]:
     """Write the files for which ``place`` gives a path below ``folder``; returns their sizes by that path.
 
-    Raises VerifyError when the archive is damaged, OSError when the disk refuses.
+    Raises as `look_through`, OSError when the disk refuses.
     """
     unpacker = Unpacker(folder, place)
-    with _files(artifact) as files:
+    with _files(artifact, keys) as files:
         for path, _, pieces in files:
             stream = unpacker(path)
             if stream is None:
@@ -96,11 +105,12 @@ def collection_of(name: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _files(artifact: Path) -> Iterator[Iterator[Member]]:
+def _files(artifact: Path, keys: Keyring | None) -> Iterator[Iterator[Member]]:
     """Give the plain files of an archive, for a with block that takes all of them; VerifyError when it is damaged."""
     with artifact.open("rb", buffering=0) as stream:
-        compression = "gzip" if artifact.name.endswith(".gz") else "none"
-        plain = Pump(chunks_of(artifact, stream), inflater(compression, artifact.name))
+        compression = "gzip" if plain_name(artifact.name).endswith(".gz") else "none"
+        chunks = (keys or Keyring()).opened_by_name(artifact.name, chunks_of(artifact, stream))
+        plain = Pump(chunks, inflater(compression, artifact.name))
         try:
             yield members(plain, artifact.name)
         except UNREADABLE as error:

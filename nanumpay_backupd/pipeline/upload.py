@@ -7,14 +7,17 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, StoreError
-from nanumpay_backupd.model import SLICES, Backup, Copy, CopyState, error_info, to_json
+from nanumpay_backupd.model import SLICES, Artifact, Backup, Copy, CopyState, error_info
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
+from nanumpay_backupd.pipeline.outbox import can_be_sent, discard, fill
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.settings.schema import Destination, JobSpec, RetryPolicy
 from nanumpay_backupd.stores.base import PutResult, Store
@@ -34,15 +37,24 @@ PLACE_FAULTS: Final = frozenset(
 
 
 def upload(
-    job: JobSpec, backup: Backup, catalog: Catalog, layout: Layout, recorder: Recorder, open_store: OpenStore
+    job: JobSpec,
+    backup: Backup,
+    catalog: Catalog,
+    layout: Layout,
+    recorder: Recorder,
+    open_store: OpenStore,
+    *,
+    keys: Keyring | None = None,
 ) -> list[BackupdError]:
     """Bring one backup to all of a job's destinations at once; returns the faults, one per destination that failed.
 
     Every copy is recorded as pending before the first byte moves, so that none is forgotten when this process dies.
     A slice is not even tried where others wait already for a place that could not be used: it joins them.
     """
+    keys = keys or Keyring()
     now = recorder.clock.now()
     due = now + timedelta(seconds=job.retry.delay)
+    key, size = _stored_as(backup, job, keys)
     down = _waited_for(job, catalog, now) if backup.kind in SLICES else {}
     faults: list[BackupdError] = []
     work: list[tuple[Destination, Backup, Copy]] = []
@@ -52,8 +64,8 @@ def upload(
             backup=backup.id,
             destination=destination.name,
             state=CopyState.PENDING,
-            key=backup.artifact,
-            size=backup.size,
+            key=key,
+            size=size,
             updated=now if other is None else other.updated,
             next_attempt=due if other is None else other.next_attempt,
             error=None if other is None else other.error,
@@ -63,18 +75,25 @@ def upload(
             work.append((destination, backup, copy))
         else:
             faults.append(_joined(copy))
-    return faults + _side_by_side(work, job, catalog, layout, recorder, open_store)
+    return faults + _side_by_side(work, job, catalog, layout, recorder, open_store, keys=keys)
 
 
 def upload_due(
-    job: JobSpec, catalog: Catalog, layout: Layout, recorder: Recorder, open_store: OpenStore
+    job: JobSpec,
+    catalog: Catalog,
+    layout: Layout,
+    recorder: Recorder,
+    open_store: OpenStore,
+    *,
+    keys: Keyring | None = None,
 ) -> tuple[int, int, list[BackupdError]]:
     """Try the queued copies of a job that are due by now; returns how many arrived, how many were due, and the faults.
 
     Once a place turns out not to be usable at all, the others that are due there wait with the one that was tried.
     """
     now = recorder.clock.now()
-    work = _due(job, catalog, layout, recorder, now)
+    keys = keys or Keyring()
+    work = _due(job, catalog, layout, recorder, now, keys)
     down: dict[str, Copy] = {}
     faults: list[BackupdError] = []
     held = 0
@@ -84,15 +103,23 @@ def upload_due(
         for _, backup, copy in (item for item in work if item[1].id == name and item[0].name in down):
             _hold(copy, down[copy.destination], backup, job.retry, now, catalog)
             held += 1
-        faults += _side_by_side(some, job, catalog, layout, recorder, open_store, tell=len(work) <= _TOLD)
+        faults += _side_by_side(some, job, catalog, layout, recorder, open_store, keys=keys, tell=len(work) <= _TOLD)
         down |= {copy.destination: copy for copy in _after(catalog, name) if _is_down(copy)}
     if held:
         recorder.warn(f"{held} more copies wait for {', '.join(sorted(down))} and were not tried")
     return len(work) - len(faults) - held, len(work), faults
 
 
+def _stored_as(backup: Backup, job: JobSpec, keys: Keyring) -> tuple[str, int]:
+    """Return name and size of a backup as the destinations get it; one that is yet to be encrypted grows a little."""
+    assert backup.manifest is not None
+    stored = backup.manifest.stored_elsewhere
+    yet = stored.encryption == "none" and keys.seals_for(job)
+    return f"{stored.name}{keys.suffix}" if yet else stored.name, stored.size
+
+
 def _due(
-    job: JobSpec, catalog: Catalog, layout: Layout, recorder: Recorder, now: datetime
+    job: JobSpec, catalog: Catalog, layout: Layout, recorder: Recorder, now: datetime, keys: Keyring
 ) -> list[tuple[Destination, Backup, Copy]]:
     """Return the queued copies that are due and can still be made."""
     destinations = {destination.name: destination for destination in job.destinations}
@@ -102,7 +129,7 @@ def _due(
         if backup is None or backup.job != job.name:
             continue
         destination = destinations.get(copy.destination)
-        if destination is None or not layout.artifact(backup.artifact).exists():
+        if destination is None or not can_be_sent(backup, layout, keys, job):
             _give_up(copy, destination, catalog, recorder)
             continue
         work.append((destination, backup, copy))
@@ -173,19 +200,28 @@ def _side_by_side(
     recorder: Recorder,
     open_store: OpenStore,
     *,
+    keys: Keyring,
     tell: bool = True,
 ) -> list[BackupdError]:
-    """Upload; with ``tell`` each copy that arrives is told."""
+    """Upload one backup; with ``tell`` each copy that arrives is told."""
     if not work:
         return []
     faults: list[BackupdError] = []
     lock = threading.Lock()
+    try:
+        parcel = _parcel(work[0][1], job, catalog, layout, recorder, keys)
+    except Exception as raised:  # noqa: BLE001 - also a defect must not lose what is queued
+        recorder.check()
+        error = as_expected(raised)
+        lasting = work[0][1].kind in SLICES
+        return [_failed(copy, error, job.retry, catalog, recorder, lasting=lasting) for _, _, copy in work]
 
     def one(destination: Destination, backup: Backup, copy: Copy) -> None:
         started = recorder.clock.monotonic()
+        copy = msgspec.structs.replace(copy, key=parcel.artifact.name, size=parcel.artifact.size)
         try:
             with contextlib.closing(open_store(destination)) as store:
-                result = _put(store, backup, layout, recorder)
+                result = _put(store, parcel, recorder)
         except CancelledError:
             return
         except Exception as raised:  # noqa: BLE001 - one destination's fault, also a defect, must not stop the others
@@ -203,22 +239,45 @@ def _side_by_side(
     with ThreadPoolExecutor(len(work), thread_name_prefix="upload") as pool:
         for future in [pool.submit(one, *item) for item in work]:
             future.result()
+    discard(work[0][1].id, layout, catalog)
     recorder.check()
     return faults
 
 
-def _put(store: Store, backup: Backup, layout: Layout, recorder: Recorder) -> PutResult:
-    """Artifact first, manifest last: a reader of the destination never sees a manifest without its artifact."""
+class _Parcel(msgspec.Struct, frozen=True):
+    """What every destination gets: a file, what it is, and the manifest beside it."""
+
+    path: Path
+    artifact: Artifact
+    manifest: bytes
+
+
+def _parcel(
+    backup: Backup, job: JobSpec, catalog: Catalog, layout: Layout, recorder: Recorder, keys: Keyring
+) -> _Parcel:
+    """Make ready what the destinations get, encrypted where that is to be; raises as `outbox.fill`, `describe`."""
     assert backup.manifest is not None
-    path = layout.artifact(backup.artifact)
-    result = store.put(backup.artifact, path, recorder.progress)
-    if result.size != backup.size:
+    if backup.manifest.elsewhere is not None or (backup.manifest.artifact.encryption == "none" and keys.seals_for(job)):
+        # An artifact that is encrypted here goes as it is.
+        backup = fill(backup, layout, keys, catalog, recorder)
+    manifest = backup.manifest
+    assert manifest is not None
+    stored = manifest.stored_elsewhere
+    path = layout.artifact(stored.name) if manifest.elsewhere is None else layout.waiting(stored.name)
+    return _Parcel(path, stored, keys.describe(manifest))
+
+
+def _put(store: Store, parcel: _Parcel, recorder: Recorder) -> PutResult:
+    """Artifact first, manifest last: a reader of the destination never sees a manifest without its artifact."""
+    name = parcel.artifact.name
+    result = store.put(name, parcel.path, recorder.progress)
+    if result.size != parcel.artifact.size:
         raise StoreError(
-            f"{store.name} holds {result.size} bytes of {backup.artifact} instead of {backup.size}",
+            f"{store.name} holds {result.size} bytes of {name} instead of {parcel.artifact.size}",
             hint="it is tried again; if it happens again, check the destination's disk and quota",
             code="destination-mismatch",
         )
-    store.put_bytes(f"{backup.artifact}{MANIFEST_SUFFIX}", to_json(backup.manifest))
+    store.put_bytes(f"{name}{MANIFEST_SUFFIX}", parcel.manifest)
     return result
 
 

@@ -16,13 +16,15 @@ from urllib.parse import unquote, unquote_plus
 
 import msgspec
 
-from nanumpay_backupd.errors import NotFoundError, VerifyError
+from nanumpay_backupd.errors import NotFoundError, ToolError, VerifyError
 from nanumpay_backupd.model import SLICES, CollectionStat, Manifest, OpTime, Verification
+from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.members import UNREADABLE, Pump, chunks_of, inflater, members
 from nanumpay_backupd.pipeline.snapshot import check_lines, json_files
 from nanumpay_backupd.sources.extended_json import ToBson
 from nanumpay_backupd.sources.slice_walk import SliceWalk
 from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.transforms.sealing import DamagedError
 
 __all__ = [
     "Check",
@@ -33,6 +35,8 @@ __all__ = [
     "opened",
     "prove",
     "prove_checksum",
+    "prove_same",
+    "prove_sealed",
     "prove_stream",
     "read_back",
     "size_differs",
@@ -74,7 +78,14 @@ def read_back(artifact: Path, manifest: Manifest, check: Check, clock: Clock, pr
 
 
 def prove(
-    artifact: Path, manifest: Manifest, check: Check, clock: Clock, progress: Progress, keep: Keep | None = None
+    artifact: Path,
+    manifest: Manifest,
+    check: Check,
+    clock: Clock,
+    progress: Progress,
+    keep: Keep | None = None,
+    *,
+    keys: Keyring | None = None,
 ) -> Proof:
     """Read ``artifact`` from the disk once and compare everything with its manifest.
 
@@ -82,12 +93,13 @@ def prove(
     written out on the way: what it was given counts for nothing until this has returned. Of a slice the one file inside
     is ``BACKUP.bson``.
 
-    Raises VerifyError with a sentence that names what differs, NotFoundError (``artifact-missing``) when the file is
-    gone: the application deletes in that folder by itself, and a file that is not there is not a damaged one. OSError
-    is of what ``keep`` gave.
+    What is encrypted is opened with ``keys``. Raises DecryptError where that needs a key that is not there or another
+    one, before anything is read; VerifyError with a sentence that names what differs; NotFoundError
+    (``artifact-missing``) when the file is gone: the application deletes in that folder by itself, and a file that is
+    not there is not a damaged one. OSError is of what ``keep`` gave.
     """
     with opened(artifact, manifest) as stream:
-        return prove_stream(chunks_of(artifact, stream), manifest, check, clock, progress, keep)
+        return prove_stream(chunks_of(artifact, stream), manifest, check, clock, progress, keep, keys=keys)
 
 
 def prove_stream(
@@ -97,6 +109,8 @@ def prove_stream(
     clock: Clock,
     progress: Progress,
     keep: Keep | None = None,
+    *,
+    keys: Keyring | None = None,
 ) -> Proof:
     """Do the same to an artifact that comes in chunks, which are taken in another thread and end with this call.
 
@@ -105,19 +119,87 @@ def prove_stream(
     started = clock.monotonic()
     meter = _Meter(manifest)
     name = manifest.artifact.name
-    plain = Pump(meter.through(chunks), inflater(manifest.artifact.compression, name))
-    try:
-        walk = _walk_slice if manifest.kind in SLICES else _walk
-        found = walk(plain, manifest, check_lines(check, manifest), progress, keep or (lambda _: None))
-    except UNREADABLE as error:
-        # Pieces are walked as they come, so damage may show as nonsense before a member's CRC tells.
-        raise VerifyError(f"{name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
-    finally:
-        plain.close()
+    keys = keys or Keyring()
+    keys.unlock(manifest.artifact)
+    with contextlib.closing(meter.through(chunks)) as passing:
+        plain = Pump(keys.opened(manifest.artifact, passing), inflater(manifest.artifact.compression, name))
+        try:
+            walk = _walk_slice if manifest.kind in SLICES else _walk
+            found = walk(plain, manifest, check_lines(check, manifest), progress, keep or (lambda _: None))
+        except DamagedError as error:
+            plain.close()
+            raise _as_stored(error, meter, passing, name) from None
+        except UNREADABLE as error:
+            # Pieces are walked as they come, so damage may show as nonsense before a member's CRC tells.
+            raise VerifyError(f"{name} cannot be read: {error}", hint=_HINT, code="verify-structure") from None
+        finally:
+            plain.close()
     meter.judge()
     documents, collections = _compare(manifest, found)
     size = sum(seen.size for seen in found.values())
     return Proof(_record("structure", clock, started, documents, size), collections)
+
+
+def _as_stored(error: DamagedError, meter: _Meter, rest: Iterator[bytes], name: str) -> Exception:
+    """Return what is to be said of an artifact that did not decrypt: it is only damaged where it is not as stored."""
+    for _ in rest:
+        pass
+    try:
+        meter.judge()
+    except VerifyError:
+        return error
+    return ToolError(
+        f"{name} is byte for byte what was stored, and yet could not be decrypted: {error.message}",
+        hint="try again; where it stays so, try by hand (docs/encryption.md)",
+        retryable=True,
+    )
+
+
+def prove_sealed(chunks: Iterator[bytes], manifest: Manifest, clock: Clock, keys: Keyring) -> Verification:
+    """Compare an encrypted artifact with its manifest as far as that goes without a key; raises VerifyError.
+
+    Size and SHA-256 are those that were stored, nothing is missing, and its header names those for whom it was made.
+    """
+    artifact = manifest.artifact
+    seal = artifact.seal
+    framing = keys.framing(artifact)
+
+    def through() -> Iterator[bytes]:
+        for chunk in chunks:
+            framing.feed(chunk)
+            yield chunk
+
+    found = prove_checksum(through(), manifest, clock)
+    framing.finish((seal.plain_size or None) if seal is not None else None)
+    if seal is not None and framing.header != seal.header:
+        raise VerifyError(
+            f"{artifact.name} is encrypted for others than its manifest says", hint=_HINT, code="verify-structure"
+        )
+    count = len(seal.recipients) if seal is not None else 0
+    whom = f"to {count} {'key' if count == 1 else 'keys'}" if count else "with a passphrase"
+    return msgspec.structs.replace(found, detail=f"whole, and encrypted {whom}; not decrypted, for want of a key here")
+
+
+def prove_same(chunks: Iterator[bytes], manifest: Manifest, keys: Keyring, progress: Progress) -> None:
+    """Decrypt an artifact and compare it with what was encrypted, which was proven; raises as `prove_stream`."""
+    artifact = manifest.artifact
+    assert artifact.seal is not None, "it is encrypted"
+    keys.unlock(artifact)
+    meter = _Meter(manifest)
+    digest, size = hashlib.sha256(), 0
+    with contextlib.closing(meter.through(chunks)) as passing:
+        try:
+            for piece in keys.opened(artifact, passing):
+                digest.update(piece)
+                size += len(piece)
+                progress(len(piece))
+        except DamagedError as error:
+            raise _as_stored(error, meter, passing, artifact.name) from None
+    meter.judge()
+    if (size, digest.hexdigest()) != (artifact.seal.plain_size, artifact.seal.plain_sha256):
+        raise VerifyError(
+            f"{artifact.name} decrypts to something else than what was encrypted", hint=_HINT, code="verify-checksum"
+        )
 
 
 def prove_checksum(chunks: Iterator[bytes], manifest: Manifest, clock: Clock) -> Verification:

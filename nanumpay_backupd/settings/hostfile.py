@@ -12,23 +12,38 @@ import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from nanumpay_backupd.errors import ConfigError
-from nanumpay_backupd.model import LOCAL, Policy
+from nanumpay_backupd.model import LOCAL
+from nanumpay_backupd.settings.keeping import check_retention
 from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
 from nanumpay_backupd.settings.mongouri import uri_database
-from nanumpay_backupd.settings.options import DESTINATIONS, JOB, NAME, RETENTION, SINGLE, TOP, Table
+from nanumpay_backupd.settings.options import (
+    CHANNEL,
+    DESTINATIONS,
+    JOB,
+    JOB_ENCRYPTION,
+    NAME,
+    RETENTION,
+    SINGLE,
+    TOP,
+    Table,
+)
 from nanumpay_backupd.settings.problems import Mismatch, Problems, nearest, show
 from nanumpay_backupd.settings.schema import (
     APPLICATION_DESTINATION,
     APPLICATION_JOB,
+    DATABASE_CHANNEL,
+    Channel,
     Destination,
+    EncryptionOptions,
     HostConfig,
     HostJob,
     LocalDestination,
     MongoConnection,
     Paths,
+    Retention,
 )
 from nanumpay_backupd.system.secrets import Secret
 
@@ -36,7 +51,9 @@ __all__ = ["DEFAULT_HOST_FILE", "load_host_file", "parse_host_file"]
 
 DEFAULT_HOST_FILE: Final = Path("/etc/nanumpay/backupd.toml")
 _LIMIT: Final = 1 << 20
-_NESTED: Final = {"nanumpay": ("s3", "ftp")}
+_NESTED: Final = {"nanumpay": ("s3", "ftp", "retention", "encryption")}
+_OWN: Final = (APPLICATION_DESTINATION, LOCAL)
+"""Places that need no table; how long to keep there may be said in one of that name."""
 _TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 Values = dict[str, Any]
@@ -102,6 +119,7 @@ class _Reader:
 
     def __init__(self, *, world_readable: bool) -> None:
         self.problems = Problems()
+        self._retentions: dict[str, Retention] = {}
         self._world_readable = world_readable
 
     def read(self, raw: Values, environ: Mapping[str, str], origin: str) -> HostConfig:
@@ -112,27 +130,40 @@ class _Reader:
             tables[table.path] = self._values(table, self._table(raw, table.path), table.path)
         mongodb = self._mongodb(tables["mongodb"], environ)
         paths = self._paths(tables["paths"], environ)
-        for name in ("s3", "ftp"):
+        for path in ("encryption", "nanumpay.encryption"):
+            self._check_encryption(path, self._table(raw, path), tables[path], own=path != "encryption")
+        for name in ("s3", "ftp", "encryption"):
             record = next(table.record for table in SINGLE if table.path == f"nanumpay.{name}")
             tables["nanumpay"][name] = record(**tables.pop(f"nanumpay.{name}"))
+        tables["nanumpay"]["retention"] = self._retention(raw, "nanumpay.retention")
         destinations = self._destinations(raw.get("destination", {}), paths)
         self._check_s3("nanumpay.s3", tables["nanumpay"]["s3"])
         # Those that were refused count as known here: one mistake is told once.
-        names = list(raw["destination"]) if isinstance(raw.get("destination"), dict) else []
+        named = raw.get("destination")
+        names = [name for name in named if name not in _OWN] if isinstance(named, dict) else []
         self._check_names("nanumpay.destinations", tables["nanumpay"].get("destinations", ()), names)
         jobs = self._jobs(raw.get("job", []), mongodb, names)
+        channels = self._channels(raw.get("channel", {}), [APPLICATION_JOB, *(job.name for job in jobs)])
         records = {
             table.path: table.record(**tables[table.path])
             for table in SINGLE
             if "." not in table.path and table.path not in ("mongodb", "paths")
         }
         return HostConfig(
-            origin=origin, mongodb=mongodb, paths=paths, destinations=destinations, jobs=jobs, **top, **records
+            origin=origin,
+            mongodb=mongodb,
+            paths=paths,
+            destinations=destinations,
+            retentions=self._retentions,
+            jobs=jobs,
+            channels=channels,
+            **top,
+            **records,
         )
 
     def _without_tables(self, raw: Values) -> Values:
         """Return the keys before the first table; a table nobody knows is a problem."""
-        tables = {table.path for table in SINGLE if "." not in table.path} | {"destination", "job"}
+        tables = {table.path for table in SINGLE if "." not in table.path} | {"destination", "job", "channel"}
         rest = {key: value for key, value in raw.items() if key not in tables}
         options = {option.key for option in TOP.options}
         for key in [key for key in rest if isinstance(rest[key], (dict, list)) and key not in options]:
@@ -206,22 +237,22 @@ class _Reader:
 
     def _destination(self, name: str, raw: object, paths: Paths) -> Destination | None:
         path = f"destination.{name}"
-        if not isinstance(raw, dict):
-            self.problems.add(path, f"is {show(raw)}, but must be a table", f"write [{path}] and its keys below it")
+        if isinstance(raw, dict) and "retention" in raw:
+            self._retentions[name] = self._retention(raw, "retention", f"{path}.")
+            if name in _OWN and raw.keys() == {"retention"}:
+                return None
+        fix = f"choose another name; [{path}.retention] is all that can be said of that place"
+        if not self._is_named_table(raw, path, name, _OWN, fix):
             return None
-        if name in (APPLICATION_DESTINATION, LOCAL):
-            self.problems.add(path, f"has the name {name}, which the daemon uses itself", "choose another name")
-        try:
-            NAME.parse(name, Place(path))
-        except Mismatch as mismatch:
-            self.problems.add(path, f"has a name that {mismatch.reason}", mismatch.fix)
         kind = raw.get("type")
         if not isinstance(kind, str) or kind not in DESTINATIONS:
             reason = "is missing" if kind is None else f"is {show(kind)}, but must be one of {', '.join(DESTINATIONS)}"
             self.problems.add(f"{path}.type", reason, 'write type = "s3", "ftp" or "local"')
             return None
         table = DESTINATIONS[kind]
-        values = self._values(table, {key: value for key, value in raw.items() if key != "type"}, path)
+        values = self._values(
+            table, {key: value for key, value in raw.items() if key not in ("type", "retention")}, path
+        )
         try:
             destination: Destination = table.record(name=name, **values)
         except TypeError:  # a required field is missing, which was noted above
@@ -229,6 +260,46 @@ class _Reader:
         self._check_s3(path, destination)
         self._check_local(path, destination, paths)
         return destination
+
+    def _is_named_table(
+        self, raw: object, path: str, name: str, taken: Iterable[str], fix: str = "choose another name"
+    ) -> TypeGuard[Values]:
+        """Tell whether ``[path]`` is a table at all; a name that it cannot have is noted."""
+        if not isinstance(raw, dict):
+            self.problems.add(path, f"is {show(raw)}, but must be a table", f"write [{path}] and its keys below it")
+            return False
+        if name in taken:
+            self.problems.add(path, f"has the name {name}, which the daemon uses itself", fix)
+        try:
+            NAME.parse(name, Place(path))
+        except Mismatch as mismatch:
+            self.problems.add(path, f"has a name that {mismatch.reason}", mismatch.fix)
+        return True
+
+    def _channels(self, raw: object, jobs: list[str]) -> tuple[Channel, ...]:
+        if not isinstance(raw, dict):
+            self.problems.add("channel", f"is {show(raw)}, but must be a table", "write [channel.NAME] for each")
+            return ()
+        channels: list[Channel] = []
+        for name, table in raw.items():
+            path = f"channel.{name}"
+            if not self._is_named_table(table, path, name, (DATABASE_CHANNEL,)):
+                continue
+            values = self._values(CHANNEL, table, path)
+            self._check_jobs(path, values.get("jobs", ()), jobs)
+            if values.get("severity") == "none" and not values.get("events"):
+                fix = "name the events, or write another severity"
+                self.problems.add(path, 'is told nothing: severity is "none" and there are no events', fix)
+            if "address" in values:
+                channels.append(Channel(name=name, **values))
+        return tuple(channels)
+
+    def _check_jobs(self, path: str, wanted: Iterable[str], known: list[str]) -> None:
+        for job in wanted:
+            if job not in known:
+                close = nearest(job, known)
+                fix = f"did you mean {close}?" if close else f"the jobs are: {', '.join(known)}"
+                self.problems.add(f"{path}.jobs", f"names {show(job)}, but there is no such job", fix)
 
     def _check_s3(self, path: str, record: object) -> None:
         if getattr(record, "sse_kms_key_id", "") and getattr(record, "sse", "") != "aws:kms":
@@ -240,6 +311,28 @@ class _Reader:
                 f"{path}.path",
                 f"is {show(destination.path)}, which is in the backups folder itself",
                 "choose a folder on another disk",
+            )
+
+    def _check_encryption(self, path: str, said: Values, values: Values, *, own: bool) -> None:
+        """Note what does not fit together; ``own``: a job's table, which takes what it does not say from elsewhere.
+
+        ``said`` is the table as it stands in the file: of a key that was refused nothing more is to be told.
+        """
+        options = EncryptionOptions(**values)
+        keyed = [key for key in ("passphrase", "recipients") if values.get(key)]
+        refused = any(key in said and key not in values for key in ("passphrase", "recipients"))
+        if options.on and len(keyed) != 1 and not refused:
+            reason = "has two ways to say who can decrypt" if keyed else "does not say who can decrypt"
+            self.problems.add(path, reason, "set either passphrase or recipients")
+        if not options.on and keyed:
+            fix = 'write method = "openpgp" or "age" beside it' if options.method or own else 'write method = "openpgp"'
+            self.problems.add(f"{path}.{keyed[0]}", "is set, but nothing is encrypted with it", fix)
+        words = [word for word in options.recipients if not word.startswith("/")]
+        if options.method == "openpgp" and words:
+            self.problems.add(
+                f"{path}.recipients",
+                f"names {show(words[0])}, but must be the path of a public key file for OpenPGP",
+                'write it with: gpg --armor --export KEY > /etc/nanumpay/backup-key.asc; or take method = "age"',
             )
 
     def _jobs(self, raw: object, mongodb: MongoConnection, destinations: list[str]) -> tuple[HostJob, ...]:
@@ -261,13 +354,24 @@ class _Reader:
         return tuple(jobs)
 
     def _job(self, raw: Values, path: str, mongodb: MongoConnection) -> HostJob | None:
-        values = self._values(JOB, {key: value for key, value in raw.items() if key != "retention"}, path)
-        retention = self._table(raw, "retention", f"{path}.")
-        values["retention"] = Policy(**self._values(RETENTION, retention, f"{path}.retention"))
+        nested = ("retention", "encryption")
+        values = self._values(JOB, {key: value for key, value in raw.items() if key not in nested}, path)
+        values["retention"] = self._retention(raw, "retention", f"{path}.")
+        said = self._table(raw, "encryption", f"{path}.")
+        encryption = self._values(JOB_ENCRYPTION, said, f"{path}.encryption")
+        self._check_encryption(f"{path}.encryption", said, encryption, own=True)
+        values["encryption"] = EncryptionOptions(**encryption)
         values.setdefault("uri", mongodb.uri)
         database = values.get("database") or _database(values["uri"])
         values["database"] = "" if database == "*" else database
         return HostJob(**values) if "name" in values else None
+
+    def _retention(self, raw: Values, path: str, within: str = "") -> Retention:
+        """Check a table that says how long to keep; ``path`` and ``within`` as for `_table`."""
+        full = within + path
+        said = Retention(**self._values(RETENTION, self._table(raw, path, within), full))
+        check_retention(said, full, self.problems)
+        return said
 
     def _check_names(self, path: str, wanted: Iterable[str], known: list[str]) -> None:
         for name in wanted:

@@ -17,8 +17,8 @@ from croniter import croniter
 
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.settings.mongouri import check_uri, has_password
-from nanumpay_backupd.settings.problems import Mismatch, show
-from nanumpay_backupd.system.secrets import Secret, read_secret
+from nanumpay_backupd.settings.problems import Mismatch, nearest, show
+from nanumpay_backupd.system.secrets import Secret, read_secret, stands_in
 
 __all__ = [
     "AbsolutePath",
@@ -32,7 +32,9 @@ __all__ = [
     "MongoUri",
     "Names",
     "Place",
+    "QuietHours",
     "SecretText",
+    "SecretUrl",
     "SecretValue",
     "Size",
     "Text",
@@ -43,9 +45,12 @@ __all__ = [
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|d|w)")
-_SIZES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_SIZE: Final = re.compile(r"([0-9]+)\s*(B|KiB|MiB|GiB|KB|MB|GB)")
+_SIZES: Final = {"B": 1}
+_SIZES.update({f"{unit}iB": 1 << 10 * at for at, unit in enumerate("KMGT", 1)})
+_SIZES.update({f"{unit}B": 1000**at for at, unit in enumerate("KMGT", 1)})
+_SIZE: Final = re.compile(r"([0-9]+)\s*(B|[KMGT]i?B)")
 _CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _NEVER: Final = "never"
 _CRON_FIELDS: Final = 5
 _CRON_CHECK_FROM: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -169,6 +174,25 @@ class ClockTime(Kind):
         return f"{int(match[1]):02}:{match[2]}"
 
 
+class QuietHours(Kind):
+    """Two times of day, from and to; empty for none."""
+
+    expected = "two times of day, written HH:MM-HH:MM, or empty"
+    example = '"22:00-07:00"'
+
+    def parse(self, value: object, place: Place) -> str:  # noqa: ARG002 - the contract of Kind
+        """Return both as HH:MM-HH:MM; the same time twice would mean all day or never, so it is refused."""
+        if not isinstance(value, str):
+            raise self.mismatch(value)
+        if not value.strip():
+            return ""
+        found = [_CLOCK.fullmatch(part.strip()) for part in value.split("-")]
+        hours = [f"{int(match[1]):02}:{match[2]}" for match in found if match is not None]
+        if len(found) != 2 or len(hours) != 2 or hours[0] == hours[1]:
+            raise self.mismatch(value)
+        return "-".join(hours)
+
+
 class SecretText(Kind):
     """A secret that stands in the application's document as plain text; it is never shown."""
 
@@ -219,7 +243,7 @@ class Size(Kind):
     def __init__(self, least: str, most: str) -> None:
         self.least = _bytes(least) or 0
         self.most = _bytes(most) or 0
-        self.expected = f'a size from "{least}" to "{most}", with a unit (KiB, MiB, GiB, KB, MB, GB)'
+        self.expected = f'a size from "{least}" to "{most}", with a unit (KiB, MiB, GiB, TiB, KB, MB, GB, TB)'
 
     def parse(self, value: object, place: Place) -> int:  # noqa: ARG002 - the contract of Kind
         """Return the bytes."""
@@ -231,7 +255,7 @@ class Size(Kind):
     def show(self, value: object) -> str:
         """Show it in the largest binary unit that divides it."""
         assert isinstance(value, int)
-        for unit in ("GiB", "MiB", "KiB"):
+        for unit in ("TiB", "GiB", "MiB", "KiB"):
             if value and value % _SIZES[unit] == 0:
                 return f'"{value // _SIZES[unit]}{unit}"'
         return f'"{value}B"'
@@ -302,10 +326,17 @@ class TimeZone(Kind):
 
 
 class Names(Kind):
-    """A list of names, each once."""
+    """A list of names, each once. ``words`` are the only ones that there are, none: whatever the caller knows."""
 
     expected = "a list of names"
     example = '["offsite"]'
+    words: tuple[str, ...] = ()
+
+    def __init__(self, *words: str, what: str = "") -> None:
+        self.words = words
+        if words:
+            self.expected = what
+            self.example = json.dumps([words[0]])
 
     def parse(self, value: object, place: Place) -> tuple[str, ...]:  # noqa: ARG002 - the contract of Kind
         """Return the names; whether they exist is the caller's matter."""
@@ -313,6 +344,11 @@ class Names(Kind):
             raise self.mismatch(value)
         if len(set(value)) != len(value):
             raise Mismatch("names the same thing twice", "name each once")
+        for name in value:
+            if self.words and name not in self.words:
+                close = nearest(name, self.words)
+                fix = f"did you mean {close}?" if close else f"known: {', '.join(self.words)}"
+                raise Mismatch(f"names {show(name)}, which is not known", fix)
         return tuple(value)
 
     def show(self, value: object) -> str:
@@ -388,6 +424,27 @@ class SecretValue(Kind):
     def show(self, value: object) -> str:
         """Show whether there is one."""
         return '"***"' if value else '""'
+
+
+class SecretUrl(SecretValue):
+    """An address that is a secret by itself: whoever knows it can send there. ``schemes`` empty: any scheme."""
+
+    def __init__(self, words: str, *schemes: str, example: str) -> None:
+        self.expected = f"{words}, plain or as a secret"
+        self.example = example
+        self._schemes = schemes
+
+    def parse(self, value: object, place: Place) -> Secret:
+        """Return the address."""
+        secret = super().parse(value, place)
+        if stands_in(secret):
+            return secret
+        scheme, found, rest = secret.reveal().partition("://")
+        known = scheme.lower() in self._schemes if self._schemes else bool(_SCHEME.fullmatch(scheme))
+        if not found or not rest or not known or re.search(r"[\s\x00-\x1f\x7f]", secret.reveal()):
+            # What is wrong may be the secret in it, so the value is not shown.
+            raise Mismatch(f"must be {self.expected}", f"write for example {self.example}")
+        return secret
 
 
 class MongoUri(SecretValue):

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from nanumpay_backupd.model import LOCAL, Policy
 from nanumpay_backupd.settings.document import to_schedule
+from nanumpay_backupd.settings.keeping import policy_of
 from nanumpay_backupd.settings.schema import (
     APPLICATION_DESTINATION,
     APPLICATION_JOB,
     AppSettings,
     Destination,
+    EncryptionOptions,
     FtpDestination,
     HostConfig,
     HostJob,
+    JobEncryption,
     JobSpec,
     MongoSource,
     Protection,
@@ -22,8 +26,10 @@ from nanumpay_backupd.settings.schema import (
 )
 from nanumpay_backupd.system.secrets import Secret
 
-__all__ = ["TIERS", "application_destination", "build_jobs"]
+__all__ = ["ALL", "REMOTE", "TIERS", "application_destination", "build_jobs", "encryption_in_words"]
 
+ALL: Final = "all"
+REMOTE: Final = "remote"
 TIERS: Final = {
     "critical": (900.0, 3600.0),
     "important": (3600.0, 4 * 3600.0),
@@ -59,6 +65,7 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
             sse_kms_key_id=more.sse_kms_key_id,
             storage_class=more.storage_class,
             ca_file=more.ca_file,
+            delete_versions=more.delete_versions,
         )
     if app.storage == "ftp" and app.ftp.host:
         ftp, extras = app.ftp, host.nanumpay.ftp
@@ -81,38 +88,57 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
 def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[str, ...]) -> JobSpec:
     known = app or AppSettings(storage="none")
     own = application_destination(host, known)
+    destinations = (*((own,) if own else ()), *_named(host, host.nanumpay.destinations))
+    retention = policy_of(known.retention, host.nanumpay.retention)
+    encryption = _encryption(host, host.nanumpay.encryption, REMOTE)
+    # Of settings that are not known yet nobody can say whether they name a place.
+    told = _encryption_warnings(encryption, bool(destinations) or app is None, of_application=True)
     return JobSpec(
         name=APPLICATION_JOB,
         source=_source(host, host.mongodb.uri, host.mongodb.database),
         schedule=None if app is None else to_schedule(app, host.timezone),
-        destinations=(*((own,) if own else ()), *_named(host, host.nanumpay.destinations)),
-        retention=known.retention,
+        destinations=destinations,
+        retention=retention,
+        policies=_policies(host, retention, destinations),
         compress=known.compress,
         compression_level=host.nanumpay.compression_level,
         enabled=known.enabled,
         catch_up=host.nanumpay.catch_up,
         retry=host.retry,
-        warnings=(*known.warnings, *warnings),
+        encryption=encryption,
+        warnings=(*known.warnings, *told, *warnings),
         timezone=host.timezone,
         **_protection(host.nanumpay),
     )
 
 
 def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
+    destinations = _named(host, job.destinations)
+    retention = policy_of(Policy(), job.retention)
+    encryption = _encryption(host, job.encryption, ALL)
     return JobSpec(
         name=job.name,
         source=_source(host, job.uri, job.database),
         schedule=Schedule(cron=job.schedule, timezone=host.timezone) if job.schedule else None,
-        destinations=_named(host, job.destinations),
-        retention=job.retention,
+        destinations=destinations,
+        retention=retention,
+        policies=_policies(host, retention, destinations),
         compress=job.compress,
         compression_level=job.compression_level,
         enabled=job.enabled,
         catch_up=job.catch_up,
         retry=host.retry,
         timezone=host.timezone,
+        encryption=encryption,
+        warnings=_encryption_warnings(encryption, bool(job.destinations), of_application=False),
         **_protection(job),
     )
+
+
+def _policies(host: HostConfig, retention: Policy, destinations: Iterable[Destination]) -> dict[str, Policy]:
+    """Return what holds at the places of a job that have a table of their own about how long to keep."""
+    places = (LOCAL, *(destination.name for destination in destinations))
+    return {place: policy_of(retention, host.retentions[place]) for place in places if place in host.retentions}
 
 
 def _source(host: HostConfig, uri: Secret, database: str) -> MongoSource:
@@ -125,6 +151,50 @@ def _source(host: HostConfig, uri: Secret, database: str) -> MongoSource:
         mongoexport=tools.mongoexport,
         mongod=tools.mongod,
     )
+
+
+def _encryption(host: HostConfig, own: EncryptionOptions, scope: str) -> JobEncryption:
+    """Return how a job is encrypted: as it says itself, else as all are; it may decrypt with the keys of both."""
+    common, tools = host.encryption, host.tools
+    chosen = own if own.method else common
+    former = (common.passphrase,) if own.method and common.passphrase else ()
+    return JobEncryption(
+        method=chosen.method or "none",
+        scope=own.scope or common.scope or scope,
+        passphrase=chosen.passphrase,
+        recipients=chosen.recipients,
+        decrypt_with=tuple(dict.fromkeys((*own.decrypt_with, *common.decrypt_with, *former))),
+        gpg=tools.gpg,
+        gpg_agent=tools.gpg_agent,
+        age=tools.age,
+    )
+
+
+def encryption_in_words(options: JobEncryption) -> str:
+    """Say how and what is encrypted of a job."""
+    if not options.on:
+        return "none"
+    count = len(options.recipients)
+    whom = f"to {count} {'recipient' if count == 1 else 'recipients'}" if count else "with a passphrase"
+    what = "every copy" if options.scope == ALL else "the copies elsewhere; those in the backups folder are readable"
+    return f"{options.method} {whom}: {what}"
+
+
+def _encryption_warnings(options: JobEncryption, elsewhere: bool, *, of_application: bool) -> tuple[str, ...]:  # noqa: FBT001
+    """Say what of these settings is legal but hardly meant."""
+    told = []
+    if options.on and options.scope == ALL and of_application:
+        told.append(
+            'encryption with scope = "all" hides the backups from the application: its page offers none for download, '
+            'and its "run now" reports a failure although the backup is made; scope = "remote" encrypts the copies '
+            "elsewhere and keeps the local file readable"
+        )
+    if options.on and options.scope == REMOTE and not elsewhere:
+        told.append(
+            'encryption with scope = "remote" encrypts only copies elsewhere, and no destination is configured: '
+            "nothing is encrypted"
+        )
+    return tuple(told)
 
 
 def _protection(settings: Protection) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from nanumpay_backupd.model import Policy
+from nanumpay_backupd.events import EVENTS
+from nanumpay_backupd.settings.key_kinds import DecryptKeys, Passphrase, Recipients
 from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
     Choice,
@@ -20,6 +21,8 @@ from nanumpay_backupd.settings.kinds import (
     Kind,
     MongoUri,
     Names,
+    QuietHours,
+    SecretUrl,
     SecretValue,
     Size,
     Text,
@@ -29,7 +32,9 @@ from nanumpay_backupd.settings.kinds import (
 )
 from nanumpay_backupd.settings.schema import (
     ApplicationJob,
+    Channel,
     ControlOptions,
+    EncryptionOptions,
     FtpDestination,
     FtpExtras,
     HostConfig,
@@ -37,14 +42,29 @@ from nanumpay_backupd.settings.schema import (
     LocalDestination,
     LogOptions,
     MongoConnection,
+    NotifyOptions,
     Paths,
+    Retention,
     RetryPolicy,
     S3Destination,
     S3Extras,
     Tools,
 )
 
-__all__ = ["DESTINATIONS", "JOB", "NAME", "RETENTION", "SINGLE", "TOP", "Option", "Table"]
+__all__ = [
+    "CHANNEL",
+    "COUNTS",
+    "DESTINATIONS",
+    "JOB",
+    "JOB_ENCRYPTION",
+    "NAME",
+    "RETENTION",
+    "SINGLE",
+    "TOP",
+    "WINDOWS",
+    "Option",
+    "Table",
+]
 
 
 class Option(NamedTuple):
@@ -121,6 +141,17 @@ _PROTECTION: Final = (
     ),
     Option("rpo", _OBJECTIVE, "The most that may be lost; status says whether it is kept. `0s`: no promise.", '"15m"'),
     Option("rto", _OBJECTIVE, "The longest that a restore may take; the drills measure it. `0s`: no promise.", '"1h"'),
+    Option(
+        "heartbeat",
+        SecretUrl(
+            "an address that begins with https:// or http://",
+            "https",
+            "http",
+            example='{ credential = "heartbeat" } or "https://hc-ping.com/…"',
+        ),
+        "Dead-man switch: pinged when a backup begins (`/start`), succeeded, or did not (`/fail`).",
+        '{ credential = "heartbeat" }',
+    ),
 )
 _S3_EXTRAS: Final = (
     Option("endpoint_url", Url(), "Address of an S3 server that is not AWS.", '"https://s3.example.com"'),
@@ -141,6 +172,12 @@ _S3_EXTRAS: Final = (
         "Certificates to trust instead of the host's.",
         '"/etc/nanumpay/s3-ca.pem"',
     ),
+    Option(
+        "delete_versions",
+        Flag(),
+        "In a bucket that keeps versions, delete these too (needs `s3:ListBucketVersions`, `s3:DeleteObjectVersion`).",
+        "true",
+    ),
 )
 _FTP_EXTRAS: Final = (
     Option("tls_verify", Flag(), "Whether the server's certificate is checked (FTPS).", "false"),
@@ -158,6 +195,57 @@ _FTP_EXTRAS: Final = (
     ),
     Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
 )
+
+_MORE: Final = ", beside those in `[encryption]`"
+_AS_ABOVE: Final = "as in `[encryption]`"
+
+
+def _encryption(path: str, doc: str, method: str = _AS_ABOVE, inherited: str = _AS_ABOVE, more: str = "") -> Table:
+    """Return the keys of encryption: for all jobs, or for one."""
+    return Table(
+        path,
+        EncryptionOptions,
+        doc,
+        (
+            Option(
+                "method",
+                Choice("none", "openpgp", "age"),
+                "How backups are encrypted; with a key of its own a job also names who can decrypt.",
+                '"openpgp"',
+                default=method,
+            ),
+            Option(
+                "passphrase",
+                Passphrase(),
+                "The passphrase to encrypt with; either this or `recipients`.",
+                '{ credential = "backup-passphrase" }',
+                default=inherited,
+            ),
+            Option(
+                "recipients",
+                Recipients(),
+                "Whom to encrypt to: public key files, each with one key; for age also age1… and ssh keys.",
+                '["/etc/nanumpay/backup-key.asc"]',
+                default=inherited,
+            ),
+            Option(
+                "scope",
+                Choice("all", "remote"),
+                'What is encrypted: every copy, or only those elsewhere (`"remote"`). The application can only see and '
+                "offer what is not encrypted in the backups folder.",
+                '"remote"',
+                default='`"remote"` for the job `nanumpay`, else `"all"`' if not more else _AS_ABOVE,
+            ),
+            Option(
+                "decrypt_with",
+                DecryptKeys(),
+                "Private keys and older passphrases that this host may decrypt with: to prove, drill and restore"
+                f"{more}.",
+                '[{ file = "/etc/nanumpay/backup-key.sec" }, { credential = "old-passphrase" }]',
+            ),
+        ),
+    )
+
 
 TOP: Final = Table(
     "",
@@ -228,6 +316,9 @@ SINGLE: Final = (
             Option("mongorestore", _TOOL, "Needed to restore and for drills.", '"/usr/bin/mongorestore"'),
             Option("mongoexport", _TOOL, "Needed for a collection as JSON only.", '"/usr/bin/mongoexport"'),
             Option("mongod", _TOOL, "Drills start a scratch server with it.", '"/usr/bin/mongod"'),
+            Option("gpg", _TOOL, "Needed for encryption by OpenPGP.", '"/usr/bin/gpg"'),
+            Option("gpg_agent", _TOOL, "Needed to decrypt with a private OpenPGP key.", '"/usr/bin/gpg-agent"'),
+            Option("age", _TOOL, "Needed for encryption by age.", '"/usr/bin/age"'),
         ),
     ),
     Table(
@@ -261,6 +352,45 @@ SINGLE: Final = (
             Option("delay", Duration("1s", "1h"), "Wait before the second try; doubles each time, up to 1 h.", '"60s"'),
         ),
     ),
+    _encryption(
+        "encryption",
+        "How backups are encrypted, of every job that says nothing else (docs/encryption.md).",
+        method='`"none"`',
+        inherited="none",
+    ),
+    Table(
+        "notify",
+        NotifyOptions,
+        "How people are told of what happens; the ways to tell them are `[channel.NAME]`.",
+        (
+            Option("enabled", Flag(), "Whether anything is sent: messages, records, heartbeats.", "true"),
+            Option("language", Choice("en", "ko"), "Language of the messages.", '"ko"'),
+            Option(
+                "remind", Duration("0s", "365d"), "A fault that lasts is told again after this; `0s`: never.", '"24h"'
+            ),
+            Option(
+                "quiet",
+                QuietHours(),
+                "Hours (of `timezone`) in which good news waits; faults are told at any time.",
+                '"22:00-07:00"',
+            ),
+            Option(
+                "max_per_hour",
+                Whole(1, 1000),
+                "Messages per channel and hour; what is more waits and becomes one summary.",
+                "12",
+            ),
+            Option("report", Cron(off=True), "When the report of the last days is sent.", '"0 8 * * 1"'),
+            Option(
+                "database",
+                Flag(),
+                "Also record everything in the application's database, collection `backupnotifications`.",
+                "true",
+            ),
+            Option("database_days", Whole(1, 3650), "How many days such a record is kept.", "90"),
+            Option("database_count", Whole(1, 100_000), "How many of them are kept.", "1000"),
+        ),
+    ),
     Table(
         "nanumpay",
         ApplicationJob,
@@ -275,6 +405,7 @@ SINGLE: Final = (
     ),
     Table("nanumpay.s3", S3Extras, "More about the bucket that the application's form names.", _S3_EXTRAS),
     Table("nanumpay.ftp", FtpExtras, "More about the FTP server that the application's form names.", _FTP_EXTRAS),
+    _encryption("nanumpay.encryption", "How the job `nanumpay` is encrypted, where it differs.", more=_MORE),
 )
 
 DESTINATIONS: Final = {
@@ -325,14 +456,89 @@ DESTINATIONS: Final = {
     ),
 }
 
+CHANNEL: Final = Table(
+    "channel.NAME",
+    Channel,
+    "A way to tell people. It is told what is at least as severe as `severity`, and beside that the `events` named.",
+    (
+        Option(
+            "address",
+            SecretUrl(
+                "an apprise address (mailtos://…, slack://…, discord://…, tgram://…, json://…)",
+                example='{ credential = "mail" } or "slack://…"',
+            ),
+            "Where to, as [apprise](https://github.com/caronc/apprise/wiki) writes it.",
+            '{ credential = "ops-mail" }',
+            required=True,
+        ),
+        Option(
+            "severity",
+            Choice("info", "warning", "error", "none"),
+            "The least that is told; `info`: also that all is well, `none`: only `events`.",
+            '"error"',
+        ),
+        Option(
+            "events",
+            Names(*EVENTS, what="a list of events"),
+            "What is told whatever its severity.",
+            '["drill-succeeded", "report"]',
+        ),
+        Option("jobs", Names(), "Only what concerns these jobs, or none; empty: all.", '["nanumpay"]'),
+        Option("language", Choice("", "en", "ko"), "Language of its messages; empty: `notify.language`.", '"ko"'),
+        Option("timeout", Duration("1s", "2m"), "How long the service may be silent.", '"15s"'),
+    ),
+)
+
+_LIMITS: Final = (
+    Option(
+        "max_total_size",
+        Size("0KiB", "1000TiB"),
+        "The most that may lie there of a job's copies; what is too much goes, the oldest first. `0KiB`: no limit.",
+        '"50GB"',
+        default="no limit",
+    ),
+    Option(
+        "min_keep",
+        Whole(1, 365),
+        "So many of the newest verified ones are never deleted.",
+        "3",
+        default="`1`",
+    ),
+)
+COUNTS: Final = (
+    Option("count", Whole(1, 365), "How many are kept.", "14", default="`7`"),
+    Option("days", Whole(1, 365), "How old, in days, a kept one may become.", "60", default="`30`"),
+)
+WINDOWS: Final = (
+    Option(
+        "keep_all_for_days",
+        Whole(1, 3650),
+        "All backups of so many days are kept, slices too; required where one of the next four is set.",
+        "7",
+        default="no windows",
+    ),
+    *(
+        Option(
+            f"keep_{each}_for_{unit}s",
+            Whole(0, most),
+            f"Then the newest of each {period} for so many {unit}s more; 0: none.",
+            example,
+            default="none",
+        )
+        for each, unit, period, most, example in (
+            ("daily", "day", "day", 3650, "16"),
+            ("weekly", "week", "ISO week (Monday to Sunday)", 520, "8"),
+            ("monthly", "month", "month", 1200, "4"),
+            ("yearly", "year", "year", 100, "2"),
+        )
+    ),
+)
 RETENTION: Final = Table(
     "job.retention",
-    Policy,
-    "How long a job's backups are kept. The newest verified one is never deleted.",
-    (
-        Option("count", Whole(1, 365), "How many are kept.", "14"),
-        Option("days", Whole(1, 365), "How old, in days, a kept one may become.", "60"),
-    ),
+    Retention,
+    "How long a job's backups are kept. The newest verified one is never deleted. [nanumpay.retention] and "
+    "[destination.NAME.retention] have the same keys; of those for a place, the most special one that says it counts.",
+    (*COUNTS, *WINDOWS, *_LIMITS),
 )
 
 JOB: Final = Table(
@@ -358,3 +564,5 @@ JOB: Final = Table(
         *_PROTECTION,
     ),
 )
+
+JOB_ENCRYPTION: Final = _encryption("job.encryption", "How this job is encrypted, where it differs.", more=_MORE)

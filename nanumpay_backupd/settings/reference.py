@@ -13,8 +13,21 @@ from typing import Final
 
 import msgspec
 
+from nanumpay_backupd.events import EVENTS
 from nanumpay_backupd.settings.document import DOCUMENT_PATH, FIELDS
-from nanumpay_backupd.settings.options import DESTINATIONS, JOB, RETENTION, SINGLE, TOP, Option, Table
+from nanumpay_backupd.settings.options import (
+    CHANNEL,
+    COUNTS,
+    DESTINATIONS,
+    JOB,
+    JOB_ENCRYPTION,
+    RETENTION,
+    SINGLE,
+    TOP,
+    WINDOWS,
+    Option,
+    Table,
+)
 
 __all__ = ["example_toml", "reference_markdown"]
 
@@ -72,6 +85,28 @@ letters, digits and dashes; `app` (what the application's form says) and `local`
 `type` is required and decides which keys there are.
 """
 
+_RETENTION: Final = """
+### `[job.retention]`, `[nanumpay.retention]`, `[destination.NAME.retention]`
+
+How long backups are kept; what the keys do is in [retention.md](retention.md).
+
+These tables have the same keys, and each place is pruned by itself. What counts there, the first that says something:
+
+1. `[destination.NAME.retention]`: for what lies there, whichever job it is of. NAME may also be `local` (the backups
+   folder) or `app` (what the application's form says); then it is all that such a table may hold.
+2. `[job.retention]` (below its `[[job]]`), and for the application's job `[nanumpay.retention]`.
+3. For the application's job: `retention.count` and `retention.days` of its form.
+4. The defaults.
+
+This is asked for the rule, for `max_total_size` and for `min_keep` each by itself. The rule is either `count` and
+`days` or the windows (`keep_…`), and is taken from one table as a whole. A table that says both is refused.
+"""
+
+_EVENTS: Final = """
+The events:
+
+"""
+
 _EXAMPLE_HEAD: Final = """\
 # /etc/nanumpay/backupd.toml: host file of nanumpay-backupd, with every key.
 # All lines are comments, so as it is this file changes nothing: take away the first "#" of what you need.
@@ -88,8 +123,11 @@ def reference_markdown() -> str:
     lines.append(_DESTINATION)
     for kind, table in DESTINATIONS.items():
         lines += [f'\n#### type = "{kind}"\n\n{table.doc}\n\n', *_table(table)]
+    lines += [f"\n### `[{CHANNEL.path}]`\n\n{CHANNEL.doc}\n\n", *_table(CHANNEL), _EVENTS]
+    lines += [f"- `{event}`: {meaning}\n" for event, meaning in EVENTS.items()]
     lines += [f"\n### `[[job]]`\n\n{JOB.doc}\n\n", *_table(JOB)]
-    lines += [f"\n#### `[job.retention]`\n\n{RETENTION.doc}\n\n", *_table(RETENTION)]
+    lines += [_RETENTION, *_table(RETENTION)]
+    lines += [f"\n#### `[{JOB_ENCRYPTION.path}]`\n\n{JOB_ENCRYPTION.doc}\n\n", *_table(JOB_ENCRYPTION)]
     return "".join(lines)
 
 
@@ -101,8 +139,13 @@ def example_toml() -> str:
     for kind, table in DESTINATIONS.items():
         name = {"s3": "offsite", "ftp": "ftp-server", "local": "usb"}[kind]
         lines += _example(table, f"[destination.{name}]", f'type = "{kind}"')
+    lines += _example(
+        _without(COUNTS, "How long copies are kept at one destination."), "[destination.offsite.retention]"
+    )
+    lines += _example(CHANNEL, "[channel.ops-mail]")
     lines += _example(JOB, "[[job]]")
-    lines += _example(RETENTION, "[job.retention]")
+    lines += _example(_without(WINDOWS, "How long a job's backups are kept."), "[job.retention]")
+    lines += _example(JOB_ENCRYPTION, f"[{JOB_ENCRYPTION.path}]")
     return "".join(lines)
 
 
@@ -133,6 +176,11 @@ def _default(table: Table, option: Option) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def _without(left_out: tuple[Option, ...], doc: str) -> Table:
+    """Return the table of how long to keep without one of the two ways to say it: they exclude each other."""
+    return RETENTION._replace(doc=doc, options=tuple(item for item in RETENTION.options if item not in left_out))
 
 
 def _example(table: Table, header: str, *first: str) -> Iterator[str]:

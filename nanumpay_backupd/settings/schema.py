@@ -18,25 +18,31 @@ from nanumpay_backupd.system.secrets import Secret
 __all__ = [
     "APPLICATION_DESTINATION",
     "APPLICATION_JOB",
+    "DATABASE_CHANNEL",
     "AppFtp",
     "AppS3",
     "AppSettings",
     "ApplicationJob",
+    "Channel",
     "CollectionOrder",
     "ControlOptions",
     "Destination",
+    "EncryptionOptions",
     "FtpDestination",
     "FtpExtras",
     "HostConfig",
     "HostJob",
+    "JobEncryption",
     "JobSpec",
     "LocalDestination",
     "LogOptions",
     "MongoConnection",
     "MongoSource",
+    "NotifyOptions",
     "Paths",
     "Protection",
     "RestoreOrder",
+    "Retention",
     "RetryPolicy",
     "RunSpec",
     "S3Destination",
@@ -56,6 +62,9 @@ APPLICATION_JOB: Final = "nanumpay"
 APPLICATION_DESTINATION: Final = "app"
 """Name of the destination that the application's settings define: ``storage.s3`` or ``storage.ftp``."""
 
+DATABASE_CHANNEL: Final = "database"
+"""Name of the channel that is the record in the application's database (``notify.database``)."""
+
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Common shape of all settings."""
@@ -66,6 +75,23 @@ class Schedule(_Settings, frozen=True):
 
     cron: tuple[str, ...]
     timezone: str = ""
+
+
+class Retention(_Settings, frozen=True):
+    """What one table of the host file says about how long to keep; None: nothing. See `model.Policy` for the meaning.
+
+    Either ``count`` and ``days``, or the windows, or neither: then the rule is that of a more general table.
+    """
+
+    count: int | None = None
+    days: int | None = None
+    keep_all_for_days: int | None = None
+    keep_daily_for_days: int | None = None
+    keep_weekly_for_weeks: int | None = None
+    keep_monthly_for_months: int | None = None
+    keep_yearly_for_years: int | None = None
+    max_total_size: int | None = None
+    min_keep: int | None = None
 
 
 class RetryPolicy(_Settings, frozen=True):
@@ -90,6 +116,7 @@ class S3Destination(_Settings, frozen=True, tag_field="type", tag="s3"):
     sse_kms_key_id: str = ""
     storage_class: str = ""
     ca_file: str = ""
+    delete_versions: bool = False
     part_size: int = 16 << 20
     parallel_parts: int = 3
     timeout: float = 60.0
@@ -155,7 +182,7 @@ class Protection(_Settings, frozen=True, kw_only=True):
     ``incremental`` and ``differential`` save the changes since the last slice, or since the last full; ``pitr`` does
     the former that often. ``verify`` reads all copies again, at most ``verify_rate`` bytes per second (0: no limit);
     ``drill`` restores the newest backup into a scratch place. ``rpo`` is the most that may be lost, ``rto`` the longest
-    that a restore may take; ``tier`` is a preset for both.
+    that a restore may take; ``tier`` is a preset for both. ``heartbeat`` is an address that is pinged at each backup.
     """
 
     incremental: tuple[str, ...] = ()
@@ -167,12 +194,42 @@ class Protection(_Settings, frozen=True, kw_only=True):
     tier: str = ""
     rpo: float = 0.0
     rto: float = 0.0
+    heartbeat: Secret = Secret("")
+
+
+class EncryptionOptions(_Settings, frozen=True):
+    """How backups are encrypted. ``method`` is none, openpgp or age (empty in a job's own table: as everywhere).
+
+    Either ``passphrase`` or ``recipients`` is there: for openpgp paths of public key files, for age also recipients
+    themselves. ``scope`` is ``all`` (also the copy in the backups folder) or ``remote`` (only copies elsewhere);
+    ``decrypt_with`` are further passphrases and private keys, for what was encrypted before or to keys.
+    """
+
+    method: str = ""
+    scope: str = ""
+    passphrase: Secret = Secret("")
+    recipients: tuple[str, ...] = ()
+    decrypt_with: tuple[Secret, ...] = ()
+
+    @property
+    def on(self) -> bool:
+        """Tell whether anything is encrypted."""
+        return self.method not in ("", "none")
+
+
+class JobEncryption(EncryptionOptions, frozen=True):
+    """How the backups of one job are encrypted, complete, and the tools for it."""
+
+    gpg: str = "gpg"
+    gpg_agent: str = "gpg-agent"
+    age: str = "age"
 
 
 class JobSpec(Protection, frozen=True, kw_only=True):
     """One job, complete: what, when, how, where, how long.
 
-    ``timezone`` is that of the schedules beside the backup's.
+    ``timezone`` is that of the schedules beside the backup's, and of the days that retention counts. ``policies`` are
+    those of the places for which another than ``retention`` holds.
     """
 
     name: str
@@ -180,13 +237,19 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     schedule: Schedule | None
     destinations: tuple[Destination, ...] = ()
     retention: Policy = Policy()
+    policies: dict[str, Policy] = {}
     compress: bool = True
     compression_level: int = 2
     enabled: bool = True
     catch_up: float = 7 * 86400.0
     timezone: str = ""
     retry: RetryPolicy = RetryPolicy()
+    encryption: JobEncryption = JobEncryption()
     warnings: tuple[str, ...] = ()
+
+    def policy_at(self, place: str) -> Policy:
+        """Return how long this job's copies are kept at a place."""
+        return self.policies.get(place, self.retention)
 
 
 class AppS3(_Settings, frozen=True):
@@ -246,6 +309,9 @@ class Tools(_Settings, frozen=True):
     mongorestore: str = "mongorestore"
     mongoexport: str = "mongoexport"
     mongod: str = "mongod"
+    gpg: str = "gpg"
+    gpg_agent: str = "gpg-agent"
+    age: str = "age"
 
 
 class ControlOptions(_Settings, frozen=True):
@@ -270,6 +336,7 @@ class S3Extras(_Settings, frozen=True):
     sse_kms_key_id: str = ""
     storage_class: str = ""
     ca_file: str = ""
+    delete_versions: bool = False
 
 
 class FtpExtras(_Settings, frozen=True):
@@ -288,8 +355,10 @@ class ApplicationJob(Protection, frozen=True, kw_only=True):
     destinations: tuple[str, ...] = ()
     catch_up: float = 7 * 86400.0
     compression_level: int = 2
+    retention: Retention = Retention()
     s3: S3Extras = S3Extras()
     ftp: FtpExtras = FtpExtras()
+    encryption: EncryptionOptions = EncryptionOptions()
 
 
 class HostJob(Protection, frozen=True, kw_only=True):
@@ -300,15 +369,52 @@ class HostJob(Protection, frozen=True, kw_only=True):
     database: str = ""
     schedule: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
-    retention: Policy = Policy()
+    retention: Retention = Retention()
     compress: bool = True
     compression_level: int = 2
     enabled: bool = True
     catch_up: float = 7 * 86400.0
+    encryption: EncryptionOptions = EncryptionOptions()
+
+
+class Channel(_Settings, frozen=True):
+    """One way to tell people: ``address`` is apprise's. What it is told: `alerts.Rule`. Empty ``language``: the usual.
+
+    ``severity`` is info, warning, error or none; ``timeout`` seconds is how long the service may be silent.
+    """
+
+    name: str
+    address: Secret
+    severity: str = "warning"
+    events: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    language: str = ""
+    timeout: float = 15.0
+
+
+class NotifyOptions(_Settings, frozen=True):
+    """How people are told. ``remind``: seconds, 0: never; ``quiet`` is HH:MM-HH:MM, or empty: no quiet hours.
+
+    ``database``: also record in the application's database, for ``database_days`` and at most ``database_count``.
+    ``report`` are cron expressions.
+    """
+
+    enabled: bool = True
+    language: str = "en"
+    remind: float = 86400.0
+    quiet: str = ""
+    max_per_hour: int = 12
+    report: tuple[str, ...] = ("0 8 * * 1",)
+    database: bool = False
+    database_days: int = 90
+    database_count: int = 1000
 
 
 class HostConfig(_Settings, frozen=True):
-    """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none."""
+    """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none.
+
+    ``retentions`` are what the destinations' own tables say about how long to keep, by the destination's name.
+    """
 
     origin: str = ""
     timezone: str = ""
@@ -318,8 +424,12 @@ class HostConfig(_Settings, frozen=True):
     control: ControlOptions = ControlOptions()
     log: LogOptions = LogOptions()
     retry: RetryPolicy = RetryPolicy()
+    notify: NotifyOptions = NotifyOptions()
+    channels: tuple[Channel, ...] = ()
+    encryption: EncryptionOptions = EncryptionOptions()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()
+    retentions: dict[str, Retention] = {}
     jobs: tuple[HostJob, ...] = ()
 
 

@@ -15,6 +15,7 @@ from nanumpay_backupd.errors import StoreError
 
 __all__ = [
     "CHUNK",
+    "Keeping",
     "ObjectInfo",
     "Progress",
     "Properties",
@@ -56,6 +57,18 @@ class Properties(msgspec.Struct, frozen=True):
     ranged_get: bool = True
     proves_content: bool = False
     resumes_put: bool = False
+
+
+class Keeping(msgspec.Struct, frozen=True):
+    """What a place keeps of objects that are deleted or replaced.
+
+    ``versions``: the old ones stay, unless ``expiring``: then the place deletes them by itself some time. New objects
+    cannot be deleted for ``locked_days``.
+    """
+
+    versions: bool = False
+    expiring: bool = False
+    locked_days: int = 0
 
 
 def store_error(code: str, message: str, hint: str = "", *, retryable: bool | None = None) -> StoreError:
@@ -106,6 +119,7 @@ class Store(ABC):
     - ``destination-tls``: the certificate or TLS session was not accepted;
     - ``destination-mismatch`` (retryable): what arrived is not what was sent;
     - ``object-missing``: the named object does not exist (get only);
+    - ``object-locked``: the place does not let it go yet (`errors.LockedError`; `delete` and `must_be_free` only);
     - ``destination-failed`` (retryable): anything else.
 
     Messages name the place (host, bucket, folder) and never a secret.
@@ -147,7 +161,14 @@ class Store(ABC):
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove one object; one that is not there is fine."""
+        """Remove one object; one that is not there is fine. Raises LockedError when the place refuses for a lock."""
+
+    def must_be_free(self, key: str) -> None:  # noqa: B027 - most places have no locks
+        """Raise LockedError when the place does not let an object go, as far as it tells; one that is gone is free."""
+
+    def keeping(self) -> Keeping:
+        """Say what the place does with objects that are deleted or replaced, as far as it tells; may ask the server."""
+        return Keeping()
 
     @abstractmethod
     def close(self) -> None:

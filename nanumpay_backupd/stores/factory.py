@@ -36,7 +36,7 @@ def _driver(destination: Destination, clock: Clock | None) -> Store:
             # boto3 takes half a second and 30 MB: only who has a bucket pays for it.
             from nanumpay_backupd.stores.s3 import S3Store
 
-            return S3Store(destination)
+            return S3Store(destination, clock)
         case FtpDestination():
             from nanumpay_backupd.stores.ftp import FtpStore
 

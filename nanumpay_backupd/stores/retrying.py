@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from nanumpay_backupd.errors import CancelledError, StoreError
 from nanumpay_backupd.settings.schema import RetryPolicy
-from nanumpay_backupd.stores.base import ObjectInfo, Progress, PutResult, Store
+from nanumpay_backupd.stores.base import Keeping, ObjectInfo, Progress, PutResult, Store
 from nanumpay_backupd.system.clock import Clock, SystemClock
 
 __all__ = ["LONGEST_DELAY", "RetryingStore", "backoff"]
@@ -94,6 +94,14 @@ class RetryingStore(Store):
     def delete(self, key: str) -> None:
         """Remove one object, with retries."""
         self._repeat(f"deleting {key}", lambda: self._store.delete(key))
+
+    def must_be_free(self, key: str) -> None:
+        """Look for a lock, with retries."""
+        self._repeat(f"looking at {key}", lambda: self._store.must_be_free(key))
+
+    def keeping(self) -> Keeping:
+        """Say what the place keeps, with retries."""
+        return self._repeat("looking", self._store.keeping)
 
     def close(self) -> None:
         """Close the store inside."""

@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from nanumpay_backupd.settings.schema import S3Destination
 from nanumpay_backupd.stores.base import (
     CHUNK,
+    Keeping,
     ObjectInfo,
     Progress,
     Properties,
@@ -33,6 +34,8 @@ from nanumpay_backupd.stores.base import (
     unreadable_source,
 )
 from nanumpay_backupd.stores.s3_errors import classify, error_code, http_status, reason
+from nanumpay_backupd.stores.s3_versions import Versions, says_locked
+from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["S3Store", "judge_etag", "part_length"]
@@ -48,12 +51,13 @@ _COMPOSITE: Final = re.compile(r"([0-9a-f]{32})-([0-9]+)")
 class S3Store(Store):
     """A prefix in a bucket. Objects become visible whole, as S3 promises; large ones go up in parts, side by side."""
 
-    def __init__(self, destination: S3Destination) -> None:
+    def __init__(self, destination: S3Destination, clock: Clock | None = None) -> None:
         self.name = destination.name
         self.properties = Properties(
             ranged_get=True, proves_content=not destination.sse.startswith("aws:kms"), resumes_put=False
         )
         self._settings = destination
+        self._clock = clock or SystemClock()
         self._bucket = destination.bucket
         folder = destination.prefix.strip("/")
         self._prefix = f"{folder}/" if folder else ""
@@ -61,6 +65,7 @@ class S3Store(Store):
         self._place = f"bucket {destination.bucket} at {redact(where)}"
         # boto3 makes its classes at run time; its stubs know them only with another package, so this edge is Any.
         self._client: Any = None
+        self._kept: Versions | None = None
 
     def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
         """Upload a file; see `Store.put`. Memory: ``parallel_parts`` parts of ``part_size`` bytes."""
@@ -145,20 +150,33 @@ class S3Store(Store):
                     yield ObjectInfo(key=name, size=entry["Size"])
 
     def delete(self, key: str) -> None:
-        """Remove one object; see `Store.delete`. In a versioned bucket the provider keeps the old version."""
+        """Remove one object; see `Store.delete`. A bucket that keeps versions keeps them, unless told otherwise."""
         target = self._prefix + check_key(key)
+        if self._settings.delete_versions:
+            self._versions().delete_all(target, key, self._clock.now())
+            return
         with self._faults(f"deleting {key}"):
             try:
                 self._connect().delete_object(Bucket=self._bucket, Key=target)
             except ClientError as error:
+                if says_locked(error):
+                    raise self._versions().locked(key, None) from error
                 if error_code(error) != "NoSuchKey":
                     raise
+
+    def must_be_free(self, key: str) -> None:
+        """Look for a lock; see `Store.must_be_free`. Asks nothing more of a bucket that has no locks."""
+        self._versions().must_be_free(self._prefix + check_key(key), key, self._clock.now())
+
+    def keeping(self) -> Keeping:
+        """Say what the bucket keeps; see `Store.keeping`."""
+        return self._versions().keeping()
 
     def close(self) -> None:
         """Drop the connections."""
         if self._client is not None:
             self._client.close()
-            self._client = None
+            self._client = self._kept = None
 
     def _connect(self) -> Any:
         """Return the client, made at first use; it is safe to share between threads."""
@@ -200,6 +218,11 @@ class S3Store(Store):
                 retryable=False,
             ) from error
         return self._client
+
+    def _versions(self) -> Versions:
+        if self._kept is None:
+            self._kept = Versions(self._connect(), self._bucket, self._place, self._faults)
+        return self._kept
 
     def _check_ca_file(self) -> None:
         # Here, because boto3 finds out at the first request, and then does not name the file.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from nanumpay_backupd.errors import CancelledError
-from nanumpay_backupd.stores.base import ObjectInfo, Progress, PutResult, Store
+from nanumpay_backupd.stores.base import Keeping, ObjectInfo, Progress, PutResult, Store
 from nanumpay_backupd.system.clock import Clock, SystemClock
 
 __all__ = ["Throttle", "ThrottledStore"]
@@ -93,6 +93,14 @@ class ThrottledStore(Store):
     def delete(self, key: str) -> None:
         """Remove one object."""
         self._store.delete(key)
+
+    def must_be_free(self, key: str) -> None:
+        """Look for a lock."""
+        self._store.must_be_free(key)
+
+    def keeping(self) -> Keeping:
+        """Say what the place keeps."""
+        return self._store.keeping()
 
     def close(self) -> None:
         """Close the store inside."""

@@ -24,12 +24,14 @@ __all__ = [
     "child_environment",
     "die_with_parent",
     "find_tool",
+    "own_environment",
     "run_bytes",
     "run_text",
     "secret_file",
 ]
 
 _PR_SET_PDEATHSIG: Final = 1
+_DAEMONS_OWN: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "CREDENTIALS_DIRECTORY")
 _libc = ctypes.CDLL(None, use_errno=True)
 _KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -43,6 +45,11 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the few variables a tool needs; the application's secrets in ours are not handed on."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return {"PATH": os.defpath, **kept, **(extra or {})}
+
+
+def own_environment() -> dict[str, str]:
+    """Return what a process of our own may need (AWS keys, proxies, zone), but not what is the daemon's alone."""
+    return {name: value for name, value in os.environ.items() if name not in _DAEMONS_OWN}
 
 
 def find_tool(name: str, *, hint: str) -> Path:

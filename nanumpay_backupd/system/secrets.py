@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.system.sandbox import hidden
 
-__all__ = ["Secret", "credentials_unread", "read_secret", "redact"]
+__all__ = ["Secret", "credentials_unread", "read_secret", "redact", "stands_in"]
 
 _URI_PASSWORD = re.compile(r"(?P<head>[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/@:]*):[^\s@]*@")
 _MASK = "***"
@@ -103,6 +103,11 @@ def credentials_unread() -> Iterator[list[str]]:
         yield _unread
     finally:
         _unread = before
+
+
+def stands_in(secret: Secret) -> bool:
+    """Tell whether a secret is what `credentials_unread` takes in place of one."""
+    return _unread is not None and secret.reveal() == _STAND_IN
 
 
 def _from_credential(name: str, path: str) -> str:

@@ -8,6 +8,7 @@ compressed data ever stands on the disk as a whole. Knows nothing of what the fi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tarfile
@@ -165,12 +166,16 @@ class GrowingArchive:
         return {key: file.size for key, file in self._files.items()}
 
     def finish(
-        self, output: Path, progress: Callable[[int], None] | None = None, leave_out: Iterable[str] = ()
+        self,
+        output: Path | Callable[[bytes], object],
+        progress: Callable[[int], None] | None = None,
+        leave_out: Iterable[str] = (),
     ) -> ArchiveResult:
         """Put the archive together in ``output`` (a staged file, not yet durable). The tool must have ended.
 
-        ``progress`` gets the archive's bytes as they are written; what it raises ends the work. Files named by
-        ``leave_out`` (paths below the folder) do not get into the archive.
+        Where ``output`` is a function, it gets the archive piece by piece, and no file is made. ``progress`` gets the
+        archive's bytes as they are written; what it raises ends the work. Files named by ``leave_out`` (paths below the
+        folder) do not get into the archive.
         """
         self._discover()
         for name in leave_out:
@@ -185,8 +190,10 @@ class GrowingArchive:
                 while file.read < file.size or file.pending:
                     self._submit(file, whole=True)
                     self._collect(file, wait=True)
-        with output.open("xb", buffering=0) as stream, ThreadPoolExecutor(1, thread_name_prefix="hash") as hasher:
-            assembly = _Assembly(self._codec, stream, hasher, punch=self._punch, progress=progress)
+        with contextlib.ExitStack() as stack:
+            take = _writer(stack.enter_context(output.open("xb", buffering=0))) if isinstance(output, Path) else output
+            hasher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="hash"))
+            assembly = _Assembly(self._codec, take, hasher, punch=self._punch, progress=progress)
             return assembly.run(self._entries(), self._files)
 
     def close(self) -> None:
@@ -262,13 +269,24 @@ class GrowingArchive:
         return info
 
 
+def _writer(stream: IO[bytes]) -> Callable[[bytes], None]:
+    """Return what writes all of each piece into an unbuffered file."""
+
+    def write(data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[stream.write(view) :]
+
+    return write
+
+
 class _Assembly:
     """Writes headers, members and padding one after the other, hashing in a second thread as it goes."""
 
     def __init__(
         self,
         codec: Codec,
-        stream: IO[bytes],
+        take: Callable[[bytes], object],
         hasher: ThreadPoolExecutor,
         *,
         punch: bool,
@@ -276,7 +294,7 @@ class _Assembly:
     ) -> None:
         self._codec = codec
         self._progress = progress or (lambda _count: None)
-        self._stream = stream
+        self._take = take
         self._hasher = hasher
         self._punch = punch
         self._sha = hashlib.sha256()
@@ -341,8 +359,6 @@ class _Assembly:
         if self._hashing is not None:
             self._hashing.result()
         self._hashing = self._hasher.submit(self._sha.update, data)
-        view = memoryview(data)
-        while view:
-            view = view[self._stream.write(view) :]
+        self._take(data)
         self._size += len(data)
         self._progress(len(data))

@@ -19,7 +19,7 @@ from tests.servers.environment import clean_environment
 
 clean_environment()
 
-from tests.bench import crowd, restores, slices  # noqa: E402
+from tests.bench import crowd, encrypted, restores, slices  # noqa: E402
 from tests.bench.measure import Peak, rss, settle, timed  # noqa: E402
 from tests.bench.site import DATABASE, SETTINGS, Site, median_of  # noqa: E402
 from tests.bulk_data import load_bulk  # noqa: E402
@@ -96,6 +96,7 @@ def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Nam
         _latencies(site, report)
         _ways(folder, site, server, report, options.rounds)
         restores.measure(folder, site, report, options.rounds)
+        encrypted.measure(folder, server, DATABASE, report, options.rounds)
         small = _memory(site)
         size = f"{options.bytes / _GB:.1f} GB"
         report.add(f"peak memory of daemon, worker and children at {size}", small, 350, unit=" MB")

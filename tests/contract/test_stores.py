@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from nanumpay_backupd.errors import CancelledError, StoreError
-from nanumpay_backupd.stores.base import CHUNK, ObjectInfo, Store
+from nanumpay_backupd.stores.base import CHUNK, Keeping, ObjectInfo, Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.secrets import Secret
 from tests.contract.conftest import REMOTE, Place
@@ -144,6 +144,14 @@ def test_delete_removes_one_object_and_may_be_repeated(place: Place) -> None:
     place.store.delete(KEY)
     assert place.store.stat(KEY) is None
     assert [info.key for info in place.store.list()] == [f"{KEY}.manifest.json"]
+
+
+def test_nothing_is_locked_where_nobody_locks(place: Place) -> None:
+    """An object may be deleted that nobody locked, also one that is not there; nothing is kept of what was deleted."""
+    place.store.put_bytes(KEY, b"x")
+    for key in (KEY, f"{KEY}.manifest.json"):
+        place.store.must_be_free(key)
+    assert place.store.keeping() == Keeping()
 
 
 def test_a_root_that_does_not_exist_is_empty(place: Place) -> None:

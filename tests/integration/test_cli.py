@@ -170,6 +170,9 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("cancel",), "Cancel"),
         (("wait", "--restores"), "ListJobs"),
         (("prune",), "Prune"),
+        (("prune", "--at", "in 30 days", "--assume-schedule"), "Prune"),
+        (("pin", OTHER), "Pin"),
+        (("unpin", OTHER), "Unpin"),
         (("delete", OTHER, "--yes"), "Delete"),
         (("restore", "latest", "--dry-run"), "Restore"),
         (("restore", "latest", "--at", "04:30:10", "--dry-run"), "Restore"),
@@ -355,6 +358,11 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("runs", "nanumpay", "-n", "3"),
         ("list", "-n", "2"),
         ("prune", "nanumpay", "--apply", "--yes"),
+        ("prune", "--at", "2027-03-01 02:00"),
+        ("prune", "nanumpay", "--at", "2027-03-01", "--assume-schedule"),
+        ("pin", OTHER, "--reason", "before the move"),
+        ("pin", "latest"),
+        ("unpin", OTHER, "--all"),
         ("delete", "latest", "--from", "nas", "--force", "--yes"),
         ("run", "shop", "--force", "--no-wait"),
         ("run", "--kind", "incremental", "--no-wait"),
@@ -372,6 +380,11 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("ListRuns", {"job": "nanumpay", "limit": 3}),
         ("ListBackups", {"limit": 2}),
         ("Prune", {"job": "nanumpay", "apply": True}),
+        ("Prune", {"at": "2027-02-28T17:00:00Z"}),
+        ("Prune", {"job": "nanumpay", "at": "2027-02-28T15:00:00Z", "assume_schedule": True}),
+        ("Pin", {"backup": OTHER, "reason": "before the move"}),
+        ("Pin", {"backup": "latest"}),
+        ("Unpin", {"backup": OTHER, "all": True}),
         ("Delete", {"backup": BACKUP, "destination": "nas", "force": True}),
         ("Run", {"job": "shop", "force": True}),
         ("Run", {"kind": "incremental"}),
@@ -474,6 +487,44 @@ def test_ctrl_c_at_the_question_deletes_nothing(daemon: CannedDaemon, path: Path
         assert terminal.interrupt() == 130
         assert "Traceback" not in terminal.text
     assert "Delete" not in [name for name, _ in daemon.calls]
+
+
+def test_a_look_ahead_says_what_will_be(daemon: CannedDaemon, path: Path) -> None:
+    """What is assumed is marked; what will be there and what will be gone is summed up; nothing can be applied."""
+    done = backupctl(path, "prune", "--at", "2027-03-01", "--assume-schedule")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nanumpay-backup-2027-01-01T17-00-00 (assumed)  app    keep" in done.stdout
+    assert "By 2027-03-01 00:00 KST, with the backups that are scheduled until then: 2 copies (321 MB) are there." in (
+        done.stdout
+    )
+    assert "Of what is there now, 2 copies (321 MB) will be gone." in done.stdout
+    assert "--apply" not in done.stdout
+    alone = backupctl(path, "prune", "--at", "2027-03-01").stdout
+    assert "On 2027-03-01 00:00 KST, if nothing is made or deleted before: 2 copies (321 MB) to be deleted" in alone
+
+
+def test_what_is_locked_and_what_cannot_fit_is_told(daemon: CannedDaemon, path: Path) -> None:
+    """With and without --apply: until when, and that nothing has to be done; notes of the daemon are shown."""
+    until = {"locked_until": "2026-12-24T05:00:00Z"}
+    line = {"backup": OTHER, "destination": "app", "action": "locked", "reason": "locked there", "size": 10**9}
+    daemon.replies["Prune"] = {"lines": [line | until, line], "applied": True, "notes": ["at app, 2.00 GB stay"]}
+    for words in (("prune",), ("prune", "--apply", "--yes")):
+        shown = backupctl(path, *words).stdout
+        assert (
+            "Locked at their place: 2 copies (2.00 GB); the first until 2026-12-24 14:00 KST, and deleted after"
+            in shown
+        )
+        assert "at app, 2.00 GB stay" in shown
+
+
+def test_a_pin_of_the_daemon_stays_and_is_told(daemon: CannedDaemon, path: Path) -> None:
+    """Who lets go of his own pin hears why the backup is still kept, and how to insist."""
+    assert f"backupctl unpin {OTHER}" in backupctl(path, "pin", OTHER).stdout
+    kept = backupctl(path, "unpin", OTHER).stdout
+    assert f"{OTHER} stays pinned by the daemon" in kept
+    assert "is corrupt; this is the next older good one" in kept
+    assert f"backupctl unpin {OTHER} --all" in kept
+    assert backupctl(path, "unpin", OTHER, "--all").stdout == f"{OTHER} is not pinned (any more).\n"
 
 
 def test_nothing_to_prune_is_not_asked_about(path: Path) -> None:
@@ -865,3 +916,70 @@ def test_little_is_imported_for_a_status(daemon: CannedDaemon, path: Path) -> No
     heavy = {"asyncio", "dataclasses", "inspect", "shutil", "subprocess", "logging", "difflib", "unicodedata", "ssl"}
     assert not loaded & (heavy | {"msgspec", "structlog", "pymongo", "boto3", "croniter"})
     assert f"{NOW:%Y}" in done.stdout
+
+
+def test_notify_shows_who_is_told_and_what_was_told(path: Path, daemon: CannedDaemon) -> None:
+    """Each channel with what it is told and how it is doing; each notice with to whom it went."""
+    done = backupctl(path, "notify")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ops-mail            apprise    warnings, errors, report" in done.stdout
+    assert "team                apprise    failed of nanumpay" in done.stdout
+    assert "everything" in done.stdout
+    assert "when a backup begins and ends" in done.stdout
+    assert "team: messages that wait: 1" in done.stdout
+    assert "✗ team: Slack did not answer within 15 s\n  → is the service up" in done.stdout
+    lines = done.stdout.partition("\n\n")[2].splitlines()
+    assert [line.split()[6] for line in lines[1:]] == ["failed", "succeeded", "failed", "failed"]
+    assert "failed (another cause)  nanumpay  ops-mail✓ team…waiting  MongoDB at localhost" in lines[1]
+    assert "nobody" in lines[2]
+    assert "failed ended" in lines[3]
+    assert backupctl(path, "notify", "-n", "1").stdout.count("nanumpay  ops-mail") == 1
+    assert json.loads(backupctl(path, "notify", "--json").stdout)["channels"][0]["name"] == "ops-mail"
+
+
+def test_notify_test_says_what_each_answered(path: Path, daemon: CannedDaemon) -> None:
+    """8 when one did not arrive, with what to do; 0 when the one that was named did."""
+    done = backupctl(path, "notify", "test")
+    assert (done.returncode, done.stderr) == (8, "")
+    assert done.stdout == (
+        "✓ ops-mail: E-Mail took it (0.4 s)\n"
+        "✗ team: Slack: Failed to send Slack notification: Invalid token., error=403. (0.2 s)\n"
+        "  → check the address of this channel: login, token, recipient\n"
+    )
+    assert backupctl(path, "notify", "test", "ops-mail").returncode == 0
+    unknown = backupctl(path, "notify", "test", "ops")
+    assert unknown.returncode == 6
+    assert "ops-mail, team" in unknown.stderr
+    meant = backupctl(path, "notify", "tset")
+    assert meant.returncode == 2
+    assert "tset" in meant.stderr
+
+
+def test_notify_without_channels_says_how_to_get_one(path: Path) -> None:
+    """Whoever has none learns where they are set up."""
+    with canned_daemon(path, "empty"):
+        done = backupctl(path, "notify")
+        tried = backupctl(path, "notify", "test")
+    assert "[channel.NAME]" in done.stdout
+    assert done.returncode == 0
+    assert tried.stdout.splitlines() == done.stdout.splitlines()[:1]
+    assert tried.returncode == 6, "a test that nobody was sent is no success"
+
+
+def test_report_is_shown_or_written(path: Path, daemon: CannedDaemon, tmp_path: Path) -> None:
+    """As text, as a page into a file, in a language; a folder that is not there is a sentence."""
+    assert backupctl(path, "report").stdout == "Backup report of 7 days in en\nAll is well\n"
+    assert "30 days in ko" in backupctl(path, "report", "--days", "30", "--language", "ko").stdout
+    page = tmp_path / "report.html"
+    done = backupctl(path, "report", "--html", str(page))
+    assert (done.stdout, done.returncode) == (f"Written: {page}\n", 0)
+    assert "백업 보고서" in page.read_text(encoding="utf-8")
+    refused = backupctl(path, "report", "--html", str(tmp_path / "none" / "report.html"))
+    assert refused.returncode == 1
+    assert "cannot be written: No such file or directory" in refused.stderr
+
+
+def test_a_run_can_be_kept_from_being_told(path: Path, daemon: CannedDaemon) -> None:
+    """The option arrives at the daemon."""
+    backupctl(path, "run", "--disable-notifications", "--no-wait")
+    assert ("Run", {"disable_notifications": True}) in daemon.calls

@@ -30,7 +30,7 @@ RUNS: Final = [LIVE, RUN, "20261119T170000Z-11c0"]
 # What is typed, and all that is offered. Nothing behind a space means: the next word.
 OFFERED: Final[Sequence[tuple[str, Sequence[str]]]] = (
     ("backupctl ", [command.name for command in PROGRAMS["backupctl"].commands]),
-    ("backupctl re", ["restore", "reload", "rebuild"]),
+    ("backupctl re", ["restore", "reload", "rebuild", "report"]),
     ("backupctl --json --color never tim", ["timeline"]),
     ("backupctl --color ", ["auto", "always", "never"]),
     ("backupctl run ", ["nanumpay"]),
@@ -52,6 +52,9 @@ OFFERED: Final[Sequence[tuple[str, Sequence[str]]]] = (
     ("backupctl swaps undo ", [SWAP]),
     ("backupctl delete nanumpay-backup-2026-11-19T17-00-00 --fo", ["--force"]),
     ("backupctl test ", ["app", "nas"]),
+    ("backupctl notify ", ["test"]),
+    ("backupctl notify test ", ["ops-mail", "team", "database", "heartbeat/nanumpay"]),
+    ("backupctl report --language ", ["en", "ko"]),
     ("backupctl cancel ", ["running-run"]),
     ("backupctl completion ", list(SHELLS)),
     ("backupctl completion fish nanu", ["nanumpay-backupd"]),

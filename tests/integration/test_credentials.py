@@ -64,7 +64,7 @@ def test_a_backup_with_nothing_but_credentials(site: Site) -> None:
     A trailing newline, as editors leave it, does no harm; workers are not told where the credentials are.
     """
     site.start(environment=pass_on(site, mongodb_uri=f"{site.uri}\n", s3_secret=SECRET_KEY))
-    site.hold("nanumpay_backupd.pipeline.backup:prove")
+    site.hold("nanumpay_backupd.pipeline.proving:prove")
     run = site.begin()
     site.wait_held()
     (worker,) = site.workers()

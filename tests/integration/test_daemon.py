@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import shutil
 import signal
@@ -9,13 +11,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from nanumpay_backupd.control.client import RemoteError
-from nanumpay_backupd.errors import EXIT_BUSY, EXIT_FAILED, EXIT_OK
+from nanumpay_backupd.errors import EXIT_BUSY, EXIT_FAILED, EXIT_OK, EXIT_REFUSED
 from tests.servers.daemon import Site, as_user, backup_settings, catalog, open_site, plan_ago, wait_for
 from tests.servers.mongod import Mongod
 from tests.servers.process import free_port
@@ -89,7 +91,7 @@ class TestReadiness:
     def test_watchdog_is_fed(self, site: Site) -> None:
         """With WATCHDOG_USEC beats come, also while a run is going on; the status line says which stage that is in."""
         site.start(environment={"WATCHDOG_USEC": "200000"})
-        site.hold("nanumpay_backupd.pipeline.backup:prove")
+        site.hold("nanumpay_backupd.pipeline.proving:prove")
         run = site.begin()
         site.wait_held()
         wait_for(lambda: site.notify.status.startswith("nanumpay is running (verify)"), "the stage in the status line")
@@ -287,7 +289,10 @@ class TestReload:
     """SIGHUP and the method Reload read the host file again."""
 
     def test_sighup(self, site: Site) -> None:
-        """SIGHUP: RELOADING with the time, the new configuration, READY; what must wait for a restart is told."""
+        """SIGHUP: RELOADING with the time, the new configuration, READY; what must wait for a restart is told.
+
+        Rules of how long to keep are in force for each place.
+        """
         site.start()
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         site.write_config("[[job]]\nname = 'extra'\nschedule = '30 3 * * *'")
@@ -297,9 +302,18 @@ class TestReload:
         assert before <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         assert site.notify.keys() == ["READY", "RELOADING", "READY"]
         assert "T03:30:00Z" in site.job("extra")["next_run"]
-        site.write_config()
+        site.write_config(
+            "[nanumpay.retention]\nkeep_all_for_days = 7\nkeep_monthly_for_months = 4\n"
+            "[destination.local.retention]\ncount = 3\nmax_total_size = '5GB'\n"
+            f"[nanumpay]\ndestinations = ['usb']\n[destination.usb]\ntype = 'local'\npath = '{site.folder}/usb'"
+        )
         assert site.call("Reload")["message"] == f"reloaded {site.config}"
-        assert [job["name"] for job in site.status()["jobs"]] == ["nanumpay"]
+        (job,) = site.status()["jobs"]
+        assert job["name"] == "nanumpay"
+        assert [(held["destination"], held["rule"]) for held in job["retention"]] == [
+            ("local", "3, at most 30 days; at most 5.00 GB"),
+            ("usb", "all of 7 days, then one a month for 4 months"),
+        ]
         running = site.status()["backups_path"]
         site.backups = site.folder / "elsewhere"
         site.write_config("[control]\ngroup = 'nogroup'")
@@ -332,7 +346,7 @@ class TestAccess:
     """The socket's group looks and runs; deleting is for root, the service's user and the admin group."""
 
     def test_member_of_the_group(self, shared: Site) -> None:
-        """A user of the group sees everything and starts runs, but deletes, prunes, reloads and rebuilds nothing."""
+        """A user of the group sees all and starts runs, but deletes, prunes, unpins, reloads and rebuilds nothing."""
         backup = shared.list_backups()[-1]["id"]
         calls = [
             ("GetStatus", {}),
@@ -341,12 +355,13 @@ class TestAccess:
             ("Prune", {}),
             ("Delete", {"backup": backup}),
             ("Prune", {"apply": True}),
+            ("Unpin", {"backup": backup}),
             ("Reload", {}),
             ("RebuildCatalog", {}),
             ("Run", {"job": "nanumpay"}),
         ]
         answers = as_user(shared, "nobody", "nogroup", calls)
-        assert [answer.get("code") for answer in answers] == [*[None] * 4, *["not-allowed"] * 4, None]
+        assert [answer.get("code") for answer in answers] == [*[None] * 4, *["not-allowed"] * 5, None]
         assert answers[4]["exit_code"] == 7
         assert "use sudo" in answers[4]["hint"]
         assert shared.ended(answers[-1]["run"]["id"])["outcome"] == "succeeded"
@@ -427,6 +442,56 @@ class TestRuns:
         shared.save(backup_settings())
         wait_for(lambda: shared.job()["retention_count"] == 7, "the old retention")
         assert shared.run()["outcome"] == "succeeded"
+
+    def test_pinned_stays_until_it_is_let_go(self, shared: Site) -> None:
+        """Neither prune nor delete take it; who pinned it is told; the pin outlives a rebuild of the catalog."""
+        assert shared.run()["outcome"] == "succeeded"
+        newest, oldest = shared.list_backups()[0], shared.list_backups()[-1]
+        assert newest != oldest
+        done = backupctl(shared, "pin", oldest["id"], "--reason", "for the auditor")
+        assert done.returncode == EXIT_OK, done.stderr
+        (pin,) = shared.call("Pin", backup=oldest["id"], reason=" for  the auditor ")["pins"]
+        assert (pin["owner"], pin["reason"]) == (pwd.getpwuid(os.getuid()).pw_name, "for the auditor")
+        with pytest.raises(RemoteError) as refused:
+            shared.call("Delete", backup=oldest["id"])
+        assert (refused.value.code, refused.value.exit_code) == ("pinned", EXIT_REFUSED)
+        shared.call("RebuildCatalog")
+        assert shared.list_backups()[-1]["pinned"] == f"for the auditor ({pin['owner']})"
+        future = (datetime.now(UTC) + timedelta(days=400)).isoformat()
+        foreseen = shared.call("Prune", at=future)
+        told = {line["backup"]: line for line in foreseen["lines"] if line["destination"] == "local"}
+        assert told[oldest["id"]]["reason"].startswith("pinned: for the auditor")
+        assert foreseen["at"]
+        assert shared.call("Unpin", backup=oldest["id"]) == {"backup": oldest["id"], "pins": []}
+        told = {line["backup"]: line for line in shared.call("Prune", at=future)["lines"]}
+        assert (told[oldest["id"]]["action"], told[newest["id"]]["action"]) == ("delete", "keep")
+        assert oldest["artifact"] in shared.artifacts()
+
+    def test_prune_looks_ahead_along_the_schedule(self, shared: Site) -> None:
+        """A daily backup for 40 days: seven of them are there then, none of today's; nothing is deleted by looking."""
+        before = shared.artifacts()
+        at = (datetime.now(UTC) + timedelta(days=40)).isoformat()
+        lines = shared.call("Prune", at=at, assume_schedule=True)["lines"]
+        assert [line["action"] for line in lines if line.get("assumed")] == ["keep"] * 7
+        assert {line["action"] for line in lines if not line.get("assumed")} == {"delete"}
+        assert shared.artifacts() == before
+
+    @pytest.mark.parametrize(
+        "asked, words",
+        [
+            ({"at": "2020-01-01T00:00:00Z"}, "no moment in the future"),
+            ({"at": "2999-01-01"}, "no moment in the future"),
+            ({"at": "soon"}, "no moment in the future"),
+            ({"at": "2999-01-01T00:00:00Z", "apply": True}, "cannot be deleted now"),
+            ({"assume_schedule": True}, "there is none"),
+            ({"at": "2999-01-01T00:00:00Z", "assume_schedule": True}, "more than 10,000 backups"),
+            ({"job": "nobody", "at": "2999-01-01T00:00:00Z"}, "there is no job"),
+        ],
+    )
+    def test_a_look_ahead_that_makes_no_sense(self, shared: Site, asked: dict[str, object], words: str) -> None:
+        """It is refused with what is wrong."""
+        with pytest.raises(RemoteError, match=words):
+            shared.call("Prune", **asked)
 
     def test_crashed_helper_is_an_error(self, shared: Site) -> None:
         """A helper process that breaks down is told as a defect, never as "nothing to delete"."""

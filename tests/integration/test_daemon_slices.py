@@ -361,8 +361,8 @@ KILLS = [
     "nanumpay_backupd.sources.oplog_slice:OplogReader.read:after",
     "nanumpay_backupd.pipeline.publish:_settle",
     "nanumpay_backupd.pipeline.slices:commit:after",
-    "nanumpay_backupd.pipeline.slices:prove_local",
-    "nanumpay_backupd.pipeline.slices:prove_local:after",
+    "nanumpay_backupd.pipeline.slices:prove_and_encrypt",
+    "nanumpay_backupd.pipeline.slices:prove_and_encrypt:after",
 ]
 
 

@@ -31,7 +31,7 @@ def rank(pid: int) -> tuple[int, int]:
 @pytest.mark.parametrize(
     "method, params, point, steps_back",
     [
-        ("Run", {"job": "nanumpay"}, "nanumpay_backupd.pipeline.backup:prove", True),
+        ("Run", {"job": "nanumpay"}, "nanumpay_backupd.pipeline.proving:prove", True),
         ("Verify", {"backup": "latest"}, "nanumpay_backupd.pipeline.recheck:sync_local", True),
         (
             "Restore",

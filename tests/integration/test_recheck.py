@@ -37,7 +37,9 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, backup_id
-from nanumpay_backupd.pipeline.prune import delete_copy, plan
+from nanumpay_backupd.pipeline.outlook import look, plan
+from nanumpay_backupd.pipeline.pins import pin
+from nanumpay_backupd.pipeline.prune import delete_copy
 from nanumpay_backupd.pipeline.publish import commit, open_staging, read_manifest
 from nanumpay_backupd.pipeline.report import Progress, Recorder, new_run
 from nanumpay_backupd.pipeline.restore_plan import choose_copy
@@ -407,7 +409,7 @@ def test_without_any_good_copy_the_backup_is_corrupt_and_the_older_one_is_kept(h
 
     fresh = house.make(created=NOW + 3 * DAY)
     job = job_spec(retention=Policy(count=1, days=30))
-    lines = {line.backup: line for line in plan(job, house.catalog.backups(), house.clock.now())}
+    lines = {line.backup: line for line in plan(job, look(house.catalog, "nanumpay"), house.clock.now())}
     assert (lines[older.id].action, lines[oldest.id].action) == ("keep", "delete")
     assert lines[older.id].reason.startswith(f"pinned: {newer.id} is corrupt")
     assert house.verify(fresh.id).outcome is Outcome.SUCCEEDED
@@ -419,9 +421,9 @@ def test_without_any_good_copy_the_backup_is_corrupt_and_the_older_one_is_kept(h
 def test_pins_of_others_are_left_alone(house: House) -> None:
     """Only what a verification pinned is let go by one."""
     older, _ = house.make(), house.make(created=NOW + DAY)
-    house.catalog.pin(older.id, "asked for")
+    pin(house.catalog, house.layout, older.id, "root", "for the auditor", NOW)
     assert house.verify().outcome is Outcome.SUCCEEDED
-    assert house.backup(older).pinned == "asked for"
+    assert house.backup(older).pinned == "for the auditor (root)"
 
 
 def test_a_remote_copy_that_is_gone_degrades_the_run(house: House) -> None:

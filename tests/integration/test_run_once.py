@@ -179,13 +179,22 @@ class TestCheckConfig:
     def test_good(self, site: Site) -> None:
         """0, where things are, and every job with its schedule and destinations."""
         job = "[[job]]\nname = 'shop'\nschedule = '30 3 * * *'\ndestinations = ['disk']"
-        site.write_config(f"[destination.disk]\ntype = 'local'\npath = '/mnt/disk'\n{job}")
+        told = (
+            "[channel.ops]\naddress = 'mailtos://ops:pw-of-ops@mail.example.com?to=a@example.com'\njobs = ['shop']\n"
+            "[channel.chat]\naddress = 'json://chat.example.com/x'\nseverity = 'none'\nevents = ['failed', 'report']\n"
+            "[channel.later]\naddress = { credential = 'only-the-service-has-it' }\n"
+        )
+        site.write_config(f"{told}[destination.disk]\ntype = 'local'\npath = '/mnt/disk'\n{job}")
         done = run(site, "check-config")
         assert done.returncode == EXIT_OK
         assert f"{site.config}: ok" in done.stdout
         assert str(site.backups) in done.stdout
         assert "job nanumpay: schedule from the application's settings" in done.stdout
         assert "job shop: schedule 30 3 * * *; further destinations: disk" in done.stdout
+        assert "channel ops: E-Mail; is told warning and worse of shop" in done.stdout
+        assert "channel chat: JSON; is told failed, report\n" in done.stdout
+        assert "channel later: not checked; is told warning and worse" in done.stdout
+        assert "pw-of-ops" not in done.stdout
         assert not site.state.exists(), "checking changes nothing"
 
     @pytest.mark.parametrize(
@@ -195,6 +204,8 @@ class TestCheckConfig:
             ("[retry]\nattempts = 0", ["retry.attempts", "0"]),
             ("[paths\n", [":1:", "not valid TOML"]),
             ("[[job]]\nname = 'shop'\nschedule = '61 * * * *'", ["job.shop.schedule", "61"]),
+            # Only apprise knows what its addresses must look like; the daemon tells at a test, or at the first message.
+            ("[channel.chat]\naddress = 'slack://only-one-part'", ["channel chat", "channel.chat.address"]),
         ],
     )
     def test_refused(self, site: Site, text: str, words: list[str]) -> None:

@@ -8,8 +8,19 @@ from typing import Final
 
 import msgspec
 
+from nanumpay_backupd.events import EVENTS
 from nanumpay_backupd.settings.document import FIELDS
-from nanumpay_backupd.settings.options import DESTINATIONS, JOB, RETENTION, SINGLE, TOP, Option, Table
+from nanumpay_backupd.settings.options import (
+    CHANNEL,
+    DESTINATIONS,
+    JOB,
+    JOB_ENCRYPTION,
+    RETENTION,
+    SINGLE,
+    TOP,
+    Option,
+    Table,
+)
 
 __all__ = ["fill", "parts"]
 
@@ -30,7 +41,8 @@ def parts() -> dict[str, str]:
     return {
         "tables": "".join(_section(table) for table in (TOP, *SINGLE)),
         "destinations": "".join(_kind(name, table) for name, table in DESTINATIONS.items()),
-        "jobs": _section(JOB) + _section(RETENTION),
+        "channels": _section(CHANNEL) + _events(),
+        "jobs": _section(JOB) + _section(RETENTION) + _section(JOB_ENCRYPTION),
         "fields": "".join(_fields()),
     }
 
@@ -38,6 +50,11 @@ def parts() -> dict[str, str]:
 def _section(table: Table) -> str:
     name = f"[[{table.path}]]" if table is JOB else f"[{table.path}]" if table.path else "Before the first table"
     return f".Ss {name}\n{_prose(table.doc)}{_list(table)}"
+
+
+def _events() -> str:
+    items = "".join(f".It Sy {event}\n{_prose(meaning)}" for event, meaning in EVENTS.items())
+    return f"The events are:\n.Bl -tag -width Ds\n{items}.El\n"
 
 
 def _kind(name: str, table: Table) -> str:

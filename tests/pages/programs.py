@@ -22,6 +22,8 @@ _WORDS: Final[Mapping[str, str]] = {
     "BACKUP|RUN": "latest @backups @runs",
     "BACKUP|latest": "latest @backups",
     "C": "@collections",
+    "CHANNEL": "@channels",
+    "DATE": "",
     "DEST": "@destinations",
     "DESTINATION": "@remote",
     "DIR": "@dirs",
@@ -34,6 +36,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "PLACE": "@named @dirs",
     "RUN": "@runs",
     "SWAP": "@swaps",
+    "TEXT": "",
     "TIME": "latest",
     "USER": "",
 }

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
+_PAGE: Final = "<!DOCTYPE html><html><body>백업 보고서</body></html>"
 
 NOW: Final = datetime(2026, 11, 20, 20, 0, tzinfo=UTC)
 BACKUP: Final = "nanumpay-backup-2026-11-20T17-00-00"
@@ -62,6 +63,83 @@ UPLOAD_FAULT: Final[Record] = {
 def moment(**before: float) -> str:
     """Write a moment so far before NOW (keywords of timedelta) as the protocol does."""
     return (NOW - timedelta(**before)).isoformat().replace("+00:00", "Z")
+
+
+def notices() -> list[Record]:
+    """Make what was told: a failure that is mended, another that is not, and a success that nobody asked for."""
+    about: Record = {
+        "severity": "error",
+        "job": "nanumpay",
+        "run": RUN,
+        "backup": "",
+        "reason": "MongoDB at localhost:27017 did not answer",
+        "hint": "systemctl status mongod",
+        "code": "source-unreachable",
+        "since": moment(hours=30),
+        "count": 2,
+    }
+    sent = [
+        {"channel": "ops-mail", "state": "sent", "attempts": 1, "answer": "E-Mail took it"},
+        {"channel": "team", "state": "waiting", "attempts": 2, "answer": "Slack did not answer within 15 s"},
+    ]
+    failed = {"event": "failed", "of": "failed"}
+    return [
+        {**about, **failed, "id": "n-4", "at": moment(hours=2), "phase": "changed", "sent": sent},
+        {
+            **about,
+            "id": "n-3",
+            "at": moment(hours=3),
+            "phase": "once",
+            "event": "succeeded",
+            "of": "succeeded",
+            "severity": "info",
+            "reason": "",
+            "hint": "",
+            "code": "",
+            "since": None,
+            "count": 1,
+            "sent": [],
+        },
+        {
+            **about,
+            "id": "n-2",
+            "at": moment(hours=28),
+            "phase": "ended",
+            "event": "healthy",
+            "of": "failed",
+            "severity": "info",
+            "sent": sent[:1],
+        },
+        {**about, **failed, "id": "n-1", "at": moment(hours=30), "phase": "began", "sent": sent[:1]},
+    ]
+
+
+def channels() -> list[Record]:
+    """Make a channel that works, one that does not, the record, and a switch."""
+    base: Record = {"severity": "", "events": [], "jobs": [], "state": "ok", "last": moment(hours=2), "waiting": 0}
+    problem = {
+        "code": "notify-timeout",
+        "message": "Slack did not answer within 15 s",
+        "hint": "is the service up, and reachable from this host?",
+        "retryable": True,
+    }
+    return [
+        {**base, "name": "ops-mail", "type": "apprise", "severity": "warning", "events": ["report"]},
+        {
+            **base,
+            "name": "team",
+            "type": "apprise",
+            "severity": "none",
+            "events": ["failed"],
+            "jobs": ["nanumpay"],
+            "state": "failing",
+            "last": None,
+            "waiting": 1,
+            "problem": problem,
+        },
+        {**base, "name": "database", "type": "database"},
+        {**base, "name": "heartbeat/nanumpay", "type": "heartbeat", "state": "unused", "last": None},
+    ]
 
 
 def oplog_time(counter: int = 1, **before: float) -> str:
@@ -321,6 +399,21 @@ def backups() -> list[Record]:
     ]
 
 
+def retention(destination: str, **changes: Any) -> Record:
+    """Make what holds at one place: the application's rule, and nothing is locked."""
+    record = {
+        "destination": destination,
+        "rule": "7, at most 30 days",
+        "count": 7,
+        "days": 30,
+        "max_total_size": 0,
+        "min_keep": 1,
+        "locked": 0,
+        "locked_bytes": 0,
+    }
+    return record | changes
+
+
 def job(**changes: Any) -> Record:
     """Make the application's job: daily at 02:00 in Seoul, everything well."""
     record = {
@@ -339,6 +432,7 @@ def job(**changes: Any) -> Record:
         "pending_uploads": 0,
         "retention_count": 7,
         "retention_days": 30,
+        "retention": [retention(place) for place in ("local", "app", "nas")],
         "warnings": [],
         "protection": protection(),
     }
@@ -547,6 +641,35 @@ class CannedDaemon:
     def _on_DropSwap(self, swap: str) -> Record:
         return {"swap": globals()["swap"](stamp=swap)}
 
+    def _on_ListNotices(self, job: str | None = None, limit: int = 20) -> Record:
+        if self.health == "empty":
+            return {"notices": [], "channels": []}
+        return {"notices": notices()[:limit], "channels": channels()}
+
+    def _on_TestNotify(self, channel: str | None = None) -> Record:
+        if self.health == "empty" and channel is None:
+            return {"results": []}
+        answers: list[Record] = [
+            {"channel": "ops-mail", "ok": True, "answer": "E-Mail took it", "hint": "", "code": "", "seconds": 0.41},
+            {
+                "channel": "team",
+                "ok": False,
+                "answer": "Slack: Failed to send Slack notification: Invalid token., error=403.",
+                "hint": "check the address of this channel: login, token, recipient",
+                "code": "notify-failed",
+                "seconds": 0.2,
+            },
+        ]
+        known = [answer["channel"] for answer in answers]
+        if channel not in {None, *known}:
+            raise NotFoundError(f"there is no channel '{channel}'", hint=f"the channels are: {', '.join(known)}")
+        return {"results": [answer for answer in answers if channel in {None, answer["channel"]}]}
+
+    def _on_GetReport(self, days: int = 7, language: str = "en", html: bool = False) -> Record:
+        about = {"since": moment(days=days), "until": moment(), "timezone": "Asia/Seoul", "host": "db1"}
+        report = {**about, "health": "ok", "problems": [], "jobs": []}
+        return {"report": report, "text": f"Backup report of {days} days in {language}\nAll is well", "html": _PAGE}
+
     @staticmethod
     def _line(backup: str, destination: str, action: str, reason: str) -> Record:
         return {
@@ -557,16 +680,29 @@ class CannedDaemon:
             "size": 160_432_128,
         }
 
-    def _on_Prune(self, job: str | None = None, apply: bool = False) -> Record:
+    def _on_Prune(
+        self, job: str | None = None, apply: bool = False, at: str | None = None, assume_schedule: bool = False
+    ) -> Record:
         if self.health == "empty":
-            return {"lines": [], "applied": apply}
+            return {"lines": [], "applied": apply, "notes": []}
         old = "nanumpay-backup-2026-10-01T17-00-00"
         lines = [
             self._line(BACKUP, "local", "keep", "newest verified"),
             self._line(old, "local", "delete", "older than 30 days"),
             self._line(old, "app", "delete", "older than 30 days"),
         ]
-        return {"lines": lines, "applied": apply}
+        if assume_schedule:
+            lines.append(self._line("nanumpay-backup-2027-01-01T17-00-00", "app", "keep", "young") | {"assumed": True})
+        return {"lines": lines, "applied": apply, "notes": [], "at": at}
+
+    def _on_Pin(self, backup: str, reason: str = "") -> Record:
+        pin = {"backup": backup, "owner": "root", "reason": reason, "made": moment()}
+        return {"backup": backup, "pins": [pin]}
+
+    def _on_Unpin(self, backup: str, all: bool = False) -> Record:  # noqa: A002 - the protocol's name
+        reason = f"{BACKUP} is corrupt; this is the next older good one"
+        pin = {"backup": backup, "owner": "daemon:verify", "reason": reason, "made": moment()}
+        return {"backup": backup, "pins": [] if all else [pin]}
 
     def _on_GetSettings(self) -> Record:
         settings = {

@@ -33,6 +33,8 @@ PACKAGES: Final = (
     *("python3", "adduser", "cron", "openssl", "ca-certificates"),
     # What MongoDB's own packages depend on; here server and tools are plain files.
     *("libcurl4", "libgssapi-krb5-2", "zstd"),
+    # What backups can be encrypted with.
+    *("gpg", "gpg-agent", "age"),
     # A place to send backups to; not started.
     "vsftpd",
 )

@@ -37,7 +37,7 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest
 from nanumpay_backupd.pipeline.layout import backup_id
-from nanumpay_backupd.pipeline.prune import plan
+from nanumpay_backupd.pipeline.outlook import look, plan
 from tests.servers.tools import PROJECT
 from tests.workbench import NOW, job_spec, manifest_of, small_disk
 
@@ -423,7 +423,7 @@ def test_ten_thousand_backups_are_listed_and_judged_rightly(catalog: Catalog) ->
     assert [backup.created for backup in found] == [NOW - timedelta(hours=at) for at in range(10_000)]
     assert all([copy.destination for copy in backup.copies] == ["cloud", LOCAL] for backup in found)
     assert catalog.totals("nanumpay") == (10_000, 20_000_000, 0)
-    lines = plan(job_spec(retention=Policy(count=100, days=3)), found, NOW)
+    lines = plan(job_spec(retention=Policy(count=100, days=3)), look(catalog, "nanumpay"), NOW)
     assert [line.destination for line in lines] == [LOCAL] * 10_000, "the cloud is not configured: not judged"
     kept = [line.backup for line in lines if line.action == "keep"]
     assert kept == [backup.id for backup in found[:73]], "three days of hours, both ends included"

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.control.facts import job_facts, protection
+from nanumpay_backupd.control.facts import job_facts, protection, retention
 from nanumpay_backupd.model import (
     LOCAL,
     SLICES,
@@ -62,6 +62,23 @@ UPDATE runs SET action = json_extract(CAST(record AS TEXT), '$.action');
 PRAGMA user_version = 2
 """
 """What the program of that time made of a catalog of the format before."""
+_THIRD: Final = """
+CREATE TABLE manifests (
+    backup TEXT PRIMARY KEY REFERENCES backups (id) ON DELETE CASCADE, record BLOB NOT NULL);
+INSERT INTO manifests SELECT id, manifest FROM backups WHERE manifest IS NOT NULL;
+ALTER TABLE backups ADD COLUMN collection TEXT NOT NULL DEFAULT '';
+UPDATE backups SET collection = coalesce(
+    json_extract(CAST(manifest AS TEXT), '$.source.collections[0].database') || '.' ||
+    replace(json_extract(CAST(manifest AS TEXT), '$.source.collections[0].name'), 'system.buckets.', ''), '')
+    WHERE kind = 'collection';
+ALTER TABLE backups DROP COLUMN manifest;
+ALTER TABLE copies ADD COLUMN job TEXT NOT NULL DEFAULT '';
+ALTER TABLE copies ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+UPDATE copies SET job = (SELECT job FROM backups WHERE id = backup),
+    size = json_extract(CAST(record AS TEXT), '$.size');
+CREATE INDEX runs_by_action ON runs (job, action, outcome, started DESC, id DESC);
+PRAGMA user_version = 3
+"""
 _WHOLE: Final = re.compile(
     r"SCAN (runs|backups|b|copies|c)\b(?! USING (COVERING )?INDEX (runs_but_slices|runs_unfinished|copies_pending))"
     r"|SEARCH (runs|backups|b) .*\(job=\?\)$"
@@ -133,6 +150,9 @@ def _write(path: Path, version: int, backups: list[Backup], runs: list[Run]) -> 
                 db.execute("INSERT INTO copies VALUES (?, ?, ?, ?, ?)", values)
         if version > 1:
             db.executescript(_SECOND)
+        if version > 2:
+            db.executescript(_THIRD)
+            db.execute("UPDATE backups SET pinned = 'a newer one is corrupt' WHERE id = ?", (backups[0].id,))
 
 
 def _tables(path: Path) -> set[tuple[str, str]]:
@@ -146,7 +166,7 @@ def _tables(path: Path) -> set[tuple[str, str]]:
     return {(name, ",".join(sorted(names.split(",")))) for name, names in columns} | set(indexes)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: Path, version: int) -> None:
     """Backups with their manifests and copies, runs, totals and the lookups by kind are as if made by this program."""
     backups, runs = _backups(), [_run(0), _run(1, "slice"), _run(2, "drill", Outcome.FAILED)]
@@ -156,7 +176,13 @@ def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: P
         for run in runs:
             fresh.save_run(run)
     with Catalog(tmp_path / "old.db") as old, Catalog(tmp_path / "new.db") as new:
+        if version == 3:
+            # Until then the daemon alone made pins.
+            (found,) = old.pins()
+            assert (found.backup, found.reason, found.by_daemon) == (backups[0].id, "a newer one is corrupt", True)
+            new.pin(found)
         assert old.backups() == new.backups()
+        assert old.locked("nanumpay") == new.locked("nanumpay") == []
         assert len(old.backups()) == len(backups)
         for backup in backups:
             assert old.backup(backup.id) == new.backup(backup.id)
@@ -164,6 +190,8 @@ def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: P
         assert sorted(old.placed()) == sorted(new.placed())
         assert old.spans("nanumpay", SLICES) == new.spans("nanumpay", SLICES)
         assert old.runs(slices=False) == [runs[2], runs[0]]
+        assert old.notices() == []
+        assert old.remembered("announcer") is None
         assert old.last_run("nanumpay", "drill", Outcome.FAILED) == runs[2]
     assert _tables(tmp_path / "old.db") == _tables(tmp_path / "new.db")
 
@@ -180,6 +208,7 @@ def test_a_status_reads_no_table_from_end_to_end(tmp_path: Path) -> None:
         catalog.save_stream(stream)
         catalog._db.set_trace_callback(said.append)
         job_facts(catalog, job.name)
+        retention(catalog, job)
         protection(catalog, job, lambda _: None, datetime.now(UTC))
         catalog.runs(slices=False)
         catalog.unfinished_runs()

@@ -58,6 +58,9 @@ def test_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
         ("show latest", {"id": "latest"}),
         ("delete b --from nas --force --yes", {"backup": "b", "destination": "nas", "force": True, "yes": True}),
         ("prune shop --apply", {"job": "shop", "apply": True, "yes": False}),
+        ("prune --at 2027-03-01 --assume-schedule", {"job": None, "at": "2027-03-01", "assume_schedule": True}),
+        ("pin b-1 --reason x", {"backup": "b-1", "reason": "x"}),
+        ("unpin b-1 --all", {"backup": "b-1", "all": True}),
         ("logs -f -n 20 r1", {"follow": True, "limit": 20, "run": "r1"}),
         ("test nas", {"destination": "nas"}),
         ("swaps", {"what": None, "swap": None, "yes": False}),
@@ -90,6 +93,8 @@ def test_arguments(line: str, expected: dict[str, object]) -> None:
         ("run --kind half", "invalid choice: 'half'", "see: backupctl run --help"),
         ("verify --level deep", "invalid choice: 'deep'", "see: backupctl verify --help"),
         ("restore latest --at 5m ago", "restore takes no argument 'ago'", '--at "5 minutes ago"'),
+        ("prune --apply --at 2027-03-01", "what will be deleted one day cannot be deleted now", "leave --apply out"),
+        ("prune --assume-schedule", "--at is missing", "add for example --at 2027-03-01"),
         ("--color pink status", "invalid choice: 'pink'", "see: backupctl --help"),
     ],
 )

@@ -30,6 +30,7 @@ from tests.servers.canned_backupd import (
     manifest,
     moment,
     oplog_time,
+    retention,
     run,
     slice_backup,
     slice_manifest,
@@ -229,12 +230,42 @@ def test_the_table_of_jobs() -> None:
 
 
 def test_what_goes_stands_last_in_a_prune() -> None:
-    """Deletions stand together at the end, next to the summary."""
+    """Deletions stand together at the end, next to the summary, and before them what should go and is locked."""
     lines = [
         {"backup": name, "destination": "local", "action": action, "reason": "why", "size": 1}
-        for name, action in (("a", "delete"), ("b", "keep"), ("c", "delete"), ("d", "keep"))
+        for name, action in (("a", "delete"), ("l", "locked"), ("b", "keep"), ("c", "delete"), ("d", "keep"))
     ]
-    assert [line[0] for line in prune_table(PLAIN, lines)[1:]] == ["b", "d", "a", "c"]
+    assert [line[0] for line in prune_table(PLAIN, lines)[1:]] == ["b", "d", "l", "a", "c"]
+
+
+def test_each_place_has_its_rule_in_the_status() -> None:
+    """One rule for all is said in a line; several are said by place; what is locked is a row of its own."""
+    windows = {"rule": "all of 7 days, then one a day for 16 days", "count": None, "days": None}
+    places = [retention("local"), retention("app", **windows), retention("nas")]
+    lines = "\n".join(status_lines(PLAIN, status(jobs=[job(retention=places)])))
+    assert (
+        "  kept       7 backups, 1.12 GB\n"
+        "             local, nas: keeps 7, at most 30 days\n"
+        "             app: keeps all of 7 days, then one a day for 16 days\n"
+    ) in lines
+    held = {"locked": 3, "locked_bytes": 10**9, "locked_first": "2026-12-24T05:00:00Z"}
+    for last, words in (
+        ("2026-12-24T05:00:00Z", "until 2026-12-24 14:00 KST"),
+        ("2026-12-31T05:00:00Z", "until 2026-12-24 14:00 KST to 2026-12-31 14:00 KST"),
+    ):
+        shown = status_lines(PLAIN, status(jobs=[job(retention=[retention("app", **held, locked_last=last)])]))
+        told = next(line for line in shown if line.strip().startswith("locked"))
+        assert told.split(maxsplit=1)[1] == f"3 copies (1.00 GB) at app should be gone and are locked {words}"
+
+
+def test_a_locked_copy_says_until_when() -> None:
+    """In the details of a backup, below the table of its copies."""
+    held = [one | {"lock": None} for one in backup()["copies"]]
+    held[1] |= {"lock": {"until": "2026-12-24T05:00:00Z", "asked": "2026-11-21T05:00:00Z"}}
+    held[2] |= {"lock": {"until": None, "asked": "2026-11-21T05:00:00Z"}}
+    lines = backup_lines(PLAIN, backup(copies=held), TIMES)
+    assert f"  {held[1]['destination']}: should be gone, but is locked there until 2026-12-24 14:00 KST" in lines
+    assert f"  {held[2]['destination']}: should be gone, but is locked there until somebody lifts it" in lines
 
 
 def test_many_slices_of_which_the_same_is_said_are_one_line_of_a_prune() -> None:

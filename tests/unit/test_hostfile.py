@@ -11,18 +11,20 @@ import msgspec
 import pytest
 
 from nanumpay_backupd.errors import ConfigError
-from nanumpay_backupd.model import Policy
 from nanumpay_backupd.settings import hostfile
 from nanumpay_backupd.settings.hostfile import load_host_file, parse_host_file
 from nanumpay_backupd.settings.mongouri import has_password, uri_database, uri_place
-from nanumpay_backupd.settings.options import DESTINATIONS, JOB, RETENTION, SINGLE, TOP
+from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, JOB_ENCRYPTION, RETENTION, SINGLE, TOP
 from nanumpay_backupd.settings.reference import example_toml, reference_markdown
 from nanumpay_backupd.settings.schema import (
+    Channel,
     FtpDestination,
     HostConfig,
     HostJob,
     LocalDestination,
     MongoConnection,
+    NotifyOptions,
+    Retention,
     RetryPolicy,
     S3Destination,
 )
@@ -182,13 +184,57 @@ def test_destinations_and_jobs_are_read(monkeypatch: pytest.MonkeyPatch) -> None
         database="shop",
         schedule=("0 3 * * *", "0 15 * * 1-5"),
         destinations=("offsite", "usb"),
-        retention=Policy(count=3, days=30),
+        retention=Retention(count=3),
         compress=False,
         compression_level=0,
         enabled=False,
         catch_up=3600.0,
     )
     assert (everything.database, everything.uri) == ("", config.mongodb.uri)
+
+
+def test_how_people_are_told_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels, their rules and the heartbeats of jobs arrive; an address is a secret like any other."""
+    monkeypatch.setenv("SLACK", "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ")
+    config = parse(
+        """
+        [notify]
+        language = "ko"
+        remind = "12h"
+        quiet = "9:00 - 07:30"
+        max_per_hour = 5
+        report = "never"
+        database = true
+        [channel.team]
+        address = { env = "SLACK" }
+        severity = "none"
+        events = ["failed", "report"]
+        jobs = ["nanumpay", "shop"]
+        [channel.ops-mail]
+        address = "mailtos://ops:pw-of-ops@mail.example.com?to=a@example.com"
+        language = "en"
+        timeout = "30s"
+        [nanumpay]
+        heartbeat = "https://hc.example.com/4f6f"
+        [[job]]
+        name = "shop"
+        heartbeat = "http://10.0.0.1:8000/ping/77"
+        """
+    )
+    options = NotifyOptions(language="ko", remind=43200.0, quiet="09:00-07:30", max_per_hour=5, report=())
+    assert config.notify == msgspec.structs.replace(options, database=True)
+    team, mail = config.channels
+    assert team == Channel(
+        name="team",
+        address=Secret("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"),
+        severity="none",
+        events=("failed", "report"),
+        jobs=("nanumpay", "shop"),
+    )
+    assert (mail.severity, mail.events, mail.jobs, mail.language, mail.timeout) == ("warning", (), (), "en", 30.0)
+    assert config.nanumpay.heartbeat.reveal() == "https://hc.example.com/4f6f"
+    assert config.jobs[0].heartbeat.reveal() == "http://10.0.0.1:8000/ping/77"
+    assert not any(word in repr(config) for word in ("TIiajk", "pw-of-ops", "4f6f", "ping/77"))
 
 
 @pytest.mark.parametrize(
@@ -258,8 +304,51 @@ def test_destinations_and_jobs_are_read(monkeypatch: pytest.MonkeyPatch) -> None
         ('[[job]]\nname = "a"\nretention = 5', "job.a.retention", "must be a table", ""),
         ('[[job]]\nname = "a"\nretention = { weeks = 5 }', "job.a.retention.weeks", "not a known key", ""),
         ('[[job]]\nname = "a"\nretention = { count = 0 }', "job.a.retention.count", "from 1 to 365", ""),
+        ("[nanumpay.retention]\nweeks = 5", "nanumpay.retention.weeks", "not a known key", ""),
+        ("[nanumpay]\nretention = 5", "nanumpay.retention", "must be a table", ""),
+        ("[nanumpay.retention]\nkeep_all_for_days = 0", "nanumpay.retention.keep_all_for_days", "from 1 to 3650", ""),
+        ('[nanumpay.retention]\nmax_total_size = "50"', "nanumpay.retention.max_total_size", "with a unit", '"16MiB"'),
+        (
+            "[nanumpay.retention]\ndays = 30\nkeep_all_for_days = 7",
+            "nanumpay.retention.days",
+            "contradicts keep_all_for_days",
+            "keep count and days, or the keep_… keys",
+        ),
+        (
+            '[[job]]\nname = "a"\nretention = { keep_daily_for_days = 9 }',
+            "job.a.retention.keep_all_for_days",
+            "is missing: keep_daily_for_days begins where that window ends",
+            "add for example: keep_all_for_days = 7",
+        ),
+        (
+            "[destination.local.retention]\ncount = 2\nmin_keep = 3",
+            "destination.local.retention.min_keep",
+            "is 3, but count keeps only 2",
+            "min_keep = 2 or less",
+        ),
+        ('[nanumpay]\ndestinations = ["local"]\n[destination.local.retention]\ncount = 2',
+         "nanumpay.destinations", "there is no [destination.local]", ""),
+        ("[destination.usb.retention]\ncount = 2", "destination.usb.type", "is missing", ""),
         ('[[job]]\nname = "a"\ndestinations = ["usbb"]\n[destination.usb]\ntype="local"\npath="/a"',
          "job.a.destinations", "no [destination.usbb]", "did you mean usb?"),
+        ('[notify]\nlanguage = "kr"', "notify.language", 'must be "en" or "ko"', ""),
+        ('[notify]\nquiet = "22:00"', "notify.quiet", "HH:MM-HH:MM", "22:00-07:00"),
+        ('[notify]\nquiet = "22:00-22:00"', "notify.quiet", "HH:MM-HH:MM", ""),
+        ('[notify]\nquiet = "22:00-25:00"', "notify.quiet", "HH:MM-HH:MM", ""),
+        ("[notify]\nmax_per_hour = 0", "notify.max_per_hour", "from 1 to 1000", ""),
+        ("[channel.x]\n", "channel.x.address", "is missing", "address = "),
+        ("[channel.x]\naddress = 5", "channel.x.address", "is of type int", ""),
+        ('[channel.x]\naddress = "ops@example.com"', "channel.x.address", "apprise address", "slack://"),
+        ('[channel.x]\naddress = "slack:// a"', "channel.x.address", "apprise address", ""),
+        ('[channel.x]\naddress = "a://b"\nevents = ["fail"]', "channel.x.events", 'names "fail"', "mean failed?"),
+        ('[channel.x]\naddress = "a://b"\nevents = ["test"]', "channel.x.events", 'names "test"', ""),
+        ('[channel.x]\naddress = "a://b"\nseverity = "none"', "channel.x", "is told nothing", "name the events"),
+        ('[channel.x]\naddress = "a://b"\njobs = ["nanumpa"]', "channel.x.jobs", "no such job", "mean nanumpay?"),
+        ('[channel.database]\naddress = "a://b"', "channel.database", "uses itself", "another name"),
+        ('[channel.Ops]\naddress = "a://b"', "channel.Ops", "lower-case", ""),
+        ("[channel]\nx = 1", "channel.x", "must be a table", ""),
+        ("channel = 1", "channel", "must be a table", "[channel.NAME]"),
+        ('[nanumpay]\nheartbeat = "ftp://h/x"', "nanumpay.heartbeat", "https:// or http://", ""),
         ('[mongodb]\nuri = { env = "NOT_SET_HERE" }', "mongodb.uri", "NOT_SET_HERE is not set", ""),
         ("[mongodb]\nuri = { env = 5 }", "mongodb.uri", "not a text", ""),
         ('[mongodb]\nuri = { vault = "x" }', "mongodb.uri", "exactly one of credential, env or file", ""),
@@ -336,6 +425,8 @@ def test_a_file_that_anybody_can_change_is_refused(host_file: Path) -> None:
         ('[mongodb]\nuri = "mongodb://user:secret-pw@localhost/nanumpay"', False),
         ('[destination.x]\ntype = "ftp"\nhost = "h"\npassword = "secret-pw"', False),
         ('[destination.x]\ntype = "s3"\nbucket = "b1"\nsecret_access_key = "secret-pw"', False),
+        ('[channel.x]\naddress = "discord://webhook/secret-pw"', False),
+        ('[nanumpay]\nheartbeat = "https://hc.example.com/secret-pw"', False),
     ],
 )
 def test_plain_secrets_need_a_private_file(host_file: Path, text: str, allowed: bool) -> None:
@@ -445,9 +536,9 @@ def test_bad_connection_strings_are_refused_without_showing_them(uri: str) -> No
 
 def test_the_tables_describe_every_field() -> None:
     """No field of a record lacks its key in the host file, and each key fills a field of its table's record."""
-    named_elsewhere = {"origin", "name", "retention", "destinations", "jobs", "s3", "ftp"}
+    named_elsewhere = {"origin", "name", "retention", "retentions", "destinations", "jobs", "s3", "ftp", "channels"}
     named_elsewhere |= {table.path for table in SINGLE}
-    for table in (TOP, *SINGLE, *DESTINATIONS.values(), JOB, RETENTION):
+    for table in (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION, JOB_ENCRYPTION):
         fields = {field.name for field in msgspec.structs.fields(table.record)}
         keys = {option.target for option in table.options}
         assert keys <= fields, table.path
@@ -468,20 +559,25 @@ def test_the_example_is_up_to_date_and_changes_nothing() -> None:
 
 def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its comment signs taken away the example is accepted as it stands, secrets provided."""
-    for name, value in {"s3-secret": "secret-value", "shop-uri": "mongodb://h/shop"}.items():
+    secrets = {"s3-secret": "secret-value", "shop-uri": "mongodb://h/shop"}
+    secrets |= {"heartbeat": "https://hc.example.com/1", "ops-mail": "mailto://ops:pw@example.com"}
+    secrets["old-passphrase"] = "that of last year"
+    for name, value in secrets.items():
         (tmp_path / name).write_text(value)
     password = tmp_path / "ftp-password"
     password.touch(mode=0o600)
     password.write_text("secret-value")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     text = re.sub(r"(?m)^#(?=[^ ])", "", example_toml())
-    # aws:kms instead of the example's AES256: the two keys exclude each other.
+    # aws:kms instead of the example's AES256: the two keys exclude each other, as passphrase and recipients do.
     text = text.replace('"AES256"', '"aws:kms"').replace("/etc/nanumpay/ftp-password", str(password))
+    text = re.sub(r"(?m)^passphrase = .*$", "", text).replace("/etc/nanumpay/backup-key.sec", str(password))
     config = parse(text)
     assert [job.name for job in config.jobs] == ["shop"]
     assert [destination.name for destination in config.destinations] == ["offsite", "ftp-server", "usb"]
     keys: list[Any] = re.findall(r"(?m)^#([a-z_0-9]+) = ", example_toml())
-    assert len(keys) == sum(len(t.options) for t in (TOP, *SINGLE, *DESTINATIONS.values(), JOB, RETENTION)) + 3
+    tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION, JOB_ENCRYPTION)
+    assert len(keys) == sum(len(table.options) for table in tables) + 5
 
 
 def test_root_reads_what_root_owns(host_file: Path) -> None:

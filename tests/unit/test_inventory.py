@@ -18,7 +18,8 @@ from nanumpay_backupd.errors import BackupdError, NotFoundError, StoreError
 from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, CopyState, Kind, Policy, to_json
 from nanumpay_backupd.pipeline.inventory import rebuild, sync_local
 from nanumpay_backupd.pipeline.layout import Layout, backup_id, parse_artifact
-from nanumpay_backupd.pipeline.prune import PruneLine, delete_backup, plan, prune
+from nanumpay_backupd.pipeline.outlook import PruneLine, look, plan
+from nanumpay_backupd.pipeline.prune import delete_backup, prune
 from nanumpay_backupd.pipeline.publish import read_manifest
 from nanumpay_backupd.settings.schema import Destination, LocalDestination
 from nanumpay_backupd.stores.base import Store
@@ -189,7 +190,7 @@ def test_the_old_programs_archives_are_listed_and_count(layout: Layout, catalog:
     found = [backup for backup in catalog.backups("nanumpay") if backup.kind is Kind.LEGACY]
     assert [backup.artifact for backup in found] == names[::-1]
     assert {(backup.state, backup.size, backup.manifest) for backup in found} == {(BackupState.LEGACY, 26, None)}
-    lines = plan(job_spec(retention=Policy(count=4, days=30)), catalog.backups(), NOW)
+    lines = plan(job_spec(retention=Policy(count=4, days=30)), look(catalog, "nanumpay"), NOW)
     assert [line.action for line in lines] == ["keep"] * 4 + ["delete"] * 5
 
 
@@ -324,7 +325,7 @@ def test_the_applications_clean_up_takes_artifacts_and_leaves_ours_alone(layout:
     sync_local(catalog, layout, NOW)
     states = [copy.state for backup in catalog.backups() for copy in backup.copies]
     assert states == [CopyState.VERIFIED] + [CopyState.MISSING] * 3
-    lines = plan(job_spec(), catalog.backups(), NOW)
+    lines = plan(job_spec(), look(catalog, "nanumpay"), NOW)
     assert [(line.backup, line.action) for line in lines] == [(backup_id("nanumpay", NOW), "keep")]
 
 

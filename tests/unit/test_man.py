@@ -15,7 +15,7 @@ from nanumpay_backupd import arguments, errors
 from nanumpay_backupd.cli import options
 from nanumpay_backupd.settings.document import FIELDS
 from nanumpay_backupd.settings.hostfile import parse_host_file
-from nanumpay_backupd.settings.options import DESTINATIONS, JOB, RETENTION, SINGLE, TOP, Table
+from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, JOB_ENCRYPTION, RETENTION, SINGLE, TOP, Table
 from nanumpay_backupd.worker import EXIT_CODES
 from tests.pages.__main__ import written
 from tests.pages.mdoc import Part, blocks, command_lines, sections, words
@@ -156,9 +156,12 @@ def test_the_variables_of_the_environment_are_read(page: Path) -> None:
 def test_every_key_of_the_host_file_is_explained_under_its_table() -> None:
     """Tables and keys of the page are those that the checking works with, and those of docs/configuration.md."""
     page = sections(KEYS)
-    parts = [part for name in ("KEYS", "DESTINATIONS", "JOBS") for part in page[name][1:]]
+    parts = [part for name in ("KEYS", "DESTINATIONS", "NOTIFICATIONS", "JOBS") for part in page[name][1:]]
     explained = {part.title: part.arguments for part in parts}
-    wanted = {_title(table): [option.key for option in table.options] for table in (TOP, *SINGLE, JOB, RETENTION)}
+    wanted = {
+        _title(table): [option.key for option in table.options]
+        for table in (TOP, *SINGLE, CHANNEL, JOB, RETENTION, JOB_ENCRYPTION)
+    }
     wanted |= {
         f'[destination.NAME], type = "{kind}"': [option.key for option in table.options]
         for kind, table in DESTINATIONS.items()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nanumpay_backupd.cli.words import Times
 from nanumpay_backupd.errors import UsageError
-from nanumpay_backupd.moments import EXAMPLES
+from nanumpay_backupd.moments import EXAMPLES, read_future
 from nanumpay_backupd.moments import read_moment as read_in_zone
 
 SEOUL = Times("Asia/Seoul", "2026-11-21T01:41:19.5Z")  # 10:41:19 there
@@ -238,3 +238,58 @@ def test_nonsense_is_a_mistake_and_no_crash(text: str) -> None:
     except UsageError:
         return
     assert moment == "latest" or moment.endswith("Z") or moment.replace(":", "").isdigit()
+
+
+@pytest.mark.parametrize(
+    "text, moment",
+    [
+        ("2027-03-01", "2027-02-28T15:00:00Z"),
+        ("2026-11-22", "2026-11-21T15:00:00Z"),
+        ("2026-11-21 10:41:20", "2026-11-21T01:41:20Z"),
+        (" 2027-03-01   02:00 ", "2027-02-28T17:00:00Z"),
+        ("2027-03-01T02:00Z", "2027-03-01T02:00:00Z"),
+        ("in 30 days", "2026-12-21T01:41:19Z"),
+        ("In 1 week, 2 days and 3 hours", "2026-11-30T04:41:19Z"),
+        ("in a week", "2026-11-28T01:41:19Z"),
+        ("in 1h30m", "2026-11-21T03:11:19Z"),
+    ],
+)
+def test_a_day_to_come(text: str, moment: str) -> None:
+    """A day is its first moment in the daemon's zone; spans count from now."""
+    assert read_future(text, SEOUL.zone, SEOUL.now) == moment
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("2026-11-21", "has passed"),
+        ("2026-11-21 10:41:19", "has passed"),
+        ("in 0 days", "has passed"),
+        ("yesterday 18:00", "is no day"),
+        ("18:00", "is no day"),
+        ("5 minutes ago", "is no day"),
+        ("latest", "is no day"),
+        ("1790000000:1", "is no day"),
+        ("2027-02-30", "no time that exists"),
+        ("in 3 moons", "'moons' is no unit"),
+        ("in 99999999999999 weeks", "too far away"),
+        ("in 300 weeks and a thousand", "'thousand' is no unit"),
+        ("in " + "a" * 60 + "!", "is no day"),
+        ("9999-01-01", "that an oplog can hold"),
+        ("", "is no day"),
+    ],
+)
+def test_what_is_no_day_to_come(text: str, words: str) -> None:
+    """It is refused with what is wrong, and what can be written."""
+    with pytest.raises(UsageError, match=words) as caught:
+        read_future(text, SEOUL.zone, SEOUL.now)
+    assert "in 30 days" in caught.value.hint
+
+
+@given(SECONDS, st.sampled_from(ZONES))
+def test_a_moment_to_come_means_the_same_as_one_that_passed(second: int, zone: str) -> None:
+    """Written with its date and time, a moment is read alike by both."""
+    times = Times(zone, in_utc(second))
+    wall = times.local(in_utc(second + 86_400))
+    text = f"{wall:%Y-%m-%d %H:%M:%S%z}"
+    assert read_future(text, times.zone, times.now) == read_moment(text, times)[0] == in_utc(second + 86_400)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from nanumpay_backupd.control.facts import Problem
+from nanumpay_backupd.events import Fault, Severity
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.promises import Broken, broken, news
 
-LATE = Problem("warning", "late", "run")
-FAR = Problem("failing", "very late", "run")
-SLOW = Problem("warning", "slow", "disk")
+LATE = Fault(key="rpo", text="late", severity=Severity.WARNING, hint="run")
+FAR = Fault(key="rpo", text="very late", severity=Severity.ERROR, hint="run")
+SLOW = Fault(key="rto", text="slow", severity=Severity.WARNING, hint="disk")
 
 
 def job(**protection: Any) -> dict[str, Any]:
@@ -74,6 +74,6 @@ def test_what_is_not_kept(protection: dict[str, Any], expected: dict[Message, st
         ),
     ],
 )
-def test_what_is_news(before: Broken, now: Broken, expected: list[tuple[Message, Problem | None]]) -> None:
+def test_what_is_news(before: Broken, now: Broken, expected: list[tuple[Message, Fault | None]]) -> None:
     """The same trouble is not told at every look; worse is; better is told of the RPO, which is a promise about now."""
     assert news(before, now) == expected

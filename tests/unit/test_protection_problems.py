@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanumpay_backupd.control.facts import job_problems
+from nanumpay_backupd.control.facts import disk_fault, job_faults
+from nanumpay_backupd.events import Event
 
 Record = dict[str, Any]
 FAULT = {"code": "c", "message": "it is broken", "hint": "mend it", "retryable": False}
@@ -117,7 +119,7 @@ def missed(age: float, stream: str = "ok") -> Record:
 )
 def test_problems(changes: Record, expected: list[tuple[str, str]]) -> None:
     """Each broken promise and failed proof is a sentence with what to do, failing where data are at stake."""
-    found = job_problems([job(**changes)])
+    found = [(fault.state, fault.line) for fault in job_faults([job(**changes)])]
     assert [state for state, _ in found] == [state for state, _ in expected]
     for (_, text), (_, part) in zip(found, expected, strict=True):
         assert part in text
@@ -127,4 +129,59 @@ def test_problems(changes: Record, expected: list[tuple[str, str]]) -> None:
 
 def test_a_miss_that_lasts_stays_the_same_problem() -> None:
     """The sentence does not change while nothing does: who watches problems is told once."""
-    assert job_problems([job(**missed(1000))]) == job_problems([job(**missed(1005))])
+    assert job_faults([job(**missed(1000))]) == job_faults([job(**missed(1005))])
+
+
+RUN: Record = {"id": "r1", "backup": None, "error": FAULT, "warnings": []}
+BAD: list[tuple[Record, str, Event | None, bool]] = [
+    ({"last_run": RUN | {"outcome": "failed"}}, "backup:shop", Event.FAILED, True),
+    # A restart catches it up first.
+    ({"last_run": RUN | {"outcome": "interrupted"}}, "backup:shop", Event.FAILED, False),
+    ({"last_run": RUN | {"outcome": "degraded"}, "pending_uploads": 1}, "copies:shop", Event.DEGRADED, True),
+    ({"last_run": RUN | {"outcome": "succeeded"}, "pending_uploads": 1}, "copies:shop", Event.DEGRADED, False),
+    (
+        {"last_run": RUN | {"outcome": "succeeded", "warnings": ["retention: nas refused"]}},
+        "cleanup:shop",
+        Event.CLEANUP_FAILED,
+        True,
+    ),
+    ({"warnings": ["no server is named"]}, "warning:no server is named:shop", None, True),
+    ({"newest_backup": None}, "none:shop", None, True),
+    (missed(1380), "rpo:shop", Event.UNHEALTHY, False),
+    ({"rto": 3600.0, "rto_kept": False, "restore_seconds": 4320.0}, "rto:shop", Event.UNHEALTHY, True),
+    ({"problem": FAULT}, "oplog:shop", Event.UNHEALTHY, True),
+    ({"stream": "waiting", "problem": FAULT}, "waiting:shop", None, True),
+    ({"stream": "failing", "problem": FAULT}, "slices:shop", Event.SLICES_FAILED, False),
+    ({"stream": "broken", "problem": FAULT}, "chain:shop", Event.CHAIN_BROKEN, True),
+    ({"last_drill": ended("failed")}, "drill:shop", Event.DRILL_FAILED, True),
+    ({"last_verify": ended("degraded")}, "verify:shop", Event.VERIFY_FAILED, True),
+]
+
+
+@pytest.mark.parametrize("changes,key,event,at_once", BAD, ids=[key for _, key, _, _ in BAD])
+def test_what_people_are_told_of_it(changes: Record, key: str, event: Event | None, at_once: bool) -> None:
+    """Each kind of trouble has a key of its own and its event; what mends itself mostly waits before it is told."""
+    made = job()
+    own = {name: value for name, value in changes.items() if name in made}
+    found = job_faults(
+        [made | own | {"protection": made["protection"] | {k: changes[k] for k in changes.keys() - own}}]
+    )
+    (fault,) = found
+    assert (fault.key, fault.event, fault.patience == 0.0) == (key, event, at_once)
+    assert fault.job == "shop"
+    if event is not None and key != "copies:shop":
+        assert fault.reason
+        assert fault.hint
+
+
+def test_keys_are_not_shared() -> None:
+    """Two kinds of trouble are never taken for one."""
+    assert len({key for _, key, _, _ in BAD}) == len({(key, event) for _, key, event, _ in BAD})
+
+
+@pytest.mark.parametrize("free,expected", [(None, []), (2 << 30, []), (5_000_000, ["disk"])])
+def test_a_disk_that_is_nearly_full(free: int | None, expected: list[str]) -> None:
+    """It is told with the folder and what is left; what is not known is no fault."""
+    found = disk_fault(free, Path("/srv/backups"))
+    assert [fault.key for fault in found] == expected
+    assert all("5.00 MB are free in /srv/backups" in fault.text and fault.hint for fault in found)

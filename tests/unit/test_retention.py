@@ -9,13 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanumpay_backupd.model import OpTime, Policy
-from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, decide, decide_slices
+from nanumpay_backupd.model import OpTime, Policy, Tiers
+from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, decide, decide_place, rule_words
 
 NOW = datetime(2026, 11, 21, 2, 0, 0, tzinfo=UTC)
 
 # Narrow ranges, so that ages, counts and equal times meet the limits often.
-policies = st.builds(Policy, count=st.integers(1, 6), days=st.integers(1, 6))
+counts = st.builds(Policy, count=st.integers(1, 6), days=st.integers(1, 6))
+windows = st.builds(
+    Tiers,
+    keep_all_for_days=st.integers(1, 3),
+    keep_daily_for_days=st.integers(0, 3),
+    keep_weekly_for_weeks=st.integers(0, 1),
+    keep_monthly_for_months=st.integers(0, 1),
+)
+policies = st.one_of(counts, st.builds(Policy, tiers=windows))
 
 
 @st.composite
@@ -118,7 +126,7 @@ def test_every_copy_gets_one_decision_with_its_reason(candidates: list[Candidate
     assert all(decision.reason.strip() for decision in decisions)
 
 
-@given(places(), policies, st.integers(0, 3), st.integers(0, 3))
+@given(places(), counts, st.integers(0, 3), st.integers(0, 3))
 def test_a_more_generous_policy_never_keeps_less(
     candidates: list[Candidate], policy: Policy, more_count: int, more_days: int
 ) -> None:
@@ -127,7 +135,7 @@ def test_a_more_generous_policy_never_keeps_less(
     assert kept(decide(candidates, policy, NOW)) <= kept(decide(candidates, generous, NOW))
 
 
-@given(places(), policies)
+@given(places(), counts)
 def test_never_more_counted_copies_stay_than_the_policy_says(candidates: list[Candidate], policy: Policy) -> None:
     """Of copies that count, at most ``count`` stay within ``days``, but for the protected one and what is pinned."""
     keep = kept(decide(candidates, policy, NOW))
@@ -205,6 +213,11 @@ def test_a_copy_from_the_future_is_kept() -> None:
     assert kept(decide([future, *daily("VV")], Policy(count=2, days=1), NOW)) == {"later", "d00"}
 
 
+def full(end: int) -> Candidate:
+    """A full that is of one moment, an hour old."""
+    return Candidate("full", NOW - timedelta(hours=1), good=True, moment=OpTime(end, 1))
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=12),
     st.one_of(st.none(), st.integers(0, 40)),
@@ -215,17 +228,57 @@ def test_slices_are_deleted_only_when_no_kept_full_needs_them(ends: list[tuple[i
         SliceCandidate(f"s{at}", NOW, OpTime(end, 1), "why" if pinned else "") for at, (end, pinned) in enumerate(ends)
     ]
     moment = None if oldest is None else OpTime(oldest, 1)
-    decisions = {item.backup: item.keep for item in decide_slices(slices, moment, Policy(count=1, days=30), NOW)}
+    fulls = [] if oldest is None else [full(oldest)]
+    decisions = {one.backup: one.keep for one in decide_place(fulls, slices, Policy(count=1, days=30), NOW)}
     for item in slices:
         assert decisions[item.backup] == bool(item.pinned or moment is None or item.end > moment)
 
 
-def test_slices_without_a_full_are_kept_for_a_while() -> None:
+@pytest.mark.parametrize("policy", [Policy(count=1, days=30), Policy(tiers=Tiers(keep_all_for_days=30))])
+def test_slices_without_a_full_are_kept_for_a_while(policy: Policy) -> None:
     """Where no full of one moment is kept, the days of the policy decide."""
-    policy = Policy(count=1, days=30)
     young = SliceCandidate("young", NOW - timedelta(days=29), OpTime(5, 1))
     old = SliceCandidate("old", NOW - timedelta(days=31), OpTime(4, 1))
-    assert [(item.backup, item.keep) for item in decide_slices([old, young], None, policy, NOW)] == [
+    assert [(item.backup, item.keep) for item in decide_place([], [old, young], policy, NOW)] == [
         ("young", True),
         ("old", False),
     ]
+
+
+def test_a_person_who_pins_an_old_full_keeps_it_without_all_changes_since() -> None:
+    """What the daemon pinned for a damaged newer one is led on from; what somebody wants to keep stands alone."""
+    start = int(NOW.timestamp()) - 86_400 * 100
+    newest = Candidate("newest", NOW, good=True, moment=OpTime(start + 50, 1))
+    slices = [SliceCandidate(f"s{at}", NOW, OpTime(start + at, 1)) for at in (10, 60)]
+    for anchor, expected in ((False, {"newest", "old", "s60"}), (True, {"newest", "old", "s10", "s60"})):
+        pinned = Candidate("old", NOW - timedelta(days=100), True, pinned="why", moment=OpTime(start, 1), anchor=anchor)
+        assert kept(decide_place([newest, pinned], slices, Policy(count=1, days=30), NOW)) == expected
+
+
+@pytest.mark.parametrize(
+    "policy, words",
+    [
+        (Policy(), "7, at most 30 days"),
+        (Policy(count=1, days=1, min_keep=3), "1, at most 1 day; never fewer than 3"),
+        (
+            Policy(
+                tiers=Tiers(
+                    keep_all_for_days=7,
+                    keep_daily_for_days=16,
+                    keep_weekly_for_weeks=8,
+                    keep_monthly_for_months=4,
+                ),
+                max_total_size=50 * 10**9,
+            ),
+            "all of 7 days, then one a day for 16 days, a week for 8 weeks, a month for 4 months; at most 50.0 GB",
+        ),
+        (
+            Policy(tiers=Tiers(keep_all_for_days=1, keep_yearly_for_years=2)),
+            "all of 1 day, then one a year for 2 years",
+        ),
+        (Policy(tiers=Tiers(keep_all_for_days=90)), "all of 90 days"),
+    ],
+)
+def test_a_policy_in_words(policy: Policy, words: str) -> None:
+    """What status says is kept."""
+    assert rule_words(policy) == words

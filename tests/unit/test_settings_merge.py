@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanumpay_backupd.model import Policy
+from nanumpay_backupd.model import Policy, Tiers
 from nanumpay_backupd.settings.document import parse_document
 from nanumpay_backupd.settings.hostfile import parse_host_file
 from nanumpay_backupd.settings.merge import application_destination, build_jobs
@@ -14,6 +14,7 @@ from nanumpay_backupd.settings.schema import (
     HostConfig,
     LocalDestination,
     MongoSource,
+    Paths,
     RetryPolicy,
     RunSpec,
     S3Destination,
@@ -191,6 +192,47 @@ def test_further_jobs_are_the_hosts_alone(host: HostConfig) -> None:
     assert (shop.retention, shop.compress, shop.compression_level) == (Policy(count=3, days=9), False, 1)
     assert (shop.enabled, shop.catch_up, shop.retry) == (False, 7200.0, host.retry)
     assert (on_demand.schedule, on_demand.source.database) == (None, "pay")
+
+
+KEPT = """
+[nanumpay]
+destinations = ["usb"]
+[nanumpay.retention]
+max_total_size = "50GB"
+[destination.usb]
+type = "local"
+path = "/mnt/usb"
+[destination.usb.retention]
+keep_all_for_days = 7
+keep_monthly_for_months = 12
+[destination.local.retention]
+count = 3
+[destination.app.retention]
+max_total_size = "0KiB"
+min_keep = 2
+[[job]]
+name = "shop"
+destinations = ["usb"]
+retention = { keep_all_for_days = 2, min_keep = 4 }
+"""
+
+
+def test_whose_word_counts_on_how_long_to_keep() -> None:
+    """The place's table, then the job's, then the form: for the rule, the size and what always stays each by itself."""
+    application, shop = build_jobs(parse_host_file(KEPT, "host.toml", environ={}), parse_document(S3_SETTINGS))
+    size = 50 * 10**9
+    assert application.retention == Policy(count=2, days=3, max_total_size=size)
+    monthly = Tiers(keep_all_for_days=7, keep_monthly_for_months=12)
+    assert {place: application.policy_at(place) for place in ("app", "usb", "local", "elsewhere")} == {
+        "app": Policy(count=2, days=3, min_keep=2),
+        "usb": Policy(count=2, days=3, tiers=monthly, max_total_size=size),
+        "local": Policy(count=3, days=30, max_total_size=size),
+        "elsewhere": application.retention,
+    }
+    assert shop.retention == Policy(tiers=Tiers(keep_all_for_days=2), min_keep=4)
+    assert shop.policy_at("usb") == Policy(tiers=monthly, min_keep=4)
+    assert shop.policy_at("local") == Policy(count=3, days=30, min_keep=4)
+    assert decode_spec(encode_spec(spec := RunSpec(run="r", job=shop, paths=Paths(), trigger="manual"))) == spec
 
 
 def test_a_job_reaches_the_worker_whole_and_people_without_secrets(host: HostConfig) -> None:

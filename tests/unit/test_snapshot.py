@@ -33,8 +33,9 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest
 from nanumpay_backupd.pipeline.layout import Layout, backup_id
+from nanumpay_backupd.pipeline.outlook import look, plan
 from nanumpay_backupd.pipeline.produce import _learned_ratio
-from nanumpay_backupd.pipeline.prune import plan, prune
+from nanumpay_backupd.pipeline.prune import prune
 from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
 from nanumpay_backupd.pipeline.verify import read_back
@@ -223,7 +224,7 @@ def test_snapshots_are_pruned_collection_by_collection(catalog: Catalog, tmp_pat
     slices = [entered(catalog, 20, kind=Kind.INCREMENTAL), entered(catalog, 21, kind=Kind.DIFFERENTIAL)]
     users = [entered(catalog, hours, "users") for hours in (0, 1, 2, 60)]
     plans = [entered(catalog, 100, "plans"), entered(catalog, 110, "plans")]
-    lines = {line.backup: line for line in plan(job, catalog.backups("nanumpay"), NOW)}
+    lines = {line.backup: line for line in plan(job, look(catalog, "nanumpay"), NOW)}
     assert {name for name, line in lines.items() if line.action == "delete"} == {*users[2:], plans[1]}
     assert lines[plans[0]].reason == "the newest verified snapshot of a collection is never deleted"
     assert all(lines[name].action == "keep" for name in slices)

@@ -35,8 +35,18 @@ __backupctl_takes() {
         'swaps 2') REPLY=@swaps ;;
         'delete --from') REPLY=@destinations ;;
         'delete 1') REPLY=@backups ;;
+        'prune --at') REPLY='' ;;
         'prune 1') REPLY=@jobs ;;
+        'pin --reason') REPLY='' ;;
+        'pin 1') REPLY='latest @backups' ;;
+        'unpin 1') REPLY='latest @backups' ;;
         'test 1') REPLY=@remote ;;
+        'notify -n') REPLY='' ;;
+        'notify 1') REPLY=test ;;
+        'notify 2') REPLY=@channels ;;
+        'report --days') REPLY='' ;;
+        'report --html') REPLY=@files ;;
+        'report --language') REPLY='en ko' ;;
         'logs -n') REPLY='' ;;
         'logs 1') REPLY=@runs ;;
         'completion 1') REPLY='bash zsh fish' ;;
@@ -50,7 +60,7 @@ __backupctl_options() {
         '') REPLY='--help --socket --json --color --version' ;;
         status) REPLY='--watch --help --socket --json --color' ;;
         jobs) REPLY='--help --socket --json --color' ;;
-        run) REPLY='--no-wait --force --collection --format --kind --help --socket --json --color' ;;
+        run) REPLY='--no-wait --force --collection --format --kind --disable-notifications --help --socket --json --color' ;;
         cancel) REPLY='--help --socket --json --color' ;;
         wait) REPLY='--timeout --restores --help --socket --json --color' ;;
         runs) REPLY='-n --slices --help --socket --json --color' ;;
@@ -62,10 +72,14 @@ __backupctl_options() {
         drill) REPLY='--backup --from --no-wait --help --socket --json --color' ;;
         swaps) REPLY='--yes --help --socket --json --color' ;;
         delete) REPLY='--from --force --yes --help --socket --json --color' ;;
-        prune) REPLY='--apply --yes --help --socket --json --color' ;;
+        prune) REPLY='--apply --at --assume-schedule --yes --help --socket --json --color' ;;
+        pin) REPLY='--reason --help --socket --json --color' ;;
+        unpin) REPLY='--all --help --socket --json --color' ;;
         settings) REPLY='--help --socket --json --color' ;;
         doctor) REPLY='--help --socket --json --color' ;;
         test) REPLY='--help --socket --json --color' ;;
+        notify) REPLY='-n --help --socket --json --color' ;;
+        report) REPLY='--days --html --language --help --socket --json --color' ;;
         logs) REPLY='-f -n --help --socket --json --color' ;;
         reload) REPLY='--help --socket --json --color' ;;
         rebuild) REPLY='--help --socket --json --color' ;;
@@ -111,7 +125,7 @@ _backupctl() {
     elif [[ $cur == -* ]]; then
         __backupctl_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps delete prune settings doctor test logs reload rebuild completion'
+        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps delete prune pin unpin settings doctor test notify report logs reload rebuild completion'
     else
         __backupctl_takes "$command $at" || __backupctl_options "$command"
     fi

@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --at --backup --collection --color --format --from --job --kind --level --socket --timeout --to-db -n
+            case --at --backup --collection --color --days --format --from --html --job --kind --language --level --reason --socket --timeout --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -70,6 +70,7 @@ complete -c backupctl -n '__backupctl_in run' -l force -d 'run although the job 
 complete -c backupctl -n '__backupctl_in run' -l collection -x -k -a '(__backupctl_words collections)' -d 'only this collection (DB.C where a job has all databases)'
 complete -c backupctl -n '__backupctl_in run' -l format -x -a 'bson json' -d 'of a collection: bson (default), or json: Extended JSON, a document a line'
 complete -c backupctl -n '__backupctl_in run' -l kind -x -a 'full incremental differential' -d 'the kind of backup (default: full): full, incremental, differential'
+complete -c backupctl -n '__backupctl_in run' -l disable-notifications -d 'tell nobody how it ends: no messages, no pings (it stays on record)'
 
 complete -c backupctl -n '__backupctl_in -' -a cancel -d 'stop what is running: a backup, a restore, a verification, a drill'
 complete -c backupctl -n '__backupctl_at cancel 1' -k -a '(__backupctl_words running)'
@@ -127,13 +128,23 @@ complete -c backupctl -n '__backupctl_in swaps' -l yes -d 'do not ask'
 complete -c backupctl -n '__backupctl_in -' -a delete -d 'delete a backup with all its copies, or one copy'
 complete -c backupctl -n '__backupctl_at delete 1' -k -a '(__backupctl_words backups)'
 complete -c backupctl -n '__backupctl_in delete' -l from -x -k -a '(__backupctl_words destinations)' -d 'only the copy at this destination'
-complete -c backupctl -n '__backupctl_in delete' -l force -d 'even if it is the newest verified backup'
+complete -c backupctl -n '__backupctl_in delete' -l force -d 'even if it is pinned, or the newest verified backup'
 complete -c backupctl -n '__backupctl_in delete' -l yes -d 'do not ask'
 
 complete -c backupctl -n '__backupctl_in -' -a prune -d 'show what retention would delete; delete it with --apply'
 complete -c backupctl -n '__backupctl_at prune 1' -k -a '(__backupctl_words jobs)'
 complete -c backupctl -n '__backupctl_in prune' -l apply -d 'delete, not only show'
+complete -c backupctl -n '__backupctl_in prune' -l at -x -d 'show what would be deleted on that day (see below)'
+complete -c backupctl -n '__backupctl_in prune' -l assume-schedule -d 'with --at: as if all scheduled backups until then had been made'
 complete -c backupctl -n '__backupctl_in prune' -l yes -d 'do not ask'
+
+complete -c backupctl -n '__backupctl_in -' -a pin -d 'keep retention from deleting a backup'
+complete -c backupctl -n '__backupctl_at pin 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_in pin' -l reason -x -d 'why; it is shown wherever the backup is'
+
+complete -c backupctl -n '__backupctl_in -' -a unpin -d 'let retention delete a backup again'
+complete -c backupctl -n '__backupctl_at unpin 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_in unpin' -l all -d 'also what the daemon pinned because a newer backup is damaged'
 
 complete -c backupctl -n '__backupctl_in -' -a settings -d 'show the settings in force and where they come from'
 
@@ -141,6 +152,16 @@ complete -c backupctl -n '__backupctl_in -' -a doctor -d 'check MongoDB, tools, 
 
 complete -c backupctl -n '__backupctl_in -' -a test -d 'try a destination with a real put, get and delete'
 complete -c backupctl -n '__backupctl_at test 1' -k -a '(__backupctl_words remote)'
+
+complete -c backupctl -n '__backupctl_in -' -a notify -d 'show who is told of what, and what was told; send a test'
+complete -c backupctl -n '__backupctl_at notify 1' -a 'test' -d 'send a test'
+complete -c backupctl -n '__backupctl_at notify 2' -k -a '(__backupctl_words channels)'
+complete -c backupctl -n '__backupctl_in notify' -s n -x -d 'show the newest N (default: 20)'
+
+complete -c backupctl -n '__backupctl_in -' -a report -d 'show the last days: runs, sizes, growth, promises kept, copies, what comes next'
+complete -c backupctl -n '__backupctl_in report' -l days -x -d 'how many days (default: 7)'
+complete -c backupctl -n '__backupctl_in report' -l html -r -F -d 'write it to this file, as a page with a chart'
+complete -c backupctl -n '__backupctl_in report' -l language -x -a 'en ko' -d 'its language (default: as [notify] says): en, ko'
 
 complete -c backupctl -n '__backupctl_in -' -a logs -d 'show the daemon\'s log (journalctl)'
 complete -c backupctl -n '__backupctl_at logs 1' -k -a '(__backupctl_words runs)'

@@ -12,6 +12,8 @@ __nanumpay_backupd_takes() {
         'restore --job') REPLY=@jobs ;;
         'restore --to-db') REPLY='' ;;
         'restore --collection') REPLY=@collections ;;
+        'restore --identity') REPLY=@files ;;
+        'restore --passphrase-file') REPLY=@files ;;
         'restore --work') REPLY=@dirs ;;
         'restore 1') REPLY='latest @backups' ;;
         'take-over-crontab --user') REPLY='' ;;
@@ -25,7 +27,7 @@ __nanumpay_backupd_options() {
         '') REPLY='--help --version --config' ;;
         serve) REPLY='--help --config' ;;
         run-once) REPLY='--help --config --kind --force' ;;
-        restore) REPLY='--help --config --from --at --job --to-db --collection --work --list --dry-run --no-safety-backup --yes' ;;
+        restore) REPLY='--help --config --from --at --job --to-db --collection --identity --passphrase-file --work --list --dry-run --no-safety-backup --yes' ;;
         check-config) REPLY='--help --config' ;;
         rebuild) REPLY='--help --config' ;;
         take-over-crontab) REPLY='--help --config --user --keep-in --dry-run' ;;

@@ -1,0 +1,1 @@
+"""Ways to tell people: messages by apprise, records in the application's database, pings. When is `alerts`' matter."""

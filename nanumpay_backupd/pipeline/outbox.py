@@ -1,0 +1,171 @@
+"""Artifacts that are encrypted for the destinations only: made beside the plain one here, kept until they have arrived.
+
+Such a file waits in the outbox while a copy of its backup is queued. It is made once, so that all destinations have the
+same; the plain artifact, from which it is made, stays in the backups folder. Uploads nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import BusyError, CancelledError, NotFoundError
+from nanumpay_backupd.model import LOCAL, Artifact, Backup, CopyState, Manifest
+from nanumpay_backupd.pipeline.keyring import Keyring
+from nanumpay_backupd.pipeline.layout import Layout, is_slice, job_of, parse_artifact
+from nanumpay_backupd.pipeline.members import chunks_of
+from nanumpay_backupd.pipeline.publish import rewrite_manifest
+from nanumpay_backupd.pipeline.report import Recorder
+from nanumpay_backupd.pipeline.verify import opened, prove_same, prove_sealed
+from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.system.files import publish
+from nanumpay_backupd.system.locks import FileLock
+
+__all__ = ["Encrypting", "can_be_sent", "discard", "fill", "note", "sweep_outbox"]
+
+_PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED, CopyState.CORRUPT)
+_PART: Final = ".part"
+
+
+class Encrypting:
+    """The encryption of an artifact for the destinations, under way in a thread beside its proof.
+
+    `close` always; what is not wanted then is not kept.
+    """
+
+    def __init__(self, manifest: Manifest, layout: Layout, keys: Keyring, recorder: Recorder) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="encrypt")
+        self._layout = layout
+        self._stop = False
+        self._taken = False
+        self._recorder = recorder
+        self._future = self._pool.submit(_encrypt, manifest, layout, keys, recorder.clock, self._tick)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop = True
+        self._pool.shutdown(wait=True)
+        if not self._taken and self._future.exception() is None:
+            self._layout.waiting(self._future.result().name).unlink(missing_ok=True)
+
+    def result(self) -> Artifact:
+        """Wait for it; raises as `fill`."""
+        artifact = self._future.result()
+        self._taken = True
+        return artifact
+
+    def _tick(self, _count: int) -> None:
+        self._recorder.check()
+        if self._stop:
+            raise CancelledError("it is not wanted any more")
+
+
+def fill(backup: Backup, layout: Layout, keys: Keyring, catalog: Catalog, recorder: Recorder) -> Backup:
+    """Encrypt a backup for the destinations, unless that was done; returns its record as it is then.
+
+    Raises NotFoundError (``artifact-missing``) where the plain artifact is gone, VerifyError where it is not any more
+    what was proven, the faults of the tool (ToolError) and of the keys (ConfigError ``recipient-unusable``), OSError.
+    """
+    assert backup.manifest is not None
+    stored = backup.manifest.elsewhere
+    if stored is not None and layout.waiting(stored.name).exists():
+        return backup
+    if stored is not None and any(copy.state in _PRESENT and copy.destination != LOCAL for copy in backup.copies):
+        raise NotFoundError(
+            f"{stored.name}, which waited to be uploaded, is gone",
+            hint="copies of it are elsewhere, and another encryption would not be the same file",
+            code="artifact-missing",
+        )
+    artifact = _encrypt(backup.manifest, layout, keys, recorder.clock, lambda _: recorder.check())
+    return note(backup, artifact, layout, catalog)
+
+
+def note(backup: Backup, artifact: Artifact, layout: Layout, catalog: Catalog) -> Backup:
+    """Record in manifest and catalog how a backup is stored elsewhere."""
+    assert backup.manifest is not None
+    manifest = msgspec.structs.replace(backup.manifest, elsewhere=artifact)
+    noted = msgspec.structs.replace(backup, manifest=manifest)
+    if layout.manifest(backup.id).exists():
+        rewrite_manifest(layout, manifest)
+    catalog.save_backup(msgspec.structs.replace(noted, copies=()))
+    return noted
+
+
+def can_be_sent(backup: Backup, layout: Layout, keys: Keyring, job: JobSpec) -> bool:
+    """Tell whether the file that the destinations are to have is there, or can still be made."""
+    stored = backup.manifest.elsewhere if backup.manifest is not None else None
+    plain = layout.artifact(backup.artifact).exists()
+    if stored is not None:
+        unsent = not any(copy.state in _PRESENT and copy.destination != LOCAL for copy in backup.copies)
+        return layout.waiting(stored.name).exists() or (plain and unsent and keys.seals_for(job))
+    return plain
+
+
+def discard(name: str, layout: Layout, catalog: Catalog) -> None:
+    """Remove what waited for a backup of which no copy is queued any more."""
+    backup = catalog.backup(name)
+    manifest = backup.manifest if backup is not None else None
+    if backup is None or manifest is None or manifest.elsewhere is None or _queued(backup):
+        return
+    layout.waiting(manifest.elsewhere.name).unlink(missing_ok=True)
+
+
+def sweep_outbox(layout: Layout, catalog: Catalog, *, held: Path | None = None) -> None:
+    """Remove what waits for nothing: of runs that died, of backups that were deleted. Living runs are left alone.
+
+    ``held`` is the lock that the caller has.
+    """
+    if not layout.outbox.is_dir():
+        return
+    for path in layout.outbox.iterdir():
+        parsed = parse_artifact(path.name.removeprefix(".").removesuffix(_PART))
+        name = parsed[0] if parsed is not None else ""
+        backup = catalog.backup(name) if name else None
+        if backup is not None and _queued(backup) and not path.name.startswith("."):
+            continue
+        # Whoever makes it has the lock of its lane until its copies are queued.
+        lane = layout.lock(job_of(name) or "unknown", "slice" if is_slice(name) else "backup")
+        with (
+            contextlib.suppress(BusyError, OSError),
+            contextlib.nullcontext() if lane == held else FileLock(lane, name),
+        ):
+            path.unlink(missing_ok=True)
+
+
+def _queued(backup: Backup) -> bool:
+    return any(copy.state is CopyState.PENDING for copy in backup.copies)
+
+
+def _encrypt(manifest: Manifest, layout: Layout, keys: Keyring, clock: Clock, tick: Callable[[int], None]) -> Artifact:
+    """Encrypt the plain artifact into the outbox, read it back from the disk, and only then let it be seen."""
+    layout.create_encrypted()
+    part = layout.outbox / f".{manifest.artifact.name}{_PART}"
+    part.unlink(missing_ok=True)
+    path = layout.artifact(manifest.artifact.name)
+    try:
+        with opened(path, manifest) as stream:
+            made = keys.seal(chunks_of(path, stream), manifest.artifact, part, tick)
+        what = msgspec.structs.replace(manifest, artifact=made, elsewhere=None)
+        with opened(part, what) as stream:
+            chunks = chunks_of(part, stream)
+            if keys.provable:
+                prove_same(chunks, what, keys, tick)
+            else:
+                prove_sealed(chunks, what, clock, keys)
+        publish(part, layout.waiting(made.name), replace=True)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return made
