@@ -11,7 +11,7 @@ import signal
 from collections.abc import Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
@@ -26,7 +26,6 @@ from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError
 from nanumpay_backupd.events import Event, Fault, Severity
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.metrics.exporter import Exporter
-from nanumpay_backupd.metrics.figures import Figures, gather
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Trigger
 from nanumpay_backupd.promises import Promises
 from nanumpay_backupd.scheduler import zone_of
@@ -45,6 +44,9 @@ from nanumpay_backupd.system.notify import ServiceManager
 from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
+
+if TYPE_CHECKING:
+    from nanumpay_backupd.metrics.figures import Figures
 
 __all__ = ["Daemon", "serve"]
 
@@ -331,7 +333,9 @@ class Daemon:
         return [*found, *self.announcer.faults(), *self.metrics.faults()]
 
     async def _figures(self) -> Figures:
-        """Take the figures of the metrics."""
+        """Take the figures of the metrics; what that needs is loaded when somebody wants them."""
+        from nanumpay_backupd.metrics.figures import gather
+
         return await gather(self, self._methods)
 
     # Service manager

@@ -288,7 +288,8 @@ def test_nothing_is_loaded_before_it_is_wanted() -> None:
     """A daemon without metrics does not pay for them."""
     program = (
         "import sys, nanumpay_backupd.daemon; "
-        "print(sorted({'prometheus_client', 'nanumpay_backupd.metrics.web'} & set(sys.modules)))"
+        "print(sorted({'prometheus_client', 'nanumpay_backupd.metrics.web', 'nanumpay_backupd.metrics.figures'} "
+        "& set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
