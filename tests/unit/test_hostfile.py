@@ -536,7 +536,7 @@ def test_bad_connection_strings_are_refused_without_showing_them(uri: str) -> No
 
 def test_the_tables_describe_every_field() -> None:
     """No field of a record lacks its key in the host file, and each key fills a field of its table's record."""
-    named_elsewhere = {"origin", "name", "retention", "retentions", "destinations", "jobs", "s3", "ftp", "channels"}
+    named_elsewhere = {"origin", "name", "retention", "retentions", "monitors", "destinations", "jobs", "s3", "ftp", "channels"}
     named_elsewhere |= {table.path for table in SINGLE}
     for table in (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION, JOB_ENCRYPTION):
         fields = {field.name for field in msgspec.structs.fields(table.record)}

@@ -1,0 +1,184 @@
+"""Notices a full from which data may be missing, keeps retention from the last good one, and ends both. Deletes nothing.
+
+What is odd is decided in `health.sizes`. One event is told once: what comes after it and lacks the same is marked, and
+nothing more. It ends when a full is as usual again, or when somebody says that it is meant (`accept`); until then the
+newest full before it stays pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.errors import RefusedError
+from nanumpay_backupd.health.sizes import HISTORY, LEAST, Figures, Oddity, in_words, loses, oddities, usual
+from nanumpay_backupd.model import (
+    ACCEPTED,
+    Backup,
+    BackupState,
+    CopyState,
+    Kind,
+    Manifest,
+    OddityRecord,
+    from_json,
+    to_json,
+)
+from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.pins import BY_ANOMALY, pin, unpin
+from nanumpay_backupd.settings.schema import JobSpec
+
+__all__ = ["OPEN", "accept", "examine", "figures"]
+
+OPEN: Final = "open"
+_OVER: Final = "over"
+_PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
+_LOOKED_AT: Final = 50
+"""Fulls among which those are looked for that say what is usual."""
+
+
+def figures(manifest: Manifest) -> Figures:
+    """Return what a backup holds; views hold nothing, and MongoDB's own collections are not counted."""
+    counted: dict[str, int] = {}
+    for item in manifest.source.collections:
+        name = item.namespace
+        if item.type != "view" and not name.partition(".")[2].startswith("system."):
+            counted[name] = counted.get(name, 0) + item.documents
+    size = sum(item.bytes for item in manifest.source.collections)
+    return Figures(documents=sum(counted.values()), size=size, collections=counted)
+
+
+def examine(
+    job: JobSpec, backup: Backup, catalog: Catalog, layout: Layout, now: datetime
+) -> tuple[OddityRecord, Backup | None] | None:
+    """Hold a full that was just proven against those before it; returns a new event and the backup pinned for it.
+
+    None: it is as usual, one of an event that was told, or nothing is known yet. Raises BackupdError where a pin or a
+    record cannot be written.
+    """
+    limits = job.health
+    found = _figures_of(backup)
+    if found is None or not (limits.shrink_factor or limits.grow_factor):
+        return None
+    open_ones = [item for item in catalog.oddities(job.name, OPEN) if item.backup != backup.id]
+    expected = _expected(open_ones[-1]) if open_ones else _usual(catalog, job.name, backup)
+    if expected is None:
+        return None
+    odd = oddities(found, expected, limits.shrink_factor, limits.grow_factor)
+    if not odd:
+        _settle(catalog, layout, job.name, open_ones)
+        return None
+    told = _told_before(catalog, open_ones, found, odd, job)
+    text = in_words(odd) if told is None else f"{in_words(odd)}, as in {told}"
+    # Before it is on record: what is pinned for nothing does no harm, and is let go when all is well.
+    kept = _keep(catalog, layout, backup, now) if told is None else None
+    record = OddityRecord(
+        backup=backup.id,
+        job=job.name,
+        created=backup.created,
+        text=text,
+        loses=loses(odd),
+        documents=expected.documents,
+        size=expected.size,
+        collections=expected.collections,
+        event=told or backup.id,
+    )
+    catalog.save_oddity(record)
+    return (record, kept) if told is None else None
+
+
+def accept(catalog: Catalog, layout: Layout, backup: Backup, who: str) -> list[str]:
+    """Take what is odd about a job's backups as meant: from the newest odd one on it is what is usual.
+
+    Returns the backups whose pins were let go. Raises RefusedError when nothing is odd about it.
+    """
+    open_ones = catalog.oddities(backup.job, OPEN)
+    if backup.id not in [item.backup for item in open_ones]:
+        raise RefusedError(
+            f"nothing is odd about {backup.id}, or it is settled already", hint="see what is: backupctl monitor --last"
+        )
+    catalog.remember(_memory(backup.job), to_json(open_ones[-1].created))
+    released = _release(catalog, layout, backup.job)
+    for item in open_ones:
+        catalog.save_oddity(msgspec.structs.replace(item, state=ACCEPTED, by=who))
+    return released
+
+
+def _usual(catalog: Catalog, job: str, backup: Backup) -> Figures | None:
+    """Say what the fulls before a backup hold, None: there are too few."""
+    data = catalog.remembered(_memory(job))
+    since = from_json(datetime, data) if data is not None else None
+    history: list[Figures] = []
+    for older in catalog.backups(job, _LOOKED_AT, {Kind.FULL}):
+        if len(history) == HISTORY or (since is not None and older.created < since):
+            break
+        if older.created >= backup.created or older.odd or older.state is not BackupState.VERIFIED:
+            continue
+        held = _figures_of(catalog.backup(older.id))
+        if held is not None:
+            history.append(held)
+    # What somebody accepted is known to be as it should.
+    return usual(history) if len(history) >= (LEAST if since is None else 1) else None
+
+
+def _figures_of(backup: Backup | None) -> Figures | None:
+    """Return what a backup holds, None where its manifest does not tell here."""
+    if backup is None or backup.manifest is None or backup.manifest.closed:
+        return None
+    return figures(backup.manifest)
+
+
+def _expected(record: OddityRecord) -> Figures:
+    return Figures(documents=record.documents, size=record.size, collections=record.collections)
+
+
+def _told_before(
+    catalog: Catalog, open_ones: Sequence[OddityRecord], found: Figures, odd: Sequence[Oddity], job: JobSpec
+) -> str | None:
+    """Return the backup at which this was told already, None: it is something new."""
+    if not open_ones or open_ones[-1].loses != loses(odd):
+        return None
+    event = open_ones[-1].event
+    first = _figures_of(catalog.backup(event)) or _figures_of(catalog.backup(open_ones[-1].backup))
+    if first is None:
+        return event
+    shrink, grow = (job.health.shrink_factor, 0.0) if loses(odd) else (0.0, job.health.grow_factor)
+    # What there is more of again, or less after a growth, is on its way back.
+    return None if oddities(found, usual([first]), shrink, grow) else event
+
+
+def _keep(catalog: Catalog, layout: Layout, backup: Backup, now: datetime) -> Backup | None:
+    """Pin the newest good full before an odd one; returns it."""
+    for older in catalog.backups(backup.job, kinds={Kind.FULL}):
+        good = older.state is BackupState.VERIFIED and any(copy.state in _PRESENT for copy in older.copies)
+        if good and not older.odd and older.created < backup.created:
+            reason = f"{backup.id} differs from it so much that data may be lost (backupctl monitor)"
+            pin(catalog, layout, older.id, BY_ANOMALY, reason, now)
+            return older
+    return None
+
+
+def _settle(catalog: Catalog, layout: Layout, job: str, open_ones: Sequence[OddityRecord]) -> None:
+    """End what was odd: a full is as usual again."""
+    for item in open_ones:
+        catalog.save_oddity(msgspec.structs.replace(item, state=_OVER))
+    _release(catalog, layout, job)
+
+
+def _release(catalog: Catalog, layout: Layout, job: str) -> list[str]:
+    """Let go what was pinned of a job; returns those backups."""
+    released = []
+    for held in catalog.pins():
+        if held.owner == BY_ANOMALY:
+            backup = catalog.backup(held.backup)
+            if backup is not None and backup.job == job:
+                unpin(catalog, layout, held.backup, BY_ANOMALY)
+                released.append(held.backup)
+    return released
+
+
+def _memory(job: str) -> str:
+    return f"usual:{job}"
