@@ -425,7 +425,7 @@ class Backup(_Record, frozen=True, gc=False):
 
     ``start`` and ``end`` are the oplog times of its consistency, empty where it has none. ``pinned`` says why retention
     must leave it alone, empty: it is not pinned. ``collection`` is ``database.name`` of a snapshot of one collection.
-    ``odd`` says how it differs from those before it, so that data may be lost (`pipeline.oddities`), empty: it does not.
+    ``odd`` says how it differs from those before it, so that data may be lost (`pipeline.oddities`), else empty.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Notices a full from which data may be missing, keeps retention from the last good one, and ends both. Deletes nothing.
+"""Notices a full from which data may be missing, and keeps retention from the last good one. Deletes nothing.
 
 What is odd is decided in `health.sizes`. One event is told once: what comes after it and lacks the same is marked, and
 nothing more. It ends when a full is as usual again, or when somebody says that it is meant (`accept`); until then the

@@ -261,9 +261,7 @@ class _Reader:
             self.problems.add(f"{path}.type", reason, 'write type = "s3", "ftp" or "local"')
             return None
         table = DESTINATIONS[kind]
-        values = self._values(
-            table, {key: value for key, value in raw.items() if key not in ("type", *_SAID)}, path
-        )
+        values = self._values(table, {key: value for key, value in raw.items() if key not in ("type", *_SAID)}, path)
         try:
             destination: Destination = table.record(name=name, **values)
         except TypeError:  # a required field is missing, which was noted above

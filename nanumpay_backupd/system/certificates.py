@@ -1,4 +1,4 @@
-"""When certificates end: those in files, and those that servers show. Whether one is to be trusted is decided elsewhere.
+"""When certificates end: those in files, and those that servers show. Whether to trust one is decided elsewhere.
 
 Nothing but the handshake is sent to a server; its certificate is taken as it is, to read its last day.
 """
