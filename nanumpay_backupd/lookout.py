@@ -125,6 +125,9 @@ def _silent(place: str, patience: float) -> ErrorInfo:
 def _local(layout: Layout, fulls: list[Backup], clock: Clock) -> Sight:
     """Look at the backups folder."""
     folder, now = layout.backups, clock.now()
+    if not fulls and not folder.exists():  # the first run makes it
+        free, device = _room(folder)
+        return Sight(place=LOCAL, at=now, free=free, device=device)
     try:
         os.listdir(folder)  # noqa: PTH208 - that it can be read is all that is asked
         writable = os.access(folder, os.W_OK | os.X_OK)

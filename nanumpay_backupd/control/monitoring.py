@@ -49,10 +49,10 @@ class Monitoring(Looking):
         self._since = self._clock.monotonic()
 
     async def monitor(self, call: Call) -> dict[str, Any]:
-        """Answer Monitor: every check of all jobs or of one; looks at all places first, unless ``live`` is false."""
+        """Answer Monitor: every check of all jobs or of one; looks at all places first, unless ``recorded``."""
         name = call.params.get("job")
         jobs = [self._named(name)] if name else list(self._supervisor.jobs.values())
-        if call.params.get("live") is not False:
+        if not call.params.get("recorded"):
             await self._look_at(jobs)
         await self._supervisor.refresh()
         checks = [check for job in jobs for check in await self._judged(job, await self._job(job), thorough=True)]
