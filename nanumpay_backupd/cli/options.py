@@ -357,7 +357,7 @@ What is wrong comes first, each with what to do about it; then a row for each pl
 side, for 25 seconds at most; nothing is written there. The daemon looks by itself once a day and tells what it finds.
 A backup is odd when it holds far less (or more) than those before it, or lacks a collection; the last one that is not
 odd is pinned until a later one is as usual again, or until --accept.
-The exit code is 0 when no check failed (warnings alone too), 8 when one did, 4 when the daemon does not answer.""",
+The exit code is 8 when a check failed, 0 otherwise: warnings are no failure.""",
     ),
     "test": (
         "try a destination with a real put, get and delete",

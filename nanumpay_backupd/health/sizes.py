@@ -78,9 +78,9 @@ def oddities(found: Figures, expected: Figures, shrink: float, grow: float) -> l
         ("bytes", expected.size, found.size),
     ):
         if shrink and now < shrink * was:
-            odd.append(Oddity("shrank", what, was, now))
-        elif grow and was and now > grow * was:
-            odd.append(Oddity("grew", what, was, now))
+            return [*odd, Oddity("shrank", what, was, now)]
+        if grow and was and now > grow * was:
+            return [*odd, Oddity("grew", what, was, now)]
     return odd
 
 

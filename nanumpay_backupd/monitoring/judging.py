@@ -215,10 +215,9 @@ def _verified(job: JobSpec, place: str, facts: Facts, now: datetime, limit: floa
         yield _check(job, place, VERIFIED, OK, f"{text} (limit {human_span(limit)})", value=human_span(age))
         return
     text = f"a copy was not read for {human_span(age)}; the limit is {human_span(limit)}"
-    hint = f"read them again: backupctl verify --job {job.name} --from {place}"
+    hint, value = f"read them again: backupctl verify --job {job.name}", human_span(age)
     told = [f"verify:{job.name}", f"{REACH}-{place}:{job.name}", f"disabled:{job.name}"]
-    value, code = human_span(age), "verify-overdue"
-    yield _check(job, place, VERIFIED, FAILED, text, hint=hint, value=value, code=code, told=told)
+    yield _check(job, place, VERIFIED, FAILED, text, hint=hint, value=value, code="verify-overdue", told=told)
 
 
 def _room(
@@ -268,7 +267,7 @@ def _odd(job: JobSpec, facts: Facts) -> Iterator[Check]:
         text, name = f"{item.backup} is odd: {item.text}", item.backup
         yield _check(job, "", ODD, state, text, hint=hint, value=value, code="backup-odd", about=name, backup=name)
     if not facts.odd and facts.fulls:
-        yield _check(job, "", ODD, OK, "the newest full holds about as much as those before it", value="as usual")
+        yield _check(job, "", ODD, OK, "no full is known to lack what those before it held", value="as usual")
 
 
 def _changes(job: JobSpec, shown: dict[str, Any], facts: Facts, now: datetime) -> Iterator[Check]:
@@ -327,10 +326,10 @@ def _ends(job: JobSpec, place: str, one: Ending, now: datetime, limits: HealthLi
         state = WARNING
     left = (one.expires - now).total_seconds() / _DAY
     text = f"{one.what} ended on {day}" if left <= 0 else f"{one.what} ends on {day}, in {left:.0f} days"
-    hint = "" if state == OK else one.hint
-    code = "" if state == OK else "expiring"
-    value = "over" if left <= 0 else f"{left:.0f} days"
-    return _check(job, place, EXPIRY, state, text, hint=hint, value=value, code=code, told=told, about=one.what)
+    value, what = "over" if left <= 0 else f"{left:.0f} days", one.what
+    if state == OK:
+        return _check(job, place, EXPIRY, OK, text, value=value, about=what)
+    return _check(job, place, EXPIRY, state, text, hint=one.hint, value=value, code="expiring", told=told, about=what)
 
 
 def _good(full: Backup) -> bool:

@@ -255,7 +255,7 @@ def _tell_oddity(spec: RunSpec, backup: Backup, layout: Layout, catalog: Catalog
         return
     if found is not None:
         record, kept = found
-        stays = f"; {kept.id} is pinned until that is settled" if kept is not None else ""
+        stays = f"; pinned until that is settled: {', '.join(kept)}" if kept else ""
         recorder.warn(f"{backup.id} is odd: {record.text}{stays} (backupctl monitor)", message=Message.BACKUP_ODD)
 
 

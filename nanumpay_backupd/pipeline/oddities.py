@@ -53,8 +53,8 @@ def figures(manifest: Manifest) -> Figures:
 
 def examine(
     job: JobSpec, backup: Backup, catalog: Catalog, layout: Layout, now: datetime
-) -> tuple[OddityRecord, Backup | None] | None:
-    """Hold a full that was just proven against those before it; returns a new event and the backup pinned for it.
+) -> tuple[OddityRecord, list[str]] | None:
+    """Hold a full that was just proven against those before it; returns a new event and the backups pinned for it.
 
     None: it is as usual, one of an event that was told, or nothing is known yet. Raises BackupdError where a pin or a
     record cannot be written.
@@ -74,7 +74,7 @@ def examine(
     told = _told_before(catalog, open_ones, found, odd, job)
     text = in_words(odd) if told is None else f"{in_words(odd)}, as in {told}"
     # Before it is on record: what is pinned for nothing does no harm, and is let go when all is well.
-    kept = _keep(catalog, layout, backup, now) if told is None else None
+    kept = _keep(catalog, layout, backup, now) if told is None else []
     record = OddityRecord(
         backup=backup.id,
         job=job.name,
@@ -150,15 +150,22 @@ def _told_before(
     return None if oddities(found, usual([first]), shrink, grow) else event
 
 
-def _keep(catalog: Catalog, layout: Layout, backup: Backup, now: datetime) -> Backup | None:
-    """Pin the newest good full before an odd one; returns it."""
+def _keep(catalog: Catalog, layout: Layout, backup: Backup, now: datetime) -> list[str]:
+    """Pin the newest good full before an odd one; where that one lacks something itself, also the newest that does not.
+
+    Returns them.
+    """
+    kept: list[str] = []
     for older in catalog.backups(backup.job, kinds={Kind.FULL}):
         good = older.state is BackupState.VERIFIED and any(copy.state in _PRESENT for copy in older.copies)
-        if good and not older.odd and older.created < backup.created:
-            reason = f"{backup.id} differs from it so much that data may be lost (backupctl monitor)"
-            pin(catalog, layout, older.id, BY_ANOMALY, reason, now)
-            return older
-    return None
+        if not good or older.created >= backup.created or (kept and older.odd):
+            continue
+        reason = f"{backup.id} differs from it so much that data may be lost (backupctl monitor)"
+        pin(catalog, layout, older.id, BY_ANOMALY, reason, now)
+        kept.append(older.id)
+        if not older.odd:
+            break
+    return kept
 
 
 def _settle(catalog: Catalog, layout: Layout, job: str, open_ones: Sequence[OddityRecord]) -> None:
