@@ -30,6 +30,8 @@ from nanumpay_backupd.settings.schema import JobSpec, Schedule
 __all__ = ["Monitoring"]
 
 _INTERVAL: Final = 60.0
+_SOON: Final = 2.0
+"""Seconds between two questions whether the start is over."""
 _FIRST: Final = 600.0
 """Seconds after which a daemon that never looked before does."""
 _LATE: Final = timedelta(days=2)
@@ -77,15 +79,17 @@ class Monitoring(Looking):
 
         backup, released = await self._supervisor.db(work)
         log.info(f"{who} accepted what is odd about {backup}", released=", ".join(released) or None)
+        self._daemon.announcer.look_again()
         return {"backup": backup, "released": released}
 
     # The round
 
     async def watch(self) -> None:
         """Look when it is time, and again at places that did not answer, until cancelled."""
-        said = ""
+        said, pause = "", _SOON
         while True:
-            await asyncio.sleep(_INTERVAL if said or self._supervisor.plans.hold == 0 else min(_INTERVAL, 2.0))
+            await asyncio.sleep(pause)
+            pause = _INTERVAL if self._supervisor.plans.hold == 0 else _SOON
             try:
                 await self._round()
                 said = ""
@@ -193,6 +197,7 @@ class Monitoring(Looking):
             keep(catalog, learned(recall(catalog), now, fresh, ahead, owns, jobs=names, horizon=horizon))
 
         await self._supervisor.db(work)
+        self._daemon.announcer.look_again()
 
 
 def _passed(at: datetime, now: datetime) -> bool:

@@ -257,15 +257,16 @@ def _odd(job: JobSpec, facts: Facts) -> Iterator[Check]:
     """Judge whether data is missing from fulls; one finding for each event."""
     if not (job.health.shrink_factor or job.health.grow_factor):
         return
-    events = [item for item in facts.odd if item.event == item.backup] or list(facts.odd[:1])
-    for item in events:
+    # The backup at which it was told may be gone by now: retention goes on.
+    events = {item.event: item for item in reversed(facts.odd)}
+    for event, item in reversed(events.items()):
         hint = f"look into the database; if it is meant: backupctl monitor --accept {item.backup}"
         kept = next((full.id for full in facts.fulls if full.pinned and full.created < item.created), "")
         if item.loses and kept:
             hint += f"; if not, what was there is in {kept}, which is pinned"
         state, value = (FAILED, "data missing") if item.loses else (WARNING, "grew")
         text, name = f"{item.backup} is odd: {item.text}", item.backup
-        yield _check(job, "", ODD, state, text, hint=hint, value=value, code="backup-odd", about=name, backup=name)
+        yield _check(job, "", ODD, state, text, hint=hint, value=value, code="backup-odd", about=event, backup=name)
     if not facts.odd and facts.fulls:
         yield _check(job, "", ODD, OK, "no full is known to lack what those before it held", value="as usual")
 

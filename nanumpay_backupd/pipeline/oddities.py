@@ -36,8 +36,21 @@ __all__ = ["OPEN", "accept", "examine", "figures"]
 OPEN: Final = "open"
 _OVER: Final = "over"
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
-_LOOKED_AT: Final = 50
-"""Fulls among which those are looked for that say what is usual."""
+
+
+class _Past(msgspec.Struct, frozen=True):
+    """What a full held that is or was there."""
+
+    backup: str
+    created: datetime
+    figures: Figures
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What is remembered of a job: its last fulls, and since when they count (None: always did)."""
+
+    since: datetime | None = None
+    history: tuple[_Past, ...] = ()
 
 
 def figures(manifest: Manifest) -> Figures:
@@ -66,10 +79,12 @@ def examine(
     open_ones = [item for item in catalog.oddities(job.name, OPEN) if item.backup != backup.id]
     expected = _expected(open_ones[-1]) if open_ones else _usual(catalog, job.name, backup)
     if expected is None:
+        _learn(catalog, job.name, backup, found)
         return None
     odd = oddities(found, expected, limits.shrink_factor, limits.grow_factor)
     if not odd:
         _settle(catalog, layout, job.name, open_ones)
+        _learn(catalog, job.name, backup, found)
         return None
     told = _told_before(catalog, open_ones, found, odd, job)
     text = in_words(odd) if told is None else f"{in_words(odd)}, as in {told}"
@@ -100,7 +115,10 @@ def accept(catalog: Catalog, layout: Layout, backup: Backup, who: str) -> list[s
         raise RefusedError(
             f"nothing is odd about {backup.id}, or it is settled already", hint="see what is: backupctl monitor --last"
         )
-    catalog.remember(_memory(backup.job), to_json(open_ones[-1].created))
+    newest = open_ones[-1]
+    held = _figures_of(catalog.backup(newest.backup))
+    past = (_Past(newest.backup, newest.created, held),) if held is not None else ()
+    _remember(catalog, backup.job, _Known(newest.created, past))
     released = _release(catalog, layout, backup.job)
     for item in open_ones:
         catalog.save_oddity(msgspec.structs.replace(item, state=ACCEPTED, by=who))
@@ -108,20 +126,43 @@ def accept(catalog: Catalog, layout: Layout, backup: Backup, who: str) -> list[s
 
 
 def _usual(catalog: Catalog, job: str, backup: Backup) -> Figures | None:
-    """Say what the fulls before a backup hold, None: there are too few."""
-    data = catalog.remembered(_memory(job))
-    since = from_json(datetime, data) if data is not None else None
-    history: list[Figures] = []
-    for older in catalog.backups(job, _LOOKED_AT, {Kind.FULL}):
-        if len(history) == HISTORY or (since is not None and older.created < since):
-            break
-        if older.created >= backup.created or older.odd or older.state is not BackupState.VERIFIED:
+    """Say what the fulls before a backup held, None: there were too few."""
+    known = _recall(catalog, job)
+    history = [past.figures for past in _history(catalog, job, backup, known)]
+    # What somebody accepted is known to be as it should.
+    return usual(history) if len(history) >= (LEAST if known.since is None else 1) else None
+
+
+def _history(catalog: Catalog, job: str, backup: Backup, known: _Known) -> list[_Past]:
+    """Return the fulls before a backup that say what is usual, oldest first; also those that retention deleted."""
+    found = {past.backup: past for past in known.history if past.created < backup.created}
+    for older in catalog.backups(job, HISTORY, {Kind.FULL}):
+        good = older.state is BackupState.VERIFIED and not older.odd and older.created < backup.created
+        if not good or older.id in found or (known.since is not None and older.created < known.since):
             continue
         held = _figures_of(catalog.backup(older.id))
         if held is not None:
-            history.append(held)
-    # What somebody accepted is known to be as it should.
-    return usual(history) if len(history) >= (LEAST if since is None else 1) else None
+            found[older.id] = _Past(older.id, older.created, held)
+    return sorted(found.values(), key=lambda past: past.created)[-HISTORY:]
+
+
+def _learn(catalog: Catalog, job: str, backup: Backup, found: Figures) -> None:
+    """Remember what a full held that is as usual: retention may keep less than it takes to know what is."""
+    known = _recall(catalog, job)
+    history = (*_history(catalog, job, backup, known), _Past(backup.id, backup.created, found))
+    _remember(catalog, job, _Known(known.since, history[-HISTORY:]))
+
+
+def _recall(catalog: Catalog, job: str) -> _Known:
+    data = catalog.remembered(f"usual:{job}")
+    try:
+        return from_json(_Known, data) if data is not None else _Known()
+    except msgspec.MsgspecError:  # of another version
+        return _Known()
+
+
+def _remember(catalog: Catalog, job: str, known: _Known) -> None:
+    catalog.remember(f"usual:{job}", to_json(known))
 
 
 def _figures_of(backup: Backup | None) -> Figures | None:
@@ -185,7 +226,3 @@ def _release(catalog: Catalog, layout: Layout, job: str) -> list[str]:
                 unpin(catalog, layout, held.backup, BY_ANOMALY)
                 released.append(held.backup)
     return released
-
-
-def _memory(job: str) -> str:
-    return f"usual:{job}"

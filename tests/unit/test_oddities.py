@@ -169,6 +169,21 @@ def test_a_pin_of_somebody_else_stays(story: Story) -> None:
     assert {(item.backup, item.owner) for item in story.catalog.pins()} == {(older.id, "kim"), (shop.id, BY_ANOMALY)}
 
 
+def test_retention_that_keeps_next_to_nothing_does_not_blind_it(story: Story) -> None:
+    """What fulls held is remembered when they are gone: with one left the loss is seen, and that one is kept."""
+    for old in story.catalog.backups()[1:]:
+        story.catalog.forget_backup(old.id)
+    (last,) = story.catalog.backups()
+    found = story.tell(POOR)
+    assert found is not None
+    assert found[1] == [last.id]
+    # Nor is it told anew when the one at which it was is gone.
+    story.tell(POOR)
+    story.catalog.forget_backup(found[0].backup)
+    assert story.tell(POOR) is None
+    assert {item.event for item in story.catalog.oddities()} == {found[0].backup}
+
+
 @pytest.mark.parametrize("fulls", [0, 1, 2])
 def test_the_first_backups_say_nothing(tmp_path: Path, fulls: int) -> None:
     """With fewer than three before it, nothing is usual yet."""
