@@ -261,8 +261,13 @@ def test_a_fault_says_what_is_wrong_where_and_what_to_do(catalog: Catalog) -> No
 
 def test_a_disk_and_a_certificate_are_one_fault_for_all_jobs() -> None:
     """Two jobs that keep copies at one place: what is wrong with the place is told once."""
-    disk = {"check": "room", "state": "warning", "message": "full soon", "about": "7"}
-    ends = {"check": "expiry", "state": "warning", "message": "ends", "about": "the certificate of h:21"}
+    disk: dict[str, Any] = {"check": "room", "state": "warning", "message": "full soon", "about": "7"}
+    ends: dict[str, Any] = {
+        "check": "expiry",
+        "state": "warning",
+        "message": "ends",
+        "about": "the certificate of h:21",
+    }
     both = [
         Check(job=name, destination=place, **said)
         for name, place in (("nanumpay", "local"), ("nanumpay", "usb"), ("shop", "local"))
