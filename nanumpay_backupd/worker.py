@@ -227,9 +227,12 @@ def main() -> int:
             signal.signal(number, lambda *_: recorder.cancel())
 
     if spec.action == "look" or spec.action.startswith("doctor"):
-        for found in _looked(spec) if spec.action == "look" else examine(spec):
-            kind = "sight" if spec.action == "look" else "check"
-            reporter.emit(kind, **{kind: to_builtins(found)})
+        kind = "sight" if spec.action == "look" else "check"
+        try:
+            for found in _looked(spec) if spec.action == "look" else examine(spec):
+                reporter.emit(kind, **{kind: to_builtins(found)})
+        except BackupdError as error:
+            reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
     if spec.action == "restore-plan":
         try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["monitor", "monitor_lines"]
 
-_COLUMNS = ("reachable", "age", "size", "verified", "room", "expiry", "content", "changes")
+_COLUMNS = ("reachable", "age", "size", "verified", "room", "expiry", "runs", "content", "changes")
 _TITLES = {"age": "NEWEST", "expiry": "ENDS"}
 _STATES = {"ok": ("ok", "green"), "warning": ("warn", "yellow"), "failed": ("bad", "red")}
 _WORDS = {"warning": "WARNING", "failed": "FAILED"}

@@ -63,7 +63,7 @@ class Looking(Desk):
         checks: list[Check] = []
         for job, shown in zip(list(self._supervisor.jobs.values()), jobs, strict=False):
             checks += await self._judged(job, shown)
-        return jobs, free, [*faults, *faults_of(checks, {fault.key for fault in faults})]
+        return jobs, free, [*faults, *faults_of(checks, faults)]
 
     async def _judged(self, job: JobSpec, shown: dict[str, Any], *, thorough: bool = False) -> list[Check]:
         """Judge a job and its places by what the catalog knows and the last look saw; ``shown`` is of `_job`."""

@@ -12,13 +12,14 @@ import structlog
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.desk import find, to_text
+from nanumpay_backupd.control.facts import job_faults
 from nanumpay_backupd.control.looking import Looking
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.lookout import PATIENCE, Sight
 from nanumpay_backupd.model import ErrorInfo, error_info
 from nanumpay_backupd.monitoring.checks import FAILED, OK, Check
-from nanumpay_backupd.monitoring.faults import AGAIN
+from nanumpay_backupd.monitoring.faults import AGAIN, shown_too
 from nanumpay_backupd.monitoring.forecast import needs
 from nanumpay_backupd.monitoring.judging import places_of
 from nanumpay_backupd.monitoring.memory import Memory, keep, learned, recall
@@ -57,7 +58,11 @@ class Monitoring(Looking):
         if not call.params.get("recorded"):
             await self._look_at(jobs)
         await self._supervisor.refresh()
-        checks = [check for job in jobs for check in await self._judged(job, await self._job(job), thorough=True)]
+        checks: list[Check] = []
+        for job in jobs:
+            shown = await self._job(job)
+            checks += shown_too(job.name, job_faults([shown]))
+            checks += await self._judged(job, shown, thorough=True)
         memory = await self._supervisor.db(recall)
         states = {check.state for check in checks}
         seen = [sight.at for job in jobs for sight in memory.sights.get(job.name, ())]
@@ -165,6 +170,8 @@ class Monitoring(Looking):
         try:
             async with asyncio.timeout(PATIENCE + _SLACK):
                 async for event in self._helper(job, "look"):
+                    if event.get("kind") == "fault":
+                        fault = msgspec.convert(event["fault"], ErrorInfo)
                     seen += [msgspec.convert(event["sight"], Sight)] if event.get("kind") == "sight" else []
         except TimeoutError:
             fault = ErrorInfo(

@@ -6,12 +6,28 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["AGE", "CHAIN", "EXPIRY", "FAILED", "ODD", "OK", "REACH", "ROOM", "SIZE", "VERIFIED", "WARNING", "Check"]
+__all__ = [
+    "AGE",
+    "CHAIN",
+    "EXPIRY",
+    "FAILED",
+    "ODD",
+    "OK",
+    "REACH",
+    "ROOM",
+    "RUNS",
+    "RUNS",
+    "SIZE",
+    "VERIFIED",
+    "WARNING",
+    "Check",
+]
 
 OK: Final = "ok"
 WARNING: Final = "warning"
 FAILED: Final = "failed"
 
+RUNS: Final = "runs"
 REACH: Final = "reachable"
 AGE: Final = "age"
 SIZE: Final = "size"
@@ -25,8 +41,9 @@ EXPIRY: Final = "expiry"
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One finding. ``destination`` empty: it is of the job as a whole. ``value`` is the finding in a word or two.
 
-    ``code`` is that of the fault where it is not ok. ``told``: keys of faults by which people are told of the same; one
-    of them is enough; ``silent``: nobody is told. ``about`` tells findings of one check apart.
+    ``code`` is that of the fault where it is not ok. ``told``: keys of faults by which people are told of the same, one
+    of which is enough (with ``=`` and a code: only of that cause); ``silent``: nobody is told. ``about`` tells findings
+    of one check apart.
     """
 
     job: str

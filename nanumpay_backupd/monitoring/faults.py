@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from nanumpay_backupd.events import Event, Fault, Severity
-from nanumpay_backupd.monitoring.checks import EXPIRY, FAILED, OK, REACH, ROOM, Check
+from nanumpay_backupd.monitoring.checks import EXPIRY, FAILED, OK, REACH, ROOM, RUNS, WARNING, Check
 
-__all__ = ["AGAIN", "faults_of"]
+__all__ = ["AGAIN", "faults_of", "shown_too"]
 
 AGAIN: Final = 900.0
 """Seconds after which a place that did not answer is looked at again."""
 _PATIENCE: Final = AGAIN + 60.0
 """Somebody is told of a place that did not answer twice, not of one that was restarted just then."""
 
+_SAID: Final = frozenset({"none", "waiting", "slices", "chain", "oplog"})
 
-def faults_of(checks: Iterable[Check], told: Collection[str]) -> list[Fault]:
-    """Return the faults, each once; ``told`` are the keys of those that are told anyway."""
-    known = set(told)
+
+def faults_of(checks: Iterable[Check], told: Iterable[Fault]) -> list[Fault]:
+    """Return the faults, each once, but for what people are ``told`` anyway."""
+    known = {key for fault in told for key in (fault.key, f"{fault.key}={fault.code}")}
     ending: set[str] = set()
     found = []
     for check in checks:
@@ -31,6 +33,32 @@ def faults_of(checks: Iterable[Check], told: Collection[str]) -> list[Fault]:
         known.add(check.key)
         found.append(_fault(check))
     return found
+
+
+def shown_too(job: str, faults: Iterable[Fault]) -> list[Check]:
+    """Return what else is wrong with a job (``control.facts.job_faults``) as checks, which nobody is told again.
+
+    What the other checks say in their own words is left out: that there is no backup, and how the slices are.
+    """
+    found = [
+        Check(
+            job=job,
+            destination="",
+            check=RUNS,
+            state=FAILED if fault.severity is Severity.ERROR else WARNING,
+            message=fault.text.removeprefix(f"job {job}: "),
+            hint=fault.hint,
+            value=fault.key.partition(":")[0],
+            code=fault.code,
+            backup=fault.backup,
+            silent=True,
+        )
+        for fault in faults
+        if fault.job == job and fault.key.partition(":")[0] not in _SAID
+    ]
+    return found or [
+        Check(job=job, destination="", check=RUNS, state=OK, message="the last run was good", value="good")
+    ]
 
 
 def _fault(check: Check) -> Fault:

@@ -30,7 +30,7 @@ from nanumpay_backupd.monitoring.checks import (
 )
 from nanumpay_backupd.monitoring.memory import Memory
 from nanumpay_backupd.pipeline.chains import known
-from nanumpay_backupd.pipeline.oddities import OPEN
+from nanumpay_backupd.pipeline.oddities import OPEN, PINNED
 from nanumpay_backupd.plans import slice_interval
 from nanumpay_backupd.scheduler import upcoming
 from nanumpay_backupd.settings.schema import HealthLimits, JobSpec, Schedule
@@ -129,7 +129,7 @@ def _reach(job: JobSpec, place: str, sight: Sight | None, facts: Facts) -> Itera
         return
     # That uploads wait for it is told already, and so is a run that could not use the folder.
     told = [f"copies:{job.name}"] if _waits(facts, place) else []
-    told += [f"backup:{job.name}"] if place == LOCAL else []
+    told += [f"backup:{job.name}={sight.fault.code}"] if place == LOCAL else []
     fault = sight.fault
     yield _check(job, place, REACH, FAILED, fault.message, hint=fault.hint, value="no", code=fault.code, told=told)
 
@@ -261,9 +261,10 @@ def _odd(job: JobSpec, facts: Facts) -> Iterator[Check]:
     events = {item.event: item for item in reversed(facts.odd)}
     for event, item in reversed(events.items()):
         hint = f"look into the database; if it is meant: backupctl monitor --accept {item.backup}"
-        kept = next((full.id for full in facts.fulls if full.pinned and full.created < item.created), "")
-        if item.loses and kept:
-            hint += f"; if not, what was there is in {kept}, which is pinned"
+        pinned = [full for full in facts.fulls if PINNED in full.pinned and full.created < item.created]
+        kept = next((full for full in pinned if event in full.pinned), pinned[0] if pinned else None)
+        if item.loses and kept is not None:
+            hint += f"; if not, what was there is in {kept.id}, which is pinned"
         state, value = (FAILED, "data missing") if item.loses else (WARNING, "grew")
         text, name = f"{item.backup} is odd: {item.text}", item.backup
         yield _check(job, "", ODD, state, text, hint=hint, value=value, code="backup-odd", about=event, backup=name)
@@ -312,7 +313,7 @@ def _own(job: JobSpec, sight: Sight | None, now: datetime) -> Iterator[Check]:
         return
     if sight.fault is not None:
         fault = sight.fault
-        told, code, text = [f"backup:{job.name}"], fault.code, fault.message
+        told, code, text = [f"backup:{job.name}={fault.code}"], fault.code, fault.message
         yield _check(
             job, "", EXPIRY, FAILED, text, hint=fault.hint, value="unusable", code=code, told=told, about="keys"
         )

@@ -31,9 +31,11 @@ from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.pins import BY_ANOMALY, pin, unpin
 from nanumpay_backupd.settings.schema import JobSpec
 
-__all__ = ["OPEN", "accept", "examine", "figures"]
+__all__ = ["OPEN", "PINNED", "accept", "examine", "figures"]
 
 OPEN: Final = "open"
+PINNED: Final = "differs from it so much that data may be lost (backupctl monitor)"
+"""Ends the reasons of the pins that are made here."""
 _OVER: Final = "over"
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 
@@ -201,8 +203,7 @@ def _keep(catalog: Catalog, layout: Layout, backup: Backup, now: datetime) -> li
         good = older.state is BackupState.VERIFIED and any(copy.state in _PRESENT for copy in older.copies)
         if not good or older.created >= backup.created or (kept and older.odd):
             continue
-        reason = f"{backup.id} differs from it so much that data may be lost (backupctl monitor)"
-        pin(catalog, layout, older.id, BY_ANOMALY, reason, now)
+        pin(catalog, layout, older.id, BY_ANOMALY, f"{backup.id} {PINNED}", now)
         kept.append(older.id)
         if not older.odd:
             break

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.events import Event, Severity
+from nanumpay_backupd.events import Event, Fault, Severity
 from nanumpay_backupd.health.room import Sample
 from nanumpay_backupd.lookout import Ending, Sight
 from nanumpay_backupd.model import (
@@ -26,7 +26,7 @@ from nanumpay_backupd.model import (
     Policy,
 )
 from nanumpay_backupd.monitoring.checks import Check
-from nanumpay_backupd.monitoring.faults import faults_of
+from nanumpay_backupd.monitoring.faults import faults_of, shown_too
 from nanumpay_backupd.monitoring.forecast import needs
 from nanumpay_backupd.monitoring.judging import allowed_ages, gather, judge
 from nanumpay_backupd.monitoring.memory import Memory, keep, learned, recall
@@ -236,17 +236,52 @@ def test_of_the_slices(catalog: Catalog) -> None:
     assert ("", "changes") not in judged(catalog, spec, [], how=shown("off"))
 
 
+def told(*keys: str, code: str = "") -> list[Fault]:
+    """Return faults that are told anyway."""
+    return [Fault(key=key, text=key, severity=Severity.WARNING, code=code) for key in keys]
+
+
 def test_what_is_told_otherwise_is_not_told_again(catalog: Catalog) -> None:
     """A place that is away, an old backup: told by the monitor, unless uploads, a failed run or the RPO tell it."""
     memory = Memory(sights={"nanumpay": (sight(LOCAL), sight("usb", AWAY))})
     checks = judged(catalog, job(), [full(5)], memory).values()
     assert [fault.key for fault in faults_of(checks, ())] == ["age-local:nanumpay", "reachable-usb:nanumpay"]
-    assert [fault.key for fault in faults_of(checks, {"backup:nanumpay"})] == ["reachable-usb:nanumpay"]
-    assert [fault.key for fault in faults_of(checks, {"rpo:nanumpay"})] == ["reachable-usb:nanumpay"]
+    assert [fault.key for fault in faults_of(checks, told("backup:nanumpay"))] == ["reachable-usb:nanumpay"]
+    assert [fault.key for fault in faults_of(checks, told("rpo:nanumpay"))] == ["reachable-usb:nanumpay"]
     waiting = [full(0.1, local=CopyState.VERIFIED, usb=CopyState.PENDING), full(1)]
     checks = judged(catalog, job(), waiting, memory).values()
-    assert faults_of(checks, {"copies:nanumpay"}) == []
-    assert [fault.key for fault in faults_of(checks, {"copies:shop"})] == ["reachable-usb:nanumpay"]
+    assert faults_of(checks, told("copies:nanumpay")) == []
+    assert [fault.key for fault in faults_of(checks, told("copies:shop"))] == ["reachable-usb:nanumpay"]
+
+
+def test_the_folder_is_told_by_a_run_that_failed_for_it_only(catalog: Catalog) -> None:
+    """That the last run failed for another reason says nothing of the backups folder."""
+    fault = ErrorInfo(code="folder-unusable", message="read-only", hint="")
+    memory = Memory(sights={"nanumpay": (sight(LOCAL, fault),)})
+    checks = judged(catalog, job(), [full(0.1)], memory).values()
+    assert [item.key for item in faults_of(checks, told("backup:nanumpay", code="source-failed"))] == [
+        "reachable-local:nanumpay"
+    ]
+    assert faults_of(checks, told("backup:nanumpay", code="folder-unusable")) == []
+
+
+def test_what_the_status_says_is_shown_too() -> None:
+    """A failed run is a check as well, which nobody is told again; what has a check of its own is left out."""
+    failed = Fault(
+        key="backup:nanumpay",
+        text="job nanumpay: the last run failed: no mongodump",
+        severity=Severity.ERROR,
+        event=Event.FAILED,
+        job="nanumpay",
+        hint="install it",
+        code="tool-missing",
+    )
+    others = [msgspec.structs.replace(failed, key=key) for key in ("none:nanumpay", "chain:nanumpay", "copies:shop")]
+    others[-1] = msgspec.structs.replace(others[-1], job="shop")
+    (check,) = shown_too("nanumpay", [failed, *others])
+    assert (check.check, check.state, check.silent, check.value) == ("runs", "failed", True, "backup")
+    assert (check.message, check.hint) == ("the last run failed: no mongodump", "install it")
+    assert [one.state for one in shown_too("nanumpay", others)] == ["ok"]
 
 
 def test_a_fault_says_what_is_wrong_where_and_what_to_do(catalog: Catalog) -> None:
@@ -275,7 +310,7 @@ def test_a_disk_and_a_certificate_are_one_fault_for_all_jobs() -> None:
     ]
     found = faults_of(both, ())
     assert [(fault.event, fault.job) for fault in found] == [(Event.DISK_LOW, ""), (Event.UNHEALTHY, "nanumpay")]
-    assert faults_of([Check(job="a", destination=LOCAL, told=("disk",), **disk)], {"disk"}) == []
+    assert faults_of([Check(job="a", destination=LOCAL, told=("disk",), **disk)], told("disk")) == []
 
 
 def test_one_finding_for_an_event(catalog: Catalog) -> None:
