@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -57,7 +58,8 @@ class Monitoring(Looking):
         jobs = [self._named(name)] if name else list(self._supervisor.jobs.values())
         if not call.params.get("recorded"):
             await self._look_at(jobs)
-        await self._supervisor.refresh()
+        with contextlib.suppress(BackupdError):  # a folder that cannot be read is a finding, and not the end
+            await self._supervisor.refresh()
         checks: list[Check] = []
         for job in jobs:
             shown = await self._job(job)
@@ -104,12 +106,15 @@ class Monitoring(Looking):
                 said = error.message
 
     async def _round(self) -> None:
-        """Look at everything when that is due, else at jobs of which a place did not answer a while ago."""
-        if not self._daemon.monitor_at or self._supervisor.plans.hold > 0 or not self._supervisor.jobs:
+        """Look at everything when that is due, else at jobs of which a place did not answer a while ago.
+
+        The latter also where nothing is looked at by itself: somebody who looked left that fault behind.
+        """
+        if self._supervisor.plans.hold > 0 or not self._supervisor.jobs:
             return
         now = self._clock.now()
         memory = await self._supervisor.db(recall)
-        if self._is_due(memory, now):
+        if self._daemon.monitor_at and self._is_due(memory, now):
             jobs = list(self._supervisor.jobs.values())
             await self._look_at(jobs)
             await self._tell(jobs)

@@ -16,7 +16,6 @@ __all__ = [
     "REACH",
     "ROOM",
     "RUNS",
-    "RUNS",
     "SIZE",
     "VERIFIED",
     "WARNING",

@@ -16,7 +16,9 @@ import pytest
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNHEALTHY
 from nanumpay_backupd.lookout import Sight, look
-from nanumpay_backupd.model import LOCAL, Copy, CopyState
+from nanumpay_backupd.model import LOCAL, Copy, CopyState, ErrorInfo
+from nanumpay_backupd.monitoring.faults import AGAIN
+from nanumpay_backupd.monitoring.memory import Memory, keep
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.settings.schema import (
     Destination,
@@ -286,6 +288,23 @@ def test_a_place_that_is_away_is_a_failure_and_uploads_that_wait_tell_it(site: S
     assert len(web.requests) == 3
 
 
+def test_a_place_that_was_away_for_a_moment_is_told_to_nobody(site: Site, web: WebServer) -> None:
+    """What did not answer a quarter of an hour ago is looked at again, whatever the schedule, and is well then."""
+    (site.folder / "usb").mkdir()
+    site.write_config(
+        f"[channel.hook]\naddress = 'json://127.0.0.1:{web.port}/hook'\n[monitor]\nat = 'never'\n"
+        f"[nanumpay]\ndestinations = ['usb']\n[destination.usb]\ntype = 'local'\npath = '{site.folder}/usb'\n"
+    )
+    away = ErrorInfo(code="destination-unreachable", message="no answer", hint="plug it in")
+    then = datetime.now(UTC) - timedelta(seconds=AGAIN + 30)
+    with Catalog(site.state / "catalog.db") as opened:
+        keep(opened, Memory(at=then, sights={"nanumpay": (Sight(place="usb", at=then, fault=away),)}))
+    site.start()
+    wait_for(lambda: checks(site, recorded=True)["usb", "reachable"]["state"] == "ok", "the second look")
+    assert not [line for line in site.status()["problems"] if "usb" in line]
+    assert web.requests == []
+
+
 def test_the_daily_round(site: Site) -> None:
     """What was due while the daemon was down is looked at after the start, once; the journal gets a line."""
     (site.folder / "usb").mkdir()
@@ -312,3 +331,8 @@ def test_the_daily_round(site: Site) -> None:
     assert found["usb", "expiry"]["state"] == "failed"
     assert any("ended on 2020-01-31" in line for line in site.status()["problems"])
     assert site.log().count("looked at") == 1
+    # A folder that is gone is a finding like others, and not the end of the question.
+    site.backups.rename(site.folder / "elsewhere")
+    site.backups.write_text("no folder", encoding="ascii")
+    said = ctl(site, "monitor")
+    assert (said.returncode, f"{site.backups} cannot be used: Not a directory" in said.stdout) == (EXIT_UNHEALTHY, True)
