@@ -57,11 +57,12 @@ class Looking(Desk):
         return faults, jobs
 
     async def _look(self) -> tuple[list[dict[str, Any]], int | None, list[Fault]]:
-        jobs = [await self._job(job) for job in self._supervisor.jobs.values()]
+        specs = list(self._supervisor.jobs.values())  # settings may change while the catalog is asked
+        jobs = [await self._job(job) for job in specs]
         free = await asyncio.to_thread(_free, self._supervisor)
         faults = [*self._daemon.problems(), *job_faults(jobs), *disk_fault(free, self._supervisor.paths.backups)]
         checks: list[Check] = []
-        for job, shown in zip(list(self._supervisor.jobs.values()), jobs, strict=False):
+        for job, shown in zip(specs, jobs, strict=True):
             checks += await self._judged(job, shown)
         return jobs, free, [*faults, *faults_of(checks, faults)]
 

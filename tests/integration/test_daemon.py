@@ -356,6 +356,7 @@ class TestAccess:
             ("Delete", {"backup": backup}),
             ("Prune", {"apply": True}),
             ("Unpin", {"backup": backup}),
+            ("AcceptBackup", {"backup": backup}),
             ("Reload", {}),
             ("RebuildCatalog", {}),
             ("Run", {"job": "nanumpay"}),
