@@ -32,6 +32,7 @@ from nanumpay_backupd.settings.kinds import (
     Url,
     Whole,
 )
+from nanumpay_backupd.settings.listening import LoopbackAddress, TextFile
 from nanumpay_backupd.settings.schema import (
     ApplicationJob,
     Channel,
@@ -44,6 +45,7 @@ from nanumpay_backupd.settings.schema import (
     HostMonitor,
     LocalDestination,
     LogOptions,
+    MetricsOptions,
     MongoConnection,
     MonitorOptions,
     NotifyOptions,
@@ -458,6 +460,25 @@ SINGLE: Final = (
             Option("at", Cron(off=True), "When all places are looked at by itself.", '"30 8 * * *"'),
             *_LIMITS_OF_ALL,
             *_FACTORS,
+        ),
+    ),
+    Table(
+        "metrics",
+        MetricsOptions,
+        "Figures for Prometheus and what reads its formats (docs/monitoring.md).",
+        (
+            Option(
+                "listen",
+                LoopbackAddress(),
+                "Where they are fetched (`/metrics`): an address of this host only, or a Unix socket; empty: nowhere.",
+                '"127.0.0.1:9618"',
+            ),
+            Option(
+                "textfile",
+                TextFile(),
+                "A file for node_exporter, written once a minute and after each run; empty: none.",
+                '"/var/lib/prometheus/node-exporter/nanumpay-backupd.prom"',
+            ),
         ),
     ),
     Table(

@@ -1,366 +1,339 @@
-"""The checks of jobs and places, from what is known of them; which of them people are told of, and which not again."""
+"""What docs/monitoring has is of use as it is: rules that fire when they should, a dashboard, the table of metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import timedelta
+import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-import msgspec
 import pytest
 
-from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.events import Event, Fault, Severity
-from nanumpay_backupd.health.room import Sample
-from nanumpay_backupd.lookout import Ending, Sight
-from nanumpay_backupd.model import (
-    LOCAL,
-    Backup,
-    BackupState,
-    Copy,
-    CopyState,
-    ErrorInfo,
-    Kind,
-    OddityRecord,
-    Policy,
-)
-from nanumpay_backupd.monitoring.checks import Check
-from nanumpay_backupd.monitoring.faults import faults_of, shown_too
-from nanumpay_backupd.monitoring.forecast import needs
-from nanumpay_backupd.monitoring.judging import allowed_ages, gather, judge
-from nanumpay_backupd.monitoring.memory import Memory, keep, learned, recall
-from nanumpay_backupd.pipeline.layout import backup_id
-from nanumpay_backupd.pipeline.outlook import look
-from nanumpay_backupd.settings.schema import HealthLimits, JobSpec, LocalDestination, Schedule
-from tests.workbench import NOW, job_spec
+from nanumpay_backupd.metrics.table import METRICS, PREFIX
+from tests.servers.promtool import promtool
+from tests.servers.tools import PROJECT
 
-GIB = 1 << 30
-DAY = timedelta(days=1)
-DAILY = Schedule(cron=("0 2 * * *",), timezone="UTC")
-USB = LocalDestination(name="usb", path="/mnt/usb")
-AWAY = ErrorInfo(code="destination-unreachable", message="no answer", hint="plug it in")
+FOLDER: Final = PROJECT / "docs" / "monitoring"
+ALERTS: Final = FOLDER / "alerts.yml"
+PAGE: Final = (PROJECT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+BOARD: Final[dict[str, Any]] = json.loads((FOLDER / "dashboard.json").read_text(encoding="utf-8"))
+NAMES: Final = frozenset(metric.full_name for metric in METRICS)
+NAME: Final = re.compile(rf"\b{PREFIX}\w+")
+JOB: Final = 'instance="h",job_name="shop"'
+DAY: Final = 288
+"""Samples of a day, one in five minutes."""
 
 
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    """An empty catalog."""
-    with Catalog(tmp_path / "catalog.db") as opened:
-        yield opened
+class Case(NamedTuple):
+    """An alert, series on which it fires at ``at`` with these labels, and series on which it does not."""
+
+    alert: str
+    at: str
+    labels: str
+    bad: Mapping[str, str]
+    good: Mapping[str, str]
 
 
-def job(**changes: Any) -> JobSpec:
-    """Return a daily job with a second place."""
-    return job_spec(**{"schedule": DAILY, "timezone": "UTC", "destinations": (USB,), **changes})
-
-
-def full(
-    age: float,
-    size: int = 1000,
-    state: BackupState = BackupState.VERIFIED,
-    **places: CopyState | tuple[CopyState, float],
-) -> Backup:
-    """Return a full that is so many days old; ``places`` are its copies' states, with the days since they were read."""
-    created = NOW - DAY * age
-    name = backup_id("nanumpay", created)
-    copies = []
-    for place, found in (places or {"local": CopyState.VERIFIED, "usb": CopyState.UPLOADED}).items():
-        kind, read = found if isinstance(found, tuple) else (found, age)
-        copies.append(
-            Copy(backup=name, destination=place, state=kind, key=f"{name}.tar", size=size, updated=NOW - DAY * read)
-        )
-    return Backup(
-        id=name,
-        job="nanumpay",
-        kind=Kind.FULL,
-        created=created,
-        state=state,
-        artifact=f"{name}.tar",
-        size=size,
-        copies=tuple(copies),
-    )
-
-
-def sight(place: str, fault: ErrorInfo | None = None, **fields: Any) -> Sight:
-    """Return what was seen of a place a moment ago."""
-    return Sight(place=place, at=NOW, fault=fault, seconds=0.2, **fields)
-
-
-def shown(stream: str = "off", problem: Any = None, age: float | None = None) -> dict[str, Any]:
-    """Return the part of the interface's type Job that is judged."""
-    return {"protection": {"stream": stream, "problem": problem, "age": age}}
-
-
-def judged(
-    catalog: Catalog,
-    spec: JobSpec,
-    fulls: list[Backup],
-    memory: Memory | None = None,
-    how: dict[str, Any] | None = None,
-) -> dict[tuple[str, str], Check]:
-    """Return the checks of a job by place and name."""
-    catalog.save_backups(fulls)
-    facts = gather(catalog, spec, thorough=True)
-    found = judge(spec, how or shown(), facts, memory or Memory(), NOW)
-    return {(check.destination, check.check): check for check in found}
-
-
-def states(checks: dict[tuple[str, str], Check], name: str) -> dict[str, str]:
-    """Return the states of one check by place."""
-    return {place: check.state for (place, check_name), check in checks.items() if check_name == name}
-
-
-@pytest.mark.parametrize(
-    "fulls,local,usb",
-    [
-        ([full(0.2)], "ok", "ok"),
-        ([full(2.0)], "ok", "ok"),
-        ([full(2.1)], "failed", "failed"),
-        ([full(0.1, state=BackupState.COMMITTED), full(2.1)], "failed", "failed"),
-        ([full(0.1, local=CopyState.VERIFIED, usb=CopyState.PENDING), full(3)], "ok", "failed"),
-        ([full(0.1, local=CopyState.MISSING, usb=CopyState.VERIFIED)], "failed", "ok"),
-        ([full(0.1, local=CopyState.VERIFIED)], "ok", "warning"),
-        ([full(0.1, local=CopyState.VERIFIED, usb=CopyState.PENDING)], "ok", "warning"),
-        ([full(0.1, local=CopyState.CORRUPT, usb=CopyState.CORRUPT)], "failed", "failed"),
-    ],
-)
-def test_the_age_of_the_newest_good_backup(catalog: Catalog, fulls: list[Backup], local: str, usb: str) -> None:
-    """Without any setting a daily job's may be 49 hours old at each place; only what is verified and there counts."""
-    assert states(judged(catalog, job(), fulls), "age") == {"local": local, "usb": usb}
-
-
-@pytest.mark.parametrize(
-    "spec,age,verify",
-    [
-        (job(), 49 * 3600.0, 0.0),
-        (job(schedule=None), 0.0, 0.0),
-        (job(enabled=False), 0.0, 0.0),
-        (job(health=HealthLimits(max_age=5.0, max_verify_age=6.0)), 5.0, 6.0),
-        (job(enabled=False, health=HealthLimits(max_age=5.0)), 5.0, 0.0),
-        (job(health=HealthLimits(max_age=0.0)), 0.0, 0.0),
-        (job(verify=("0 4 * * 0",)), 49 * 3600.0, 14 * 86400 + 3600.0),
-        (job(verify=("0 4 * * 0",), health=HealthLimits(max_verify_age=0.0)), 49 * 3600.0, 0.0),
-    ],
-)
-def test_the_limits_that_schedules_make(spec: JobSpec, age: float, verify: float) -> None:
-    """What is not said follows from the schedules; a job that makes nothing by itself has no limit."""
-    assert allowed_ages(spec, spec.health, NOW) == (age, verify)
-
-
-def test_size_and_reading(catalog: Catalog) -> None:
-    """Both are held against the limits of the place, the reading of the copy that was not read for the longest time."""
-    spec = job(
-        health=HealthLimits(max_verify_age=10 * 86400.0),
-        healths={"usb": HealthLimits(max_total_size=1999, max_verify_age=30 * 86400.0)},
-    )
-    fulls = [
-        full(1, local=(CopyState.VERIFIED, 1), usb=(CopyState.VERIFIED, 1)),
-        full(20, local=(CopyState.VERIFIED, 9), usb=(CopyState.UPLOADED, 20)),
-        full(40, local=(CopyState.MISSING, 40), usb=(CopyState.CORRUPT, 40)),
-    ]
-    checks = judged(catalog, spec, fulls)
-    assert states(checks, "size") == {"local": "ok", "usb": "failed"}
-    assert states(checks, "verified") == {"local": "ok", "usb": "ok"}
-    stricter = msgspec.structs.replace(spec, healths={"usb": HealthLimits(max_verify_age=19 * 86400.0)})
-    assert states(judged(catalog, stricter, []), "verified") == {"local": "ok", "usb": "failed"}
-
-
-def test_what_a_disk_will_hold_one_day(catalog: Catalog) -> None:
-    """Of a made-up history: a daily full of 1 GiB, 30 kept, 3 there: so many days until the disk is full."""
-    spec = job(retention=Policy(count=30, days=60), destinations=())
-    catalog.save_backups([full(at + 0.1, GIB, local=CopyState.VERIFIED) for at in range(3)])
-    ahead = needs(spec, look(catalog, "nanumpay"), NOW, 14.0)
-    assert ahead == {LOCAL: pytest.approx(14 * GIB, rel=0.1)}
-    for free, days in ((9 * GIB, 9), (20 * GIB, None), (GIB // 2, 0)):
-        memory = Memory(
-            sights={"nanumpay": (sight(LOCAL, free=free, device=7),)}, needs={"nanumpay": ahead}, horizon=14.0
-        )
-        check = judged(catalog, spec, [], memory)["local", "room"]
-        if days is None:
-            assert check.state == "ok"
-        elif days == 0:
-            assert (check.state, "the next backup takes" in check.message) == ("failed", True)
-        else:
-            assert (check.state, check.value) == ("warning", f"{days} days")
-            assert check.message.startswith("the disk is full in 9 days")
-
-
-def test_retention_that_is_full_needs_no_more(catalog: Catalog) -> None:
-    """Where each new full pushes out an old one the disk lasts, unless they grow."""
-    spec = job(retention=Policy(count=7, days=60), destinations=())
-    catalog.save_backups([full(at + 0.1, GIB, local=CopyState.VERIFIED) for at in range(7)])
-    assert needs(spec, look(catalog, "nanumpay"), NOW, 14.0) == {LOCAL: 0.0}
-    catalog.save_backups([full(at + 0.1, GIB * (10 - at), local=CopyState.VERIFIED) for at in range(7)])
-    grown = needs(spec, look(catalog, "nanumpay"), NOW, 14.0)
-    # 49 GiB are there; the last seven of two weeks on, a GiB larger each day, are seven of some 20 GiB.
-    assert grown[LOCAL] > 90 * GIB
-    still = msgspec.structs.replace(spec, enabled=False)
-    assert needs(still, look(catalog, "nanumpay"), NOW, 14.0)[LOCAL] <= 0
-
-
-def test_others_on_the_disk_count(catalog: Catalog) -> None:
-    """Whoever fills the disk: by the looks of the last days it is full in nine."""
-    samples = tuple(Sample(NOW - DAY * (9 - at), (18 - at) * GIB, 0) for at in range(10))
-    memory = Memory(sights={"nanumpay": (sight("usb", free=9 * GIB, device=7),)}, disks={"7": samples})
-    check = judged(catalog, job(), [full(0.1)], memory)["usb", "room"]
-    assert (check.state, check.value) == ("warning", "9 days")
-
-
-@pytest.mark.parametrize(
-    "left,harmless,state",
-    [(60, False, "ok"), (13, False, "warning"), (-1, False, "failed"), (-1, True, "warning"), (13, True, "warning")],
-)
-def test_what_ends_one_day(catalog: Catalog, left: int, harmless: bool, state: str) -> None:
-    """Soon is a warning, over a failure, unless its end hinders nothing."""
-    one = Ending(what="the key of kim", expires=NOW + DAY * left, hint="extend it", harmless=harmless)
-    memory = Memory(sights={"nanumpay": (sight("", endings=(one,)),)})
-    check = judged(catalog, job(), [full(0.1)], memory)["", "expiry"]
-    assert check.state == state
-    assert check.message.startswith("the key of kim end")
-
-
-def test_of_the_slices(catalog: Catalog) -> None:
-    """Broken is a failure, what else is wrong a warning; late is more than three pauses and a quarter of an hour."""
-    spec = job(pitr=60.0)
-    trouble = {"code": "chain-broken", "message": "the oplog rolled over", "hint": ""}
-    for how, state, silent in (
-        (shown("ok", age=100.0), "ok", False),
-        (shown("ok", age=1081.0), "warning", False),
-        (shown("waiting"), "warning", True),
-        (shown("failing", trouble), "warning", True),
-        (shown("broken", trouble), "failed", True),
-        (shown("ok", {"code": "oplog-short", "message": "short", "hint": ""}, 10.0), "warning", True),
-    ):
-        check = judged(catalog, spec, [full(0.1)], how=how)["", "changes"]
-        assert (check.state, check.silent) == (state, silent)
-    assert ("", "changes") not in judged(catalog, spec, [], how=shown("off"))
-
-
-def told(*keys: str, code: str = "") -> list[Fault]:
-    """Return faults that are told anyway."""
-    return [Fault(key=key, text=key, severity=Severity.WARNING, code=code) for key in keys]
-
-
-def test_what_is_told_otherwise_is_not_told_again(catalog: Catalog) -> None:
-    """A place that is away, an old backup: told by the monitor, unless uploads, a failed run or the RPO tell it."""
-    memory = Memory(sights={"nanumpay": (sight(LOCAL), sight("usb", AWAY))})
-    checks = judged(catalog, job(), [full(5)], memory).values()
-    assert [fault.key for fault in faults_of(checks, ())] == ["age-local:nanumpay", "reachable-usb:nanumpay"]
-    assert [fault.key for fault in faults_of(checks, told("backup:nanumpay"))] == ["reachable-usb:nanumpay"]
-    assert [fault.key for fault in faults_of(checks, told("rpo:nanumpay"))] == ["reachable-usb:nanumpay"]
-    waiting = [full(0.1, local=CopyState.VERIFIED, usb=CopyState.PENDING), full(1)]
-    checks = judged(catalog, job(), waiting, memory).values()
-    assert faults_of(checks, told("copies:nanumpay")) == []
-    assert [fault.key for fault in faults_of(checks, told("copies:shop"))] == ["reachable-usb:nanumpay"]
-
-
-def test_the_folder_is_told_by_a_run_that_failed_for_it_only(catalog: Catalog) -> None:
-    """That the last run failed for another reason says nothing of the backups folder."""
-    fault = ErrorInfo(code="folder-unusable", message="read-only", hint="")
-    memory = Memory(sights={"nanumpay": (sight(LOCAL, fault),)})
-    checks = judged(catalog, job(), [full(0.1)], memory).values()
-    assert [item.key for item in faults_of(checks, told("backup:nanumpay", code="source-failed"))] == [
-        "reachable-local:nanumpay"
-    ]
-    assert faults_of(checks, told("backup:nanumpay", code="folder-unusable")) == []
-
-
-def test_what_the_status_says_is_shown_too() -> None:
-    """A failed run is a check as well, which nobody is told again; what has a check of its own is left out."""
-    failed = Fault(
-        key="backup:nanumpay",
-        text="job nanumpay: the last run failed: no mongodump",
-        severity=Severity.ERROR,
-        event=Event.FAILED,
-        job="nanumpay",
-        hint="install it",
-        code="tool-missing",
-    )
-    others = [msgspec.structs.replace(failed, key=key) for key in ("none:nanumpay", "chain:nanumpay", "copies:shop")]
-    others[-1] = msgspec.structs.replace(others[-1], job="shop")
-    (check,) = shown_too("nanumpay", [failed, *others])
-    assert (check.check, check.state, check.silent, check.value) == ("runs", "failed", True, "backup")
-    assert (check.message, check.hint) == ("the last run failed: no mongodump", "install it")
-    assert [one.state for one in shown_too("nanumpay", others)] == ["ok"]
-
-
-def test_a_fault_says_what_is_wrong_where_and_what_to_do(catalog: Catalog) -> None:
-    """It is unhealthy, of the job, with the place in the sentence; a place must be silent for two looks."""
-    memory = Memory(sights={"nanumpay": (sight("usb", AWAY),)})
-    (fault,) = faults_of(judged(catalog, job(), [full(0.1)], memory).values(), ())
-    assert (fault.event, fault.severity, fault.job) == (Event.UNHEALTHY, Severity.ERROR, "nanumpay")
-    assert (fault.text, fault.reason) == ("job nanumpay, usb: no answer", "usb: no answer")
-    assert (fault.hint, fault.code) == ("plug it in", "destination-unreachable")
-    assert fault.patience > 900
-
-
-def test_a_disk_and_a_certificate_are_one_fault_for_all_jobs() -> None:
-    """Two jobs that keep copies at one place: what is wrong with the place is told once."""
-    disk: dict[str, Any] = {"check": "room", "state": "warning", "message": "full soon", "about": "7"}
-    ends: dict[str, Any] = {
-        "check": "expiry",
-        "state": "warning",
-        "message": "ends",
-        "about": "the certificate of h:21",
+def outcome(action: str, name: str) -> dict[str, str]:
+    """Return the series of a run that ended so."""
+    return {
+        f'last_run_outcome{{{JOB},action="{action}",outcome="{item}"}}': f"{int(item == name)}x40"
+        for item in ("succeeded", "degraded", "failed", "cancelled", "interrupted")
     }
-    both = [
-        Check(job=name, destination=place, **said)
-        for name, place in (("nanumpay", "local"), ("nanumpay", "usb"), ("shop", "local"))
-        for said in (disk, ends)
-    ]
-    found = faults_of(both, ())
-    assert [(fault.event, fault.job) for fault in found] == [(Event.DISK_LOW, ""), (Event.UNHEALTHY, "nanumpay")]
-    assert faults_of([Check(job="a", destination=LOCAL, told=("disk",), **disk)], told("disk")) == []
 
 
-def test_one_finding_for_an_event(catalog: Catalog) -> None:
-    """However many fulls lack the same, the first one is named, and the backup that is pinned."""
-    fulls = [full(0.1), full(1), full(2)]
-    catalog.save_backups(fulls)
-    for odd in fulls[:2]:
-        record = OddityRecord(
-            backup=odd.id,
-            job="nanumpay",
-            created=odd.created,
-            text="collection a is gone",
-            loses=True,
-            documents=1,
-            size=1,
-            collections={},
-            event=fulls[1].id,
+def failed(alert: str, action: str, name: str, at: str = "1h") -> Case:
+    """Return the case of a last run that ended so; one that succeeded is no reason."""
+    labels = f'severity="critical",{JOB},action="{action}",outcome="{name}"'
+    return Case(alert, at, labels, outcome(action, name), outcome(action, "succeeded"))
+
+
+def simple(alert: str, severity: str, at: str, bad: tuple[str, str], good: tuple[str, str], labels: str = "") -> Case:
+    """Return the case of one series; ``labels`` are those of the alert where they are not those of the series."""
+    own = labels or bad[0].partition("{")[2].removesuffix("}")
+    return Case(alert, at, f'severity="{severity}",{own}', dict([bad]), dict([good]))
+
+
+ENABLED: Final = {f"job_enabled{{{JOB}}}": f"1x{20 * DAY}"}
+DUE: Final = {f'next_due_timestamp_seconds{{{JOB},task="drill"}}': f"2000000x{20 * DAY}"}
+PLACES: Final = (f'newest_verified_timestamp_seconds{{{JOB},destination="', '"}')
+DISK: Final = {'filesystem_size_bytes{instance="h"}': f"1000x{3 * DAY}"}
+FREE: Final = 'filesystem_free_bytes{instance="h"}'
+DRILLED: Final = f'last_success_timestamp_seconds{{{JOB},action="drill"}}'
+
+
+def place(name: str, value: str) -> dict[str, str]:
+    """Return the series of the newest proven copy at a place."""
+    return {name.join(PLACES): f"{value}x{20 * DAY}"}
+
+
+CASES: Final = (
+    Case(
+        "NanumpayBackupDown",
+        "10m",
+        'severity="critical",instance="h",job="nanumpay-backupd"',
+        {'!up{instance="h",job="nanumpay-backupd"}': "0x10"},
+        {'!up{instance="h",job="nanumpay-backupd"}': "1x10", '!up{instance="h",job="other"}': "0x10"},
+    ),
+    simple(
+        "NanumpayBackupAbsent",
+        "critical",
+        "30m",
+        ("health{instance='h'}", "1x10"),
+        ('build_info{instance="h",version="1"}', "1x10"),
+        " ",
+    ),
+    simple(
+        "NanumpayBackupFiguresOld",
+        "critical",
+        "20m",
+        ('figures_timestamp_seconds{instance="h"}', "0x10"),
+        ('figures_timestamp_seconds{instance="h"}', "0+300x10"),
+    ),
+    Case(
+        "NanumpayBackupTooOld",
+        "42h",
+        f'severity="critical",{JOB}',
+        ENABLED | place("local", "0") | place("cloud", "0"),
+        ENABLED | place("local", "0") | place("cloud", "86400"),
+    ),
+    Case(
+        "NanumpayBackupTooOld",
+        "42h",
+        f'severity="critical",{JOB}',
+        ENABLED | place("local", "0"),
+        {f"job_enabled{{{JOB}}}": f"0x{2 * DAY}"} | place("local", "0"),
+    ),
+    Case("NanumpayBackupNone", "30h", f'severity="critical",{JOB}', ENABLED, ENABLED | place("local", "0")),
+    Case(
+        "NanumpayBackupCopyTooOld",
+        "78h",
+        f'severity="warning",{JOB},destination="cloud"',
+        ENABLED | place("local", "200000") | place("cloud", "0"),
+        ENABLED | place("local", "0") | place("cloud", "200000"),
+    ),
+    simple(
+        "NanumpayBackupCopyCorrupt",
+        "critical",
+        "5m",
+        (f'copies_corrupt{{{JOB},destination="local"}}', "2x10"),
+        (f'copies_corrupt{{{JOB},destination="local"}}', "0x10"),
+    ),
+    simple("NanumpayBackupRpoMissed", "critical", "1h", (f"rpo_kept{{{JOB}}}", "0x20"), (f"rpo_kept{{{JOB}}}", "1x20")),
+    simple("NanumpayBackupRtoMissed", "warning", "5m", (f"rto_kept{{{JOB}}}", "0x20"), (f"rto_kept{{{JOB}}}", "1x20")),
+    failed("NanumpayBackupRunFailed", "backup", "failed"),
+    failed("NanumpayBackupRunFailed", "backup", "interrupted"),
+    Case(
+        "NanumpayBackupDegraded",
+        "3h",
+        f'severity="warning",{JOB},action="backup",outcome="degraded"',
+        outcome("backup", "degraded"),
+        outcome("backup", "cancelled"),
+    ),
+    simple(
+        "NanumpayBackupUploadsQueued",
+        "warning",
+        "4h",
+        (f'uploads_pending{{{JOB},destination="cloud"}}', "1x50"),
+        (f'uploads_pending{{{JOB},destination="cloud"}}', "1x20 0x30"),
+    ),
+    simple(
+        "NanumpayBackupChangesNotSaved",
+        "warning",
+        "1h",
+        (f'changes_state{{{JOB},state="broken"}}', "1x20"),
+        (f'changes_state{{{JOB},state="waiting"}}', "1x20"),
+    ),
+    failed("NanumpayBackupVerifyFailed", "verify", "failed"),
+    failed("NanumpayBackupVerifyFailed", "verify", "degraded"),
+    failed("NanumpayBackupDrillFailed", "drill", "failed"),
+    Case(
+        "NanumpayBackupDrillTooOld",
+        "16d",
+        f'severity="warning",{JOB},action="drill"',
+        DUE | {DRILLED: f"0x{20 * DAY}"},
+        DUE | {DRILLED: f"200000x{20 * DAY}"},
+    ),
+    Case(
+        "NanumpayBackupNeverDrilled",
+        "16d",
+        f'severity="warning",{JOB},task="drill"',
+        DUE,
+        DUE | {DRILLED: f"0x{20 * DAY}"},
+    ),
+    Case(
+        "NanumpayBackupDiskLow",
+        "1h",
+        'severity="warning",instance="h"',
+        DISK | {FREE: "99x20"},
+        DISK | {FREE: "101x20"},
+    ),
+    # A thousand in 48 hours would be gone in four days more; with as much left it may be the yearly one.
+    Case(
+        "NanumpayBackupDiskFillsUp",
+        "2d",
+        'severity="warning",instance="h"',
+        DISK | {FREE: f"390-0.5x{3 * DAY}"},
+        DISK | {FREE: f"390-0.05x{3 * DAY}"},
+    ),
+    simple(
+        "NanumpayBackupSettingsRefused",
+        "warning",
+        "1h",
+        ('settings_refused{instance="h"}', "1x20"),
+        ('settings_refused{instance="h"}', "0x20"),
+    ),
+    simple(
+        "NanumpayBackupNotificationsFail",
+        "warning",
+        "2h",
+        ('notifications_failing{instance="h",channel="mail"}', "1x30"),
+        ('notifications_failing{instance="h",channel="mail"}', "0x30"),
+    ),
+    simple(
+        "NanumpayBackupFailing",
+        "critical",
+        "1h",
+        ('health{instance="h",state="failing"}', "1x20"),
+        ('health{instance="h",state="warning"}', "1x20"),
+    ),
+    Case(
+        "NanumpayBackupProblem",
+        "30h",
+        f'severity="warning",{JOB},kind="size"',
+        {f'problems{{{JOB},severity="error",kind="size"}}': f"1x{2 * DAY}"},
+        {f'problems{{{JOB},severity="warning",kind="disabled"}}': f"1x{2 * DAY}"},
+    ),
+)
+
+
+def played(case: Case, series: Mapping[str, str], *, fires: bool) -> dict[str, Any]:
+    """Return one test for promtool."""
+    labels = case.labels.strip().strip(",")
+    alert = f'ALERTS{{alertname="{case.alert}",alertstate="firing",{labels}}}'
+    return {
+        "interval": "5m",
+        "input_series": [
+            {"series": name[1:] if name.startswith("!") else f"{PREFIX}{name}", "values": text}
+            for name, text in series.items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}',
+                "eval_time": case.at,
+                "exp_samples": [{"labels": alert, "value": 1}] if fires else [],
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize("every, within", [("5m", False), ("3h", True)], ids=["hours", "days"])
+def test_every_alert_fires_when_it_should_and_not_before(tmp_path: Path, every: str, *, within: bool) -> None:
+    """Each rule against made-up series: on some it fires, with the labels that route it, and on others it does not.
+
+    What takes days is looked at every three hours: promtool works out every rule each time.
+    """
+    cases = [case for case in CASES if _takes_days(case.at) is within]
+    tests = [played(case, case.bad, fires=True) for case in cases]
+    tests += [played(case, case.good, fires=False) for case in cases]
+    # Nothing fires before its time.
+    tests += [played(case._replace(at="0m"), case.bad, fires=False) for case in cases if _waits(case.alert)]
+    told = {"rule_files": [str(ALERTS)], "evaluation_interval": every, "tests": tests}
+    file = tmp_path / "test.yml"
+    file.write_text(json.dumps(told), encoding="utf-8")  # which is YAML as well
+    promtool("test", "rules", file)
+
+
+def _takes_days(at: str) -> bool:
+    """Tell whether a time is more than some hours from the beginning."""
+    return "d" in at or (at.endswith("h") and int(at[:-1]) > 5)
+
+
+def _waits(alert: str) -> bool:
+    """Tell whether a rule has a time to wait."""
+    return "\n        for: " in _rules()[alert]
+
+
+def _rules() -> dict[str, str]:
+    """Return the text of each rule."""
+    found = re.split(r"^      - alert: (\w+)$", ALERTS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def test_every_alert_is_played() -> None:
+    """No rule is left out above, and each says how severe it is and what to do."""
+    rules = _rules()
+    assert rules.keys() == {case.alert for case in CASES}
+    for text in rules.values():
+        assert re.search(r"labels: \{severity: (critical|warning)\}", text)
+        assert "summary: " in text
+        assert "description: " in text
+
+
+def test_promtool_takes_rules_and_configuration() -> None:
+    """Both files are as Prometheus wants them."""
+    promtool("check", "rules", "--lint=all", ALERTS)
+    promtool("check", "config", "--syntax-only", FOLDER / "prometheus.yml")
+
+
+def expressions() -> Iterator[str]:
+    """Yield the expressions of the dashboard, with its variables filled in."""
+    for panel in BOARD["panels"]:
+        for target in panel["targets"]:
+            yield target["expr"].replace("$instance", ".*").replace("$job_name", ".*")
+
+
+def test_the_dashboard_can_be_imported(tmp_path: Path) -> None:
+    """It names no data source of somebody else's, no panel covers another, and promtool parses every expression."""
+    assert BOARD["id"] is None
+    source, *variables = BOARD["templating"]["list"]
+    assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
+    assert {item["name"] for item in variables} == {"instance", "job_name"}
+    seen: set[tuple[int, int]] = set()
+    for panel in BOARD["panels"]:
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert all(target["datasource"] == panel["datasource"] for target in panel["targets"])
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not seen & cells, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        seen |= cells
+    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
+    rules = [{"record": f"r:{at}", "expr": expression} for at, expression in enumerate(expressions())]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}), encoding="utf-8")
+    promtool("check", "rules", file)
+
+
+def test_rules_and_dashboard_name_metrics_that_exist() -> None:
+    """A renamed metric is not left behind in either; and the page tells of each metric, of its labels, and no other."""
+    used = set(NAME.findall(ALERTS.read_text(encoding="utf-8"))) | set(NAME.findall(json.dumps(BOARD)))
+    assert used <= NAMES
+    section = PAGE.partition("\n## The metrics\n")[2].partition("\n## ")[0]
+    rows = re.findall(rf"^\| `{PREFIX}(\w+)` \| (\w+) \| ([^|]*) \| (.*) \|$", section, re.MULTILINE)
+    assert rows == [
+        (
+            metric.full_name.removeprefix(PREFIX),
+            "counter" if metric.counter else "gauge",
+            ", ".join(f"`{label}`" for label in metric.labels),
+            metric.help,
         )
-        catalog.save_oddity(record)
-    check = judged(catalog, job(), [])["", "content"]
-    assert (check.state, check.backup, check.code) == ("failed", fulls[1].id, "backup-odd")
-    assert f"--accept {fulls[1].id}" in check.hint
+        for metric in METRICS
+    ]
 
 
-def test_what_looks_saw_is_kept(catalog: Catalog) -> None:
-    """Jobs that were not looked at keep what was seen; those that are gone are forgotten, and their disks."""
-    first = learned(
-        Memory(),
-        NOW,
-        {"a": [sight(LOCAL, free=100, device=7)], "b": [sight(LOCAL, free=100, device=7)]},
-        {"a": {LOCAL: 5.0}, "b": {LOCAL: 6.0}},
-        {"a": {LOCAL: 30}, "b": {LOCAL: 12}},
-        jobs=["a", "b"],
-        horizon=14.0,
-    )
-    assert (first.at, first.need(7)) == (NOW, 11.0)
-    assert first.disks == {"7": (Sample(NOW, 100, 42),)}
-    keep(catalog, first)
-    assert recall(catalog) == first
-    later = NOW + DAY
-    second = learned(first, later, {"a": [sight(LOCAL, AWAY)]}, {}, {}, jobs=["a", "b"], horizon=14.0)
-    assert second.at == NOW
-    assert second.sight("a", LOCAL) == sight(LOCAL, AWAY)
-    assert second.sight("b", LOCAL) == first.sight("b", LOCAL)
-    third = learned(second, later, {"a": []}, {}, {}, jobs=["a"], horizon=14.0)
-    assert (third.at, third.sights, third.disks) == (later, {"a": ()}, {})
+def test_the_page_names_every_alert_and_every_file() -> None:
+    """What somebody gets who takes the file over is told beforehand."""
+    section = PAGE.partition("\n## The alerts\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(_rules())
+    for path in FOLDER.iterdir():
+        assert f"(monitoring/{path.name})" in PAGE
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b'{"at": 5}', b"[]", b"null"])
-def test_a_memory_of_another_version_is_forgotten(catalog: Catalog, data: bytes) -> None:
-    """It is looked anew; nobody is kept from a status by it."""
-    catalog.remember("monitor", data)
-    assert recall(catalog) == Memory()
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_metric_has_a_good_name_and_says_what_it_is(metric: Any) -> None:
+    """Base units, a sentence of help, and no label that Prometheus gives itself."""
+    assert re.fullmatch(r"[a-z][a-z_]*[a-z]", metric.name)
+    assert metric.help.endswith(".")
+    assert not {"job", "instance", "le", "quantile"} & set(metric.labels)
