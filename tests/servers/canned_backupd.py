@@ -908,6 +908,8 @@ async def _serve(daemon: CannedDaemon, path: Path, ready: threading.Event, stop:
     ready.set()
     await stop.wait()
     await server.close()
+    # Not before: a run that waits for its end is cut off with the connection, and not cancelled.
+    daemon.cancelled.set()
 
 
 @contextlib.contextmanager
@@ -926,7 +928,6 @@ def canned_daemon(path: Path, health: str = "ok", step: float = 0.0) -> Iterator
             raise TimeoutError("the canned daemon did not start")
         yield daemon
     finally:
-        loop.call_soon_threadsafe(daemon.cancelled.set)
         loop.call_soon_threadsafe(stop.set)
         thread.join()
 
