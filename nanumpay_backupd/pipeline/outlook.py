@@ -12,12 +12,20 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog, Held
 from nanumpay_backupd.model import LOCAL, SLICES, Kind, Lock, OpTime
 from nanumpay_backupd.pipeline.layout import backup_id
-from nanumpay_backupd.retention import Candidate, Coming, Decision, SliceCandidate, decide_place, foresee
+from nanumpay_backupd.retention import (
+    Candidate,
+    Coming,
+    Decision,
+    SliceCandidate,
+    decide_place,
+    deleting_order,
+    foresee,
+)
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.clock import host_timezone
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["PruneLine", "Seen", "as_locked", "look", "plan", "plan_ahead", "too_large"]
+__all__ = ["PruneLine", "Seen", "as_locked", "in_order", "look", "plan", "plan_ahead", "too_large"]
 
 _ASK_AGAIN: Final = timedelta(days=1)
 """How long after a look at a lock without an end it is looked at again."""
@@ -63,6 +71,13 @@ def plan(job: JobSpec, seen: Seen, now: datetime) -> list[PruneLine]:
         decisions = decide_place(whole, slices, job.policy_at(place), now, zone)
         lines += _lines(decisions, place, sizes, seen.locks, now)
     return lines
+
+
+def in_order(seen: Seen, place: str, doomed: Collection[str]) -> list[str]:
+    """Put the backups whose copies at a place are to be deleted into the order in which they go."""
+    going = seen._replace(held=[item for item in seen.held if item.destination == place and item.id in doomed])
+    whole, slices, _ = _at(place, going)
+    return deleting_order([*whole, *slices])
 
 
 def plan_ahead(job: JobSpec, seen: Seen, at: datetime, due: Sequence[datetime] = ()) -> list[PruneLine]:

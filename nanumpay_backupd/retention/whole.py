@@ -42,7 +42,7 @@ def _judge_group(
     for verdict in found:
         item, verdict.ruled = verdict.item, verdict.keep
         if item.backup in protected:
-            verdict.firm = verdict.ruled = True
+            verdict.firm = verdict.ruled = verdict.protected = True
             if not verdict.keep:
                 verdict.keep, verdict.reason = True, _never_deleted(item, policy)
         if item.pinned:

@@ -141,9 +141,7 @@ def places(*, pins: bool = True) -> st.SearchStrategy[Place]:
 
 def in_our_order(place: Place, doomed: set[str]) -> list[str]:
     """Return what is to be deleted in the order in which it is deleted."""
-    return deleting_order(
-        (item.backup, item.created, isinstance(item, SliceCandidate)) for item in place.items if item.backup in doomed
-    )
+    return deleting_order(item for item in place.items if item.backup in doomed)
 
 
 def newest_good(place: Place, count: int, group: str = "") -> set[str]:
@@ -227,22 +225,41 @@ def test_deleting_in_our_order_interrupted_gives_the_same_answer(place: Place, p
     assert kept(place.without(order[: round(part * len(order))]), policy) == keep
 
 
-@given(places(), rules, st.integers(1, 60), st.lists(st.floats(0, 1), min_size=3, max_size=3))
-def test_interrupted_again_and_again_with_a_size_nothing_is_lost(
-    place: Place, policy: Policy, size: int, parts: list[float]
+@given(places(), rules, st.integers(1, 60), st.data())
+def test_whatever_part_of_a_plan_was_done_nothing_that_it_kept_is_deleted(
+    place: Place, policy: Policy, size: int, data: st.DataObject
 ) -> None:
-    """With a limit of the size more fulls may stay than the first answer said, never less, and it comes to an end.
+    """Cut off, refused or locked in any order, again and again: each answer deletes no more than the rest of the first.
 
-    Snapshots only have what these leave.
+    It comes to an end, and what stays beyond the first answer fits.
     """
     policy = msgspec.structs.replace(policy, max_total_size=size)
-    keep = {name for name in kept(place, policy) if not name.startswith("users")}
-    for part in parts:
-        order = in_our_order(place, place.names - kept(place, policy))
-        place = place.without(order[: round(part * len(order))])
-        assert keep <= kept(place, policy)
+    first = kept(place, policy)
+    for _ in range(3):
+        doomed = sorted(place.names - kept(place, policy))
+        gone = data.draw(st.lists(st.sampled_from(doomed), unique=True)) if doomed else []
+        place = place.without(gone)
+        assert first <= kept(place, policy)
     place = place.without(place.names - kept(place, policy))
-    assert kept(place, policy) == place.names >= keep
+    assert kept(place, policy) == place.names
+    snapshots = {item.backup for item in place.whole if item.group}
+    assert place.names - snapshots == first - snapshots or place.without(snapshots).size <= size
+    assert place.names & snapshots == first & snapshots or place.size <= size
+
+
+@given(places(), rules, st.integers(1, 60), st.floats(0, 1))
+def test_broken_off_in_our_order_no_more_stays_than_what_was_just_being_deleted(
+    place: Place, policy: Policy, size: int, part: float
+) -> None:
+    """With a limit of the size one full may stay that was to go: the one whose slices are gone in part, if it fits."""
+    policy = msgspec.structs.replace(policy, max_total_size=size)
+    first = kept(place, policy)
+    order = in_our_order(place, place.names - first)
+    done = round(part * len(order))
+    more = kept(place.without(order[:done]), policy) - first
+    assert more <= set(order[done:])
+    fulls = {item.backup for item in place.whole if item.good and item.moment is not None}
+    assert len(more & fulls) <= 1
 
 
 @given(places(), thinning, st.data())
