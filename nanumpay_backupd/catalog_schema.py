@@ -11,7 +11,7 @@ from typing import Final
 
 __all__ = ["SCHEMA_VERSION", "create", "upgrade"]
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 _INDEXES: Final = """
 CREATE INDEX runs_by_time ON runs (started DESC);
 CREATE INDEX runs_by_job ON runs (job, started DESC);
@@ -45,6 +45,8 @@ CREATE TABLE copies (
 CREATE TABLE pins (
     backup TEXT NOT NULL REFERENCES backups (id) ON DELETE CASCADE, owner TEXT NOT NULL, reason TEXT NOT NULL,
     made TEXT NOT NULL, PRIMARY KEY (backup, owner));
+CREATE TABLE limited (
+    backup TEXT PRIMARY KEY REFERENCES backups (id) ON DELETE CASCADE, places BLOB NOT NULL);
 CREATE TABLE plans (job TEXT PRIMARY KEY, due TEXT NOT NULL);
 CREATE TABLE streams (job TEXT PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE notices (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TEXT NOT NULL, record BLOB NOT NULL);
@@ -85,6 +87,10 @@ CREATE TABLE pins (
 INSERT INTO pins SELECT id, 'daemon:verify', pinned, created FROM backups WHERE pinned != '';
 CREATE TABLE notices (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TEXT NOT NULL, record BLOB NOT NULL);
 CREATE TABLE memory (key TEXT PRIMARY KEY, record BLOB NOT NULL)
+""",
+    4: """
+CREATE TABLE limited (
+    backup TEXT PRIMARY KEY REFERENCES backups (id) ON DELETE CASCADE, places BLOB NOT NULL)
 """,
 }
 """How the tables of an older format become those of the next."""

@@ -308,7 +308,7 @@ class Manifest(_Record, frozen=True):
 
     ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``closed`` (base64) is the
     whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file beside
-    which it was found.
+    which it was found. ``only_to`` names the destinations it was meant for, None: all that the job had.
     """
 
     backup: str
@@ -327,6 +327,7 @@ class Manifest(_Record, frozen=True):
     verification: tuple[Verification, ...] = ()
     elsewhere: Artifact | None = None
     closed: str = ""
+    only_to: tuple[str, ...] | None = None
     format: int = MANIFEST_FORMAT
 
     @property
@@ -400,6 +401,7 @@ class Backup(_Record, frozen=True, gc=False):
 
     ``start`` and ``end`` are the oplog times of its consistency, empty where it has none. ``pinned`` says why retention
     must leave it alone, empty: it is not pinned. ``collection`` is ``database.name`` of a snapshot of one collection.
+    ``only_to`` names the destinations it was meant for, None: all; at the others no copy of it is wanted.
     """
 
     id: str
@@ -415,6 +417,7 @@ class Backup(_Record, frozen=True, gc=False):
     end: str = ""
     pinned: str = ""
     collection: str = ""
+    only_to: tuple[str, ...] | None = None
     copies: tuple[Copy, ...] = ()
     manifest: Manifest | None = None
 

@@ -102,6 +102,16 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
             ),
             _one_of("--kind", "full incremental differential", "the kind of backup (default: full)"),
             _flag("--disable-notifications", "tell nobody how it ends: no messages, no pings (it stays on record)"),
+            (
+                "--only-to",
+                {
+                    "metavar": "DEST",
+                    "action": "append",
+                    "help": "copies to this destination only, this once; several with commas; local: none elsewhere",
+                },
+            ),
+            _flag("--only-db", "only what saves a database: without JOB every enabled job that does"),
+            _flag("--only-files", "only what saves files: without JOB every enabled job that does"),
         ),
         """\
   backupctl run
@@ -111,6 +121,13 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
   backupctl run --collection users
   backupctl run nanumpay --collection users --format json
   backupctl run --disable-notifications
+  backupctl run nanumpay --only-to nas,offsite
+  backupctl run nanumpay --only-to local
+  backupctl run --only-db
+
+With --only-to the backup is kept here as always. The other destinations do not get it, also not later by themselves,
+and nobody misses it there; backupctl list and show say so. The next run goes everywhere again.
+With --only-db or --only-files and no JOB one job after the other runs; the exit code is that of the worst.
 
 A backup of one collection is listed and restored like others, and never counts as the job's newest backup.
 
@@ -550,12 +567,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UsageError("a command is missing", hint="try: backupctl status; all commands: backupctl --help")
     if args.command == "prune":
         _check_prune(args)
-    if args.command == "run" and args.format and not args.collection:
+    if args.command == "run":
+        _check_run(args)
+    return args
+
+
+def _check_run(args: argparse.Namespace) -> None:
+    if args.format and not args.collection:
         raise UsageError(
             "--format is for one collection: --collection is missing",
             hint=f"backupctl run --collection NAME --format {args.format}",
         )
-    return args
+    if args.only_db and args.only_files:
+        raise UsageError("--only-db and --only-files together are everything", hint="leave one of them out")
+    if args.only_files and args.collection:
+        raise UsageError("a collection is of a database", hint="leave out --only-files")
+    if args.only_db and args.collection and not args.job:
+        raise UsageError("a collection is of one job, which is not named", hint="backupctl run JOB --collection NAME")
+    if args.only_to is not None:
+        args.only_to = [name.strip() for word in args.only_to for name in word.split(",") if name.strip()]
 
 
 def _check_prune(args: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "jobs_table",
     "kind_text",
     "local_first",
+    "only_to_text",
     "outcome_style",
     "outcome_text",
     "prune_table",
@@ -112,6 +113,12 @@ def copies_text(screen: Screen, copies: list[Reply], wanted: list[str] | None = 
         name + screen.paint(f"{screen.symbols['bad']}none", "yellow") for name in wanted or [] if name not in present
     )
     return " ".join(parts) or "none"
+
+
+def only_to_text(backup: Reply) -> str:
+    """Say for which places alone a backup was meant: ``only to: nas``; empty: for all."""
+    places = backup.get("only_to")
+    return "" if places is None else f"only to: {', '.join(places) or 'local'}"
 
 
 def job_schedule(job: Reply, times: Times) -> str:
@@ -229,7 +236,7 @@ def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[st
         ),
         Column(
             "COPIES",
-            [copies_text(screen, backup["copies"]) for backup in backups],
+            [" ".join(filter(None, (copies_text(screen, b["copies"]), only_to_text(b)))) for b in backups],
             shorter=lambda: [copies_text(screen, backup["copies"], brief=True) for backup in backups],
         ),
     )

@@ -59,8 +59,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 class Verdict(msgspec.Struct, gc=False):
     """What is thought of a candidate so far.
 
-    ``firm``: nothing may take it away any more. ``ruled``: the rule itself keeps it, pinned or not. ``protected``: it is
-    one of the newest, which are firm whatever a rule says.
+    ``firm``: nothing may take it away any more. ``ruled``: the rule itself keeps it, pinned or not. ``protected``: it
+    is one of the newest, which are firm whatever a rule says.
     """
 
     item: Candidate
