@@ -486,12 +486,11 @@ class CollectionOrder(_Settings, frozen=True):
 class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
-    ``action`` is ``backup`` (with ``collection``: of that alone; with ``only_to``: for no other destinations), ``slice``
-    (the changes, as ``kind``), ``verify`` and ``drill`` (with the order in ``verify``), ``upload`` (only the queued copies
-    that are due), ``prune``, ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations hold),
+    ``action`` is ``backup`` (with ``collection``: of that alone, with ``only_to``: for no other destinations),
+    ``slice`` (the changes, as ``kind``), ``verify`` and ``drill`` (with the order in ``verify``), ``upload`` (only the
+    queued copies that are due), ``prune``, ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations hold),
     ``doctor`` or ``doctor:DESTINATION``, ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``), ``restore`` or
-    ``restore-plan`` (both with the order
-    in ``restore``). ``started`` (UTC) is when the run began for
+    ``restore-plan`` (both with the order in ``restore``). ``started`` (UTC) is when the run began for
     whoever asked for it; None: when the worker begins.
     """
 
