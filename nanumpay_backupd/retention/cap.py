@@ -19,16 +19,21 @@ __all__ = ["fit"]
 
 
 def fit(
-    groups: Mapping[str, Sequence[Verdict]], slices: Sequence[SliceVerdict], leads: Sequence[Verdict], size: int
+    groups: Mapping[str, Sequence[Verdict]],
+    slices: Sequence[SliceVerdict],
+    leads: Sequence[Verdict],
+    size: int,
+    beside: int = 0,
 ) -> None:
     """Take away what does not fit into ``size`` bytes; what is firm stays, even when it does not fit by itself.
 
-    ``slices`` come newest first, ``leads`` (the fulls from which they lead on) oldest first. Snapshots push out no full
-    and no slice: they have what those leave, and nothing where those alone do not fit.
+    ``slices`` come newest first, ``leads`` (the fulls from which they lead on) oldest first; ``beside`` bytes of fulls
+    and slices are there besides. Snapshots push out no full and no slice: they have what those leave, and nothing where
+    those alone do not fit.
     """
     reason = f"more than {human_size(size)} would be kept: the oldest goes first"
     fulls = groups.get("", ())
-    room = size - _kept(fulls) - _kept(slices)
+    room = size - beside - _kept(fulls) - _kept(slices)
     snapshots = [verdict for name, group in groups.items() if name for verdict in group]
     over = _kept(snapshots) - max(0, room)
     for victim in _in_order(snapshots):

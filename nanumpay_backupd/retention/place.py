@@ -6,15 +6,18 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 from operator import attrgetter
+from typing import Final
 
 from nanumpay_backupd.model import OpTime, Policy
 from nanumpay_backupd.retention.cap import fit
 from nanumpay_backupd.retention.chains import anchors, judge_slices, keep_pinned_chains
-from nanumpay_backupd.retention.records import Candidate, Decision, SliceCandidate
+from nanumpay_backupd.retention.records import Beside, Candidate, Decision, SliceCandidate
 from nanumpay_backupd.retention.whole import judge
 from nanumpay_backupd.retention.windows import Windows, horizon
 
 __all__ = ["decide", "decide_place", "deleting_order"]
+
+_NOTHING: Final = Beside()
 
 
 def decide(candidates: Iterable[Candidate], policy: Policy, now: datetime, zone: tzinfo = UTC) -> list[Decision]:
@@ -28,20 +31,22 @@ def decide_place(
     policy: Policy,
     now: datetime,
     zone: tzinfo = UTC,
+    beside: Beside = _NOTHING,
 ) -> list[Decision]:
     """Say of each copy at one place whether it stays: the fulls, the snapshots group by group, the slices.
 
-    Of each kind the newest come first. ``zone`` is that whose days, weeks, months and years count.
+    Of each kind the newest come first. ``zone`` is that whose days, weeks, months and years count. ``beside`` is what
+    else is there.
     """
     slices = list(slices)
     windows = Windows.at(policy.tiers, now) if policy.tiers is not None else None
-    groups = judge(candidates, policy, windows, now, zone)
+    groups = judge(candidates, policy, windows, now, zone, beside.places)
     fulls = groups.get("", [])
     needed = keep_pinned_chains(fulls, slices)
     leads = anchors(fulls, slices, windows)
     judged = judge_slices(slices, needed, fulls, leads, windows, horizon(policy, now))
     if policy.max_total_size:
-        fit(groups, judged, leads, policy.max_total_size)
+        fit(groups, judged, leads, policy.max_total_size, beside.size)
     verdicts = [verdict for group in groups.values() for verdict in group]
     found = [Decision(one.item.backup, one.keep, one.reason) for one in verdicts]
     return found + [Decision(one.item.backup, one.keep, one.reason) for one in judged]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
 from nanumpay_backupd.model import OpTime
 
-__all__ = ["Candidate", "Decision", "SliceCandidate", "SliceVerdict", "Verdict"]
+__all__ = ["Beside", "Candidate", "Decision", "SliceCandidate", "SliceVerdict", "Verdict"]
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +46,13 @@ class SliceCandidate(msgspec.Struct, frozen=True, gc=False):
     pinned: str = ""
     start: OpTime = OpTime(0, 0)
     good: bool = True
+    size: int = 0
+
+
+class Beside(NamedTuple):
+    """What stands at a place beside what is judged, and stays: fulls that take a place, and the bytes of all of it."""
+
+    places: int = 0
     size: int = 0
 
 

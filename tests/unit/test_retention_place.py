@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanumpay_backupd.model import OpTime, Policy, Tiers
-from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, decide_place, deleting_order
+from nanumpay_backupd.retention import (
+    Candidate,
+    Coming,
+    Decision,
+    SliceCandidate,
+    decide_place,
+    deleting_order,
+    foresee,
+    standing,
+)
 from nanumpay_backupd.retention.windows import Windows
 from nanumpay_backupd.timeline import Base, Piece, ranges
 
@@ -385,3 +394,48 @@ def test_months_are_the_calendars(moment: str) -> None:
         "2026-01-01T00:00": "2025-12-01T00:00:00",
     }[moment]
     assert end.replace(tzinfo=None).isoformat() == expected
+
+
+def one_after_the_other(
+    place: Place, policy: Policy, coming: Coming, at: datetime
+) -> tuple[dict[str, bool], dict[str, datetime]]:
+    """Look ahead the long way: everything is judged anew at each backup that comes; also when each went."""
+    whole, slices = list(place.whole), list(place.slices)
+    gone: dict[str, datetime] = {}
+    for full, piece in coming.arrivals():
+        whole.append(full)
+        slices += [piece] if piece is not None else []
+        if sum(item.size for item in (*whole, *slices)) > policy.max_total_size:
+            keep = kept(Place(tuple(whole), tuple(slices)), policy, full.created)
+            gone |= {item.backup: full.created for item in (*whole, *slices) if item.backup not in keep}
+            whole = [item for item in whole if item.backup in keep]
+            slices = [item for item in slices if item.backup in keep]
+    last = {one.backup: one.keep for one in decided(Place(tuple(whole), tuple(slices)), policy, at)}
+    return last | dict.fromkeys(gone, False), gone
+
+
+@pytest.mark.parametrize("part", [1, 2, 48])
+@given(
+    places(),
+    rules,
+    st.integers(1, 200),
+    st.integers(1, 25),
+    st.integers(1, 12),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 1e-5, 1e-4]),
+)
+def test_looking_ahead_with_a_size_is_what_retention_after_each_backup_does(
+    part: int, place: Place, policy: Policy, size: int, count: int, hours: int, weight: int, changes: float
+) -> None:
+    """However little of a place is judged at each look: the same goes, on the same day, as if all of it were."""
+    policy = msgspec.structs.replace(policy, max_total_size=size)
+    times = [NOW + timedelta(hours=6 * hours * step) for step in range(1, count + 1)]
+    coming = Coming(times, [f"n{at:03d}" for at in range(count)], weight, moments=True, slices=changes, since=NOW)
+    at = times[-1] + timedelta(days=3)
+    expected, gone = one_after_the_other(place, policy, coming, at)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(standing, "_PART", part)
+        found = foresee(place.whole, place.slices, policy, at, SEOUL, coming)
+    assert {one.backup: one.keep for one in found} == expected
+    days = {name: f"({moment.astimezone(SEOUL):%Y-%m-%d})" for name, moment in gone.items()}
+    assert {one.backup: one.reason[-12:] for one in found if one.backup in gone} == days
