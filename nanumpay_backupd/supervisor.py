@@ -147,6 +147,10 @@ class Supervisor:
         self.plans.settled()
         self._wake.set()
 
+    def wake(self) -> None:
+        """Look at once whether something is due: copies were queued."""
+        self._wake.set()
+
     async def run(self) -> None:
         """Start what is due, until cancelled."""
         inventory = asyncio.create_task(self._inventory())

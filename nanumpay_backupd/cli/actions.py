@@ -1,4 +1,4 @@
-"""The commands that make, stop or delete something: run, cancel, delete. Questions are asked here.
+"""The commands that make, stop, send or delete something: run, cancel, send, delete. Questions are asked here.
 
 Each takes the context and returns the exit code. `watched` and `started_only` serve every command that starts a run.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["EXIT_BY_OUTCOME", "cancel", "delete", "run", "start_only", "started_only", "to_the_end", "watched"]
+__all__ = ["EXIT_BY_OUTCOME", "cancel", "delete", "run", "send", "start_only", "started_only", "to_the_end", "watched"]
 
 EXIT_BY_OUTCOME = {
     "succeeded": EXIT_OK,
@@ -240,6 +240,20 @@ def cancel(context: Context) -> int:
             context.screen.line(f"Cancelled {name}.")
         else:
             context.screen.line(f"Nothing to stop: {name} had ended already ({stopped['outcome']}).")
+    return EXIT_OK
+
+
+def send(context: Context) -> int:
+    """Queue a backup for the destinations that do not have it, or for one."""
+    reply = context.ask("Send", {"backup": context.args.backup, "destination": context.args.destination})
+    if context.json(reply):
+        return EXIT_OK
+    name, queued = reply["backup"], reply["queued"]
+    if queued:
+        context.screen.line(f"Queued {name} for {', '.join(queued)}; it is sent as soon as its job is free.")
+        context.screen.line(f"  how it goes:  backupctl show {name}")
+    else:
+        context.screen.line(f"Nothing to send: {name} is there already, or is queued.")
     return EXIT_OK
 
 

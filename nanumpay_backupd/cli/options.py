@@ -285,6 +285,20 @@ The exit code is 0 the same came back, 3 degraded, 1 failed, 5 already running, 
 An undo makes what was there before the restore live again and keeps what was restored; redo is the way back. Nothing
 is deleted before drop. Each asks first; where nobody can be asked it needs --yes.""",
     ),
+    "send": (
+        "send a backup to destinations that do not have it",
+        (
+            _word("backup", "BACKUP|latest", "id of a backup, or latest"),
+            ("--to", {"metavar": "DESTINATION", "dest": "destination", "help": "only to this one (default: to all)"}),
+        ),
+        """\
+  backupctl send latest
+  backupctl send nanumpay-backup-2026-11-21T02-00-00 --to nas
+
+For what was made with run --only-to, for a destination that is new, and for a copy that was lost there. It is queued
+and sent as any other copy that waits; retention then judges it there by its age.
+The exit code is 0 queued (or nothing to send), 6 no such backup or destination, 7 refused: it is not verified.""",
+    ),
     "delete": (
         "delete a backup with all its copies, or one copy",
         (

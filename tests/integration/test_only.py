@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.client import RemoteError
 from nanumpay_backupd.errors import EXIT_NOT_FOUND, EXIT_OK, EXIT_REFUSED, EXIT_USAGE
+from nanumpay_backupd.model import BackupState
 from tests.servers.daemon import Site, backup_settings, open_site, wait_for
 from tests.servers.ftp import FOLDER, PASSWORD, FtpServer, start_pyftpdlib
 from tests.servers.mongod import Mongod
@@ -45,9 +47,10 @@ def site(mongod_rs: Mongod, ftp: FtpServer, tmp_path: Path) -> Iterator[Site]:
 
 
 def names(folder: Path) -> set[str]:
-    """Return the backups whose artifact and manifest lie in a folder."""
+    """Return the fulls whose artifact and manifest lie in a folder."""
     found = {path.name for path in folder.iterdir()}
-    return {name.removesuffix(".tar.gz") for name in found if f"{name}.manifest.json" in found}
+    whole = {name.removesuffix(".tar.gz") for name in found if name.endswith(".tar.gz")}
+    return {name for name in whole if f"{name}.tar.gz.manifest.json" in found}
 
 
 def places(site: Site, backup: str) -> dict[str, str]:
@@ -87,6 +90,13 @@ def test_a_backup_for_one_destination_only(site: Site, ftp: FtpServer, tmp_path:
     assert (job["pending_uploads"], job["newest_backup"]["only_to"]) == (0, ["usb"])
     assert not [text for text in site.status()["problems"] if "nanumpay" in text]
 
+    # At the other place a differential would lead on from nothing: it begins at the full that is at both.
+    with site.db() as db:
+        db.users.insert_one({"loginId": "late"})
+    change = site.run(kind="differential")["backup"]
+    assert site.call("DescribeBackup", backup=change)["backup"]["manifest"]["chain"] == first
+    assert places(site, change).keys() == {"local", "app", "usb"}
+
     # The disk is away: the copy waits for it, and for nothing else.
     away = usb.rename(tmp_path / "away")
     usb.touch()
@@ -108,6 +118,13 @@ def test_a_backup_for_one_destination_only(site: Site, ftp: FtpServer, tmp_path:
     listed = backupctl(site, "list", "nanumpay").stdout
     assert [line.split("  ")[0] for line in listed.splitlines() if line.endswith("only to: usb")] == [waiting["backup"]]
     assert "only to: usb" in backupctl(site, "show", waiting["backup"]).stdout
+
+    # Sent after all, as any other copy that waits; what is there already is not sent again.
+    assert site.call("Send", backup=waiting["backup"]) == {"backup": waiting["backup"], "queued": ["app"]}
+    wait_for(lambda: places(site, waiting["backup"])["app"] in {"uploaded", "verified"}, "the copy that was sent")
+    assert waiting["backup"] in names(ftp.folder)
+    done = backupctl(site, "send", waiting["backup"], "--to", "app")
+    assert (done.returncode, done.stdout.startswith("Nothing to send")) == (EXIT_OK, True)
 
     site.call("RebuildCatalog")
     assert {backup["id"]: backup["only_to"] for backup in site.list_backups()} == here
@@ -142,6 +159,31 @@ def test_what_makes_no_sense_is_refused_before_anything_begins(site: Site) -> No
     assert backupctl(site, "run", "--only-files", "nanumpay").returncode == EXIT_REFUSED
     assert backupctl(site, "run", "--only-files", "--only-db").returncode == EXIT_USAGE
     assert site.runs() == []
+
+
+def test_what_cannot_be_sent_is_refused(site: Site) -> None:
+    """No such place, only here anyway, not proven, its file gone: each is a sentence, and nothing is queued."""
+    site.start()
+    made = site.run(only_to=["local"])["backup"]
+    for params, code in (
+        ({"backup": "nope"}, "not-found"),
+        ({"backup": made, "destination": "nas"}, "not-found"),
+        ({"backup": made, "destination": "local"}, "refused"),
+    ):
+        with pytest.raises(RemoteError) as caught:
+            site.call("Send", **params)
+        assert caught.value.code == code
+    with Catalog(site.state / "catalog.db") as found:
+        backup = found.backup(made)
+        assert backup is not None
+        found.save_backup(msgspec.structs.replace(backup, state=BackupState.COMMITTED))
+        with pytest.raises(RemoteError, match="is committed: only what was verified is sent"):
+            site.call("Send", backup=made)
+        found.save_backup(backup)
+    (site.backups / f"{made}.tar.gz").unlink()
+    with pytest.raises(RemoteError, match="is not in the backups folder any more"):
+        site.call("Send", backup=made)
+    assert site.job()["pending_uploads"] == 0
 
 
 def test_every_job_of_a_kind_one_after_the_other(site: Site) -> None:

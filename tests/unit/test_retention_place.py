@@ -414,12 +414,18 @@ def one_after_the_other(
     return last | dict.fromkeys(gone, False), gone
 
 
-@pytest.mark.parametrize("part", [1, 2, 48])
+roomy = st.one_of(
+    st.builds(Policy, count=st.integers(3, 40), days=st.integers(20, 900), min_keep=st.integers(1, 2)),
+    st.builds(Policy, tiers=st.builds(Tiers, keep_all_for_days=st.integers(5, 300), keep_weekly_for_weeks=st.just(9))),
+)
+
+
+@pytest.mark.parametrize("part", [1, 3])
 @given(
-    places(),
-    rules,
-    st.integers(1, 200),
-    st.integers(1, 25),
+    st.one_of(places(pins=False), places()),
+    st.one_of(roomy, rules),
+    st.integers(20, 200),
+    st.integers(1, 40),
     st.integers(1, 12),
     st.integers(0, 3),
     st.sampled_from([0.0, 1e-5, 1e-4]),
