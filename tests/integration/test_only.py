@@ -59,6 +59,12 @@ def places(site: Site, backup: str) -> dict[str, str]:
     return {copy["destination"]: copy["state"] for copy in copies}
 
 
+def arrived(site: Site, backup: str, place: str) -> None:
+    """Wait until a queued copy is there, and the run that brought it has ended."""
+    wait_for(lambda: places(site, backup)[place] in {"uploaded", "verified"}, f"the copy at {place}")
+    wait_for(lambda: not site.job().get("running"), "the end of the run that brought it")
+
+
 def backupctl(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the client against the site's daemon."""
     argv = [sys.executable, "-m", "nanumpay_backupd.cli", *words, "--socket", str(site.socket)]
@@ -106,7 +112,7 @@ def test_a_backup_for_one_destination_only(site: Site, ftp: FtpServer, tmp_path:
     assert site.job()["pending_uploads"] == 1
     usb.unlink()
     away.rename(usb)
-    wait_for(lambda: places(site, waiting["backup"])["usb"] != "pending", "the queued copy")
+    arrived(site, waiting["backup"], "usb")
 
     last = site.run()["backup"]
     assert places(site, last).keys() == {"local", "app", "usb"}
@@ -121,7 +127,7 @@ def test_a_backup_for_one_destination_only(site: Site, ftp: FtpServer, tmp_path:
 
     # Sent after all, as any other copy that waits; what is there already is not sent again.
     assert site.call("Send", backup=waiting["backup"]) == {"backup": waiting["backup"], "queued": ["app"]}
-    wait_for(lambda: places(site, waiting["backup"])["app"] in {"uploaded", "verified"}, "the copy that was sent")
+    arrived(site, waiting["backup"], "app")
     assert waiting["backup"] in names(ftp.folder)
     done = backupctl(site, "send", waiting["backup"], "--to", "app")
     assert (done.returncode, done.stdout.startswith("Nothing to send")) == (EXIT_OK, True)
