@@ -400,17 +400,14 @@ def one_after_the_other(
     place: Place, policy: Policy, coming: Coming, at: datetime
 ) -> tuple[dict[str, bool], dict[str, datetime]]:
     """Look ahead the long way: everything is judged anew at each backup that comes; also when each went."""
-    whole, slices = list(place.whole), list(place.slices)
     gone: dict[str, datetime] = {}
     for full, piece in coming.arrivals():
-        whole.append(full)
-        slices += [piece] if piece is not None else []
-        if sum(item.size for item in (*whole, *slices)) > policy.max_total_size:
-            keep = kept(Place(tuple(whole), tuple(slices)), policy, full.created)
-            gone |= {item.backup: full.created for item in (*whole, *slices) if item.backup not in keep}
-            whole = [item for item in whole if item.backup in keep]
-            slices = [item for item in slices if item.backup in keep]
-    last = {one.backup: one.keep for one in decided(Place(tuple(whole), tuple(slices)), policy, at)}
+        place = Place((*place.whole, full), (*place.slices, *([piece] if piece is not None else [])))
+        if place.size > policy.max_total_size:
+            going = place.names - kept(place, policy, full.created)
+            gone |= dict.fromkeys(going, full.created)
+            place = place.without(going)
+    last = {one.backup: one.keep for one in decided(place, policy, at)}
     return last | dict.fromkeys(gone, False), gone
 
 
