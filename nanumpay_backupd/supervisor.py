@@ -483,9 +483,14 @@ class Supervisor:
         how = f"the worker was killed by signal {-code}" if code < 0 else f"the worker ended with exit code {code}"
         if code == -signal.SIGKILL and not active.cancelled_by:
             how += " (by the kernel, for want of memory? journalctl -k)"
-        ended = await self.db(lambda catalog: interrupt(catalog, run, now, how))
-        if active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}:
-            ended = await self.db(lambda catalog: _cancelled(catalog, ended))
+        told = active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}
+
+        def note(catalog: Catalog) -> Run:
+            ended = interrupt(catalog, run, now, how)
+            return _cancelled(catalog, ended) if told else ended
+
+        # At once: whoever counts runs by their outcome in between would see a number that goes back.
+        ended = await self.db(note)
         await self.db(lambda catalog: tidy(catalog, self.layout, now))
         return ended
 
