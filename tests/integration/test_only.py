@@ -216,18 +216,17 @@ def test_every_job_of_a_kind_one_after_the_other(site: Site) -> None:
 
 def test_without_a_daemon(site: Site, ftp: FtpServer) -> None:
     """`run-once` knows the same options."""
-    done = once(site, "nanumpay", "--only-to", "local")
-    assert done.returncode == EXIT_OK, done.stderr
     before = names(ftp.folder)
     done = once(site, "--only-db", "--only-to", "usb,local")
     assert done.returncode == EXIT_OK, done.stderr
     assert "job nanumpay" in done.stdout
     assert "job extra" in done.stdout
     assert names(ftp.folder) == before
-    with Catalog(site.state / "catalog.db") as found:
-        assert [backup.only_to for backup in reversed(found.backups("nanumpay"))] == [(), ("usb",)]
+    # One job that cannot keeps no other from it.
     done = once(site, "--only-db", "--only-to", "app")
     assert (done.returncode, "job extra has no destination 'app'" in done.stderr) == (EXIT_NOT_FOUND, True)
+    with Catalog(site.state / "catalog.db") as found:
+        assert [backup.only_to for backup in reversed(found.backups("nanumpay"))] == [("usb",), ("app",)]
     for words, code in ((("--only-files",), EXIT_NOT_FOUND), (("nanumpay", "--only-files"), EXIT_REFUSED)):
         assert once(site, *words).returncode == code
     assert once(site, "--only-to", "usb", "--kind", "incremental").returncode == EXIT_REFUSED
