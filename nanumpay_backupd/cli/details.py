@@ -192,6 +192,7 @@ def backup_lines(screen: Screen, backup: Reply, times: Times, others: list[Reply
         ("job", f"{backup['job']} ({kind_text(backup)})"),
         ("made", made),
         ("state", state),
+        *([(screen.paint("odd", "yellow"), backup["odd"])] if backup.get("odd") else []),
         *([("pinned", f"retention leaves it alone: {backup['pinned']}")] if backup.get("pinned") else []),
         *([("copies", f"{only_to_text(backup)}, as its run was told")] if backup.get("only_to") is not None else []),
         ("artifact", f"{backup['artifact']}, {size(backup['size'])} ({number(backup['size'])} bytes)"),

@@ -34,6 +34,7 @@ from nanumpay_backupd.model import (
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
+from nanumpay_backupd.pipeline.oddities import examine
 from nanumpay_backupd.pipeline.outbox import sweep_outbox
 from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
 from nanumpay_backupd.pipeline.produce import preflight, produce
@@ -235,11 +236,29 @@ def _stages(
         sweep_outbox(layout, catalog, held=layout.lock(spec.job.name, spec.action))
     manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
     backup = prove_and_encrypt(spec.job, source, layout, manifest, catalog, recorder, keys=keys)
+    if _kind(spec) is Kind.FULL:
+        _tell_oddity(spec, backup, layout, catalog, recorder)
     _verify_leftovers(spec, source, layout, catalog, recorder, keys)
     faults = upload_new(spec, backup, catalog, layout, recorder, open_store, keys=keys)
     with recorder.stage(Stage.RETENTION):
         _retain(whole, layout, catalog, recorder, open_store)
     return faults
+
+
+def _tell_oddity(spec: RunSpec, backup: Backup, layout: Layout, catalog: Catalog, recorder: Recorder) -> None:
+    """Say when data may be missing from a good backup, and keep the last one that has it from retention.
+
+    The backup is what the database held: that it is odd, or that this cannot be written down, is never the run's fault.
+    """
+    try:
+        found = examine(spec.job, backup, catalog, layout, recorder.clock.now())
+    except BackupdError as error:
+        recorder.warn(f"whether data is missing from {backup.id} could not be settled: {error.message}", error)
+        return
+    if found is not None:
+        record, kept = found
+        stays = f"; pinned until that is settled: {', '.join(kept)}" if kept else ""
+        recorder.warn(f"{backup.id} is odd: {record.text}{stays} (backupctl monitor)", message=Message.BACKUP_ODD)
 
 
 def upload_new(

@@ -15,15 +15,18 @@ from nanumpay_backupd.settings.schema import (
     Destination,
     EncryptionOptions,
     FtpDestination,
+    HealthLimits,
     HostConfig,
     HostJob,
     JobEncryption,
     JobSpec,
     MongoSource,
+    MonitorOptions,
     Protection,
     S3Destination,
     Schedule,
 )
+from nanumpay_backupd.settings.watching import limits_of
 from nanumpay_backupd.system.secrets import Secret
 
 __all__ = ["ALL", "REMOTE", "TIERS", "application_destination", "build_jobs", "encryption_in_words"]
@@ -100,6 +103,7 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
         destinations=destinations,
         retention=retention,
         policies=_policies(host, retention, destinations),
+        **_limits(host, host.nanumpay.monitor, destinations),
         compress=known.compress,
         compression_level=host.nanumpay.compression_level,
         enabled=known.enabled,
@@ -123,6 +127,7 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
         destinations=destinations,
         retention=retention,
         policies=_policies(host, retention, destinations),
+        **_limits(host, job.monitor, destinations),
         compress=job.compress,
         compression_level=job.compression_level,
         enabled=job.enabled,
@@ -139,6 +144,14 @@ def _policies(host: HostConfig, retention: Policy, destinations: Iterable[Destin
     """Return what holds at the places of a job that have a table of their own about how long to keep."""
     places = (LOCAL, *(destination.name for destination in destinations))
     return {place: policy_of(retention, host.retentions[place]) for place in places if place in host.retentions}
+
+
+def _limits(host: HostConfig, own: MonitorOptions, destinations: Iterable[Destination]) -> dict[str, Any]:
+    """Return what counts as well of a job, and at those of its places that have a table of their own about it."""
+    limits = limits_of(HealthLimits(), (host.monitor, own))
+    places = (LOCAL, *(destination.name for destination in destinations))
+    special = {place: limits_of(limits, (host.monitors[place],)) for place in places if place in host.monitors}
+    return {"health": limits, "healths": special}
 
 
 def _source(host: HostConfig, uri: Secret, database: str) -> MongoSource:
