@@ -363,6 +363,8 @@ class Catalog:
                 backup.odd,
             ),
         )
+        if backup.only_to is not None:
+            db.execute("INSERT OR REPLACE INTO limited VALUES (?, ?)", (backup.id, to_json(backup.only_to)))
         if backup.manifest is not None:
             db.execute("INSERT OR REPLACE INTO manifests VALUES (?, ?)", (backup.id, to_json(backup.manifest)))
         for copy in backup.copies:
@@ -419,7 +421,13 @@ class Catalog:
             which, values = "job = ?", [job]  # nearly all of them
         for name, record in self._read(f"SELECT backup, record FROM copies WHERE {which}", *values):  # noqa: S608
             copies.setdefault(name, []).append(_COPY.decode(record))
-        return [_backup(row, _by_place(copies.get(row[0], []))) for row in rows]
+        limited = self._limited()
+        return [_backup(row, _by_place(copies.get(row[0], [])), only_to=limited.get(row[0])) for row in rows]
+
+    def _limited(self, backup: str | None = None) -> dict[str, tuple[str, ...]]:
+        """Return, of the few backups that are not meant for every destination, for which they are."""
+        rows = self._read("SELECT backup, places FROM limited WHERE ?1 IS NULL OR backup = ?1", backup)
+        return {str(name): from_json(tuple[str, ...], _blob(places)) for name, places in rows}
 
     def spans(self, job: str, kinds: Collection[Kind], places: Collection[str] | None = None) -> list[Span]:
         """Return what a timeline needs of a job's backups, in no order; with ``places`` only copies there count."""
@@ -563,7 +571,8 @@ class Catalog:
         copies = self._read("SELECT record FROM copies WHERE backup = ? ORDER BY destination", backup_id)
         manifests = self._read("SELECT record FROM manifests WHERE backup = ?", backup_id)
         manifest = from_json(Manifest, _blob(manifests[0][0])) if manifests else None
-        return _backup(rows[0], tuple(from_json(Copy, _blob(row[0])) for row in copies), manifest)
+        only_to = self._limited(backup_id).get(backup_id)
+        return _backup(rows[0], tuple(from_json(Copy, _blob(row[0])) for row in copies), manifest, only_to=only_to)
 
     def totals(self, job: str) -> tuple[int, int, int]:
         """Return how many fulls a job has, the bytes of all its present copies, and how many uploads wait or failed."""
@@ -742,7 +751,13 @@ def _as_list(kinds: Collection[Kind]) -> str:
     return to_json([kind.value for kind in kinds]).decode()
 
 
-def _backup(row: tuple[Any, ...], copies: tuple[Copy, ...], manifest: Manifest | None = None) -> Backup:
+def _backup(
+    row: tuple[Any, ...],
+    copies: tuple[Copy, ...],
+    manifest: Manifest | None = None,
+    *,
+    only_to: tuple[str, ...] | None = None,
+) -> Backup:
     identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection, odd = row
     return Backup(
         id=identifier,
@@ -758,6 +773,7 @@ def _backup(row: tuple[Any, ...], copies: tuple[Copy, ...], manifest: Manifest |
         end=last,
         pinned=pinned,
         collection=collection,
+        only_to=only_to,
         odd=odd,
         copies=copies,
         manifest=manifest,

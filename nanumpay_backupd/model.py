@@ -75,7 +75,7 @@ class OpTime(NamedTuple):
         seconds, colon, counter = text.partition(":")
         if not colon or not seconds.isdecimal() or not counter.isdecimal():
             raise ValueError(f"{text!r} is not an oplog time (seconds:counter)")
-        return cls._make((int(seconds), int(counter)))  # half as long as by the class itself, and there are many
+        return tuple.__new__(cls, (int(seconds), int(counter)))  # a third as long as by the class, and there are many
 
     @property
     def moment(self) -> datetime:
@@ -312,7 +312,7 @@ class Manifest(_Record, frozen=True):
 
     ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``closed`` (base64) is the
     whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file beside
-    which it was found.
+    which it was found. ``only_to`` names the destinations it was meant for, None: all that the job had.
     """
 
     backup: str
@@ -331,6 +331,7 @@ class Manifest(_Record, frozen=True):
     verification: tuple[Verification, ...] = ()
     elsewhere: Artifact | None = None
     closed: str = ""
+    only_to: tuple[str, ...] | None = None
     format: int = MANIFEST_FORMAT
 
     @property
@@ -425,6 +426,7 @@ class Backup(_Record, frozen=True, gc=False):
 
     ``start`` and ``end`` are the oplog times of its consistency, empty where it has none. ``pinned`` says why retention
     must leave it alone, empty: it is not pinned. ``collection`` is ``database.name`` of a snapshot of one collection.
+    ``only_to`` names the destinations it was meant for, None: all; at the others no copy of it is wanted.
     ``odd`` says how it differs from those before it, so that data may be lost (`pipeline.oddities`), else empty.
     """
 
@@ -441,6 +443,7 @@ class Backup(_Record, frozen=True, gc=False):
     end: str = ""
     pinned: str = ""
     collection: str = ""
+    only_to: tuple[str, ...] | None = None
     odd: str = ""
     copies: tuple[Copy, ...] = ()
     manifest: Manifest | None = None

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -31,6 +31,7 @@ from nanumpay_backupd.plans import Plans, Task, verdict_on
 from nanumpay_backupd.repairs import Cause, Repairs, cause_of
 from nanumpay_backupd.scheduler import Verdict
 from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, Paths, RestoreOrder, RunSpec, VerifyOrder
+from nanumpay_backupd.settings.selection import only_places
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.units import human_span
 from nanumpay_backupd.worker import WorkerProcess
@@ -144,6 +145,10 @@ class Supervisor:
     def settled(self) -> None:
         """Tell that the sources can be reached: catch-up need not wait any longer."""
         self.plans.settled()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look at once whether something is due: copies were queued."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -317,8 +322,12 @@ class Supervisor:
         verify: VerifyOrder | None = None,
         collection: CollectionOrder | None = None,
         kind: str = "incremental",
+        only_to: Sequence[str] | None = None,
     ) -> ActiveRun:
-        """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped)."""
+        """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped).
+
+        ``only_to`` are names as people give them (`settings.selection.only_places`).
+        """
         job = self.jobs.get(name)
         if job is None:
             known = ", ".join(self.jobs) or "none yet: the settings have not been read"
@@ -332,6 +341,7 @@ class Supervisor:
                 hint="enable it in its settings, or run it once with --force",
                 code="job-disabled",
             )
+        places = None if only_to is None else only_places(job, only_to)
         if lane(name, action) in self.active:
             await self._skip(run_id, job, trigger, action)
         if compress is not None:
@@ -348,6 +358,7 @@ class Supervisor:
             verify=verify,
             collection=collection,
             kind=kind,
+            only_to=places,
         )
         # A snapshot of one collection is no backup of the job: one that comes due meanwhile waits for it.
         told = action if collection is None else "collection"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_ACTIONS = {"run", "cancel", "delete"}
+_ACTIONS = {"run", "cancel", "delete", "send"}
 _RARE = {"swaps", "wait", "notify", "report", "monitor", "completion"}
 _EXIT_BROKEN_PIPE = 141  # what the shell shows for `... | head` of any other program
 
@@ -52,7 +52,7 @@ def _command(name: str) -> Callable[[Context], int]:
     if name in _ACTIONS:
         from nanumpay_backupd.cli import actions
 
-        return {"run": actions.run, "cancel": actions.cancel, "delete": actions.delete}[name]
+        return {"run": actions.run, "cancel": actions.cancel, "delete": actions.delete, "send": actions.send}[name]
     if name in {"prune", "pin", "unpin"}:
         from nanumpay_backupd.cli import keeping
 

@@ -67,6 +67,7 @@ class Methods:
             "Cancel": run.cancel,
             "Watch": run.watch,
             "Delete": change.delete,
+            "Send": change.send,
             "Prune": keep.prune,
             "Pin": keep.pin,
             "Unpin": keep.unpin,

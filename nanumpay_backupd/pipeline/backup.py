@@ -45,6 +45,7 @@ from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.swap import unfinished_swap
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
 from nanumpay_backupd.settings.schema import RunSpec
+from nanumpay_backupd.settings.selection import bound_for
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import is_disk_full, remove_tree
 from nanumpay_backupd.system.locks import FileLock
@@ -228,6 +229,7 @@ def _stages(
     *,
     keys: Keyring,
 ) -> list[BackupdError]:
+    whole, spec = spec, msgspec.structs.replace(spec, job=bound_for(spec.job, spec.only_to))
     with recorder.stage(Stage.PREFLIGHT):
         punch = preflight(source, spec.job, layout, catalog, recorder, keys)
         sweep(layout)
@@ -239,7 +241,7 @@ def _stages(
     _verify_leftovers(spec, source, layout, catalog, recorder, keys)
     faults = upload_new(spec, backup, catalog, layout, recorder, open_store, keys=keys)
     with recorder.stage(Stage.RETENTION):
-        _retain(spec, layout, catalog, recorder, open_store)
+        _retain(whole, layout, catalog, recorder, open_store)
     return faults
 
 
@@ -275,7 +277,8 @@ def upload_new(
         return []
     with recorder.stage(Stage.UPLOAD, total=backup.size * places):
         faults = upload(spec.job, backup, catalog, layout, recorder, open_store, keys=keys)
-        recorder.detail(f"{places - len(faults)} of {places} destinations", Outcome.DEGRADED if faults else None)
+        only = "" if spec.only_to is None else f" (only to: {', '.join(spec.only_to)})"
+        recorder.detail(f"{places - len(faults)} of {places} destinations{only}", Outcome.DEGRADED if faults else None)
     return faults
 
 
@@ -304,6 +307,7 @@ def _make(
         artifact, manifest = produce(
             source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec), keys=keys
         )
+        manifest = msgspec.structs.replace(manifest, only_to=spec.only_to)
         if keys.seals_here and manifest.artifact.encryption == "none":
             artifact, manifest = encrypt_staged(source, artifact, manifest, recorder, keys)
         with recorder.stage(Stage.PUBLISH):

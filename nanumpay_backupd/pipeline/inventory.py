@@ -143,6 +143,7 @@ def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
         start=manifest.consistency.start,
         end=manifest.consistency.end,
         collection=manifest.collection,
+        only_to=manifest.only_to,
         copies=copies,
         manifest=manifest,
     )

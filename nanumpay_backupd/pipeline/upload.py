@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, CancelledError, StoreError
-from nanumpay_backupd.model import SLICES, Artifact, Backup, Copy, CopyState, error_info
+from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, RefusedError, StoreError
+from nanumpay_backupd.model import SLICES, Artifact, Backup, BackupState, Copy, CopyState, error_info
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
 from nanumpay_backupd.pipeline.outbox import can_be_sent, discard, fill
@@ -23,11 +23,12 @@ from nanumpay_backupd.settings.schema import Destination, JobSpec, RetryPolicy
 from nanumpay_backupd.stores.base import PutResult, Store
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["PLACE_FAULTS", "queue_again", "upload", "upload_due"]
+__all__ = ["PLACE_FAULTS", "queue_again", "queue_copies", "upload", "upload_due"]
 
 OpenStore = Callable[[Destination], Store]
 _LONGEST_DELAY: Final = 3600.0
 _LONGEST_SLICE_DELAY: Final = 600.0
+_PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _TOLD: Final = 10
 """If more copies arrive at once, only their number is told."""
 PLACE_FAULTS: Final = frozenset(
@@ -190,6 +191,48 @@ def queue_again(catalog: Catalog, job: str, destination: str, now: datetime) -> 
     for copy in given_up:
         catalog.save_copy(msgspec.structs.replace(copy, attempts=0, next_attempt=now, updated=now))
     return len(given_up)
+
+
+def queue_copies(
+    catalog: Catalog, layout: Layout, job: JobSpec, name: str, places: Collection[str], now: datetime
+) -> list[str]:
+    """Queue a backup for those of the places where it is not, also where it was not wanted; returns them.
+
+    Raises NotFoundError when there is no such backup or its file is not here any more, RefusedError when it is not
+    proven.
+    """
+    backup = catalog.backup(name)
+    if backup is None:
+        raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
+    if backup.state is not BackupState.VERIFIED or backup.manifest is None:
+        raise RefusedError(
+            f"{name} is {backup.state.value}: only what was verified is sent",
+            hint=f"read it back first: backupctl verify {name}",
+        )
+    with Keyring(job.encryption) as keys:
+        if not can_be_sent(backup, layout, keys, job):
+            raise NotFoundError(
+                f"the file of {name} that the destinations get is not in the backups folder any more",
+                hint="where its copies are: backupctl show " + name,
+                code="artifact-missing",
+            )
+        key, size = _stored_as(backup, job, keys)
+    there = {copy.destination for copy in backup.copies if copy.state in _PRESENT or copy.next_attempt is not None}
+    missing = [place for place in places if place not in there]
+    with catalog.together():
+        for place in missing:
+            catalog.save_copy(
+                Copy(
+                    backup=name,
+                    destination=place,
+                    state=CopyState.PENDING,
+                    key=key,
+                    size=size,
+                    updated=now,
+                    next_attempt=now,
+                )
+            )
+    return missing
 
 
 def _side_by_side(

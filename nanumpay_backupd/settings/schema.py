@@ -7,6 +7,7 @@ needs to know; it crosses to the worker process as JSON on standard input (`enco
 from __future__ import annotations
 
 from datetime import date, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +55,7 @@ __all__ = [
     "S3Destination",
     "S3Extras",
     "Schedule",
+    "SourceKind",
     "Tools",
     "VerifyOrder",
     "decode_hook",
@@ -204,6 +206,13 @@ class LocalDestination(_Settings, frozen=True, tag_field="type", tag="local"):
 Destination = S3Destination | FtpDestination | LocalDestination
 
 
+class SourceKind(StrEnum):
+    """What a job saves. Each source says of which kind it is (``holds``)."""
+
+    DATABASE = "database"
+    FILES = "files"
+
+
 class MongoSource(_Settings, frozen=True, tag_field="type", tag="mongodb"):
     """A MongoDB database (``database`` empty: all of the server's).
 
@@ -218,6 +227,11 @@ class MongoSource(_Settings, frozen=True, tag_field="type", tag="mongodb"):
     mongoexport: str = "mongoexport"
     mongod: str = "mongod"
     parallel_collections: int = 2
+
+    @property
+    def holds(self) -> SourceKind:
+        """Tell what kind of source it is."""
+        return SourceKind.DATABASE
 
 
 class Paths(_Settings, frozen=True):
@@ -547,11 +561,11 @@ class CollectionOrder(_Settings, frozen=True):
 class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
-    ``action`` is ``backup`` (with ``collection``: of that alone), ``slice`` (the changes, as ``kind``), ``verify`` and
-    ``drill`` (with the order in ``verify``), ``upload`` (only the queued copies that are due), ``prune``, ``look``,
-    ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``,
-    ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``), ``restore`` or ``restore-plan`` (both with the order
-    in ``restore``). ``started`` (UTC) is when the run began for
+    ``action`` is ``backup`` (with ``collection``: of that alone, with ``only_to``: for no other destinations),
+    ``slice`` (the changes, as ``kind``), ``verify`` and ``drill`` (with the order in ``verify``), ``upload`` (only the
+    queued copies that are due), ``prune``, ``look``, ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations
+    hold), ``doctor`` or ``doctor:DESTINATION``, ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``),
+    ``restore`` or ``restore-plan`` (both with the order in ``restore``). ``started`` (UTC) is when the run began for
     whoever asked for it; None: when the worker begins.
     """
 
@@ -565,6 +579,7 @@ class RunSpec(_Settings, frozen=True):
     verify: VerifyOrder | None = None
     collection: CollectionOrder | None = None
     kind: str = "incremental"
+    only_to: tuple[str, ...] | None = None
 
 
 def encode_hook(value: Any) -> Any:

@@ -170,6 +170,7 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("cancel",), "Cancel"),
         (("wait", "--restores"), "ListJobs"),
         (("prune",), "Prune"),
+        (("send", OTHER, "--to", "nas"), "Send"),
         (("prune", "--at", "in 30 days", "--assume-schedule"), "Prune"),
         (("pin", OTHER), "Pin"),
         (("unpin", OTHER), "Unpin"),
@@ -366,6 +367,8 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("delete", "latest", "--from", "nas", "--force", "--yes"),
         ("run", "shop", "--force", "--no-wait"),
         ("run", "--kind", "incremental", "--no-wait"),
+        ("run", "shop", "--only-db", "--only-to", "nas, app", "--only-to", "local", "--no-wait"),
+        ("send", "latest", "--to", "nas"),
         ("runs", "--slices"),
         ("list", "nanumpay", "--slices"),
         ("timeline", "nanumpay"),
@@ -379,15 +382,17 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
     assert asked == [
         ("ListRuns", {"job": "nanumpay", "limit": 3}),
         ("ListBackups", {"limit": 2}),
-        ("Prune", {"job": "nanumpay", "apply": True}),
-        ("Prune", {"at": "2027-02-28T17:00:00Z"}),
-        ("Prune", {"job": "nanumpay", "at": "2027-02-28T15:00:00Z", "assume_schedule": True}),
+        ("Prune", {"job": "nanumpay", "apply": True, "together": True}),
+        ("Prune", {"at": "2027-02-28T17:00:00Z", "together": True}),
+        ("Prune", {"job": "nanumpay", "at": "2027-02-28T15:00:00Z", "assume_schedule": True, "together": True}),
         ("Pin", {"backup": OTHER, "reason": "before the move"}),
         ("Pin", {"backup": "latest"}),
         ("Unpin", {"backup": OTHER, "all": True}),
         ("Delete", {"backup": BACKUP, "destination": "nas", "force": True}),
         ("Run", {"job": "shop", "force": True}),
         ("Run", {"kind": "incremental"}),
+        ("Run", {"job": "shop", "holds": "database", "only_to": ["nas", "app", "local"]}),
+        ("Send", {"backup": "latest", "destination": "nas"}),
         ("ListRuns", {"slices": True}),
         ("ListBackups", {"job": "nanumpay", "slices": True}),
         ("Timeline", {"job": "nanumpay"}),
@@ -533,7 +538,7 @@ def test_nothing_to_prune_is_not_asked_about(path: Path) -> None:
         with Terminal(path, "prune", "--apply") as terminal:
             assert terminal.end() == 0
         assert "Nothing is to be deleted." in terminal.text
-        assert daemon.calls == [("Prune", {})]
+        assert daemon.calls == [("Prune", {"together": True})]
 
 
 @pytest.mark.parametrize(

@@ -608,6 +608,9 @@ class CannedDaemon:
         places = [destination] if destination else ["local", "app"]
         return {"deleted": [self._line(backup, place, "delete", "asked for by hand") for place in places]}
 
+    def _on_Send(self, backup: str, destination: str | None = None) -> Record:
+        return {"backup": BACKUP if backup == "latest" else backup, "queued": [destination] if destination else []}
+
     def _on_Restore(
         self,
         backup: str,
@@ -696,7 +699,12 @@ class CannedDaemon:
         }
 
     def _on_Prune(
-        self, job: str | None = None, apply: bool = False, at: str | None = None, assume_schedule: bool = False
+        self,
+        job: str | None = None,
+        apply: bool = False,
+        at: str | None = None,
+        assume_schedule: bool = False,
+        together: bool = False,
     ) -> Record:
         if self.health == "empty":
             return {"lines": [], "applied": apply, "notes": []}

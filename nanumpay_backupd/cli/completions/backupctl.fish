@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --accept --at --backup --collection --color --days --format --from --html --job --kind --language --level --reason --socket --timeout --to-db -n
+            case --accept --at --backup --collection --color --days --format --from --html --job --kind --language --level --only-to --reason --socket --timeout --to --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -71,6 +71,9 @@ complete -c backupctl -n '__backupctl_in run' -l collection -x -k -a '(__backupc
 complete -c backupctl -n '__backupctl_in run' -l format -x -a 'bson json' -d 'of a collection: bson (default), or json: Extended JSON, a document a line'
 complete -c backupctl -n '__backupctl_in run' -l kind -x -a 'full incremental differential' -d 'the kind of backup (default: full): full, incremental, differential'
 complete -c backupctl -n '__backupctl_in run' -l disable-notifications -d 'tell nobody how it ends: no messages, no pings (it stays on record)'
+complete -c backupctl -n '__backupctl_in run' -l only-to -x -k -a '(__backupctl_words destinations)' -d 'copies to this destination only, this once; several with commas; local: none elsewhere'
+complete -c backupctl -n '__backupctl_in run' -l only-db -d 'only what saves a database: without JOB every enabled job that does'
+complete -c backupctl -n '__backupctl_in run' -l only-files -d 'only what saves files: without JOB every enabled job that does'
 
 complete -c backupctl -n '__backupctl_in -' -a cancel -d 'stop what is running: a backup, a restore, a verification, a drill'
 complete -c backupctl -n '__backupctl_at cancel 1' -k -a '(__backupctl_words running)'
@@ -124,6 +127,10 @@ complete -c backupctl -n '__backupctl_in -' -a swaps -d 'list what restores with
 complete -c backupctl -n '__backupctl_at swaps 1' -a 'undo redo drop' -d 'undo: what was there before is live again; redo: what was restored; drop: delete what is kept'
 complete -c backupctl -n '__backupctl_at swaps 2' -k -a '(__backupctl_words swaps)'
 complete -c backupctl -n '__backupctl_in swaps' -l yes -d 'do not ask'
+
+complete -c backupctl -n '__backupctl_in -' -a send -d 'send a backup to destinations that do not have it'
+complete -c backupctl -n '__backupctl_at send 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_in send' -l to -x -k -a '(__backupctl_words remote)' -d 'only to this one (default: to all)'
 
 complete -c backupctl -n '__backupctl_in -' -a delete -d 'delete a backup with all its copies, or one copy'
 complete -c backupctl -n '__backupctl_at delete 1' -k -a '(__backupctl_words backups)'
