@@ -395,8 +395,8 @@ SINGLE: Final = (
     Table(
         "retry",
         RetryPolicy,
-        "What failed for a passing reason is tried again (docs/operations.md, Retries and limits); the queue of uploads "
-        "survives a restart.",
+        "What failed for a passing reason is tried again (docs/operations.md, Retries and limits); the queue of "
+        "uploads survives a restart.",
         _RETRY,
     ),
     Table(
