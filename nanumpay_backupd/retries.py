@@ -44,8 +44,9 @@ def next_attempt(
 
     ``spread`` from -1 to 1 moves it by up to a tenth of the wait, so that the jobs of a server do not come together.
     """
-    failed = run.outcome in {Outcome.FAILED, Outcome.INTERRUPTED} and run.error is not None and run.error.retryable
-    if not failed or run.action not in _ACTIONS or run.trigger not in _BY_ITSELF or made >= policy.run_attempts:
+    failed = run.outcome in {Outcome.FAILED, Outcome.INTERRUPTED} and run.error is not None
+    passing = failed and run.error is not None and (run.error.retryable or _is_another(run.action, run.error.code))
+    if not passing or run.action not in _ACTIONS or run.trigger not in _BY_ITSELF or made >= policy.run_attempts:
         return None
     # The exponent is bounded as the number of attempts is.
     wait = min(policy.run_delay * 2.0 ** (made - 1), _LONGEST) * (1.0 + _JITTER * spread)
@@ -53,6 +54,11 @@ def next_attempt(
     if following is not None and due >= following:
         return None
     return Again(due, made + 1, policy.run_attempts)
+
+
+def _is_another(action: str, code: str) -> bool:
+    """Tell whether what failed for good was one backup, so that the next attempt makes another."""
+    return action == "backup" and (code.startswith("verify-") or code == "artifact-missing")
 
 
 def attempts_made(runs: Iterable[Run], action: str) -> int:

@@ -165,7 +165,7 @@ def _joined(copy: Copy) -> BackupdError:
     """Return the fault of a copy that was not tried because others wait for the same place."""
     assert copy.error is not None
     text = f"{copy.key} waits with others for {copy.destination}: {copy.error.message}"
-    return StoreError(text, hint=copy.error.hint, code=copy.error.code)
+    return StoreError(text, hint=copy.error.hint, code=copy.error.code, retryable=copy.error.retryable)
 
 
 def _hold(copy: Copy, tried: Copy, backup: Backup, retry: RetryPolicy, now: datetime, catalog: Catalog) -> None:
