@@ -53,7 +53,7 @@ _IDLE: Final = 100.0
 _AFTER_FAULT: Final = 5.0
 _CANCEL_PATIENCE: Final = 30.0
 """Seconds that a cancelled run has to end by itself (it may wait for a server that is silent)."""
-_GRACE: Final = 15.0
+_GRACE: Final = 10.0
 """Seconds beyond the time for which nothing may move until a run that gives no sign of life is taken for dead."""
 _TASKS: Final = {"backup": Task.BACKUP, "verify": Task.VERIFY, "drill": Task.DRILL}
 _DONE: Final = frozenset({Outcome.SUCCEEDED, Outcome.DEGRADED})

@@ -65,7 +65,7 @@ _OOM_SCORE: Final = 500
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_BEST_EFFORT_LOW: Final = (2 << 13) | 6
 _LONGEST_LINE: Final = 16 << 20
-_PULSE: Final = 5
+_PULSE: Final = 3
 """Seconds between two signs of life."""
 _FETCH_RETRY: Final = RetryPolicy(attempts=3, delay=2.0)
 _DOWNLOADING: Final = frozenset({"verify", "restore", "drill"})

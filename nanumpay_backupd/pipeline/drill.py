@@ -326,6 +326,7 @@ class _Drill:
                 f"{scratch.described}, into which the backup was being restored, failed: {why}",
                 hint="is there memory and room? journalctl -k | grep -i oom; the backup itself is untouched",
                 code="scratch-failed",
+                retryable=True,
             ) from None
 
     def _damaged(self, chosen: _Chosen, error: VerifyError) -> None:

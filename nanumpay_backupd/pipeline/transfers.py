@@ -19,7 +19,7 @@ from nanumpay_backupd.settings.schema import Destination, JobSpec
 __all__ = ["Transfer", "carry"]
 
 _LOOK: Final = 1.0
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 3.0
 """Seconds that an upload has to end by itself once it is given up or the run is to end; then it is left behind."""
 
 

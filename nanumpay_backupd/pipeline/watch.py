@@ -24,10 +24,10 @@ from nanumpay_backupd.system.process import end_children
 __all__ = ["Watch"]
 
 _PULSE: Final = 1.0
-_CHILDREN_AFTER: Final = 8.0
+_CHILDREN_AFTER: Final = 5.0
 """Seconds that a run has to come to its next step before its children are ended; each later means takes as long."""
-_BREAK_OFF_AFTER: Final = 16.0
-_HANGS_AFTER: Final = 30.0
+_BREAK_OFF_AFTER: Final = 8.0
+_HANGS_AFTER: Final = 20.0
 _BROKEN_OFF: Final = signal.SIGUSR1
 
 

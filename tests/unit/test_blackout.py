@@ -1,4 +1,4 @@
-"""Windows of the week: how they are read, what lies in them, and when the next free moment is, also where clocks change."""
+"""Windows of the week: how they are read, what lies in them, when it is free again, also where clocks change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def shown(window: Window, wall: datetime) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("text", "written"),
+    "text, written",
     [
         ("09:00-18:00", "09:00-18:00"),
         ("9:00 - 18:00", "09:00-18:00"),
@@ -58,7 +58,7 @@ def test_what_is_no_window_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "zone", "moment", "free"),
+    "texts, zone, moment, free",
     [
         (["09:00-18:00"], SEOUL, "2026-11-16T12:00:30+09:00", "2026-11-16T18:00:00+09:00"),
         (["09:00-18:00"], SEOUL, "2026-11-16T18:00:00+09:00", "2026-11-16T18:00:00+09:00"),

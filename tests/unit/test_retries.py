@@ -49,7 +49,7 @@ def ran(
 
 
 @pytest.mark.parametrize(
-    ("run", "again"),
+    "run, again",
     [
         (ran(), True),
         (ran(trigger=Trigger.CATCH_UP), True),
@@ -107,7 +107,7 @@ def test_made_again_where_that_helps_and_in_time(
 
 
 @pytest.mark.parametrize(
-    ("triggers", "made"),
+    "triggers, made",
     [
         ([], 1),
         ([Trigger.SCHEDULE], 1),
@@ -188,7 +188,7 @@ def test_a_restart_forgets_nothing(bench: Bench, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "failures", "another"),
+    "error, failures, another",
     [
         (PASSING, 1, True),
         (PASSING, 2, True),
