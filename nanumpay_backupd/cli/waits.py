@@ -25,9 +25,9 @@ def waiting_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, st
 
 
 def _waits(wait: Reply, times: Times) -> str:
-    text = f"{_NAMES.get(wait['what'], wait['what'])}, due {times.when(wait['due'])}, waits"
+    text = f"{_NAMES.get(wait['what'], wait['what'])}, due {times.when(wait['due'])}"
     if wait["reason"] == "blackout" and wait.get("until"):
-        return f"{text} for the blackout until {times.when(wait['until'])}"
+        return f"{text}, for the blackout until {times.when(wait['until'])}"
     return f"{text}: {wait['active']} of {wait['most']} runs are active"
 
 

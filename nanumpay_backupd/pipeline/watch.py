@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from nanumpay_backupd.errors import LimitError
 from nanumpay_backupd.pipeline.limits import overdue, too_large
@@ -55,11 +55,12 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._owner = threading.current_thread()
+        self._before: Any = signal.SIG_DFL
 
     def __enter__(self) -> Self:
         # Only the main thread can be interrupted; elsewhere (tests) a wait lasts as long as it lasts.
         if self._owner is threading.main_thread():
-            signal.signal(_BROKEN_OFF, self._interrupted)
+            self._before = signal.signal(_BROKEN_OFF, self._interrupted)
         self._thread.start()
         return self
 
@@ -68,6 +69,8 @@ class Watch:
     ) -> None:
         self._over.set()
         self._thread.join()
+        if self._owner is threading.main_thread():
+            signal.signal(_BROKEN_OFF, self._before)
 
     def _watch(self) -> None:
         clock = self._recorder.clock

@@ -1,4 +1,4 @@
-"""Limits and retries as they take effect: real tools that are stopped, servers that fall silent, a daemon that waits."""
+"""Limits and retries as they take effect: tools that are stopped, servers that fall silent, a daemon that waits."""
 
 from __future__ import annotations
 
@@ -97,6 +97,7 @@ def test_a_stopped_dump_is_ended_with_all_that_it_started(site: Site) -> None:
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "stray = subprocess.Popen(['sleep', '1000'], start_new_session=True, close_fds=True,"
         " stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "subprocess.run(['sh', '-c', 'setsid sleep 1000 >/dev/null 2>&1 & echo $! > ' + folder + '/orphan'])\n"
         "child = dump()\n"
         "os.kill(child.pid, signal.SIGSTOP)\n"
         "open(folder + '/pids', 'w').write(f'{os.getpid()} {stray.pid} {child.pid}')\n"
@@ -109,7 +110,8 @@ def test_a_stopped_dump_is_ended_with_all_that_it_started(site: Site) -> None:
     assert run["error"]["message"] == "the stage dump was ended: nothing moved for 2s"
     assert "stall in [limits] or [nanumpay.limits]" in run["error"]["hint"]
     assert run["stages"][-1]["stage"] == "dump"
-    pids = [int(word) for word in (site.folder / "pids").read_text().split()]
+    pids = [int(word) for name in ("pids", "orphan") for word in (site.folder / name).read_text().split()]
+    assert len(pids) == 4
     wait_for(lambda: not any(lives(pid) for pid in pids), "the end of the tool and its children")
     assert site.staged() == []
     assert site.artifacts() == []
@@ -167,7 +169,7 @@ def test_a_run_that_takes_too_much_memory_is_ended(site: Site) -> None:
 
 
 def test_a_silent_destination_is_given_up_and_the_others_carry_on(mongod_rs: Mongod, tmp_path: Path) -> None:
-    """Servers that accept and then hang: their uploads are queued, the other copy is made, and the run does not wait."""
+    """Servers that accept and then hang: their uploads are queued, the other copy is made, the run goes on."""
     (tmp_path / "disk").mkdir()
     with start_vsftpd(tmp_path / "root", tmp_path, address="127.0.0.1") as ftp, start_s3(tmp_path / "s3") as s3:
         login = {"host": ftp.host, "port": ftp.port, "username": ftp.user, "password": PASSWORD, "remotePath": FOLDER}
