@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["Chain", "chain_to", "full_commands", "import_commands", "look_commands", "oplog_limit", "replay_commands"]
+__all__ = [
+    "Chain",
+    "chain_to",
+    "elsewhere_commands",
+    "full_commands",
+    "import_commands",
+    "look_commands",
+    "oplog_limit",
+    "replay_commands",
+]
 
 _COMPRESSED_TAR = ".tar.gz"
 _ENCRYPTED = "encrypted"  # the folder of what is encrypted in the backups folder, but for slices
@@ -58,6 +67,11 @@ def import_commands(artifact: str, database: str, collection: str, *, series: bo
         else f"# options and indexes stay in {metadata}; backupctl restore brings them back as well",
         f"mongoimport --uri=URI {where}{'' if series else ' --drop'} --file={shlex.quote(f'{stem}.json')}",
     ]
+
+
+def elsewhere_commands(artifact: str) -> list[str]:
+    """Say how an artifact that is encrypted elsewhere only is unpacked there; the rest is as with the one here."""
+    return [*_about(artifact), f"# or, of a copy from elsewhere: {_unpack(artifact).replace(f'{_ENCRYPTED}/', '')}"]
 
 
 def look_commands(artifact: str) -> list[str]:

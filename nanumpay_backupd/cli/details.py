@@ -312,16 +312,18 @@ def _collections_table(screen: Screen, collections: list[Reply]) -> list[str]:
 
 
 def _restore_lines(backup: Reply, manifest: Reply) -> list[str]:
-    from nanumpay_backupd.cli.byhand import full_commands, import_commands
+    from nanumpay_backupd.cli.byhand import elsewhere_commands, full_commands, import_commands
 
+    elsewhere = manifest.get("elsewhere")
+    more = [f"  {line}" for line in elsewhere_commands(elsewhere["name"])] if elsewhere else []
     if "mongoexport" in manifest.get("tools", ()):
         only = manifest["source"]["collections"][0]
         series = only.get("type") == "timeseries"
         lines = import_commands(backup["artifact"], only["database"], only["name"], series=series)
-        return [f"  {line}" for line in lines]
+        return [*(f"  {line}" for line in lines), *more]
     databases = manifest.get("source", {}).get("databases") or ["nanumpay"]
     replays = bool(manifest.get("consistency", {}).get("entries"))
-    return [f"  {line}" for line in full_commands(backup["artifact"], databases, replays=replays)]
+    return [*(f"  {line}" for line in full_commands(backup["artifact"], databases, replays=replays)), *more]
 
 
 def _replay_lines(screen: Screen, backup: Reply, others: list[Reply]) -> list[str]:

@@ -359,7 +359,7 @@ The exit code is 8 when a check failed, 0 otherwise.""",
   backupctl notify test ops-mail
 
 A test is a real message; of a heartbeat it is a ping that counts for nothing (/log).
-The exit code is 8 when a test did not arrive, 0 otherwise.""",
+The exit code is 8 when a test did not arrive, 6 when there is nobody to send it to, 0 otherwise.""",
     ),
     "report": (
         "show the last days: runs, sizes, growth, promises kept, copies, what comes next",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanumpay_backupd.cli.context import PATIENT, Context
-from nanumpay_backupd.errors import EXIT_OK, EXIT_UNHEALTHY, BackupdError, UsageError
+from nanumpay_backupd.errors import EXIT_NOT_FOUND, EXIT_OK, EXIT_UNHEALTHY, BackupdError, UsageError
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _STATES = {"ok": "green", "failing": "red"}
 
 
 def notify(context: Context) -> int:
-    """Show the channels and what they were told, or send a test. Exit code 8 when a test did not arrive."""
+    """Show the channels and what they were told, or send a test. Exit code 8 when a test did not arrive, 6: nowhere."""
     args = context.args
     if args.what == "test":
         return _test(context)
@@ -124,6 +124,8 @@ def _test(context: Context) -> int:
     results = reply["results"]
     if not context.json(reply):
         screen.lines([line for result in results for line in _result(context, result)] or [_NO_CHANNELS])
+    if not results:
+        return EXIT_NOT_FOUND
     return EXIT_OK if all(result["ok"] for result in results) else EXIT_UNHEALTHY
 
 

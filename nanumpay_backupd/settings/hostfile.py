@@ -137,7 +137,7 @@ class _Reader:
         mongodb = self._mongodb(tables["mongodb"], environ)
         paths = self._paths(tables["paths"], environ)
         for path in ("encryption", "nanumpay.encryption"):
-            self._check_encryption(path, tables[path], own=path != "encryption")
+            self._check_encryption(path, self._table(raw, path), tables[path], own=path != "encryption")
         for name in ("s3", "ftp", "encryption"):
             record = next(table.record for table in SINGLE if table.path == f"nanumpay.{name}")
             tables["nanumpay"][name] = record(**tables.pop(f"nanumpay.{name}"))
@@ -322,11 +322,15 @@ class _Reader:
                 "choose a folder on another disk",
             )
 
-    def _check_encryption(self, path: str, values: Values, *, own: bool) -> None:
-        """Note what does not fit together; ``own``: a job's table, which takes what it does not say from elsewhere."""
+    def _check_encryption(self, path: str, said: Values, values: Values, *, own: bool) -> None:
+        """Note what does not fit together; ``own``: a job's table, which takes what it does not say from elsewhere.
+
+        ``said`` is the table as it stands in the file: of a key that was refused nothing more is to be told.
+        """
         options = EncryptionOptions(**values)
         keyed = [key for key in ("passphrase", "recipients") if values.get(key)]
-        if options.on and len(keyed) != 1:
+        refused = any(key in said and key not in values for key in ("passphrase", "recipients"))
+        if options.on and len(keyed) != 1 and not refused:
             reason = "has two ways to say who can decrypt" if keyed else "does not say who can decrypt"
             self.problems.add(path, reason, "set either passphrase or recipients")
         if not options.on and keyed:
@@ -362,8 +366,9 @@ class _Reader:
         nested = ("retention", "encryption", "retry", "limits")
         values = self._values(JOB, {key: value for key, value in raw.items() if key not in nested}, path)
         values["retention"] = self._retention(raw, "retention", f"{path}.")
-        encryption = self._values(JOB_ENCRYPTION, self._table(raw, "encryption", f"{path}."), f"{path}.encryption")
-        self._check_encryption(f"{path}.encryption", encryption, own=True)
+        said = self._table(raw, "encryption", f"{path}.")
+        encryption = self._values(JOB_ENCRYPTION, said, f"{path}.encryption")
+        self._check_encryption(f"{path}.encryption", said, encryption, own=True)
         values["encryption"] = EncryptionOptions(**encryption)
         values |= self._own(raw, path)
         values.setdefault("uri", mongodb.uri)

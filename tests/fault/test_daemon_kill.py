@@ -106,7 +106,7 @@ POINTS = [
     pytest.param("nanumpay_backupd.transforms.growing:GrowingArchive.finish:after", "compress", False, id="compress"),
     pytest.param(f"{PIPELINE}.publish:_settle", "publish", True, id="publish-between-the-renames"),
     pytest.param(f"{PIPELINE}.backup:commit:after", "publish", True, id="publish-after-the-renames"),
-    pytest.param(f"{PIPELINE}.backup:prove", "verify", True, id="verify"),
+    pytest.param(f"{PIPELINE}.proving:prove", "verify", True, id="verify"),
     pytest.param(f"{PIPELINE}.backup:prune", "retention", True, id="retention"),
 ]
 
@@ -235,7 +235,7 @@ class TestStop:
 
     def test_a_run_may_finish(self, site: Site) -> None:
         """The daemon tells how long it may take, answers meanwhile, begins nothing new, and lets the run finish."""
-        site.hold(f"{PIPELINE}.backup:prove")
+        site.hold(f"{PIPELINE}.proving:prove")
         run = site.begin()
         site.wait_held()
         stopping = site.notify.count("STOPPING")

@@ -959,8 +959,11 @@ def test_notify_without_channels_says_how_to_get_one(path: Path) -> None:
     """Whoever has none learns where they are set up."""
     with canned_daemon(path, "empty"):
         done = backupctl(path, "notify")
+        tried = backupctl(path, "notify", "test")
     assert "[channel.NAME]" in done.stdout
     assert done.returncode == 0
+    assert tried.stdout.splitlines() == done.stdout.splitlines()[:1]
+    assert tried.returncode == 6, "a test that nobody was sent is no success"
 
 
 def test_report_is_shown_or_written(path: Path, daemon: CannedDaemon, tmp_path: Path) -> None:

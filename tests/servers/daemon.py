@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import grp
+import importlib
 import json
+import operator
 import os
 import pwd
 import shutil
@@ -295,7 +297,12 @@ class Site:
     # Faults
 
     def hold(self, point: str) -> None:
-        """Make the next worker stop at ``module:function``, or behind it with ``:after`` (holding/sitecustomize)."""
+        """Make the next worker stop at ``module:function``, or behind it with ``:after`` (holding/sitecustomize).
+
+        A point that there is not raises AttributeError here: the worker would only run past it.
+        """
+        module, name, *_ = point.split(":")
+        operator.attrgetter(name)(importlib.import_module(module))
         (self._holds / "held").unlink(missing_ok=True)
         (self._holds / "point").write_text(point, encoding="ascii")
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from nanumpay_backupd.cli.byhand import chain_to, full_commands, import_commands, oplog_limit, replay_commands
+from nanumpay_backupd.cli.byhand import (
+    chain_to,
+    elsewhere_commands,
+    full_commands,
+    import_commands,
+    oplog_limit,
+    replay_commands,
+)
 from tests.servers.canned_backupd import BACKUP, backup, backups, oplog_time, slice_backup, slices
 
 Reply = dict[str, Any]
@@ -61,6 +68,13 @@ def test_a_plain_tar_is_unpacked_as_one() -> None:
         "mongorestore --uri=URI --db=x --drop ./a/x",
         "mongorestore --uri=URI --db=y --drop ./a/y",
     ]
+
+
+def test_a_copy_that_is_encrypted_elsewhere_only_has_its_own_first_step() -> None:
+    """It is unpacked where it was downloaded to; with age, the line says which key is meant."""
+    assert elsewhere_commands("a.tar.gz.gpg") == ["# or, of a copy from elsewhere: gpg -d a.tar.gz.gpg | tar -xzf -"]
+    assert elsewhere_commands("a.tar.age")[-1] == "# or, of a copy from elsewhere: age -d -i KEY a.tar.age | tar -xf -"
+    assert "KEY: the file with the private key" in elsewhere_commands("a.tar.age")[0]
 
 
 def test_many_slices_are_taken_from_the_listing() -> None:

@@ -94,6 +94,7 @@ def test_encryption_that_cannot_be_is_refused(text: str, path: str, fix: str) ->
         assert error.message.startswith(f"host.toml: {wanted}"), error.message
         assert fix in error.hint, error.hint
         assert "long enough" not in error.message
+        assert "more:" not in error.message, "what follows from the first problem is no problem of its own"
 
 
 def test_what_encryption_hides_is_told() -> None:
