@@ -198,7 +198,7 @@ class Supervisor:
                 item.kill()
             await asyncio.wait(pending, timeout=5.0)
         for item in active:
-            if item.run.trigger in {Trigger.SCHEDULE, Trigger.CATCH_UP}:
+            if item.run.trigger in {Trigger.SCHEDULE, Trigger.CATCH_UP, Trigger.AGAIN}:
                 await self.plans.again(item.run)
 
     async def close(self) -> None:
@@ -393,7 +393,8 @@ class Supervisor:
         try:
             async for event in process.events():
                 active.heard = self._clock.monotonic()
-                self._take(active, event)
+                if event.get("kind") != "pulse":
+                    self._take(active, event)
             code = await process.wait()
             # Children that outlived the worker (they should not) end with their group.
             process.kill()

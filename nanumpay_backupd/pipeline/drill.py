@@ -98,7 +98,7 @@ def drill(spec: RunSpec, open_source: OpenSource, catalog: Catalog, recorder: Re
         return []
 
     def partly(error: BackupdError) -> Outcome:
-        unasked = recorder.run.trigger in (Trigger.SCHEDULE, Trigger.CATCH_UP)
+        unasked = recorder.run.trigger in (Trigger.SCHEDULE, Trigger.CATCH_UP, Trigger.AGAIN)
         return Outcome.SKIPPED if unasked and error.code == "key-missing" else Outcome.DEGRADED
 
     return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=partly)

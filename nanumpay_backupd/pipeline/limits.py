@@ -20,8 +20,8 @@ _STEADY: Final = frozenset(
     {Stage.DUMP, Stage.CAPTURE, Stage.COMPRESS, Stage.ENCRYPT, Stage.VERIFY, Stage.FETCH, Stage.CHECK}
 )
 """Stages in which something moves all the time. A restore is silent for as long as an index takes."""
-_NEVER: Final = frozenset({Stage.PUBLISH, Stage.UPLOAD, Stage.RETENTION, Stage.SWAP})
-"""Stages that are not ended: what is good by then is to stay good. Each upload has a limit of its own."""
+_AFTERWARDS: Final = frozenset({Stage.PUBLISH, Stage.RETENTION})
+"""Stages that are ended only when they take as long as a whole run by themselves: what is good is to stay good."""
 _LONG: Final = frozenset({"upload", "verify", "restore"})
 """What may take as long as it takes, beside the limits of its own."""
 _GO_SHARE: Final = 0.6
@@ -33,10 +33,12 @@ _NAMED: Final = 4
 def overdue(limits: Limits, job: str, action: str, elapsed: Elapsed) -> LimitError | None:
     """Return which limit a run of that action has passed, None: none."""
     stage = elapsed.stage
-    if stage is None or stage in _NEVER:
+    if stage is None or stage is Stage.UPLOAD:  # each upload has a limit of its own
         return None
     if action == "restore":
         return _passed("restore", "the restore", limits.restore, elapsed.run, job)
+    if stage in _AFTERWARDS:
+        return _passed("run", f"the stage {stage}", limits.run, elapsed.part, job)
     key = _OWN.get(stage)
     return (
         (_passed(key, f"the stage {stage}", getattr(limits, key), elapsed.part, job) if key is not None else None)

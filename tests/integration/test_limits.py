@@ -231,6 +231,7 @@ def test_a_run_by_schedule_that_failed_is_made_again(site: Site) -> None:
     (again,) = wait_for(lambda: site.job()["again"], "another attempt that is planned") or []
     assert (again["action"], again["attempt"], again["attempts"]) == ("backup", 2, 3)
     assert site.job()["last_run"]["outcome"] == "failed"
+    assert "it is made again by itself, attempt 2 of 3" in "\n".join(site.status()["problems"])
     assert site.stop() == EXIT_OK
     (site.folder / "well").touch()
     site.start()

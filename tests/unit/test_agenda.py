@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -21,6 +21,7 @@ from nanumpay_backupd.retries import Retries
 from nanumpay_backupd.settings.schema import JobSpec, Limits, Schedule
 from tests.workbench import NOW, SetClock, job_spec, published
 
+T = TypeVar("T")
 MINUTE = timedelta(minutes=1)
 
 
@@ -47,13 +48,9 @@ class House:
         self.repairs = Repairs()
         self.agenda = Agenda(self.clock, self.plans, self.retries, self.repairs, self)
 
-    def db(self, work: Callable[[Catalog], Any]) -> Awaitable[Any]:
+    async def db(self, work: Callable[[Catalog], T]) -> T:
         """Ask the catalog."""
-
-        async def done() -> Any:
-            return work(self.catalog)
-
-        return done()
+        return work(self.catalog)
 
     async def begin(self, name: str, trigger: Trigger, **order: Any) -> None:
         """Take down what is begun; it is active from now on."""

@@ -32,8 +32,9 @@ ALL = Limits(run=DAY, preflight=600.0, dump=6 * HOUR, verify=12 * HOUR, upload=H
         ("backup", Elapsed(Stage.COMPRESS, 2 * HOUR, 1900, 1900), Limits(), "stall"),
         # What is good by then stays good, and uploads have a limit of their own.
         ("backup", Elapsed(Stage.UPLOAD, 9 * DAY, 9 * DAY, 9 * DAY), ALL, None),
-        ("backup", Elapsed(Stage.RETENTION, 9 * DAY, 9 * DAY, 9 * DAY), ALL, None),
-        ("backup", Elapsed(Stage.PUBLISH, 9 * DAY, 9 * DAY, 9 * DAY), ALL, None),
+        ("backup", Elapsed(Stage.RETENTION, 9 * DAY, 23 * HOUR, 23 * HOUR), ALL, None),
+        ("backup", Elapsed(Stage.PUBLISH, 9 * DAY, 23 * HOUR, 23 * HOUR), ALL, None),
+        ("backup", Elapsed(Stage.RETENTION, 9 * DAY, DAY + 1, DAY + 1), ALL, "run"),
         ("backup", Elapsed(None, 9 * DAY, 9 * DAY, 9 * DAY), ALL, None),
         # Building an index is silent; the drill as a whole is not for ever.
         ("drill", Elapsed(Stage.RESTORE, 5 * HOUR, 5 * HOUR, 5 * HOUR), ALL, None),
