@@ -90,7 +90,7 @@ class Watch:
         fault = overdue(self._job.limits, self._job.name, self._action, self._recorder.elapsed())
         if fault is not None:
             self._recorder.exceed(fault)
-        elif self._job.limits.memory:
+        elif self._job.limits.memory and self._action != "restore":  # which is never cut off for that
             fault = too_large(self._job.limits, self._job.name, members(os.getpid()))
             if fault is not None:
                 self._recorder.exceed(fault)

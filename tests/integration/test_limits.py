@@ -117,6 +117,25 @@ def test_a_stopped_dump_is_ended_with_all_that_it_started(site: Site) -> None:
     assert site.artifacts() == []
 
 
+def test_a_restore_is_ended_only_where_that_was_set_and_says_the_state(site: Site) -> None:
+    """With a limit of its own a mongorestore that hangs is ended, and the fault says what is half restored."""
+    path = site.folder / "mongorestore"
+    path.write_text(
+        f"#!{sys.executable} -ES\nimport os, sys, time\nreal = {str(find_tool('mongorestore'))!r}\n"
+        "if '--version' not in sys.argv:\n    time.sleep(1000)\nos.execv(real, [real, *sys.argv[1:]])\n"
+    )
+    path.chmod(0o755)
+    tools = f"[tools]\nmongorestore = '{path}'\n[nanumpay]\ndrill = 'never'\n"
+    site.write_config(f"{tools}[limits]\nrestore = '4s'\n")
+    site.start()
+    backup = site.run()["backup"]
+    *_, last = site.client.stream("Restore", {"backup": backup, "safety": False}, timeout=60)
+    run = last["run"]
+    assert (run["outcome"], run["error"]["code"]) == ("failed", "deadline")
+    assert run["error"]["message"].startswith("the restore was ended: it took longer than 4s; database ")
+    assert "is half restored" in run["error"]["message"]
+
+
 def test_a_wait_that_nothing_ends_is_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that accepts and is silent does not hold the preflight up for ever, without a child or a step to end."""
     monkeypatch.setattr(watch, "_CHILDREN_AFTER", 0.5)
