@@ -14,7 +14,7 @@ from nanumpay_backupd.stores.retrying import backoff
 __all__ = ["repeated", "worth_another"]
 
 T = TypeVar("T")
-_SOON: Final = 5.0
+_SOON: Final = 2.0
 """Seconds before the second attempt, at most: somebody may be waiting. In all it is enough for an election."""
 _MOST: Final = 3
 _NAP: Final = 0.5
