@@ -86,13 +86,17 @@ class House(Protocol):
 
 
 class _Item(NamedTuple):
-    """One thing that is due, or will be: of which job, since when, and what begins it and tells how long to wait."""
+    """One thing that is due, or will be: of which job, since when, and what begins it and tells how long to wait.
+
+    One that ``skips`` is left out where the last one is not done yet, which is put on record.
+    """
 
     job: str
     what: str
     due: datetime
     action: str
     begin: Callable[[JobSpec, datetime], Awaitable[float]]
+    skips: bool = False
 
 
 class Agenda:
@@ -140,7 +144,14 @@ class Agenda:
     def _planned(self, now: datetime) -> list[_Item]:
         """Return what has a time of its own, and the fulls out of turn that are to be made now."""
         items = [
-            _Item(name, task.value, due, ACTIONS[task], functools.partial(self._due, task=task, due=due))
+            _Item(
+                name,
+                task.value,
+                due,
+                ACTIONS[task],
+                functools.partial(self._due, task=task, due=due),
+                task is Task.BACKUP,
+            )
             for name, task, due in self._plans.items()
         ]
         items += [
@@ -182,8 +193,7 @@ class Agenda:
                 waits.append(Wait(item.job, item.what, item.due, "blackout", free))
                 return (free - now).total_seconds()
         other = self._house.running.get(lane(item.job, item.action))
-        # A full that comes due while the last one is not done yet is left out, which is put on record.
-        if other is not None and not (item.action == other.action == "backup"):
+        if other is not None and not (item.skips and other.action == "backup"):
             return LONGEST_SLEEP  # its end wakes us
         if item.action != "slice" and other is None and self.active >= self.most:
             self._note(job, item, now)

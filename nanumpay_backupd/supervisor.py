@@ -323,7 +323,8 @@ class Supervisor:
     def _warn_of_blackout(self, job: JobSpec, active: ActiveRun) -> None:
         """Say of what a person starts in a blackout that it would have waited."""
         now = self._clock.now()
-        if active.run.trigger is not Trigger.MANUAL or (until := self.plans.free_at(job, now)) <= now:
+        asked = active.run.trigger is Trigger.MANUAL and active.run.action in _TASKS
+        if not asked or (until := self.plans.free_at(job, now)) <= now:
             return
         text = f"this is in a blackout of job {job.name} (for another {human_span((until - now).total_seconds())})"
         log.warning(f"{text}; it runs because somebody asked for it", run=active.run.id, job=job.name)

@@ -17,7 +17,7 @@ from nanumpay_backupd.model import Copy, CopyState, Outcome, Run, Trigger, error
 from nanumpay_backupd.pipeline.layout import Layout, lane
 from nanumpay_backupd.plans import Plans, Task
 from nanumpay_backupd.repairs import Cause, Repairs
-from nanumpay_backupd.retries import Retries
+from nanumpay_backupd.retries import Again, Retries
 from nanumpay_backupd.settings.schema import JobSpec, Limits, Schedule
 from tests.workbench import NOW, SetClock, job_spec, published
 
@@ -185,6 +185,19 @@ def test_a_failed_run_is_made_again_when_its_time_has_come(house: House) -> None
     house.running.clear()
     house.step()
     assert len(house.begun) == 1
+
+
+def test_what_is_made_again_waits_for_a_run_by_hand(house: House) -> None:
+    """Whoever runs the job meanwhile may make it unnecessary; a full that comes due then is left out, on record."""
+    house.add("a", -600)
+    house.retries._again["a", "backup"] = Again(NOW - MINUTE, 2, 3)
+    house.running["a"] = Running("backup")
+    house.step()
+    assert house.begun == []
+    assert house.retries.get("a") is not None
+    house.clock.sleep(36_000)
+    house.step()
+    assert house.begun == [("a", "backup", "schedule")]
 
 
 def test_a_job_that_is_busy_holds_up_no_other(house: House) -> None:

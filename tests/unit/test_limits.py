@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from nanumpay_backupd.errors import ConfigError
@@ -10,7 +11,9 @@ from nanumpay_backupd.pipeline.limits import go_limit, overdue, too_large, uploa
 from nanumpay_backupd.pipeline.report import Elapsed
 from nanumpay_backupd.settings.hostfile import parse_host_file
 from nanumpay_backupd.settings.merge import build_jobs
-from nanumpay_backupd.settings.schema import Limits
+from nanumpay_backupd.settings.schema import Destination, FtpDestination, Limits, LocalDestination, S3Destination
+from nanumpay_backupd.stores.factory import open_store
+from nanumpay_backupd.stores.throttled import ThrottledStore
 from nanumpay_backupd.system.family import Member
 
 HOUR = 3600.0
@@ -123,3 +126,16 @@ def test_limits_that_make_no_sense_are_refused(text: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_host_file(text, "")
     assert told in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_every_kind_of_place_keeps_to_its_bandwidth_unless_somebody_waits() -> None:
+    """Bucket, server and folder alike; without a limit, and for a restore, nothing stands in between."""
+    places: list[Destination] = [
+        S3Destination(name="bucket", bucket="b", bandwidth=1 << 20),
+        FtpDestination(name="server", host="h", bandwidth=1 << 20),
+        LocalDestination(name="folder", path="/srv", bandwidth=1 << 20),
+    ]
+    for place in places:
+        assert isinstance(open_store(place), ThrottledStore)
+        assert not isinstance(open_store(place, hurry=True), ThrottledStore)
+        assert not isinstance(open_store(msgspec.structs.replace(place, bandwidth=0)), ThrottledStore)
