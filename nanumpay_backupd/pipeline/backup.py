@@ -123,6 +123,9 @@ def recorded(
             return recorder.finish(Outcome.SUCCEEDED)
         return recorder.finish(partly(faults[0]) if callable(partly) else partly, faults[0])
     except CancelledError as error:
+        # A wait inside of a transfer ends in one way only, whatever the run is ended for.
+        if recorder.fault is not None and not recorder.cancelled:
+            return recorder.finish(Outcome.FAILED, recorder.fault)
         return recorder.finish(Outcome.CANCELLED, error)
     except OSError as error:
         return recorder.finish(Outcome.FAILED, recorder.fault or disk_fault(error, layout))
