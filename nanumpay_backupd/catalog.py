@@ -42,7 +42,7 @@ from nanumpay_backupd.system.clock import Clock, SystemClock
 if TYPE_CHECKING:
     from nanumpay_backupd.alerts import NoticeRecord  # a worker, which starts every minute, has no use for it
 
-__all__ = ["Catalog", "Held", "Locked", "Placed", "Span"]
+__all__ = ["Catalog", "Held", "Locked", "Placed", "Span", "Tally"]
 
 _PATIENCE: Final = 10.0
 """Seconds to wait for another process that writes."""
@@ -50,6 +50,8 @@ _NAP: Final = 0.02
 _KEPT_RUNS: Final = 20_000
 _KEPT_SLICE_RUNS: Final = 10_000
 _KEPT_NOTICES: Final = 5_000
+_FORGOTTEN: Final = "forgotten-runs"
+"""Remembers how the runs ended that are no more on record: rows of job, action, outcome, how many."""
 _BACKUP_COLUMNS: Final = (
     "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection"
 )
@@ -112,6 +114,21 @@ class Locked(NamedTuple):
     size: int
     first: datetime | None
     last: datetime | None
+
+
+class Tally(NamedTuple):
+    """The copies of one kind in one state at one place: how many, their bytes, and the newest that is proven.
+
+    ``newest`` is when that backup was made, ``newest_size`` its copy's bytes; None: none of them was read back.
+    """
+
+    destination: str
+    kind: str
+    state: str
+    copies: int
+    size: int
+    newest: datetime | None
+    newest_size: int
 
 
 class Catalog:
@@ -273,11 +290,38 @@ class Catalog:
         """Keep the record from growing for ever: the newest 10,000 runs of slices stay, and 20,000 of all others."""
         with self._write() as db:
             for which, kept in (("action = 'slice'", _KEPT_SLICE_RUNS), ("action != 'slice'", _KEPT_RUNS)):
-                db.execute(
-                    f"DELETE FROM runs WHERE id IN "  # noqa: S608
-                    f"(SELECT id FROM runs WHERE {which} ORDER BY started DESC LIMIT -1 OFFSET ?)",
-                    (kept,),
-                )
+                old = f"id IN (SELECT id FROM runs WHERE {which} ORDER BY started DESC LIMIT -1 OFFSET ?)"  # noqa: S608
+                self._count_forgotten(db, old, kept)
+                db.execute(f"DELETE FROM runs WHERE {old}", (kept,))  # noqa: S608
+
+    def _count_forgotten(self, db: sqlite3.Connection, which: str, kept: int) -> None:
+        """Keep how those runs ended: what counts them must never go back."""
+        rows = db.execute(
+            f"SELECT job, action, outcome, count(*) FROM runs WHERE outcome IS NOT NULL AND {which} "  # noqa: S608
+            "GROUP BY job, action, outcome",
+            (kept,),
+        ).fetchall()
+        if not rows:
+            return
+        known = self.remembered(_FORGOTTEN)
+        counts = {(job, action, outcome): count for job, action, outcome, count in from_json(list[Any], known or b"[]")}
+        for job, action, outcome, count in rows:
+            counts[job, action, outcome] = counts.get((job, action, outcome), 0) + count
+        self.remember(_FORGOTTEN, to_json([[*ended, count] for ended, count in counts.items()]))
+
+    def run_counts(self, job: str) -> dict[tuple[str, str], int]:
+        """Return how many runs of a job ended ever since, by action and outcome, also those no more on record."""
+        rows = self._read(
+            "SELECT action, outcome, sum(many) FROM ("
+            "SELECT action, outcome, count(*) AS many FROM runs WHERE job = ?1 AND outcome IS NOT NULL "
+            "GROUP BY action, outcome UNION ALL "
+            "SELECT json_extract(old.value, '$[1]'), json_extract(old.value, '$[2]'), json_extract(old.value, '$[3]') "
+            "FROM memory, json_each(CAST(record AS TEXT)) AS old "
+            "WHERE memory.key = ?2 AND json_extract(old.value, '$[0]') = ?1) GROUP BY action, outcome",
+            job,
+            _FORGOTTEN,
+        )
+        return {(str(action), str(outcome)): int(str(many)) for action, outcome, many in rows}
 
     # Backups and copies
 
@@ -524,6 +568,21 @@ class Catalog:
         found = {str(state): (int(str(count)), int(str(size))) for state, count, size in rows}
         size = sum(found.get(state.value, (0, 0))[1] for state in (CopyState.UPLOADED, CopyState.VERIFIED))
         return self.count(job, FULLS), size, found.get(CopyState.PENDING.value, (0, 0))[0]
+
+    def tallies(self, job: str) -> list[Tally]:
+        """Return what a job has where, by place, kind and state of the copies, in no order."""
+        # Beside max() SQLite takes the plain columns from the row that has it.
+        rows = self._read(
+            "SELECT c.destination, b.kind, c.state, count(*), sum(c.size), "
+            "max(CASE b.state WHEN 'verified' THEN b.created END), c.size "
+            "FROM copies AS c JOIN backups AS b ON b.id = c.backup WHERE c.job = ? "
+            "GROUP BY c.destination, b.kind, c.state",
+            job,
+        )
+        return [
+            Tally(place, kind, state, count, size, datetime.fromisoformat(newest) if newest else None, length)
+            for place, kind, state, count, size, newest, length in rows
+        ]
 
     def pending_copies(self, due: datetime | None = None) -> list[Copy]:
         """Return the copies that wait for their upload, soonest first; with ``due`` only those due by then."""

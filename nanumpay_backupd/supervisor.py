@@ -452,12 +452,18 @@ class Supervisor:
         how = f"the worker was killed by signal {-code}" if code < 0 else f"the worker ended with exit code {code}"
         if code == -signal.SIGKILL and not active.cancelled_by:
             how += " (by the kernel, for want of memory? journalctl -k)"
-        ended = await self.db(lambda catalog: interrupt(catalog, run, now, how))
-        if active.fault is not None:
-            ended = msgspec.structs.replace(ended, outcome=Outcome.FAILED, error=active.fault)
-            await self.db(lambda catalog: catalog.save_run(ended))
-        elif active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}:
-            ended = await self.db(lambda catalog: _cancelled(catalog, ended))
+        fault, told = active.fault, active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}
+
+        def note(catalog: Catalog) -> Run:
+            ended = interrupt(catalog, run, now, how)
+            if fault is not None:
+                ended = msgspec.structs.replace(ended, outcome=Outcome.FAILED, error=fault)
+                catalog.save_run(ended)
+                return ended
+            return _cancelled(catalog, ended) if told else ended
+
+        # At once: whoever counts runs by their outcome in between would see a number that goes back.
+        ended = await self.db(note)
         await self.db(lambda catalog: tidy(catalog, self.layout, now))
         return ended
 

@@ -32,8 +32,13 @@ class Looking(Desk):
 
     async def get_status(self, _call: Call) -> dict[str, Any]:
         """Answer GetStatus."""
+        status, _ = await self.standing()
+        return status
+
+    async def standing(self) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the status, and what is wrong now in more than its words."""
         jobs, free, faults = await self._look()
-        return {
+        status = {
             "version": __version__,
             "pid": os.getpid(),
             "started": to_text(self._daemon.started),
@@ -46,6 +51,7 @@ class Looking(Desk):
             "settings": self._daemon.settings_state(),
             "jobs": jobs,
         }
+        return status, faults
 
     async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
         """Return what is wrong now, as the status tells it, and the jobs as it shows them."""

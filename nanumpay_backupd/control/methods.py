@@ -33,6 +33,10 @@ class Methods:
         """See `Looking.faults`."""
         return await self._looking.faults()
 
+    async def standing(self) -> tuple[dict[str, Any], list[Fault]]:
+        """See `Looking.standing`."""
+        return await self._looking.standing()
+
     async def review(self, days: int) -> Report:
         """Return the report of the last ``days``; raises BackupdError."""
         return await self._telling.review(days)

@@ -282,6 +282,7 @@ CAUSES: Final = {
     "internal": "프로그램 결함입니다. 로그를 확인해 알려 주십시오.",
     "interrupted": "실행이 중간에 끊겼습니다.",
     "memory-limit": "정해진 것보다 많은 메모리를 써서 중단되었습니다.",
+    "metrics-failed": "모니터링용 지표를 제공할 수 없습니다.",
     "no-oplog": "서버에 oplog가 없습니다. 복제 세트가 필요합니다.",
     "no-space": "디스크 공간이 부족합니다.",
     "notify-address": "알림 주소를 이해할 수 없습니다.",

@@ -31,6 +31,7 @@ from nanumpay_backupd.settings.kinds import (
     Whole,
 )
 from nanumpay_backupd.settings.limit_kinds import Bandwidth, Windows
+from nanumpay_backupd.settings.listening import LoopbackAddress, TextFile
 from nanumpay_backupd.settings.schema import (
     ApplicationJob,
     Channel,
@@ -44,6 +45,7 @@ from nanumpay_backupd.settings.schema import (
     Limits,
     LocalDestination,
     LogOptions,
+    MetricsOptions,
     MongoConnection,
     NotifyOptions,
     Paths,
@@ -452,6 +454,25 @@ SINGLE: Final = (
             ),
             Option("database_days", Whole(1, 3650), "How many days such a record is kept.", "90"),
             Option("database_count", Whole(1, 100_000), "How many of them are kept.", "1000"),
+        ),
+    ),
+    Table(
+        "metrics",
+        MetricsOptions,
+        "Figures for Prometheus and what reads its formats (docs/monitoring.md).",
+        (
+            Option(
+                "listen",
+                LoopbackAddress(),
+                "Where they are fetched (`/metrics`): an address of this host only, or a Unix socket; empty: nowhere.",
+                '"127.0.0.1:9618"',
+            ),
+            Option(
+                "textfile",
+                TextFile(),
+                "A file for node_exporter, written once a minute and after each run; empty: none.",
+                '"/var/lib/prometheus/node-exporter/nanumpay-backupd.prom"',
+            ),
         ),
     ),
     Table(

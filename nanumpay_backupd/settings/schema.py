@@ -38,6 +38,7 @@ __all__ = [
     "Limits",
     "LocalDestination",
     "LogOptions",
+    "MetricsOptions",
     "MongoConnection",
     "MongoSource",
     "NotifyOptions",
@@ -461,6 +462,16 @@ class NotifyOptions(_Settings, frozen=True):
     database_count: int = 1000
 
 
+class MetricsOptions(_Settings, frozen=True):
+    """Where figures for a monitoring system are to be had. ``listen``: HOST:PORT or a Unix socket's path; empty: not.
+
+    ``textfile`` is the path of a file for node_exporter, empty: none.
+    """
+
+    listen: str = ""
+    textfile: str = ""
+
+
 class HostConfig(_Settings, frozen=True):
     """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none.
 
@@ -478,6 +489,7 @@ class HostConfig(_Settings, frozen=True):
     limits: HostLimits = HostLimits()
     notify: NotifyOptions = NotifyOptions()
     channels: tuple[Channel, ...] = ()
+    metrics: MetricsOptions = MetricsOptions()
     encryption: EncryptionOptions = EncryptionOptions()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()
