@@ -19,6 +19,7 @@ import msgspec
 from nanumpay_backupd.catalog_schema import SCHEMA_VERSION, create, upgrade
 from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError
 from nanumpay_backupd.model import (
+    ACCEPTED,
     FULLS,
     LOCAL,
     SLICES,
@@ -29,6 +30,7 @@ from nanumpay_backupd.model import (
     Kind,
     Lock,
     Manifest,
+    OddityRecord,
     Outcome,
     Pin,
     Run,
@@ -53,7 +55,7 @@ _KEPT_NOTICES: Final = 5_000
 _FORGOTTEN: Final = "forgotten-runs"
 """Remembers how the runs ended that are no more on record: rows of job, action, outcome, how many."""
 _BACKUP_COLUMNS: Final = (
-    "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection"
+    "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection, odd"
 )
 _KINDS: Final = {kind.value: kind for kind in Kind}
 _STATES: Final = {state.value: state for state in BackupState}
@@ -338,7 +340,7 @@ class Catalog:
 
     def _put_backup(self, db: sqlite3.Connection, backup: Backup) -> None:
         db.execute(
-            f"INSERT INTO backups ({_BACKUP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
+            f"INSERT INTO backups ({_BACKUP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
             "ON CONFLICT (id) DO UPDATE SET job = excluded.job, kind = excluded.kind, created = excluded.created, "
             "state = excluded.state, artifact = excluded.artifact, size = excluded.size, "
             "documents = excluded.documents, run = coalesce(excluded.run, run), "
@@ -358,6 +360,7 @@ class Catalog:
                 backup.end,
                 backup.pinned,
                 backup.collection,
+                backup.odd,
             ),
         )
         if backup.manifest is not None:
@@ -604,6 +607,35 @@ class Catalog:
         )
         return [from_json(Copy, _blob(row[0])) for row in rows]
 
+    def sizes(self, job: str) -> dict[str, tuple[int, int]]:
+        """Return of each place how many present copies of a job are there, and their bytes."""
+        rows = self._read(
+            "SELECT destination, count(*), sum(size) FROM copies "
+            "WHERE job = ? AND state IN ('uploaded', 'verified') GROUP BY destination",
+            job,
+        )
+        return {str(place): (int(str(count)), int(str(size))) for place, count, size in rows}
+
+    # Oddities: backups that differ from those before them
+
+    def save_oddity(self, oddity: OddityRecord) -> None:
+        """Insert or replace what is on record of an odd backup, which is in the catalog; listings show it."""
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO oddities VALUES (?, ?, ?, ?)",
+                (oddity.backup, oddity.job, oddity.state, to_json(oddity)),
+            )
+            shown = oddity.text if oddity.state != ACCEPTED else ""
+            db.execute("UPDATE backups SET odd = ? WHERE id = ?", (shown, oddity.backup))
+
+    def oddities(self, job: str | None = None, state: str | None = None) -> list[OddityRecord]:
+        """Return what is on record of odd backups, the oldest backup first."""
+        rows = self._read(
+            "SELECT record FROM oddities WHERE (?1 IS NULL OR job = ?1) AND (?2 IS NULL OR state = ?2)", job, state
+        )
+        found = [from_json(OddityRecord, _blob(row[0])) for row in rows]
+        return sorted(found, key=lambda item: (item.created, item.backup))
+
     # Streams: how far the changes of each job are captured
 
     def stream(self, job: str) -> Stream | None:
@@ -711,7 +743,7 @@ def _as_list(kinds: Collection[Kind]) -> str:
 
 
 def _backup(row: tuple[Any, ...], copies: tuple[Copy, ...], manifest: Manifest | None = None) -> Backup:
-    identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection = row
+    identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection, odd = row
     return Backup(
         id=identifier,
         job=job,
@@ -726,6 +758,7 @@ def _backup(row: tuple[Any, ...], copies: tuple[Copy, ...], manifest: Manifest |
         end=last,
         pinned=pinned,
         collection=collection,
+        odd=odd,
         copies=copies,
         manifest=manifest,
     )

@@ -15,6 +15,7 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError
 
 __all__ = [
+    "ACCEPTED",
     "BY_DAEMON",
     "FULLS",
     "SLICES",
@@ -31,6 +32,7 @@ __all__ = [
     "Lock",
     "Manifest",
     "Objectives",
+    "OddityRecord",
     "OpTime",
     "Outcome",
     "Pin",
@@ -55,6 +57,8 @@ BUCKETS: Final = "system.buckets."
 """Begins the name of the collection in which MongoDB keeps what a time-series collection shows."""
 BY_DAEMON: Final = "daemon:"
 """Begins the owner of a pin that the daemon made and lets go by itself; no login has a colon in it."""
+ACCEPTED: Final = "accepted"
+"""State of an oddity of which somebody said that it is meant."""
 LOCAL = "local"
 """Name of the copy in the backups folder itself, beside the named destinations."""
 
@@ -381,6 +385,27 @@ class Pin(_Record, frozen=True):
         return self.reason if self.by_daemon else f"{self.reason or 'asked for'} ({self.owner})"
 
 
+class OddityRecord(_Record, frozen=True):
+    """A backup that differs from those before it: ``text`` says how, ``loses`` whether something is not there any more.
+
+    ``state`` is ``open``, `ACCEPTED`, or ``over``: a later backup was as usual again. What was usual is kept, because
+    retention deletes the backups that it was learned from: ``documents``, ``size`` (bytes of BSON) and, by name, the
+    documents of collections. ``event`` is the backup at which it was told: later ones may lack the same.
+    """
+
+    backup: str
+    job: str
+    created: datetime
+    text: str
+    loses: bool
+    documents: int
+    size: int
+    collections: dict[str, int]
+    event: str
+    state: str = "open"
+    by: str = ""
+
+
 class Copy(_Record, frozen=True, gc=False):
     """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue.
 
@@ -404,6 +429,7 @@ class Backup(_Record, frozen=True, gc=False):
 
     ``start`` and ``end`` are the oplog times of its consistency, empty where it has none. ``pinned`` says why retention
     must leave it alone, empty: it is not pinned. ``collection`` is ``database.name`` of a snapshot of one collection.
+    ``odd`` says how it differs from those before it, so that data may be lost (`pipeline.oddities`), else empty.
     """
 
     id: str
@@ -419,6 +445,7 @@ class Backup(_Record, frozen=True, gc=False):
     end: str = ""
     pinned: str = ""
     collection: str = ""
+    odd: str = ""
     copies: tuple[Copy, ...] = ()
     manifest: Manifest | None = None
 

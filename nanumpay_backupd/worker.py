@@ -45,6 +45,7 @@ from nanumpay_backupd.system.process import die_with_parent, own_environment
 
 if TYPE_CHECKING:
     from nanumpay_backupd.doctor import Check
+    from nanumpay_backupd.lookout import Sight
     from nanumpay_backupd.pipeline.outlook import PruneLine
     from nanumpay_backupd.pipeline.restore_plan import RestorePlan
     from nanumpay_backupd.pipeline.upload import OpenStore
@@ -148,6 +149,14 @@ def examine(spec: RunSpec) -> Iterator[Check]:
     yield from check_job(spec.job, spec.paths, open_source(spec.job.source), open_store, SystemClock().now())
 
 
+def _looked(spec: RunSpec) -> Iterator[Sight]:
+    """Look at the places of a job."""
+    from nanumpay_backupd.lookout import look
+
+    with Catalog(spec.paths.state / "catalog.db") as catalog:
+        yield from look(spec, catalog, SystemClock(), open_store)
+
+
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
     """Say what the restore that ``spec`` orders would do; changes nothing. Raises BackupdError."""
     from nanumpay_backupd.pipeline.restore import plan_restore
@@ -245,9 +254,13 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: recorder.cancel())
 
-    if spec.action.startswith("doctor"):
-        for check in examine(spec):
-            reporter.emit("check", check=to_builtins(check))
+    if spec.action == "look" or spec.action.startswith("doctor"):
+        kind = "sight" if spec.action == "look" else "check"
+        try:
+            for found in _looked(spec) if spec.action == "look" else examine(spec):
+                reporter.emit(kind, **{kind: to_builtins(found)})
+        except BackupdError as error:
+            reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
     if spec.action == "restore-plan":
         try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _ACTIONS = {"run", "cancel", "delete"}
-_RARE = {"swaps", "wait", "notify", "report", "completion"}
+_RARE = {"swaps", "wait", "notify", "report", "monitor", "completion"}
 _EXIT_BROKEN_PIPE = 141  # what the shell shows for `... | head` of any other program
 
 
@@ -101,6 +101,10 @@ def _rare(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli import telling
 
         return {"notify": telling.notify, "report": telling.report}[name]
+    if name == "monitor":
+        from nanumpay_backupd.cli.monitor import monitor
+
+        return monitor
     from nanumpay_backupd.cli.completion import completion
 
     return completion

@@ -185,6 +185,7 @@ def backup_lines(screen: Screen, backup: Reply, times: Times, others: list[Reply
         ("job", f"{backup['job']} ({kind_text(backup)})"),
         ("made", made),
         ("state", state),
+        *([(screen.paint("odd", "yellow"), backup["odd"])] if backup.get("odd") else []),
         *([("pinned", f"retention leaves it alone: {backup['pinned']}")] if backup.get("pinned") else []),
         ("artifact", f"{backup['artifact']}, {size(backup['size'])} ({number(backup['size'])} bytes)"),
         *_manifest_rows(manifest, times),

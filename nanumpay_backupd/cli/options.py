@@ -319,12 +319,12 @@ the backups folder knows nothing of this: a copy elsewhere is what stays for cer
         "let retention delete a backup again",
         (
             _word("backup", "BACKUP|latest", "id of a backup, or latest"),
-            _flag("--all", "also what the daemon pinned because a newer backup is damaged"),
+            _flag("--all", "also what the daemon pinned because a newer backup is damaged or odd"),
         ),
         """\
   backupctl unpin nanumpay-backup-2026-11-21T02-00-00
 
-What the daemon pinned it lets go by itself, once a verification finds all well.""",
+What the daemon pinned it lets go by itself, once all is well; what is odd can be accepted: backupctl monitor.""",
     ),
     "settings": (
         "show the settings in force and where they come from",
@@ -339,6 +339,25 @@ What the daemon pinned it lets go by itself, once a verification finds all well.
 
 Each destination is tried with a real put, get and delete. What failed comes with what to do about it.
 The exit code is 8 when a check failed, 0 otherwise.""",
+    ),
+    "monitor": (
+        "check every place: reachable, age, size, content, room, what ends",
+        (
+            _maybe("job", "JOB", "only this job (default: all)"),
+            _flag("--last", "do not look now: what the last look saw counts"),
+            ("--accept", {"metavar": "BACKUP", "help": "what is odd about this backup is meant"}),
+        ),
+        """\
+  backupctl monitor
+  backupctl monitor nanumpay --last
+  backupctl monitor --json | jq -r '.checks[] | select(.state != "ok") | .message'
+  backupctl monitor --accept nanumpay-backup-2026-11-21T02-00-00
+
+What is wrong comes first, each with what to do about it; then a row for each place. All places are looked at side by
+side, for 25 seconds at most; nothing is written there. The daemon looks by itself once a day and tells what it finds.
+A backup is odd when it holds far less (or more) than those before it, or lacks a collection; the last one that is not
+odd is pinned until a later one is as usual again, or until --accept.
+The exit code is 8 when a check failed, 0 otherwise: warnings are no failure.""",
     ),
     "test": (
         "try a destination with a real put, get and delete",

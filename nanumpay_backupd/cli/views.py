@@ -246,9 +246,10 @@ def _documents(backup: Reply) -> str:
 
 
 def _state(screen: Screen, backup: Reply) -> str:
-    """Write what is known of a backup's content, and that retention must leave it alone."""
-    state = screen.paint(backup["state"], _STATES.get(backup["state"], "dim"))
-    return f"{state} pinned" if backup.get("pinned") else state
+    """Write what is known of a backup's content, that data may be missing, that retention must leave it alone."""
+    words = [screen.paint(backup["state"], _STATES.get(backup["state"], "dim"))]
+    words += [screen.paint("odd", "yellow")] if backup.get("odd") else []
+    return " ".join([*words, *(["pinned"] if backup.get("pinned") else [])])
 
 
 def covered(backup: Reply, times: Times) -> str:

@@ -15,6 +15,10 @@ from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.events import Fault
 from nanumpay_backupd.model import SLICES, Kind, to_builtins
+from nanumpay_backupd.monitoring.checks import Check
+from nanumpay_backupd.monitoring.faults import faults_of
+from nanumpay_backupd.monitoring.judging import gather, judge
+from nanumpay_backupd.monitoring.memory import recall
 from nanumpay_backupd.plans import Task
 from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import JobSpec
@@ -59,10 +63,22 @@ class Looking(Desk):
         return faults, jobs
 
     async def _look(self) -> tuple[list[dict[str, Any]], int | None, list[Fault]]:
-        jobs = [await self._job(job) for job in self._supervisor.jobs.values()]
+        specs = list(self._supervisor.jobs.values())  # settings may change while the catalog is asked
+        jobs = [await self._job(job) for job in specs]
         free = await asyncio.to_thread(_free, self._supervisor)
         faults = [*self._daemon.problems(), *job_faults(jobs), *disk_fault(free, self._supervisor.paths.backups)]
-        return jobs, free, faults
+        checks: list[Check] = []
+        for job, shown in zip(specs, jobs, strict=True):
+            checks += await self._judged(job, shown)
+        return jobs, free, [*faults, *faults_of(checks, faults)]
+
+    async def _judged(self, job: JobSpec, shown: dict[str, Any], *, thorough: bool = False) -> list[Check]:
+        """Judge a job and its places by what the catalog knows and the last look saw; ``shown`` is of `_job`."""
+        now = self._clock.now()
+        facts, memory = await self._supervisor.db(
+            lambda catalog: (gather(catalog, job, thorough=thorough), recall(catalog))
+        )
+        return judge(job, shown, facts, memory, now)
 
     async def list_jobs(self, _call: Call) -> dict[str, Any]:
         """Answer ListJobs."""

@@ -252,6 +252,13 @@ _KOREAN: Final = Language(
 LANGUAGES: Final = {"en": _ENGLISH, "ko": _KOREAN}
 
 CAUSES: Final = {
+    "backup-odd": "백업에 데이터가 빠졌거나 평소보다 훨씬 많습니다.",
+    "backup-old": "검증된 최신 백업이 너무 오래되었거나 없습니다.",
+    "disk-filling": "디스크가 곧 가득 찹니다.",
+    "expiring": "키, 인증서 또는 접근 권한이 곧 만료되거나 만료되었습니다.",
+    "size-exceeded": "사본이 정해진 크기보다 많은 공간을 차지합니다.",
+    "slices-late": "변경 내용의 저장이 늦어지고 있습니다.",
+    "verify-overdue": "사본을 너무 오래 다시 읽지 않았습니다.",
     "artifact-missing": "백업 파일이 다시 읽기 전에 삭제되었습니다.",
     "busy": "같은 작업이 이미 실행 중입니다.",
     "catalog-damaged": "카탈로그가 손상되었습니다. 백업은 그대로 있습니다.",

@@ -36,6 +36,7 @@ from nanumpay_backupd.pipeline.again import repeated
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
+from nanumpay_backupd.pipeline.oddities import examine
 from nanumpay_backupd.pipeline.outbox import sweep_outbox
 from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
 from nanumpay_backupd.pipeline.produce import preflight, produce
@@ -240,6 +241,8 @@ def _stages(
         sweep_outbox(layout, catalog, held=layout.lock(spec.job.name, spec.action))
     manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
     backup = prove_and_encrypt(spec.job, source, layout, manifest, catalog, recorder, keys=keys)
+    if _kind(spec) is Kind.FULL:
+        _tell_oddity(spec, backup, layout, catalog, recorder)
     _verify_leftovers(spec, source, layout, catalog, recorder, keys)
     faults = upload_new(spec, backup, catalog, layout, recorder, open_store, keys=keys)
     with recorder.stage(Stage.RETENTION):
@@ -255,6 +258,22 @@ def _look(spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recor
         "the preflight",
         lambda: preflight(source, spec.job, layout, catalog, recorder, keys),
     )
+
+
+def _tell_oddity(spec: RunSpec, backup: Backup, layout: Layout, catalog: Catalog, recorder: Recorder) -> None:
+    """Say when data may be missing from a good backup, and keep the last one that has it from retention.
+
+    The backup is what the database held: that it is odd, or that this cannot be written down, is never the run's fault.
+    """
+    try:
+        found = examine(spec.job, backup, catalog, layout, recorder.clock.now())
+    except BackupdError as error:
+        recorder.warn(f"whether data is missing from {backup.id} could not be settled: {error.message}", error)
+        return
+    if found is not None:
+        record, kept = found
+        stays = f"; pinned until that is settled: {', '.join(kept)}" if kept else ""
+        recorder.warn(f"{backup.id} is odd: {record.text}{stays} (backupctl monitor)", message=Message.BACKUP_ODD)
 
 
 def upload_new(

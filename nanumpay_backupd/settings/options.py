@@ -15,7 +15,9 @@ from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
     Choice,
     Cron,
+    Day,
     Duration,
+    Factor,
     Fingerprint,
     Flag,
     Kind,
@@ -42,13 +44,16 @@ from nanumpay_backupd.settings.schema import (
     HostConfig,
     HostJob,
     HostLimits,
+    HostMonitor,
     Limits,
     LocalDestination,
     LogOptions,
     MetricsOptions,
     MongoConnection,
+    MonitorOptions,
     NotifyOptions,
     Paths,
+    PlaceMonitor,
     Retention,
     RetryPolicy,
     S3Destination,
@@ -64,7 +69,9 @@ __all__ = [
     "JOB_ENCRYPTION",
     "JOB_LIMITS",
     "JOB_RETRY",
+    "MONITOR",
     "NAME",
+    "PLACE_MONITOR",
     "RETENTION",
     "SINGLE",
     "TOP",
@@ -246,6 +253,58 @@ _RUN_LIMITS: Final = (
         '["mon-fri 09:00-18:00"]',
     ),
 )
+
+_AGE: Final = Duration("0s", "3650d")
+_DAYS: Final = Whole(1, 365)
+_LIMITS_OF_ALL: Final = (
+    Option(
+        "max_age",
+        _AGE,
+        "How old the newest verified backup may be; `0s`: as old as it likes.",
+        '"26h"',
+        default="twice the longest pause of the schedule, and an hour",
+    ),
+    Option(
+        "max_total_size",
+        Size("0KiB", "1000TiB"),
+        "How much of a job's copies may lie at a place until it is told; `0KiB`: any size. Nothing is deleted for it.",
+        '"100GB"',
+        default='`"0KiB"`',
+    ),
+    Option(
+        "max_verify_age",
+        _AGE,
+        "How long ago a copy of a full may have been read again last; `0s`: any time.",
+        '"40d"',
+        default="by the schedule of `verify` as `max_age`; without one any time",
+    ),
+    Option("disk_days", _DAYS, "So many days before a disk is full it is told.", "14", default="`14`"),
+    Option(
+        "expiry_days",
+        _DAYS,
+        "So many days before keys, certificates and accesses end it is told.",
+        "14",
+        default="`14`",
+    ),
+)
+_FACTORS: Final = (
+    Option(
+        "shrink_factor",
+        Factor(0.01, 1.0),
+        "A full that holds less than this share of what is usual, or lacks a collection, is odd: it is told, and the "
+        "last good one is pinned. 0: it is not.",
+        "0.5",
+        default="`0.5`",
+    ),
+    Option(
+        "grow_factor",
+        Factor(1.0, 1000.0),
+        "A full that holds more than so many times what is usual is odd. 0: it is not.",
+        "3",
+        default="`3`",
+    ),
+)
+_SAME: Final = "as in `[monitor]`"
 
 _MORE: Final = ", beside those in `[encryption]`"
 _AS_ABOVE: Final = "as in `[encryption]`"
@@ -457,6 +516,16 @@ SINGLE: Final = (
         ),
     ),
     Table(
+        "monitor",
+        HostMonitor,
+        "What counts as well, and when everything is looked at (docs/operations.md, Monitoring).",
+        (
+            Option("at", Cron(off=True), "When all places are looked at by itself.", '"30 8 * * *"'),
+            *_LIMITS_OF_ALL,
+            *_FACTORS,
+        ),
+    ),
+    Table(
         "metrics",
         MetricsOptions,
         "Figures for Prometheus and what reads its formats (docs/monitoring.md).",
@@ -624,6 +693,28 @@ RETENTION: Final = Table(
     "How long a job's backups are kept. The newest verified one is never deleted. [nanumpay.retention] and "
     "[destination.NAME.retention] have the same keys; of those for a place, the most special one that says it counts.",
     (*COUNTS, *WINDOWS, *_LIMITS),
+)
+
+MONITOR: Final = Table(
+    "job.monitor",
+    MonitorOptions,
+    "What counts as well of one job. [nanumpay.monitor] has the same keys; what is not said there is as in [monitor].",
+    tuple(option._replace(default=_SAME) for option in (*_LIMITS_OF_ALL, *_FACTORS)),
+)
+PLACE_MONITOR: Final = Table(
+    "destination.NAME.monitor",
+    PlaceMonitor,
+    "What counts as well at one place, which may also be local or app; what is not said there is as of the job.",
+    (
+        *(option._replace(default="as of the job") for option in _LIMITS_OF_ALL),
+        Option(
+            "expires",
+            Day(),
+            "The day on which access there ends by something that cannot be seen: an access key, a password, a token.",
+            "2027-01-31",
+            default="it does not",
+        ),
+    ),
 )
 
 JOB: Final = Table(

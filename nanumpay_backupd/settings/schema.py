@@ -6,7 +6,7 @@ needs to know; it crosses to the worker process as JSON on standard input (`enco
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +30,12 @@ __all__ = [
     "EncryptionOptions",
     "FtpDestination",
     "FtpExtras",
+    "HealthLimits",
+    "HealthOptions",
     "HostConfig",
     "HostJob",
     "HostLimits",
+    "HostMonitor",
     "JobEncryption",
     "JobSpec",
     "Limits",
@@ -41,8 +44,10 @@ __all__ = [
     "MetricsOptions",
     "MongoConnection",
     "MongoSource",
+    "MonitorOptions",
     "NotifyOptions",
     "Paths",
+    "PlaceMonitor",
     "Protection",
     "RestoreOrder",
     "Retention",
@@ -95,6 +100,52 @@ class Retention(_Settings, frozen=True):
     keep_yearly_for_years: int | None = None
     max_total_size: int | None = None
     min_keep: int | None = None
+
+
+class HealthOptions(_Settings, frozen=True):
+    """What one table says about what counts as well, of a job or a place; None: nothing. See `HealthLimits`."""
+
+    max_age: float | None = None
+    max_total_size: int | None = None
+    max_verify_age: float | None = None
+    disk_days: int | None = None
+    expiry_days: int | None = None
+
+
+class MonitorOptions(HealthOptions, frozen=True):
+    """What the table of a job says."""
+
+    shrink_factor: float | None = None
+    grow_factor: float | None = None
+
+
+class HostMonitor(MonitorOptions, frozen=True):
+    """What holds for all jobs, and when all places are looked at (cron expressions, none: only when asked)."""
+
+    at: tuple[str, ...] = ("30 8 * * *",)
+
+
+class PlaceMonitor(HealthOptions, frozen=True):
+    """What the table of a destination says; ``expires`` is when an access there ends by what cannot be seen."""
+
+    expires: date | None = None
+
+
+class HealthLimits(_Settings, frozen=True):
+    """What counts as well, complete. Ages are seconds, sizes bytes; 0: no limit, None: what the schedule makes of it.
+
+    ``shrink_factor`` and ``grow_factor`` are shares of what is usual (`health.sizes`). It is told ``disk_days`` before
+    a disk is full, and ``expiry_days`` before something ends.
+    """
+
+    max_age: float | None = None
+    max_total_size: int = 0
+    max_verify_age: float | None = None
+    shrink_factor: float = 0.5
+    grow_factor: float = 3.0
+    disk_days: int = 14
+    expiry_days: int = 14
+    expires: date | None = None
 
 
 class RetryPolicy(_Settings, frozen=True):
@@ -268,7 +319,8 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     """One job, complete: what, when, how, where, how long.
 
     ``timezone`` is that of the schedules beside the backup's, and of the days that retention counts. ``policies`` are
-    those of the places for which another than ``retention`` holds.
+    those of the places for which another than ``retention`` holds, ``healths`` the limits of those for which others
+    than ``health`` hold.
     """
 
     name: str
@@ -277,6 +329,8 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     destinations: tuple[Destination, ...] = ()
     retention: Policy = Policy()
     policies: dict[str, Policy] = {}
+    health: HealthLimits = HealthLimits()
+    healths: dict[str, HealthLimits] = {}
     compress: bool = True
     compression_level: int = 2
     enabled: bool = True
@@ -290,6 +344,10 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     def policy_at(self, place: str) -> Policy:
         """Return how long this job's copies are kept at a place."""
         return self.policies.get(place, self.retention)
+
+    def health_at(self, place: str) -> HealthLimits:
+        """Return what counts as well of this job's copies at a place."""
+        return self.healths.get(place, self.health)
 
 
 class AppS3(_Settings, frozen=True):
@@ -401,6 +459,7 @@ class ApplicationJob(Protection, frozen=True, kw_only=True):
     catch_up: float = 7 * 86400.0
     compression_level: int = 2
     retention: Retention = Retention()
+    monitor: MonitorOptions = MonitorOptions()
     s3: S3Extras = S3Extras()
     ftp: FtpExtras = FtpExtras()
     encryption: EncryptionOptions = EncryptionOptions()
@@ -420,6 +479,7 @@ class HostJob(Protection, frozen=True, kw_only=True):
     schedule: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
     retention: Retention = Retention()
+    monitor: MonitorOptions = MonitorOptions()
     compress: bool = True
     compression_level: int = 2
     enabled: bool = True
@@ -475,7 +535,8 @@ class MetricsOptions(_Settings, frozen=True):
 class HostConfig(_Settings, frozen=True):
     """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none.
 
-    ``retentions`` are what the destinations' own tables say about how long to keep, by the destination's name.
+    ``retentions`` are what the destinations' own tables say about how long to keep, by the destination's name, and
+    ``monitors`` what they say about what counts as well.
     """
 
     origin: str = ""
@@ -488,12 +549,14 @@ class HostConfig(_Settings, frozen=True):
     retry: RetryPolicy = RetryPolicy()
     limits: HostLimits = HostLimits()
     notify: NotifyOptions = NotifyOptions()
+    monitor: HostMonitor = HostMonitor()
     channels: tuple[Channel, ...] = ()
     metrics: MetricsOptions = MetricsOptions()
     encryption: EncryptionOptions = EncryptionOptions()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()
     retentions: dict[str, Retention] = {}
+    monitors: dict[str, PlaceMonitor] = {}
     jobs: tuple[HostJob, ...] = ()
 
 
@@ -537,7 +600,7 @@ class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
     ``action`` is ``backup`` (with ``collection``: of that alone), ``slice`` (the changes, as ``kind``), ``verify`` and
-    ``drill`` (with the order in ``verify``), ``upload`` (only the queued copies that are due), ``prune``,
+    ``drill`` (with the order in ``verify``), ``upload`` (only the queued copies that are due), ``prune``, ``look``,
     ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``,
     ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``), ``restore`` or ``restore-plan`` (both with the order
     in ``restore``). ``started`` (UTC) is when the run began for

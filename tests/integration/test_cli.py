@@ -918,6 +918,26 @@ def test_little_is_imported_for_a_status(daemon: CannedDaemon, path: Path) -> No
     assert f"{NOW:%Y}" in done.stdout
 
 
+def test_monitor_says_what_is_wrong_and_ends_so(path: Path) -> None:
+    """8 and each failure with its hint when a check failed; 0 and next to nothing when all is well."""
+    with canned_daemon(path, "failing"):
+        done = backupctl(path, "monitor")
+        assert (done.returncode, done.stderr) == (8, "")
+        assert done.stdout.startswith(
+            "● 2 checks failed, 1 warning   looked just now\n✗ FAILED nanumpay: nanumpay-backup-"
+        )
+        assert "✗ FAILED nanumpay, nas: connecting failed at FTP server nas:21\n  → is it up?\n" in done.stdout
+        assert backupctl(path, "monitor", "--json").returncode == 8
+    with canned_daemon(path):
+        done = backupctl(path, "monitor", "nanumpay", "--last")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("● All is well   looked 3 h ago\n\nJOB ")
+        assert len(done.stdout.splitlines()) == 6
+        accepted = backupctl(path, "monitor", "--accept", OTHER)
+        assert accepted.returncode == 0
+        assert accepted.stdout.startswith(f"Accepted: from {OTHER} on, that is what is usual.\n")
+
+
 def test_notify_shows_who_is_told_and_what_was_told(path: Path, daemon: CannedDaemon) -> None:
     """Each channel with what it is told and how it is doing; each notice with to whom it went."""
     done = backupctl(path, "notify")

@@ -40,6 +40,8 @@ __backupctl_takes() {
         'pin --reason') REPLY='' ;;
         'pin 1') REPLY='latest @backups' ;;
         'unpin 1') REPLY='latest @backups' ;;
+        'monitor --accept') REPLY=@backups ;;
+        'monitor 1') REPLY=@jobs ;;
         'test 1') REPLY=@remote ;;
         'notify -n') REPLY='' ;;
         'notify 1') REPLY=test ;;
@@ -77,6 +79,7 @@ __backupctl_options() {
         unpin) REPLY='--all --help --socket --json --color' ;;
         settings) REPLY='--help --socket --json --color' ;;
         doctor) REPLY='--help --socket --json --color' ;;
+        monitor) REPLY='--last --accept --help --socket --json --color' ;;
         test) REPLY='--help --socket --json --color' ;;
         notify) REPLY='-n --help --socket --json --color' ;;
         report) REPLY='--days --html --language --help --socket --json --color' ;;
@@ -125,7 +128,7 @@ _backupctl() {
     elif [[ $cur == -* ]]; then
         __backupctl_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps delete prune pin unpin settings doctor test notify report logs reload rebuild completion'
+        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps delete prune pin unpin settings doctor monitor test notify report logs reload rebuild completion'
     else
         __backupctl_takes "$command $at" || __backupctl_options "$command"
     fi

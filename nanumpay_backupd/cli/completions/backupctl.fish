@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --at --backup --collection --color --days --format --from --html --job --kind --language --level --reason --socket --timeout --to-db -n
+            case --accept --at --backup --collection --color --days --format --from --html --job --kind --language --level --reason --socket --timeout --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -144,11 +144,16 @@ complete -c backupctl -n '__backupctl_in pin' -l reason -x -d 'why; it is shown 
 
 complete -c backupctl -n '__backupctl_in -' -a unpin -d 'let retention delete a backup again'
 complete -c backupctl -n '__backupctl_at unpin 1' -k -a 'latest (__backupctl_words backups)'
-complete -c backupctl -n '__backupctl_in unpin' -l all -d 'also what the daemon pinned because a newer backup is damaged'
+complete -c backupctl -n '__backupctl_in unpin' -l all -d 'also what the daemon pinned because a newer backup is damaged or odd'
 
 complete -c backupctl -n '__backupctl_in -' -a settings -d 'show the settings in force and where they come from'
 
 complete -c backupctl -n '__backupctl_in -' -a doctor -d 'check MongoDB, tools, disk, destinations, clock, permissions'
+
+complete -c backupctl -n '__backupctl_in -' -a monitor -d 'check every place: reachable, age, size, content, room, what ends'
+complete -c backupctl -n '__backupctl_at monitor 1' -k -a '(__backupctl_words jobs)'
+complete -c backupctl -n '__backupctl_in monitor' -l last -d 'do not look now: what the last look saw counts'
+complete -c backupctl -n '__backupctl_in monitor' -l accept -x -k -a '(__backupctl_words backups)' -d 'what is odd about this backup is meant'
 
 complete -c backupctl -n '__backupctl_in -' -a test -d 'try a destination with a real put, get and delete'
 complete -c backupctl -n '__backupctl_at test 1' -k -a '(__backupctl_words remote)'
