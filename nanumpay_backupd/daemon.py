@@ -231,6 +231,7 @@ class Daemon:
             update = update or self._settings
             app = update.app if update else None
             jobs = build_jobs(self._host, app, update.warnings if update else ())
+            self.supervisor.agenda.most = self._host.limits.max_parallel
             await self.supervisor.apply(jobs)
             self._settings = update
             self.announcer.configure(self._host, jobs)

@@ -28,6 +28,7 @@ __all__ = [
     "ConfigError",
     "DecryptError",
     "InternalError",
+    "LimitError",
     "LockedError",
     "NotFoundError",
     "NotifyError",
@@ -191,6 +192,13 @@ class CancelledError(BackupdError):
 
     default_code = "cancelled"
     exit_code = EXIT_INTERRUPTED
+
+
+class LimitError(BackupdError):
+    """A run, or a part of it, took longer (``deadline``) or more memory (``memory-limit``) than it may."""
+
+    default_code = "deadline"
+    default_retryable = True
 
 
 class UnreachableError(BackupdError):

@@ -87,12 +87,16 @@ class OpTime(NamedTuple):
 
 
 class Trigger(StrEnum):
-    """Why a run was started. ``repair``: a chain broke or a verification failed, so a new full is made."""
+    """Why a run was started. ``repair``: a chain broke or a verification failed, so a new full is made.
+
+    ``retry`` is of queued uploads; ``again``: a run by schedule failed for a passing reason, and is made again.
+    """
 
     SCHEDULE = "schedule"
     MANUAL = "manual"
     CATCH_UP = "catch-up"
     RETRY = "retry"
+    AGAIN = "again"
     REPAIR = "repair"
 
 

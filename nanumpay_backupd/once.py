@@ -13,10 +13,12 @@ from typing import IO
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import (
+    EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_OK,
     BackupdError,
     ConfigError,
+    LimitError,
     NotFoundError,
     NotifyError,
     RefusedError,
@@ -194,7 +196,14 @@ def perform(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: recorder.cancel())
 
-    return execute(spec, reporter, clock, retry=retry, on_start=on_start)
+    return execute(spec, reporter, clock, retry=retry, on_start=on_start, on_hang=_leave)
+
+
+def _leave(fault: LimitError) -> None:
+    """End this process, because its run passed a limit and cannot be ended in any other way."""
+    sys.stderr.write(f"nanumpay-backupd: run failed: {fault.message}\n  → {fault.hint}\n")
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
 
 
 def check_config(config: Path | None) -> int:

@@ -20,6 +20,7 @@ from nanumpay_backupd.cli.views import (
     settings_source,
     took,
 )
+from nanumpay_backupd.cli.waits import waiting_rows
 from nanumpay_backupd.cli.words import Times, duration, number, plural, size
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
@@ -94,6 +95,7 @@ def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str], going:
     rows = []
     if job["enabled"] and job["schedule"]:
         rows.append(("next run", times.both(job["next_run"]) if job.get("next_run") else "not planned"))
+    rows.extend(waiting_rows(screen, job, times))
     last = job.get("last_run")
     running = job.get("running")
     if running and running != (last or {}).get("id"):

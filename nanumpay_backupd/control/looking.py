@@ -152,6 +152,8 @@ class Looking(Desk):
             "schedule": list(job.schedule.cron) if job.schedule else [],
             "timezone": (job.schedule.timezone if job.schedule else "") or self._daemon.timezone,
             "next_run": to_text(due) if due else None,
+            "waiting": self._waiting(job.name),
+            "again": self._again(job),
             "running": active.run.id if active else None,
             "destinations": [destination.name for destination in job.destinations],
             "retention_count": job.retention.count,
@@ -162,6 +164,35 @@ class Looking(Desk):
             "protection": shown,
             **facts,
         }
+
+    def _waiting(self, name: str) -> list[dict[str, Any]]:
+        """Say what of a job is due and waits, and for what."""
+        agenda = self._supervisor.agenda
+        return [
+            {
+                "what": wait.what,
+                "due": to_text(wait.due),
+                "reason": wait.reason,
+                "until": to_text(wait.until) if wait.until is not None else None,
+                "active": agenda.active,
+                "most": agenda.most,
+            }
+            for wait in agenda.waits
+            if wait.job == name
+        ]
+
+    def _again(self, job: JobSpec) -> list[dict[str, Any]]:
+        """Say which failed runs of a job are made again, and when that will really be."""
+        return [
+            {
+                "action": action,
+                "due": to_text(self._supervisor.plans.free_at(job, again.due)),
+                "attempt": again.attempt,
+                "attempts": again.attempts,
+            }
+            for name, action, again in self._supervisor.retries.items()
+            if name == job.name
+        ]
 
     def _due(self, job: JobSpec) -> Callable[[Task], datetime | None]:
         """Return the function that tells when a task of a job is due next."""

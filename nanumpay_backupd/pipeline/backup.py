@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -31,6 +32,7 @@ from nanumpay_backupd.model import (
     Stage,
     error_info,
 )
+from nanumpay_backupd.pipeline.again import repeated
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
@@ -40,7 +42,7 @@ from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
 from nanumpay_backupd.pipeline.produce import preflight, produce
 from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
 from nanumpay_backupd.pipeline.prune import named, prune
-from nanumpay_backupd.pipeline.publish import commit, open_staging, sweep
+from nanumpay_backupd.pipeline.publish import clear_staging, commit, open_staging, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.swap import unfinished_swap
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
@@ -123,11 +125,16 @@ def recorded(
             return recorder.finish(Outcome.SUCCEEDED)
         return recorder.finish(partly(faults[0]) if callable(partly) else partly, faults[0])
     except CancelledError as error:
+        # A wait inside of a transfer ends in one way only, whatever the run is ended for.
+        if recorder.fault is not None and not recorder.cancelled:
+            return recorder.finish(Outcome.FAILED, recorder.fault)
         return recorder.finish(Outcome.CANCELLED, error)
     except OSError as error:
-        return recorder.finish(Outcome.FAILED, disk_fault(error, layout))
+        return recorder.finish(Outcome.FAILED, recorder.fault or disk_fault(error, layout))
     except Exception as raised:
-        fault = as_expected(raised)
+        # What failed because the run was being ended is not what it failed of.
+        fault = recorder.fault or as_expected(raised)
+        raised = fault if recorder.fault is not None else raised
         run = recorder.finish(Outcome.FAILED, fault)
         if fault is not raised:
             raise
@@ -231,7 +238,7 @@ def _stages(
 ) -> list[BackupdError]:
     whole, spec = spec, msgspec.structs.replace(spec, job=bound_for(spec.job, spec.only_to))
     with recorder.stage(Stage.PREFLIGHT):
-        punch = preflight(source, spec.job, layout, catalog, recorder, keys)
+        punch = _look(spec, source, layout, catalog, recorder, keys)
         sweep(layout)
         sweep_outbox(layout, catalog, held=layout.lock(spec.job.name, spec.action))
     manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
@@ -243,6 +250,16 @@ def _stages(
     with recorder.stage(Stage.RETENTION):
         _retain(whole, layout, catalog, recorder, open_store)
     return faults
+
+
+def _look(spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder, keys: Keyring) -> bool:
+    """Do the checks before a backup, more than once where that helps; returns whether holes can be punched."""
+    return repeated(
+        recorder,
+        spec.job.retry,
+        "the preflight",
+        lambda: preflight(source, spec.job, layout, catalog, recorder, keys),
+    )
 
 
 def _tell_oddity(spec: RunSpec, backup: Backup, layout: Layout, catalog: Catalog, recorder: Recorder) -> None:
@@ -302,7 +319,9 @@ def _make(
 ) -> Manifest:
     """Dump, compress, encrypt and commit; returns the committed backup's manifest."""
     staging, lock = open_staging(layout, spec.run)
-    try:
+
+    def attempt() -> tuple[Path, Manifest]:
+        clear_staging(staging)
         started, identifier = name_backup(spec, layout, catalog, recorder, _kind(spec))
         artifact, manifest = produce(
             source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec), keys=keys
@@ -310,6 +329,10 @@ def _make(
         manifest = msgspec.structs.replace(manifest, only_to=spec.only_to)
         if keys.seals_here and manifest.artifact.encryption == "none":
             artifact, manifest = encrypt_staged(source, artifact, manifest, recorder, keys)
+        return artifact, manifest
+
+    try:
+        artifact, manifest = repeated(recorder, spec.job.retry, "the dump", attempt)
         with recorder.stage(Stage.PUBLISH):
             commit(layout, staging, artifact, manifest)
             announce(manifest, catalog, recorder)
@@ -328,7 +351,7 @@ def safety_backup(spec: RunSpec, source: Source, catalog: Catalog, recorder: Rec
     layout = Layout(spec.paths.backups)
     with Keyring(spec.job.encryption) as keys:
         with recorder.stage(Stage.PREFLIGHT):
-            punch = preflight(source, spec.job, layout, catalog, recorder, keys)
+            punch = _look(spec, source, layout, catalog, recorder, keys)
         manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
         return prove_local(source, layout, manifest, catalog, recorder, keys)
 

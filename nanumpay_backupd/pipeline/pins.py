@@ -83,5 +83,4 @@ def _write(layout: Layout, backup: str, pins: list[Pin]) -> None:
             f"{path} cannot be written: {os.strerror(error.errno or 0)}",
             hint=f"check the owner and free space of {layout.private}",
             code="folder-unusable",
-            retryable=True,
         ) from None

@@ -197,6 +197,7 @@ def _delete_local(layout: Layout, copy: Copy) -> None:
             f"{path} cannot be deleted: {os.strerror(error.errno or 0)}",
             hint="check the folder's owner and rights",
             code="destination-denied",
+            retryable=False,
         ) from None
 
 

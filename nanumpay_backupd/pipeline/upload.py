@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
 from nanumpay_backupd.pipeline.outbox import can_be_sent, discard, fill
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
+from nanumpay_backupd.pipeline.transfers import Transfer, carry
 from nanumpay_backupd.settings.schema import Destination, JobSpec, RetryPolicy
 from nanumpay_backupd.stores.base import PutResult, Store
 from nanumpay_backupd.system.units import human_size
@@ -166,7 +166,7 @@ def _joined(copy: Copy) -> BackupdError:
     """Return the fault of a copy that was not tried because others wait for the same place."""
     assert copy.error is not None
     text = f"{copy.key} waits with others for {copy.destination}: {copy.error.message}"
-    return StoreError(text, hint=copy.error.hint, code=copy.error.code)
+    return StoreError(text, hint=copy.error.hint, code=copy.error.code, retryable=copy.error.retryable)
 
 
 def _hold(copy: Copy, tried: Copy, backup: Backup, retry: RetryPolicy, now: datetime, catalog: Catalog) -> None:
@@ -259,29 +259,37 @@ def _side_by_side(
         lasting = work[0][1].kind in SLICES
         return [_failed(copy, error, job.retry, catalog, recorder, lasting=lasting) for _, _, copy in work]
 
-    def one(destination: Destination, backup: Backup, copy: Copy) -> None:
-        started = recorder.clock.monotonic()
-        copy = msgspec.structs.replace(copy, key=parcel.artifact.name, size=parcel.artifact.size)
+    def failed(transfer: Transfer, error: BackupdError) -> None:
+        with lock:
+            if transfer.settle():
+                lasting = transfer.backup.kind in SLICES
+                faults.append(_failed(transfer.copy, error, job.retry, catalog, recorder, lasting=lasting))
+
+    def one(transfer: Transfer) -> None:
         try:
-            with contextlib.closing(open_store(destination)) as store:
-                result = _put(store, parcel, recorder)
+            with contextlib.closing(open_store(transfer.destination)) as store:
+                result = _put(store, parcel, transfer.moved)
         except CancelledError:
             return
         except Exception as raised:  # noqa: BLE001 - one destination's fault, also a defect, must not stop the others
-            error = as_expected(raised)
-            with lock:
-                faults.append(_failed(copy, error, job.retry, catalog, recorder, lasting=backup.kind in SLICES))
+            # Of what fails while it is given up, or the run is ended, that is the reason.
+            if recorder.fault is None:
+                failed(transfer, transfer.given_up or as_expected(raised))
             return
-        seconds = recorder.clock.monotonic() - started
         with lock:
-            text = _succeeded(copy, result, seconds, catalog, recorder)
+            if not transfer.settle():
+                return  # given up a moment ago; the next try finds it there
+            text = _succeeded(transfer.copy, result, transfer.taken, catalog, recorder)
             if tell:
                 recorder.reporter.message("info", text)
-            queue_again(catalog, job.name, destination.name, recorder.clock.now())
+            queue_again(catalog, job.name, transfer.destination.name, recorder.clock.now())
 
-    with ThreadPoolExecutor(len(work), thread_name_prefix="upload") as pool:
-        for future in [pool.submit(one, *item) for item in work]:
-            future.result()
+    changes = {"key": parcel.artifact.name, "size": parcel.artifact.size}
+    transfers = [
+        Transfer(destination, backup, msgspec.structs.replace(copy, **changes), recorder)
+        for destination, backup, copy in work
+    ]
+    carry(transfers, one, job, recorder, failed)
     discard(work[0][1].id, layout, catalog)
     recorder.check()
     return faults
@@ -310,10 +318,10 @@ def _parcel(
     return _Parcel(path, stored, keys.describe(manifest))
 
 
-def _put(store: Store, parcel: _Parcel, recorder: Recorder) -> PutResult:
+def _put(store: Store, parcel: _Parcel, moved: Callable[[int], None]) -> PutResult:
     """Artifact first, manifest last: a reader of the destination never sees a manifest without its artifact."""
     name = parcel.artifact.name
-    result = store.put(name, parcel.path, recorder.progress)
+    result = store.put(name, parcel.path, moved)
     if result.size != parcel.artifact.size:
         raise StoreError(
             f"{store.name} holds {result.size} bytes of {name} instead of {parcel.artifact.size}",

@@ -20,6 +20,7 @@ from nanumpay_backupd.settings.schema import (
     HostJob,
     JobEncryption,
     JobSpec,
+    Limits,
     MongoSource,
     MonitorOptions,
     Protection,
@@ -69,6 +70,7 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
             storage_class=more.storage_class,
             ca_file=more.ca_file,
             delete_versions=more.delete_versions,
+            bandwidth=more.bandwidth,
         )
     if app.storage == "ftp" and app.ftp.host:
         ftp, extras = app.ftp, host.nanumpay.ftp
@@ -84,6 +86,7 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
             ca_file=extras.ca_file,
             tls_fingerprint=extras.tls_fingerprint,
             timeout=extras.timeout,
+            bandwidth=extras.bandwidth,
         )
     return None
 
@@ -108,7 +111,8 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
         compression_level=host.nanumpay.compression_level,
         enabled=known.enabled,
         catch_up=host.nanumpay.catch_up,
-        retry=host.retry,
+        retry=host.nanumpay.retry or host.retry,
+        limits=host.nanumpay.limits or _common_limits(host),
         encryption=encryption,
         warnings=(*known.warnings, *told, *warnings),
         timezone=host.timezone,
@@ -132,7 +136,8 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
         compression_level=job.compression_level,
         enabled=job.enabled,
         catch_up=job.catch_up,
-        retry=host.retry,
+        retry=job.retry or host.retry,
+        limits=job.limits or _common_limits(host),
         timezone=host.timezone,
         encryption=encryption,
         warnings=_encryption_warnings(encryption, bool(job.destinations), of_application=False),
@@ -144,6 +149,11 @@ def _policies(host: HostConfig, retention: Policy, destinations: Iterable[Destin
     """Return what holds at the places of a job that have a table of their own about how long to keep."""
     places = (LOCAL, *(destination.name for destination in destinations))
     return {place: policy_of(retention, host.retentions[place]) for place in places if place in host.retentions}
+
+
+def _common_limits(host: HostConfig) -> Limits:
+    """Return the limits of a job that has none of its own."""
+    return Limits(**{name: getattr(host.limits, name) for name in Limits.__struct_fields__})
 
 
 def _limits(host: HostConfig, own: MonitorOptions, destinations: Iterable[Destination]) -> dict[str, Any]:

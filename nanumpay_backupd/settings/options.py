@@ -32,6 +32,7 @@ from nanumpay_backupd.settings.kinds import (
     Url,
     Whole,
 )
+from nanumpay_backupd.settings.limit_kinds import Bandwidth, Windows
 from nanumpay_backupd.settings.listening import LoopbackAddress, TextFile
 from nanumpay_backupd.settings.schema import (
     ApplicationJob,
@@ -42,7 +43,9 @@ from nanumpay_backupd.settings.schema import (
     FtpExtras,
     HostConfig,
     HostJob,
+    HostLimits,
     HostMonitor,
+    Limits,
     LocalDestination,
     LogOptions,
     MetricsOptions,
@@ -64,6 +67,8 @@ __all__ = [
     "DESTINATIONS",
     "JOB",
     "JOB_ENCRYPTION",
+    "JOB_LIMITS",
+    "JOB_RETRY",
     "MONITOR",
     "NAME",
     "PLACE_MONITOR",
@@ -162,6 +167,12 @@ _PROTECTION: Final = (
         '{ credential = "heartbeat" }',
     ),
 )
+_BANDWIDTH: Final = Option(
+    "bandwidth",
+    Bandwidth(),
+    "The most bytes per second, there and back, of a run (a restore is not held up); `0KiB`: no limit.",
+    '"10MiB"',
+)
 _S3_EXTRAS: Final = (
     Option("endpoint_url", Url(), "Address of an S3 server that is not AWS.", '"https://s3.example.com"'),
     Option(
@@ -187,6 +198,7 @@ _S3_EXTRAS: Final = (
         "In a bucket that keeps versions, delete these too (needs `s3:ListBucketVersions`, `s3:DeleteObjectVersion`).",
         "true",
     ),
+    _BANDWIDTH,
 )
 _FTP_EXTRAS: Final = (
     Option("tls_verify", Flag(), "Whether the server's certificate is checked (FTPS).", "false"),
@@ -203,6 +215,43 @@ _FTP_EXTRAS: Final = (
         '"' + "ab" * 32 + '"',
     ),
     Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+    _BANDWIDTH,
+)
+
+_RETRY: Final = (
+    Option("attempts", Whole(1, 100), "How often an upload is tried, the first time included.", "3"),
+    Option("delay", Duration("1s", "1h"), "Wait before the second try; doubles each time, up to 1 h.", '"60s"'),
+    Option("run_attempts", Whole(1, 20), "How often a run by schedule is made, the first time included.", "3"),
+    Option(
+        "run_delay",
+        Duration("1s", "1d"),
+        "Wait before it is made again; doubles each time, and never goes past its next due time.",
+        '"10m"',
+    ),
+)
+_LIMIT: Final = Duration("0s", "30d")
+_RUN_LIMITS: Final = (
+    Option(
+        "run", _LIMIT, "A backup until it is proven (uploads come later), a slice, a drill; `0s`: any time.", '"24h"'
+    ),
+    Option("preflight", _LIMIT, "The checks before a backup; `0s`: any time.", '"10m"'),
+    Option("dump", _LIMIT, "The dump by itself; `0s`: any time.", '"6h"'),
+    Option("verify", _LIMIT, "Reading back, and a verification of all copies; `0s`: any time.", '"12h"'),
+    Option("upload", _LIMIT, "Each upload; it is queued again, others carry on. `0s`: any time.", '"12h"'),
+    Option("restore", _LIMIT, "A restore; cut off, it leaves the database half restored. `0s`: any time.", '"0s"'),
+    Option("stall", _LIMIT, "How long nothing may move: no byte, no document. `0s`: for ever.", '"30m"'),
+    Option(
+        "memory",
+        Size("0KiB", "100TiB"),
+        "The most memory that a run takes with all its tools; with more it is ended. `0KiB`: any.",
+        '"2GiB"',
+    ),
+    Option(
+        "blackout",
+        Windows(),
+        "Times in which no backup, verification, drill or queued upload begins by itself; slices go on.",
+        '["mon-fri 09:00-18:00"]',
+    ),
 )
 
 _AGE: Final = Duration("0s", "3650d")
@@ -407,10 +456,24 @@ SINGLE: Final = (
     Table(
         "retry",
         RetryPolicy,
-        "Uploads that failed are tried again; the queue survives a restart.",
+        "What failed for a passing reason is tried again (docs/operations.md, Retries and limits); the queue of "
+        "uploads survives a restart.",
+        _RETRY,
+    ),
+    Table(
+        "limits",
+        HostLimits,
+        "How long runs and their parts may take, how much memory, and when nothing is begun (docs/operations.md, "
+        "Retries and limits). What takes longer is ended with the code `deadline`.",
         (
-            Option("attempts", Whole(1, 100), "How often, the first time included.", "3"),
-            Option("delay", Duration("1s", "1h"), "Wait before the second try; doubles each time, up to 1 h.", '"60s"'),
+            *_RUN_LIMITS,
+            Option(
+                "max_parallel",
+                Whole(1, 100),
+                "How many runs are made by themselves at one time, over all jobs. Slices and what a person starts do "
+                "not wait.",
+                "2",
+            ),
         ),
     ),
     _encryption(
@@ -542,6 +605,7 @@ DESTINATIONS: Final = {
         (
             Option("path", AbsolutePath(as_text=True), "The folder.", '"/mnt/usb/backups"', required=True),
             Option("require_mount", Flag(), "Refuse to write when nothing is mounted there.", "true"),
+            _BANDWIDTH,
         ),
     ),
 }
@@ -678,3 +742,6 @@ JOB: Final = Table(
 )
 
 JOB_ENCRYPTION: Final = _encryption("job.encryption", "How this job is encrypted, where it differs.", more=_MORE)
+
+JOB_RETRY: Final = Table("job.retry", RetryPolicy, "How this job is tried again, where it differs.", _RETRY)
+JOB_LIMITS: Final = Table("job.limits", Limits, "The limits of this job, where they differ.", _RUN_LIMITS)

@@ -104,6 +104,14 @@ This is asked for the rule, for `max_total_size` and for `min_keep` each by itse
 `days` or the windows (`keep_…`), and is taken from one table as a whole. A table that says both is refused.
 """
 
+_OWN: Final = """
+### `[job.retry]`, `[nanumpay.retry]`, `[job.limits]`, `[nanumpay.limits]`
+
+How one job is tried again, and its limits. `[job.retry]` has the keys of `[retry]`; `[job.limits]` those of `[limits]`
+but `max_parallel`. What such a table leaves out is as in `[retry]` and `[limits]`; a `blackout` of its own takes the
+place of the general one, `blackout = []` is none.
+"""
+
 _EVENTS: Final = """
 The events:
 
@@ -132,6 +140,7 @@ def reference_markdown() -> str:
     for table in (MONITOR, PLACE_MONITOR):
         lines += [f"\n### `[{table.path}]`\n\n{table.doc}\n\n", *_table(table)]
     lines += [f"\n#### `[{JOB_ENCRYPTION.path}]`\n\n{JOB_ENCRYPTION.doc}\n\n", *_table(JOB_ENCRYPTION)]
+    lines.append(_OWN)
     return "".join(lines)
 
 

@@ -35,9 +35,11 @@ __all__ = [
     "HealthOptions",
     "HostConfig",
     "HostJob",
+    "HostLimits",
     "HostMonitor",
     "JobEncryption",
     "JobSpec",
+    "Limits",
     "LocalDestination",
     "LogOptions",
     "MetricsOptions",
@@ -149,14 +151,47 @@ class HealthLimits(_Settings, frozen=True):
 
 
 class RetryPolicy(_Settings, frozen=True):
-    """How often and how soon a failed upload is tried again; the delay doubles each time up to an hour."""
+    """How often and how soon what failed for a passing reason is tried again. Each delay doubles, up to a limit.
+
+    ``attempts`` and ``delay`` are of uploads; a run tries its first stages as often, sooner (`pipeline.again`).
+    ``run_attempts`` and ``run_delay`` are of runs by schedule that failed nevertheless.
+    """
 
     attempts: int = 3
     delay: float = 60.0
+    run_attempts: int = 3
+    run_delay: float = 600.0
+
+
+class Limits(_Settings, frozen=True):
+    """How long a run and its parts may take (seconds, 0: any), and how much memory (bytes, 0: any).
+
+    ``run`` is without uploads, of which ``upload`` is each one's; ``stall`` is how long nothing may move. ``blackout``
+    are windows of the week (`blackout.parse`) in which nothing is begun by itself but slices.
+    """
+
+    run: float = 86400.0
+    preflight: float = 600.0
+    dump: float = 0.0
+    verify: float = 0.0
+    upload: float = 0.0
+    restore: float = 0.0
+    stall: float = 1800.0
+    memory: int = 0
+    blackout: tuple[str, ...] = ()
+
+
+class HostLimits(Limits, frozen=True, kw_only=True):
+    """The limits of every job that sets none of its own, and how many runs are made by themselves at one time."""
+
+    max_parallel: int = 2
 
 
 class S3Destination(_Settings, frozen=True, tag_field="type", tag="s3"):
-    """A bucket. ``endpoint_url`` empty means AWS; with a foreign endpoint checksums are sent only when required."""
+    """A bucket. ``endpoint_url`` empty means AWS; with a foreign endpoint checksums are sent only when required.
+
+    ``bandwidth`` is the most bytes per second that go there or come from there, 0: any; so it is of each destination.
+    """
 
     name: str
     bucket: str
@@ -174,6 +209,7 @@ class S3Destination(_Settings, frozen=True, tag_field="type", tag="s3"):
     part_size: int = 16 << 20
     parallel_parts: int = 3
     timeout: float = 60.0
+    bandwidth: int = 0
 
 
 class FtpDestination(_Settings, frozen=True, tag_field="type", tag="ftp"):
@@ -193,6 +229,7 @@ class FtpDestination(_Settings, frozen=True, tag_field="type", tag="ftp"):
     ca_file: str = ""
     tls_fingerprint: str = ""
     timeout: float = 60.0
+    bandwidth: int = 0
 
 
 class LocalDestination(_Settings, frozen=True, tag_field="type", tag="local"):
@@ -201,6 +238,7 @@ class LocalDestination(_Settings, frozen=True, tag_field="type", tag="local"):
     name: str
     path: str
     require_mount: bool = False
+    bandwidth: int = 0
 
 
 Destination = S3Destination | FtpDestination | LocalDestination
@@ -313,6 +351,7 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     catch_up: float = 7 * 86400.0
     timezone: str = ""
     retry: RetryPolicy = RetryPolicy()
+    limits: Limits = Limits()
     encryption: JobEncryption = JobEncryption()
     warnings: tuple[str, ...] = ()
 
@@ -410,6 +449,7 @@ class S3Extras(_Settings, frozen=True):
     storage_class: str = ""
     ca_file: str = ""
     delete_versions: bool = False
+    bandwidth: int = 0
 
 
 class FtpExtras(_Settings, frozen=True):
@@ -419,10 +459,14 @@ class FtpExtras(_Settings, frozen=True):
     ca_file: str = ""
     tls_fingerprint: str = ""
     timeout: float = 60.0
+    bandwidth: int = 0
 
 
 class ApplicationJob(Protection, frozen=True, kw_only=True):
-    """What the host adds to the job `APPLICATION_JOB`. ``enabled`` off: the application's settings are not watched."""
+    """What the host adds to the job `APPLICATION_JOB`. ``enabled`` off: the application's settings are not watched.
+
+    ``retry`` and ``limits`` None: as of all jobs.
+    """
 
     enabled: bool = True
     destinations: tuple[str, ...] = ()
@@ -433,10 +477,15 @@ class ApplicationJob(Protection, frozen=True, kw_only=True):
     s3: S3Extras = S3Extras()
     ftp: FtpExtras = FtpExtras()
     encryption: EncryptionOptions = EncryptionOptions()
+    retry: RetryPolicy | None = None
+    limits: Limits | None = None
 
 
 class HostJob(Protection, frozen=True, kw_only=True):
-    """A further job of the host file. No ``schedule``: it runs only when asked. ``database`` empty: all databases."""
+    """A further job of the host file. No ``schedule``: it runs only when asked. ``database`` empty: all databases.
+
+    ``retry`` and ``limits`` None: as of all jobs.
+    """
 
     name: str
     uri: Secret
@@ -450,6 +499,8 @@ class HostJob(Protection, frozen=True, kw_only=True):
     enabled: bool = True
     catch_up: float = 7 * 86400.0
     encryption: EncryptionOptions = EncryptionOptions()
+    retry: RetryPolicy | None = None
+    limits: Limits | None = None
 
 
 class Channel(_Settings, frozen=True):
@@ -510,6 +561,7 @@ class HostConfig(_Settings, frozen=True):
     control: ControlOptions = ControlOptions()
     log: LogOptions = LogOptions()
     retry: RetryPolicy = RetryPolicy()
+    limits: HostLimits = HostLimits()
     notify: NotifyOptions = NotifyOptions()
     monitor: HostMonitor = HostMonitor()
     channels: tuple[Channel, ...] = ()

@@ -128,6 +128,23 @@ def test_other_states_of_a_job() -> None:
     assert "app✗none nas✗none" in text
 
 
+def test_what_waits_and_what_is_made_again() -> None:
+    """Status says what is due and waits for what, until when, and when a failed run is made again."""
+    due, until = "2026-11-20T18:00:00Z", "2026-11-20T22:00:00Z"
+    waiting = [
+        {"what": "backup", "due": due, "reason": "blackout", "until": until, "active": 0, "most": 2},
+        {"what": "upload", "due": due, "reason": "number", "active": 2, "most": 2},
+    ]
+    again = [{"action": "drill", "due": until, "attempt": 2, "attempts": 3}]
+    lines = status_text(jobs=[job(waiting=waiting, again=again)]).splitlines()
+    at = lines.index("  next run   2026-11-22 02:00 KST, in 21 h")
+    assert lines[at + 1 : at + 4] == [
+        "  waits      the backup, due 2026-11-21 03:00 KST, for the blackout until 2026-11-21 07:00 KST",
+        "  waits      queued uploads, due 2026-11-21 03:00 KST: 2 of 2 runs are active",
+        "  again      the drill is tried again 2026-11-21 07:00 KST, in 2 h, attempt 2 of 3",
+    ]
+
+
 @pytest.mark.parametrize(
     "changes,text",
     [
