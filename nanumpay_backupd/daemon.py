@@ -11,7 +11,7 @@ import signal
 from collections.abc import Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
@@ -25,6 +25,7 @@ from nanumpay_backupd.control.server import GROUP_HINT, ControlServer
 from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError
 from nanumpay_backupd.events import Event, Fault, Severity
 from nanumpay_backupd.messages import Message
+from nanumpay_backupd.metrics.exporter import Exporter
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Trigger
 from nanumpay_backupd.promises import Promises
 from nanumpay_backupd.scheduler import zone_of
@@ -43,6 +44,9 @@ from nanumpay_backupd.system.notify import ServiceManager
 from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.tasks import end_tasks
 from nanumpay_backupd.system.units import human_size
+
+if TYPE_CHECKING:
+    from nanumpay_backupd.metrics.figures import Figures
 
 __all__ = ["Daemon", "serve"]
 
@@ -71,6 +75,7 @@ class Daemon:
         self.supervisor = Supervisor(host.paths, clock)
         self._methods = Methods(self, clock)
         self.announcer = Announcer(clock, self.supervisor.db, look=self._methods.faults, review=self._methods.review)
+        self.metrics = Exporter(clock, self._figures)
         self._config = config
         self._host = host
         self._clock = clock
@@ -103,6 +108,8 @@ class Daemon:
             self._task("reload", self._reload_on_signal()),
             self._task("announcer", self.announcer.run(self.supervisor.events)),
             self._task("promises", Promises(self.supervisor, self._clock).run()),
+            self._task("monitor", self._methods.watch_places()),
+            self._task("metrics", self.metrics.run(self.supervisor.events)),
         ]
         try:
             await self._start_settings()
@@ -224,9 +231,11 @@ class Daemon:
             update = update or self._settings
             app = update.app if update else None
             jobs = build_jobs(self._host, app, update.warnings if update else ())
+            self.supervisor.agenda.most = self._host.limits.max_parallel
             await self.supervisor.apply(jobs)
             self._settings = update
             self.announcer.configure(self._host, jobs)
+            self.metrics.configure(self._host.metrics, self._host.control.group)
 
     # Reload
 
@@ -282,6 +291,11 @@ class Daemon:
         return str(zone_of(Schedule(cron=(), timezone=self._host.timezone)))
 
     @property
+    def monitor_at(self) -> tuple[str, ...]:
+        """See `DaemonView.monitor_at`."""
+        return self._host.monitor.at
+
+    @property
     def language(self) -> str:
         """See `DaemonView.language`."""
         return self._host.notify.language
@@ -323,7 +337,13 @@ class Daemon:
         if self._reload_problem is not None:
             text = f"the last reload was refused: {self._reload_problem.message}"
             found.append(_fault("reload", text, Severity.WARNING, Event.SETTINGS_REFUSED, self._reload_problem))
-        return [*found, *self.announcer.faults()]
+        return [*found, *self.announcer.faults(), *self.metrics.faults()]
+
+    async def _figures(self) -> Figures:
+        """Take the figures of the metrics; what that needs is loaded when somebody wants them."""
+        from nanumpay_backupd.metrics.figures import gather
+
+        return await gather(self, self._methods)
 
     # Service manager
 

@@ -1,4 +1,4 @@
-"""Sets up what demo, tests and benchmark need: .venv, MongoDB's tools, system packages. Standard library only.
+"""Sets up what demo, tests and benchmark need: .venv, single tools, system packages. Standard library only.
 
 Run by `make` with the system's Python: ``python3 tests/setup_tools.py demo`` or ``test`` (demo needs fewer system
 packages), or ``s3-lock`` for what only one target needs. Everything lands in .venv and .tools of the project, except
@@ -94,6 +94,8 @@ def main(argv: Sequence[str]) -> int:
             system_packages(DEMO_COMMANDS if wanted == "demo" else TEST_COMMANDS)
             virtual_environment()
             mongodb_tools()
+            if wanted == "test":
+                promtool()
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
         return 1
@@ -189,6 +191,30 @@ def mongodb_tools() -> None:
     stamp.write_text(MONGODB_TOOLS_SHA512, encoding="ascii")
 
 
+def promtool() -> None:
+    """Take Prometheus' own checker out of Debian's package into .tools/bin; the package itself would start a server."""
+    folder = TOOLS / "bin"
+    if os.access(folder / "promtool", os.X_OK) or shutil.which("promtool", path=PATH) is not None:
+        return
+    if shutil.which("apt-get") is None:
+        raise SetupError("promtool is missing, and there is no apt-get to fetch it: install the package prometheus")
+    _say("fetching promtool")
+    cache = TOOLS / "download"
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir()
+    fetch = ["apt-get", "download", "-q", "prometheus"]
+    if subprocess.run(fetch, cwd=cache, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
+        # The lists of packages are old, or were never fetched.
+        update = ["apt-get", "update", "-q"]
+        _run_quietly([*_as_root([update]), *update])
+        _run_quietly(fetch, cwd=cache)
+    (package,) = cache.glob("prometheus_*.deb")
+    _run(["dpkg-deb", "-x", str(package), str(cache / "tree")])
+    folder.mkdir(exist_ok=True)
+    (cache / "tree" / "usr" / "bin" / "promtool").rename(folder / "promtool")
+    shutil.rmtree(cache)
+
+
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
     with (TOOLS / ".lock").open("w", encoding="ascii") as stream:
@@ -260,9 +286,11 @@ def _run(argv: Sequence[str], *, cwd: Path | None = None, stdout: int | None = N
     subprocess.run(argv, check=True, cwd=cwd, stdout=stdout, stdin=subprocess.DEVNULL)
 
 
-def _run_quietly(argv: Sequence[str]) -> None:
+def _run_quietly(argv: Sequence[str], *, cwd: Path | None = None) -> None:
     """Run a talkative command; what it said is shown only when it fails."""
-    done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        argv, check=False, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if done.returncode != 0:
         sys.stderr.buffer.write(done.stdout)
         done.check_returncode()

@@ -19,6 +19,7 @@ __all__ = ["Listener", "group_differs", "mark_down"]
 _BACKLOG: Final = 128
 _PARENT_MODE: Final = 0o755
 _HINT: Final = "check the folder's owner and the configured group; a socket's path has 90 characters at most"
+_CONTROL: Final = "control socket"
 _GROUP_HINT: Final = (
     "take [control] group out of backupd.toml and let nanumpay-backupd.socket make the socket, with SocketGroup= "
     "(drop-in socket-group.conf): the service may not give a file to another group"
@@ -66,13 +67,15 @@ class Listener:
         return cls(listening, None, path)
 
     @classmethod
-    def open(cls, path: Path, *, mode: int, group: str | None) -> Listener:
-        """Listen on ``path``; its folder is created when it is not there.
+    def open(
+        cls, path: Path, *, mode: int, group: str | None, what: str = _CONTROL, group_hint: str = _GROUP_HINT
+    ) -> Listener:
+        """Listen on ``path``; its folder is created when it is not there. ``what`` it is, is said where it fails.
 
         Raises BusyError when another daemon answers there, ConfigError when the path or the group cannot be used.
         """
-        gid = None if group is None else _gid(group)
-        _refuse_living(path)
+        gid = None if group is None else _gid(group, what)
+        _refuse_living(path, what)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -91,8 +94,8 @@ class Listener:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise ConfigError(
-                f"the control socket {path} cannot be made: {error.strerror or error}",
-                hint=_GROUP_HINT if group is not None and error.errno == errno.EPERM else _HINT,
+                f"the {what} {path} cannot be made: {error.strerror or error}",
+                hint=group_hint if group is not None and error.errno == errno.EPERM else _HINT,
                 code="control-socket",
             ) from None
 
@@ -151,16 +154,16 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _gid(group: str) -> int:
+def _gid(group: str, what: str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         raise ConfigError(
-            f"the control socket's group {group} does not exist", hint=f"create it: groupadd --system {group}"
+            f"the {what}'s group {group} does not exist", hint=f"create it: groupadd --system {group}"
         ) from None
 
 
-def _refuse_living(path: Path) -> None:
+def _refuse_living(path: Path, what: str) -> None:
     """Raise BusyError when somebody listens on ``path``, ConfigError when it is not a socket at all."""
     try:
         status = path.lstat()
@@ -168,7 +171,7 @@ def _refuse_living(path: Path) -> None:
         return  # not there, or not to be seen: making it will tell
     if not stat.S_ISSOCK(status.st_mode):
         raise ConfigError(
-            f"{path} is to be the control socket, but a file of another kind is in its place",
+            f"{path} is to be the {what}, but a file of another kind is in its place",
             hint="move that file away, or configure another path",
             code="control-socket",
         )

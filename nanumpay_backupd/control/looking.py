@@ -15,6 +15,10 @@ from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.events import Fault
 from nanumpay_backupd.model import SLICES, Kind, to_builtins
+from nanumpay_backupd.monitoring.checks import Check
+from nanumpay_backupd.monitoring.faults import faults_of
+from nanumpay_backupd.monitoring.judging import gather, judge
+from nanumpay_backupd.monitoring.memory import recall
 from nanumpay_backupd.plans import Task
 from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import JobSpec
@@ -32,8 +36,13 @@ class Looking(Desk):
 
     async def get_status(self, _call: Call) -> dict[str, Any]:
         """Answer GetStatus."""
+        status, _ = await self.standing()
+        return status
+
+    async def standing(self) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the status, and what is wrong now in more than its words."""
         jobs, free, faults = await self._look()
-        return {
+        status = {
             "version": __version__,
             "pid": os.getpid(),
             "started": to_text(self._daemon.started),
@@ -46,6 +55,7 @@ class Looking(Desk):
             "settings": self._daemon.settings_state(),
             "jobs": jobs,
         }
+        return status, faults
 
     async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
         """Return what is wrong now, as the status tells it, and the jobs as it shows them."""
@@ -53,10 +63,22 @@ class Looking(Desk):
         return faults, jobs
 
     async def _look(self) -> tuple[list[dict[str, Any]], int | None, list[Fault]]:
-        jobs = [await self._job(job) for job in self._supervisor.jobs.values()]
+        specs = list(self._supervisor.jobs.values())  # settings may change while the catalog is asked
+        jobs = [await self._job(job) for job in specs]
         free = await asyncio.to_thread(_free, self._supervisor)
         faults = [*self._daemon.problems(), *job_faults(jobs), *disk_fault(free, self._supervisor.paths.backups)]
-        return jobs, free, faults
+        checks: list[Check] = []
+        for job, shown in zip(specs, jobs, strict=True):
+            checks += await self._judged(job, shown)
+        return jobs, free, [*faults, *faults_of(checks, faults)]
+
+    async def _judged(self, job: JobSpec, shown: dict[str, Any], *, thorough: bool = False) -> list[Check]:
+        """Judge a job and its places by what the catalog knows and the last look saw; ``shown`` is of `_job`."""
+        now = self._clock.now()
+        facts, memory = await self._supervisor.db(
+            lambda catalog: (gather(catalog, job, thorough=thorough), recall(catalog))
+        )
+        return judge(job, shown, facts, memory, now)
 
     async def list_jobs(self, _call: Call) -> dict[str, Any]:
         """Answer ListJobs."""
@@ -126,9 +148,12 @@ class Looking(Desk):
             "name": job.name,
             "enabled": job.enabled,
             "source": f"mongodb database {source.database}" if source.database else "mongodb, all databases",
+            "holds": source.holds.value,
             "schedule": list(job.schedule.cron) if job.schedule else [],
             "timezone": (job.schedule.timezone if job.schedule else "") or self._daemon.timezone,
             "next_run": to_text(due) if due else None,
+            "waiting": self._waiting(job.name),
+            "again": self._again(job),
             "running": active.run.id if active else None,
             "destinations": [destination.name for destination in job.destinations],
             "retention_count": job.retention.count,
@@ -139,6 +164,35 @@ class Looking(Desk):
             "protection": shown,
             **facts,
         }
+
+    def _waiting(self, name: str) -> list[dict[str, Any]]:
+        """Say what of a job is due and waits, and for what."""
+        agenda = self._supervisor.agenda
+        return [
+            {
+                "what": wait.what,
+                "due": to_text(wait.due),
+                "reason": wait.reason,
+                "until": to_text(wait.until) if wait.until is not None else None,
+                "active": agenda.active,
+                "most": agenda.most,
+            }
+            for wait in agenda.waits
+            if wait.job == name
+        ]
+
+    def _again(self, job: JobSpec) -> list[dict[str, Any]]:
+        """Say which failed runs of a job are made again, and when that will really be."""
+        return [
+            {
+                "action": action,
+                "due": to_text(self._supervisor.plans.free_at(job, again.due)),
+                "attempt": again.attempt,
+                "attempts": again.attempts,
+            }
+            for name, action, again in self._supervisor.retries.items()
+            if name == job.name
+        ]
 
     def _due(self, job: JobSpec) -> Callable[[Task], datetime | None]:
         """Return the function that tells when a task of a job is due next."""

@@ -98,7 +98,7 @@ def drill(spec: RunSpec, open_source: OpenSource, catalog: Catalog, recorder: Re
         return []
 
     def partly(error: BackupdError) -> Outcome:
-        unasked = recorder.run.trigger in (Trigger.SCHEDULE, Trigger.CATCH_UP)
+        unasked = recorder.run.trigger in (Trigger.SCHEDULE, Trigger.CATCH_UP, Trigger.AGAIN)
         return Outcome.SKIPPED if unasked and error.code == "key-missing" else Outcome.DEGRADED
 
     return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=partly)
@@ -326,6 +326,7 @@ class _Drill:
                 f"{scratch.described}, into which the backup was being restored, failed: {why}",
                 hint="is there memory and room? journalctl -k | grep -i oom; the backup itself is untouched",
                 code="scratch-failed",
+                retryable=True,
             ) from None
 
     def _damaged(self, chosen: _Chosen, error: VerifyError) -> None:

@@ -1,8 +1,9 @@
 """Watches the application's settings in MongoDB and tells of every change. What they mean is judged next door.
 
 On a replica set a change stream on ``admins`` says that something changed, whatever it was, and the documents are read
-again; on a standalone server they are read every few seconds. The stream is opened before the first read, so no change
-falls between the two. Whatever happens to MongoDB, the last good settings stay in force.
+again; on a standalone server, and where the user may not watch, they are read every few seconds. The stream is opened
+before the first read, so no change falls between the two. Whatever happens to MongoDB, the last good settings stay in
+force.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ _MOST_DOCUMENTS: Final = 1000
 _CLOSE_SECONDS: Final = 0.3
 _CLOSE_ATTEMPTS: Final = 4
 
+_RIGHTS_AGE: Final = 600.0
+"""Seconds after which a user who might not watch is tried again: rights may have been given."""
+
+_UNAUTHORIZED: Final = 13
 _NOT_A_REPLICA_SET: Final = 40573
 # ChangeStreamFatalError, ChangeStreamHistoryLost, InvalidResumeToken, CappedPositionLost: this stream is lost, a new
 # one is not.
@@ -126,6 +131,7 @@ class SettingsWatch:
         self._dirty = asyncio.Event()
         self._failures = 0
         self._outage: tuple[str, float] | None = None
+        self._unwatched = False
 
     @property
     def state(self) -> SettingsUpdate:
@@ -163,10 +169,16 @@ class SettingsWatch:
                 unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
             )
             collection = client.get_database(self._database, codec_options=options).get_collection(COLLECTION)
-            if _has_change_streams(hello):
-                await self._follow(collection, server)
-            else:
+            if not _has_change_streams(hello):
                 await self._poll(client, collection, server)
+                return
+            try:
+                await self._follow(collection, server)
+            except OperationFailure as error:
+                if error.code != _UNAUTHORIZED:
+                    raise
+                # Who may not read either hears of that from the first reading.
+                await self._read_only(collection, server)
 
     def _client(self) -> _Client:
         """Return a new client; a fresh one each time, because an old one does not forget what the server once was."""
@@ -191,6 +203,21 @@ class SettingsWatch:
             if _has_change_streams(await client.admin.command("hello")):
                 _log.info("MongoDB has become a replica set: settings are watched by change stream from now on")
                 return
+
+    async def _read_only(self, collection: _Collection, server: str) -> None:
+        """Poll for a while because the user may read the settings, but not watch them."""
+        until = self._clock.monotonic() + _RIGHTS_AGE
+        while self._clock.monotonic() < until:
+            self._dirty.clear()
+            await self._refresh(collection, "polling", server)
+            if not self._unwatched:
+                self._unwatched = True
+                text = f"the user of MongoDB at {self._place} may read the settings, but not watch them"
+                _log.warning(
+                    f"{text}: they are read every {self._poll_interval:g} s",
+                    hint="give it the role read on that database",
+                )
+            await self._pause(self._poll_interval)
 
     async def _follow(self, collection: _Collection, server: str) -> None:
         """Keep a change stream open; one that was invalidated (drop, rename) or lost is replaced by a new one."""

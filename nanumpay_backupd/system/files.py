@@ -17,6 +17,7 @@ from typing import Final
 __all__ = [
     "allocated_bytes",
     "can_punch_holes",
+    "disk_size",
     "drop_cache",
     "free_bytes",
     "fsync_dir",
@@ -28,6 +29,7 @@ __all__ = [
     "read_json_bytes",
     "remove_tree",
     "rename",
+    "replace_for_all",
     "write_atomic",
     "write_new",
 ]
@@ -94,6 +96,26 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o640) -> None:
     fsync_dir(path.parent)
 
 
+def replace_for_all(path: Path, data: bytes) -> None:
+    """Replace a small file that every user may read, as a whole; what it says is soon told anew, so no fsync.
+
+    Others may write in its folder too: a file or link that waits under the temporary name is removed, never followed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(data)
+            os.fchmod(stream.fileno(), 0o644)  # the service's umask takes it from others
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
 def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write a small file that is not there yet, durably; whatever has that name, a link too, raises FileExistsError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -134,6 +156,18 @@ def free_bytes(path: Path) -> int:
     """Return the bytes an ordinary user may still write on the filesystem that holds ``path``."""
     stat = os.statvfs(path)
     return stat.f_bavail * stat.f_frsize
+
+
+def disk_size(path: Path) -> int | None:
+    """Return the bytes of the filesystem that holds ``path``, as `free_bytes` counts them; None when not known.
+
+    Without what is reserved for root, so that a disk on which nothing is free for others is full.
+    """
+    try:
+        stat = os.statvfs(path)
+    except OSError:
+        return None
+    return (stat.f_blocks - (stat.f_bfree - stat.f_bavail)) * stat.f_frsize
 
 
 def allocated_bytes(path: Path) -> int:

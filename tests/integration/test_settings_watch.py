@@ -597,6 +597,20 @@ async def test_a_wrong_password_is_told_without_showing_it() -> None:
         site.uri = right
         async with watching(site) as watcher:
             await watcher.time("03:00")
+        site.uri = f"mongodb://looker:looking@{server.address}/{site.database}?authSource=admin"
+        await _who_may_only_read(site, client)
+
+
+async def _who_may_only_read(site: Site, client: pymongo.MongoClient[Document]) -> None:
+    """A login that may read the administrators but not watch them: they are read again and again."""
+    admins = {"resource": {"db": site.database, "collection": "admins"}, "actions": ["find"]}
+    client.admin.command("createRole", "look", privileges=[admins], roles=[])
+    client.admin.command("createUser", "looker", pwd="looking", roles=["look"])
+    async with watching(site, poll_interval=0.1) as watcher:
+        assert (await watcher.time("03:00")).mode == "polling"
+        await asyncio.to_thread(site.save, 1, {"time": "04:00"})
+        update = await watcher.time("04:00")
+        assert (update.mode, update.problem) == ("polling", None)
 
 
 @story

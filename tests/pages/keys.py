@@ -15,6 +15,8 @@ from nanumpay_backupd.settings.options import (
     DESTINATIONS,
     JOB,
     JOB_ENCRYPTION,
+    MONITOR,
+    PLACE_MONITOR,
     RETENTION,
     SINGLE,
     TOP,
@@ -42,7 +44,7 @@ def parts() -> dict[str, str]:
         "tables": "".join(_section(table) for table in (TOP, *SINGLE)),
         "destinations": "".join(_kind(name, table) for name, table in DESTINATIONS.items()),
         "channels": _section(CHANNEL) + _events(),
-        "jobs": _section(JOB) + _section(RETENTION) + _section(JOB_ENCRYPTION),
+        "jobs": "".join(_section(one) for one in (JOB, RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION)),
         "fields": "".join(_fields()),
     }
 

@@ -11,6 +11,7 @@ import pytest
 
 from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNREACHABLE
 from tests.compare import describe_database
+from tests.servers.tools import PROJECT
 from tests.system.container import wait_for
 from tests.system.host import BACKUPS, DATABASE, SERVICE, Host, without_place
 from tests.system.image import FTP_PASSWORD, FTP_USER
@@ -65,6 +66,34 @@ def test_reload(well: Host) -> None:
     well.host_file("")
     well.run(f"systemctl reload {SERVICE}")
     assert re.search(r"daily at \d\d:\d\d KST", well.ctl("status").out)
+
+
+def test_metrics_out_of_the_sandbox(well: Host) -> None:
+    """The address needs nothing; the file needs what docs/monitoring.md says, and the status names the drop-in.
+
+    Then every user may read it, node_exporter's among them.
+    """
+    file = "/var/lib/prometheus/node-exporter/nanumpay-backupd.prom"
+    fetch = (
+        "python3 -c 'import urllib.request as u; "
+        'print(u.urlopen("http://127.0.0.1:9618/metrics", timeout=20).read().decode())\''
+    )
+    well.run(f"install -d -m 0755 {file.rpartition('/')[0]}")
+    well.host_file(f'[metrics]\nlisten = "127.0.0.1:9618"\ntextfile = "{file}"\n')
+    well.run(f"systemctl reload {SERVICE}")
+    wait_for(lambda: shows(well, "metrics cannot be written to"), "the fault")
+    assert shows(well, r"drop-ins/metrics\.conf")
+    assert "nanumpay_backup_build_info{version=" in well.run(f"runuser -u nobody -- {fetch}").out
+    page = (PROJECT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"^```sh\n(chgrp .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    well.run(f"set -e\n{commands}")
+    wait_for(lambda: well.path(file).exists(), "the file")
+    assert "nanumpay_backup_build_info{version=" in well.run(f"runuser -u nobody -- cat {file}").out
+    assert not shows(well, "metrics cannot")
+    well.host_file("")
+    well.run(f"systemctl reload {SERVICE}")
+    wait_for(lambda: not well.path(file).exists(), "the end of the file")
+    well.run("chgrp root /var/lib/prometheus/node-exporter")
 
 
 def test_a_stop_in_mid_dump_lets_the_run_end(well: Host) -> None:

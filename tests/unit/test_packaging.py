@@ -51,6 +51,19 @@ def test_everything_for_systemd_is_installed(path: Path) -> None:
     assert f"systemd/{path.name}" in RULES
 
 
+def test_the_licence_of_every_library_in_the_package_is_told() -> None:
+    """Each library that the lock file names has its licence in debian/copyright, and no other is named there."""
+    lock = (PROJECT / "requirements.lock").read_text(encoding="utf-8")
+    locked = set(re.findall(r"^([a-z0-9-]+)==\S+ \\\\?$", lock, re.MULTILINE))
+    text = (FOLDER / "copyright").read_text(encoding="utf-8")
+    (told,) = re.findall(r"They are:\n \.\n(.*?)\n\n", text, re.DOTALL)
+    words = re.sub(r"\(.*?\)", "", told, flags=re.DOTALL)
+    lists = [part.partition(":")[2] for part in re.split(r"[;.](?:\n|$)", words)]
+    named = {name.strip() for names in lists for name in names.split(",") if name.strip()}
+    # The lines of a later Python have a condition; the zone files are the system's.
+    assert named == locked - {"tzdata"}
+
+
 def test_every_completion_is_installed() -> None:
     """Each program has one for each of the three shells."""
     names = {path.name for path in (PROJECT / "nanumpay_backupd" / "cli" / "completions").iterdir()}
