@@ -47,7 +47,8 @@ def run_several(context: Context, params: Reply) -> int:
             code = error.exit_code
             faults.append({"job": name, "code": error.code, "message": error.message, "hint": error.hint})
             if not context.args.json:
-                complain(f"job {name}: {error.message}", error.hint, error.code, context.args.color)
+                about = "" if f"job {name}" in error.message else f"job {name}: "
+                complain(f"{about}{error.message}", error.hint, error.code, context.args.color)
         codes.append(code)
         if code == EXIT_INTERRUPTED and (left := names[number + 1 :]):
             # Whoever stops watching, or cancels one, hardly wants the others.
