@@ -131,7 +131,7 @@ class Looking(Desk):
         return {
             "name": job.name,
             "enabled": job.enabled,
-            "source": f"mongodb database {source.database}" if source.database else "mongodb, all databases",
+            "source": source.described,
             "schedule": list(job.schedule.cron) if job.schedule else [],
             "timezone": (job.schedule.timezone if job.schedule else "") or self._daemon.timezone,
             "next_run": to_text(due) if due else None,

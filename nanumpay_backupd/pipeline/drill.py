@@ -60,6 +60,7 @@ from nanumpay_backupd.pipeline.unpack import OPLOG, Unpacker
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import prove
 from nanumpay_backupd.settings.schema import MongoSource, RunSpec, VerifyOrder
+from nanumpay_backupd.settings.sources import mongodb_of
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import free_bytes, remove_tree
 from nanumpay_backupd.system.units import human_size
@@ -133,7 +134,8 @@ class _Drill:
     ) -> None:
         self._keys = keys
         self._spec = spec
-        self._check_of = open_source(spec.job.source).check
+        self._source = mongodb_of(spec.job.source, "this way of drilling")
+        self._check_of = open_source(self._source).check
         self._catalog = catalog
         self._recorder = recorder
         self._open_store = open_store
@@ -196,7 +198,7 @@ class _Drill:
         from nanumpay_backupd.sources import scratch
         from nanumpay_backupd.sources.mongorestore import MongoTarget
 
-        source = self._spec.job.source
+        source = self._source
         MongoTarget(source).tool()
         try:
             folder = self._layout.run_staging(self._run) / "scratch"

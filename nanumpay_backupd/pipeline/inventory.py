@@ -133,9 +133,7 @@ def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
         state=state,
         artifact=manifest.artifact.name,
         size=manifest.artifact.size,
-        documents=manifest.consistency.entries
-        if sliced
-        else sum(item.documents for item in manifest.source.collections),
+        documents=manifest.consistency.entries if sliced and not manifest.source.parts else manifest.source.documents,
         run=manifest.run,
         start=manifest.consistency.start,
         end=manifest.consistency.end,

@@ -43,6 +43,7 @@ from nanumpay_backupd.pipeline.unpack import Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import Check, Sink, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
+from nanumpay_backupd.settings.sources import mongodb_of
 from nanumpay_backupd.sources.base import Expected, Source
 from nanumpay_backupd.sources.oplog_replay import Replay
 from nanumpay_backupd.system.files import remove_tree
@@ -103,6 +104,10 @@ def _order(spec: RunSpec) -> RestoreOrder:
     return spec.restore
 
 
+def _source(spec: RunSpec) -> MongoSource:
+    return mongodb_of(spec.job.source, "this way of restoring")
+
+
 def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime, keys: Keyring) -> _Prepared:
     order = _order(spec)
     layout = Layout(spec.paths.backups)
@@ -128,7 +133,7 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
     # The others are tried one after the other, before anything is changed.
     for last, its in slices[-1:]:
         _unlocked(last, its, keys)
-    names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
+    names = goal(backup, order, _source(spec).database, replayed=bool(slices))
     if order.swap:
         check_swap(spec, list(names.values()), _types(backup, order), whole=_whole(order))
     target.tool()
@@ -199,7 +204,7 @@ class _Restore:
         self._recorder = recorder
         self._open_store = open_store
         self._layout = Layout(spec.paths.backups)
-        self._database = self._order.to_database or spec.job.source.database
+        self._database = self._order.to_database or _source(spec).database
         self._safety = ""
         self._state = "untouched"
 
@@ -279,7 +284,7 @@ class _Restore:
     def _check(self, ready: _Prepared, artifact: Path, slices: list[Path], folder: Path) -> list[Expected]:
         """Prove the artifact, unpack what is wanted, and return what then has to be in the database."""
         backup, recorder = ready.backup, self._recorder
-        check = self._open_source(self._spec.job.source).check
+        check = self._open_source(_source(self._spec)).check
         manifest = backup.manifest.at(ready.copy.key) if backup.manifest is not None else None
         with recorder.stage(Stage.CHECK):
             try:
@@ -363,7 +368,7 @@ class _Restore:
         """Back the target up, under a job's name of its own: retention of the job is not misled by it."""
         job = self._spec.job
         one = next(iter(ready.names.values())) if len(ready.names) == 1 else ""
-        source = msgspec.structs.replace(job.source, database=one)
+        source = msgspec.structs.replace(_source(self._spec), database=one)
         name = f"{job.name.removesuffix(SAFETY_SUFFIX)}{SAFETY_SUFFIX}"
         spec = msgspec.structs.replace(
             self._spec, job=msgspec.structs.replace(job, name=name, source=source, destinations=())

@@ -31,6 +31,7 @@ __all__ = [
     "Kind",
     "MongoUri",
     "Names",
+    "PathPatterns",
     "Place",
     "QuietHours",
     "SecretText",
@@ -282,6 +283,28 @@ class AbsolutePath(Kind):
     def show(self, value: object) -> str:
         """Show it as text."""
         return show(str(value))
+
+
+class PathPatterns(Kind):
+    """Absolute paths, also patterns as the shell has them (``**``: any folders); one may stand without a list."""
+
+    expected = "an absolute path or a list of them, also with * ? [ ] and ** in it"
+    example = '["/srv/app/*.db"]'
+
+    def parse(self, value: object, place: Place) -> tuple[str, ...]:  # noqa: ARG002 - the contract of Kind
+        """Return the paths, each once."""
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list) or not items:
+            raise self.mismatch(value)
+        for item in items:
+            if not isinstance(item, str) or not item.startswith("/") or "\0" in item or ".." in Path(item).parts:
+                raise self.mismatch(item)
+        return tuple(dict.fromkeys(str(Path(item)) for item in items))
+
+    def show(self, value: object) -> str:
+        """Show the list."""
+        assert isinstance(value, tuple)
+        return json.dumps(list(value))
 
 
 class Url(Kind):

@@ -25,9 +25,9 @@ from nanumpay_backupd.settings.options import (
     SINGLE,
     TOP,
     WINDOWS,
-    Option,
-    Table,
 )
+from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, SOURCES
+from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = ["example_toml", "reference_markdown"]
 
@@ -126,6 +126,8 @@ def reference_markdown() -> str:
     lines += [f"\n### `[{CHANNEL.path}]`\n\n{CHANNEL.doc}\n\n", *_table(CHANNEL), _EVENTS]
     lines += [f"- `{event}`: {meaning}\n" for event, meaning in EVENTS.items()]
     lines += [f"\n### `[[job]]`\n\n{JOB.doc}\n\n", *_table(JOB)]
+    for kind, table in SOURCES.items():
+        lines += [f'\n#### `[[job]]`, type = "{kind}"\n\n{table.doc}\n\n', *_table(table)]
     lines += [_RETENTION, *_table(RETENTION)]
     lines += [f"\n#### `[{JOB_ENCRYPTION.path}]`\n\n{JOB_ENCRYPTION.doc}\n\n", *_table(JOB_ENCRYPTION)]
     return "".join(lines)
@@ -143,9 +145,14 @@ def example_toml() -> str:
         _without(COUNTS, "How long copies are kept at one destination."), "[destination.offsite.retention]"
     )
     lines += _example(CHANNEL, "[channel.ops-mail]")
-    lines += _example(JOB, "[[job]]")
+    # One job shows all keys, the further types only their own.
+    own = SOURCES[DEFAULT_TYPE].options
+    lines += _example(JOB._replace(options=(*JOB.options, *own)), "[[job]]")
     lines += _example(_without(WINDOWS, "How long a job's backups are kept."), "[job.retention]")
     lines += _example(JOB_ENCRYPTION, f"[{JOB_ENCRYPTION.path}]")
+    for kind, table in SOURCES.items():
+        if kind != DEFAULT_TYPE:
+            lines += _example(table, "[[job]]", f'name = "{kind}"', f'type = "{kind}"')
     return "".join(lines)
 
 

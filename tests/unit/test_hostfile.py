@@ -23,11 +23,14 @@ from nanumpay_backupd.settings.schema import (
     HostJob,
     LocalDestination,
     MongoConnection,
+    MongoSource,
     NotifyOptions,
     Retention,
     RetryPolicy,
     S3Destination,
+    Tools,
 )
+from nanumpay_backupd.settings.source_tables import SOURCES
 from nanumpay_backupd.system.secrets import Secret
 
 ROOT = Path(__file__).parents[2]
@@ -180,8 +183,7 @@ def test_destinations_and_jobs_are_read(monkeypatch: pytest.MonkeyPatch) -> None
     shop, everything = config.jobs
     assert shop == HostJob(
         name="shop",
-        uri=Secret("mongodb://shop-db/shop"),
-        database="shop",
+        source=MongoSource(uri=Secret("mongodb://shop-db/shop"), database="shop"),
         schedule=("0 3 * * *", "0 15 * * 1-5"),
         destinations=("offsite", "usb"),
         retention=Retention(count=3),
@@ -190,7 +192,7 @@ def test_destinations_and_jobs_are_read(monkeypatch: pytest.MonkeyPatch) -> None
         enabled=False,
         catch_up=3600.0,
     )
-    assert (everything.database, everything.uri) == ("", config.mongodb.uri)
+    assert everything.source == MongoSource(uri=config.mongodb.uri, database="")
 
 
 def test_how_people_are_told_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,6 +545,14 @@ def test_the_tables_describe_every_field() -> None:
         keys = {option.target for option in table.options}
         assert keys <= fields, table.path
         assert fields - keys <= named_elsewhere, table.path
+    common = {option.key for option in JOB.options} | {option.target for option in JOB.options}
+    from_tools = {*Tools.__struct_fields__, "parallel_collections"}
+    for kind, table in SOURCES.items():
+        fields = {field.name for field in msgspec.structs.fields(table.record)}
+        keys = {option.target for option in table.options}
+        assert keys <= fields, kind
+        assert fields - keys <= from_tools, kind
+        assert not common & (keys | {option.key for option in table.options}), kind
 
 
 def test_the_reference_is_up_to_date() -> None:
@@ -573,11 +583,11 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     text = text.replace('"AES256"', '"aws:kms"').replace("/etc/nanumpay/ftp-password", str(password))
     text = re.sub(r"(?m)^passphrase = .*$", "", text).replace("/etc/nanumpay/backup-key.sec", str(password))
     config = parse(text)
-    assert [job.name for job in config.jobs] == ["shop"]
+    assert [job.name for job in config.jobs] == ["shop", *list(SOURCES)[1:]]
     assert [destination.name for destination in config.destinations] == ["offsite", "ftp-server", "usb"]
     keys: list[Any] = re.findall(r"(?m)^#([a-z_0-9]+) = ", example_toml())
-    tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION, JOB_ENCRYPTION)
-    assert len(keys) == sum(len(table.options) for table in tables) + 5
+    tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, *SOURCES.values(), RETENTION, JOB_ENCRYPTION)
+    assert len(keys) == sum(len(table.options) for table in tables) + 5 + 2 * (len(SOURCES) - 1)
 
 
 def test_root_reads_what_root_owns(host_file: Path) -> None:
