@@ -31,7 +31,7 @@ from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
-from nanumpay_backupd.settings.schema import Destination, RetryPolicy, RunSpec, decode_spec, encode_spec
+from nanumpay_backupd.settings.schema import Destination, MongoSource, RetryPolicy, RunSpec, decode_spec, encode_spec
 from nanumpay_backupd.sources.factory import open_oplog, open_source, open_target
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
@@ -107,10 +107,18 @@ def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore)
 
         return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
     if spec.action == "restore":
+        if not isinstance(spec.job.source, MongoSource):
+            from nanumpay_backupd.pipeline.bringback import bring_back
+
+            return bring_back(spec, catalog, recorder, opener)
         from nanumpay_backupd.pipeline.restore import restore
 
         return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
     if spec.action == "drill":
+        if not isinstance(spec.job.source, MongoSource):
+            from nanumpay_backupd.pipeline.rehearse import rehearse
+
+            return rehearse(spec, catalog, recorder, opener)
         from nanumpay_backupd.pipeline.drill import drill
 
         return drill(spec, open_source, catalog, recorder, opener)
@@ -137,6 +145,11 @@ def examine(spec: RunSpec) -> Iterator[Check]:
 
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
     """Say what the restore that ``spec`` orders would do; changes nothing. Raises BackupdError."""
+    if not isinstance(spec.job.source, MongoSource):
+        from nanumpay_backupd.pipeline.bringback import plan_bringing_back
+
+        with Catalog(spec.paths.state / "catalog.db") as catalog:
+            return plan_bringing_back(spec, catalog, clock.now())
     from nanumpay_backupd.pipeline.restore import plan_restore
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:

@@ -438,6 +438,9 @@ class RestoreOrder(_Settings, frozen=True):
     ``at`` is the oplog time (`model.OpTime`) to restore, from the best chain when ``backup`` is empty. ``source``
     names the destination whose copies are taken; ``safety``: back the target up first when it holds anything. ``swap``:
     restore beside the database first, then change places with it.
+
+    Of other sources than MongoDB ``to_database`` is any other place, ``only`` are the parts or paths that are wanted,
+    ``overwrite``: what is there may be replaced, ``options`` what else that source knows (`sources.base.Wanted`).
     """
 
     backup: str
@@ -447,6 +450,9 @@ class RestoreOrder(_Settings, frozen=True):
     source: str = ""
     safety: bool = True
     swap: bool = False
+    only: tuple[str, ...] = ()
+    overwrite: bool = False
+    options: dict[str, str] = {}
 
 
 class VerifyOrder(_Settings, frozen=True):
