@@ -263,7 +263,9 @@ class SourceInfo(_Record, frozen=True):
     ``topology`` is, of MongoDB, ``replica-set``, ``standalone`` or ``sharded``, of others the way it was read, in a
     word. ``collections`` are MongoDB's, ``parts`` those of all others. ``form`` is `FOLDER` (the archive holds a folder
     that is named as the backup) or `STREAM` (the archive is as the source's own tool wrote it). ``facts`` are further
-    things that a restore has to know, in the source's own words; no secrets.
+    things that a restore has to know, in the source's own words; no secrets. ``by_hand`` are the lines of a shell that
+    bring it back without this software: ``{folder}`` is where the archive was unpacked, ``{plain}`` a command that
+    writes the plain archive (of a stream).
     """
 
     type: str
@@ -273,6 +275,7 @@ class SourceInfo(_Record, frozen=True):
     collections: tuple[CollectionStat, ...]
     parts: tuple[Part, ...] = ()
     form: str = FOLDER
+    by_hand: tuple[str, ...] = ()
     facts: dict[str, str] = {}
 
     @property

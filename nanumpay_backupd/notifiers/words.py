@@ -273,6 +273,7 @@ CAUSES: Final = {
     "destination-not-found": "저장소의 버킷이나 폴더가 없습니다.",
     "destination-tls": "저장소의 인증서를 신뢰할 수 없습니다.",
     "destination-unreachable": "저장소에 연결할 수 없습니다.",
+    "full-needed": "증분 백업을 이어 갈 수 없어 전체 백업이 필요합니다.",
     "drill-failed": "복원한 내용이 백업과 다릅니다.",
     "drill-impossible": "복원을 시험할 곳이 없습니다.",
     "dump-incomplete": "데이터가 모두 백업되지 않았습니다.",
