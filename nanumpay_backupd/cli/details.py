@@ -14,11 +14,13 @@ from nanumpay_backupd.cli.views import (
     job_schedule,
     kind_text,
     local_first,
+    only_to_text,
     outcome_style,
     outcome_text,
     settings_source,
     took,
 )
+from nanumpay_backupd.cli.waits import waiting_rows
 from nanumpay_backupd.cli.words import Times, duration, number, plural, size
 from nanumpay_backupd.wording import counted, words_for
 
@@ -94,6 +96,7 @@ def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str], going:
     rows = []
     if job["enabled"] and job["schedule"]:
         rows.append(("next run", times.both(job["next_run"]) if job.get("next_run") else "not planned"))
+    rows.extend(waiting_rows(screen, job, times))
     last = job.get("last_run")
     running = job.get("running")
     if running and running != (last or {}).get("id"):
@@ -136,10 +139,12 @@ def _newest_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, st
     age = "" if (job.get("last_run") or {}).get("backup") == newest["id"] else f", {times.ago(newest['created'])}"
     words = words_for(job.get("type") or "mongodb")
     documents = "" if newest["kind"] == "legacy" else f", {words.count_items(newest['documents'])}"
-    wanted = [] if job.get("running") else job["destinations"]  # a run that is going has not come to them yet
+    # A run that is going has not come to them yet.
+    wanted = [] if job.get("running") else [name for name in job["destinations"] if _meant_for(newest, name)]
+    copies = copies_text(screen, newest["copies"], wanted)
     rows = [
         ("newest", f"{newest['id']}  {state}{documents}{age}"),
-        ("copies", copies_text(screen, newest["copies"], wanted)),
+        ("copies", " ".join(filter(None, (copies, only_to_text(newest))))),
     ]
     if job["pending_uploads"]:
         due = sorted(copy["next_attempt"] for copy in newest["copies"] if copy.get("next_attempt"))
@@ -147,6 +152,12 @@ def _newest_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, st
         waiting = screen.paint(f"{plural(job['pending_uploads'], 'copy', 'copies')} waiting", "yellow")
         rows.append(("uploads", waiting + again))
     return [*rows, *_kept_rows(screen, job, times)]
+
+
+def _meant_for(backup: Reply, place: str) -> bool:
+    """Tell whether a copy of a backup is wanted at a place."""
+    only = backup.get("only_to")
+    return only is None or place in only
 
 
 def _kept_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, str]]:
@@ -185,7 +196,9 @@ def backup_lines(screen: Screen, backup: Reply, times: Times, others: list[Reply
         ("job", f"{backup['job']} ({kind_text(backup)})"),
         ("made", made),
         ("state", state),
+        *([(screen.paint("odd", "yellow"), backup["odd"])] if backup.get("odd") else []),
         *([("pinned", f"retention leaves it alone: {backup['pinned']}")] if backup.get("pinned") else []),
+        *([("copies", f"{only_to_text(backup)}, as its run was told")] if backup.get("only_to") is not None else []),
         ("artifact", f"{backup['artifact']}, {size(backup['size'])} ({number(backup['size'])} bytes)"),
         *_manifest_rows(manifest, times),
         *_slice_rows(backup, times),

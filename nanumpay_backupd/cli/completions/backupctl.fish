@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --at --backup --collection --color --days --format --from --html --job --kind --language --level --only --option --reason --socket --timeout --to --to-db -n
+            case --accept --at --backup --collection --color --days --format --from --html --job --kind --language --level --only --only-to --option --reason --socket --timeout --to --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -71,6 +71,9 @@ complete -c backupctl -n '__backupctl_in run' -l collection -x -k -a '(__backupc
 complete -c backupctl -n '__backupctl_in run' -l format -x -a 'bson json' -d 'of a collection: bson (default), or json: Extended JSON, a document a line'
 complete -c backupctl -n '__backupctl_in run' -l kind -x -a 'full incremental differential' -d 'the kind of backup (default: full): full, incremental, differential'
 complete -c backupctl -n '__backupctl_in run' -l disable-notifications -d 'tell nobody how it ends: no messages, no pings (it stays on record)'
+complete -c backupctl -n '__backupctl_in run' -l only-to -x -k -a '(__backupctl_words destinations)' -d 'copies to this destination only, this once; several with commas; local: none elsewhere'
+complete -c backupctl -n '__backupctl_in run' -l only-db -d 'only what saves a database: without JOB every enabled job that does'
+complete -c backupctl -n '__backupctl_in run' -l only-files -d 'only what saves files: without JOB every enabled job that does'
 
 complete -c backupctl -n '__backupctl_in -' -a cancel -d 'stop what is running: a backup, a restore, a verification, a drill'
 complete -c backupctl -n '__backupctl_at cancel 1' -k -a '(__backupctl_words running)'
@@ -129,6 +132,10 @@ complete -c backupctl -n '__backupctl_at swaps 1' -a 'undo redo drop' -d 'undo: 
 complete -c backupctl -n '__backupctl_at swaps 2' -k -a '(__backupctl_words swaps)'
 complete -c backupctl -n '__backupctl_in swaps' -l yes -d 'do not ask'
 
+complete -c backupctl -n '__backupctl_in -' -a send -d 'send a backup to destinations that do not have it'
+complete -c backupctl -n '__backupctl_at send 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_in send' -l to -x -k -a '(__backupctl_words remote)' -d 'only to this one (default: to all)'
+
 complete -c backupctl -n '__backupctl_in -' -a delete -d 'delete a backup with all its copies, or one copy'
 complete -c backupctl -n '__backupctl_at delete 1' -k -a '(__backupctl_words backups)'
 complete -c backupctl -n '__backupctl_in delete' -l from -x -k -a '(__backupctl_words destinations)' -d 'only the copy at this destination'
@@ -148,11 +155,16 @@ complete -c backupctl -n '__backupctl_in pin' -l reason -x -d 'why; it is shown 
 
 complete -c backupctl -n '__backupctl_in -' -a unpin -d 'let retention delete a backup again'
 complete -c backupctl -n '__backupctl_at unpin 1' -k -a 'latest (__backupctl_words backups)'
-complete -c backupctl -n '__backupctl_in unpin' -l all -d 'also what the daemon pinned because a newer backup is damaged'
+complete -c backupctl -n '__backupctl_in unpin' -l all -d 'also what the daemon pinned because a newer backup is damaged or odd'
 
 complete -c backupctl -n '__backupctl_in -' -a settings -d 'show the settings in force and where they come from'
 
 complete -c backupctl -n '__backupctl_in -' -a doctor -d 'check MongoDB, tools, disk, destinations, clock, permissions'
+
+complete -c backupctl -n '__backupctl_in -' -a monitor -d 'check every place: reachable, age, size, content, room, what ends'
+complete -c backupctl -n '__backupctl_at monitor 1' -k -a '(__backupctl_words jobs)'
+complete -c backupctl -n '__backupctl_in monitor' -l last -d 'do not look now: what the last look saw counts'
+complete -c backupctl -n '__backupctl_in monitor' -l accept -x -k -a '(__backupctl_words backups)' -d 'what is odd about this backup is meant'
 
 complete -c backupctl -n '__backupctl_in -' -a test -d 'try a destination with a real put, get and delete'
 complete -c backupctl -n '__backupctl_at test 1' -k -a '(__backupctl_words remote)'
