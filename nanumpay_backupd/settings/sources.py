@@ -18,7 +18,16 @@ from nanumpay_backupd.settings.mongouri import uri_database
 from nanumpay_backupd.system.secrets import Secret
 from nanumpay_backupd.wording import words_for
 
-__all__ = ["MongoSource", "Source", "SourceKind", "SourceSettings", "SqliteSource", "mongodb_of", "type_of"]
+__all__ = [
+    "MongoSource",
+    "Source",
+    "SourceKind",
+    "SourceSettings",
+    "SqliteSource",
+    "mongodb_of",
+    "settings_alone",
+    "type_of",
+]
 
 
 class SourceKind(StrEnum):
@@ -99,6 +108,14 @@ Source = MongoSource | SqliteSource
 def type_of(source: SourceSettings | type[SourceSettings]) -> str:
     """Return what ``type`` says of a source, such as ``mongodb``."""
     return str(source.__struct_config__.tag)
+
+
+def settings_alone(kind: str, parts: tuple[str, ...]) -> Source | None:
+    """Return settings with which a backup that has these parts can be restored where no host file knows its job.
+
+    None: they have to say how a server is reached.
+    """
+    return SqliteSource(path=parts) if kind == type_of(SqliteSource) else None
 
 
 def mongodb_of(source: SourceSettings, what: str) -> MongoSource:
