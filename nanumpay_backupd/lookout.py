@@ -28,6 +28,7 @@ from nanumpay_backupd.settings.schema import (
     FtpDestination,
     JobSpec,
     LocalDestination,
+    MongoSource,
     RunSpec,
     S3Destination,
 )
@@ -258,6 +259,8 @@ def _noted(job: JobSpec, place: str) -> Iterator[Ending]:
 
 def _mongodb(job: JobSpec) -> Iterator[Ending]:
     """Yield the certificates of a MongoDB that is reached by TLS: the servers', and the client's own."""
+    if not isinstance(job.source, MongoSource):
+        return
     uri = job.source.uri.reveal()
     if "tls" not in uri.lower() and "ssl" not in uri.lower() and "+srv" not in uri:
         return

@@ -17,8 +17,10 @@ from nanumpay_backupd.errors import BackupdError
 __all__ = [
     "ACCEPTED",
     "BY_DAEMON",
+    "FOLDER",
     "FULLS",
     "SLICES",
+    "STREAM",
     "Artifact",
     "Backup",
     "BackupState",
@@ -35,6 +37,7 @@ __all__ = [
     "OddityRecord",
     "OpTime",
     "Outcome",
+    "Part",
     "Pin",
     "Policy",
     "Run",
@@ -114,6 +117,7 @@ class Outcome(StrEnum):
 class Stage(StrEnum):
     """The pipeline's stages, in the order of what they promise; ``fetch`` and what follows are those of a restore."""
 
+    BEFORE = "before"
     PREFLIGHT = "preflight"
     DUMP = "dump"
     CAPTURE = "capture"
@@ -128,6 +132,7 @@ class Stage(StrEnum):
     RESTORE = "restore"
     COMPARE = "compare"
     SWAP = "swap"
+    AFTER = "after"
 
 
 class Kind(StrEnum):
@@ -241,21 +246,61 @@ class CollectionStat(_Record, frozen=True):
         return f"{self.database}.{self.name.removeprefix(BUCKETS)}"
 
 
+class Part(_Record, frozen=True, gc=False):
+    """One part of what a source other than MongoDB holds: a database, a table, a folder of files, a workflow.
+
+    ``name`` is unique in a backup. ``kind`` says which of these, in the source's own word. ``file`` is the file inside
+    the archive that holds it (several parts may be in one), empty: it has none of its own. ``items`` counts what is in
+    it; ``bytes`` are those of its file, or of its content in the archive. ``digest`` is of what the items say, empty
+    until they were read back.
+    """
+
+    name: str
+    kind: str = ""
+    items: int = 0
+    bytes: int = 0
+    file: str = ""
+    digest: str = ""
+
+
+FOLDER: Final = "folder"
+STREAM: Final = "stream"
+
+
 class SourceInfo(_Record, frozen=True):
-    """What was read, from where. ``topology`` is ``replica-set``, ``standalone`` or ``sharded``."""
+    """What was read, from where. ``type`` is that of the settings (`settings.sources`).
+
+    ``topology`` is, of MongoDB, ``replica-set``, ``standalone`` or ``sharded``, of others the way it was read, in a
+    word. ``collections`` are MongoDB's, ``parts`` those of all others. ``form`` is `FOLDER` (the archive holds a folder
+    that is named as the backup) or `STREAM` (the archive is as the source's own tool wrote it). ``facts`` are further
+    things that a restore has to know, in the source's own words; no secrets. ``by_hand`` are the lines of a shell that
+    bring it back without this software: ``{folder}`` is where the archive was unpacked, ``{plain}`` a command that
+    writes the plain archive (of a stream).
+    """
 
     type: str
     server_version: str
     topology: str
     databases: tuple[str, ...]
     collections: tuple[CollectionStat, ...]
+    parts: tuple[Part, ...] = ()
+    form: str = FOLDER
+    by_hand: tuple[str, ...] = ()
+    facts: dict[str, str] = {}
+
+    @property
+    def documents(self) -> int:
+        """Return how many documents (rows, keys, files) all parts hold."""
+        return sum(item.documents for item in self.collections) + sum(item.items for item in self.parts)
 
 
 class Consistency(_Record, frozen=True):
     """``level`` is ``none`` (``reason`` says why) or ``point-in-time``: all is of the one ``moment``.
 
     ``start`` and ``end`` are oplog times (`OpTime`); ``entries`` counts what is in ``oplog.bson``, or in a slice, which
-    holds what was written after ``start`` and up to ``end``.
+    holds what was written after ``start`` and up to ``end``. Of other sources that make increments, both are times of
+    day, as such: an increment's ``start`` is the ``end`` of the backup that it goes on from. ``position`` is the end in
+    the source's own log, in its own words.
     """
 
     level: str
@@ -264,6 +309,7 @@ class Consistency(_Record, frozen=True):
     end: str = ""
     moment: datetime | None = None
     entries: int = 0
+    position: str = ""
 
 
 class Seal(_Record, frozen=True):

@@ -34,7 +34,7 @@ from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.limits import go_limit
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
 from nanumpay_backupd.pipeline.watch import Watch
-from nanumpay_backupd.settings.schema import Destination, RetryPolicy, RunSpec, decode_spec, encode_spec
+from nanumpay_backupd.settings.schema import Destination, MongoSource, RetryPolicy, RunSpec, decode_spec, encode_spec
 from nanumpay_backupd.sources.factory import open_oplog, open_source, open_target
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
@@ -112,6 +112,8 @@ def execute(
 
 def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore) -> Run:
     """Do what the specification orders. Each action imports its own modules only: slices come every minute."""
+    if not isinstance(spec.job.source, MongoSource) and spec.action in {"slice", "restore", "drill"}:
+        return _act_on_other(spec, catalog, recorder, opener)
     if spec.action == "slice":
         from nanumpay_backupd.pipeline.slices import take_slice
 
@@ -134,6 +136,21 @@ def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore)
         return upload_queued(spec, catalog, recorder, opener)
     assert spec.action == "backup", f"an action that nobody knows: {spec.action}"
     return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
+
+
+def _act_on_other(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore) -> Run:
+    """Do what MongoDB has rooms of its own for, of any other source."""
+    if spec.action == "slice":
+        from nanumpay_backupd.pipeline.increment import take_increment
+
+        return take_increment(spec, open_source(spec.job.source), catalog, recorder, opener)
+    if spec.action == "restore":
+        from nanumpay_backupd.pipeline.bringback import bring_back
+
+        return bring_back(spec, catalog, recorder, opener)
+    from nanumpay_backupd.pipeline.rehearse import rehearse
+
+    return rehearse(spec, catalog, recorder, opener)
 
 
 def examine(spec: RunSpec) -> Iterator[Check]:
@@ -159,6 +176,11 @@ def _looked(spec: RunSpec) -> Iterator[Sight]:
 
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
     """Say what the restore that ``spec`` orders would do; changes nothing. Raises BackupdError."""
+    if not isinstance(spec.job.source, MongoSource):
+        from nanumpay_backupd.pipeline.bringback import plan_bringing_back
+
+        with Catalog(spec.paths.state / "catalog.db") as catalog:
+            return plan_bringing_back(spec, catalog, clock.now())
     from nanumpay_backupd.pipeline.restore import plan_restore
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:

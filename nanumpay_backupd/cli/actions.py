@@ -215,11 +215,13 @@ def _made(context: Context, identifier: str) -> list[str]:
     """Describe the backup that a run made: file, size, what it holds, and where its copies are."""
     from nanumpay_backupd.cli.views import SLICES, copies_text, only_to_text
     from nanumpay_backupd.cli.words import plural, size
+    from nanumpay_backupd.wording import words_for
 
     with contextlib.suppress(BackupdError):
         backup = context.ask("DescribeBackup", {"backup": identifier})["backup"]
-        held = plural(backup["documents"], "document")
-        if backup["kind"] in SLICES:
+        kind = backup.get("source") or "mongodb"
+        held = words_for(kind).count_items(backup["documents"])
+        if backup["kind"] in SLICES and kind == "mongodb":
             entries = backup.get("manifest", {}).get("consistency", {}).get("entries", 0)
             held = plural(entries, "oplog entry", "oplog entries")
         holds = f"{size(backup['size'])}, {held}, {backup['state']}"

@@ -10,6 +10,7 @@ import re
 
 from nanumpay_backupd.cli.terminal import Column, Screen
 from nanumpay_backupd.cli.words import Times, duration, number, oplog_moment, plural, schedule, size
+from nanumpay_backupd.wording import words_for
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
+_MONGODB = "mongodb"
 __all__ = [
     "ACTIONS",
     "NO_JOBS",
@@ -227,7 +229,7 @@ def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[st
         *(kinds if any(backup["kind"] != "full" for backup in backups) else []),
         *(covers if any(backup["kind"] in SLICES for backup in backups) else []),
         Column("SIZE", [size(backup["size"]) for backup in backups], right=True, drop=-1),
-        Column("DOCS", [_documents(backup) for backup in backups], right=True, drop=1),
+        Column(_heading(backups), [_documents(backup) for backup in backups], right=True, drop=1),
         Column(
             "STATE",
             [_state(screen, backup) for backup in backups],
@@ -246,9 +248,18 @@ def kind_text(backup: Reply) -> str:
     return " ".join(part for part in (backup["kind"], backup.get("collection")) if part)
 
 
+def _heading(backups: list[Reply]) -> str:
+    """Return what all of the backups count; different things have no common word."""
+    kinds = {backup.get("source") or _MONGODB for backup in backups}
+    if kinds == {_MONGODB}:
+        return "DOCS"
+    return words_for(kinds.pop()).heading if len(kinds) == 1 else "ITEMS"
+
+
 def _documents(backup: Reply) -> str:
-    """Count documents; nobody counted those of a legacy backup, and a slice holds changes."""
-    return "-" if backup["kind"] in {"legacy", *SLICES} else number(backup["documents"])
+    """Count documents; nobody counted those of a legacy backup, and a slice of the oplog holds changes."""
+    oplog = backup["kind"] in SLICES and (backup.get("source") or _MONGODB) == _MONGODB
+    return "-" if backup["kind"] == "legacy" or oplog else number(backup["documents"])
 
 
 def _state(screen: Screen, backup: Reply) -> str:

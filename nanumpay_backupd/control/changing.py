@@ -14,7 +14,7 @@ from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_bu
 from nanumpay_backupd.pipeline.outlook import PruneLine
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
 from nanumpay_backupd.pipeline.upload import queue_copies
-from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.settings.schema import JobSpec, MongoSource
 from nanumpay_backupd.settings.selection import only_places
 
 __all__ = ["Changing"]
@@ -100,6 +100,8 @@ class Changing(Desk):
         faults: list[BackupdError] = []
         asked: dict[str, list[dict[str, Any]]] = {}
         for job in jobs:
+            if not isinstance(job.source, MongoSource):
+                continue
             uri = job.source.uri.reveal()
             try:
                 asked[uri] = asked[uri] if uri in asked else await self._change(job, "swap:list")

@@ -14,14 +14,16 @@ from nanumpay_backupd.control.facts import disk_fault, health_of, job_facts, job
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.events import Fault
-from nanumpay_backupd.model import SLICES, Kind, to_builtins
+from nanumpay_backupd.model import SLICES, Backup, Kind, to_builtins
 from nanumpay_backupd.monitoring.checks import Check
 from nanumpay_backupd.monitoring.faults import faults_of
 from nanumpay_backupd.monitoring.judging import gather, judge
 from nanumpay_backupd.monitoring.memory import recall
+from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.plans import Task
 from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.settings.sources import type_of
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.files import free_bytes
 
@@ -110,13 +112,19 @@ class Looking(Desk):
         kinds = frozenset(Kind) if slices else frozenset(Kind) - SLICES
         found = await self._supervisor.db(lambda catalog: catalog.backups(job, limit, kinds))
         hidden = 0 if slices else await self._supervisor.db(lambda catalog: catalog.count(job, SLICES))
-        return {"backups": [to_builtins(backup) for backup in found], "hidden_slices": hidden}
+        return {"backups": [self._typed(backup) for backup in found], "hidden_slices": hidden}
 
     async def describe_backup(self, call: Call) -> dict[str, Any]:
         """Answer DescribeBackup."""
         await self._supervisor.refresh()
         name = call.params["backup"]
-        return {"backup": to_builtins(await self._supervisor.db(lambda catalog: find(catalog, name)))}
+        return {"backup": self._typed(await self._supervisor.db(lambda catalog: find(catalog, name)))}
+
+    def _typed(self, backup: Backup) -> dict[str, Any]:
+        """Describe one backup as the interface's type Backup, with the type of its source, as far as it is known."""
+        job = self._supervisor.jobs.get(backup.job.removesuffix(SAFETY_SUFFIX))
+        known = backup.manifest.source.type if backup.manifest is not None else type_of(job.source) if job else None
+        return {**to_builtins(backup), "source": known}
 
     async def timeline(self, call: Call) -> dict[str, Any]:
         """Answer Timeline, after a look at the folder."""
@@ -147,7 +155,8 @@ class Looking(Desk):
         return {
             "name": job.name,
             "enabled": job.enabled,
-            "source": f"mongodb database {source.database}" if source.database else "mongodb, all databases",
+            "source": source.described,
+            "type": type_of(source),
             "holds": source.holds.value,
             "schedule": list(job.schedule.cron) if job.schedule else [],
             "timezone": (job.schedule.timezone if job.schedule else "") or self._daemon.timezone,

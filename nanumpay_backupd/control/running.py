@@ -160,6 +160,9 @@ class Running(Desk):
             source=call.params.get("source") or "",
             safety=call.params.get("safety") is not False,
             swap=bool(call.params.get("swap")),
+            only=tuple(call.params.get("only") or ()),
+            overwrite=bool(call.params.get("overwrite")),
+            options=call.params.get("options") or {},
         )
         if at and name == LATEST:
             job = self._named(call.params.get("job") or self._only_job())

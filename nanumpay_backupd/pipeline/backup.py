@@ -21,6 +21,7 @@ from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
+    SLICES,
     Backup,
     BackupState,
     Copy,
@@ -32,6 +33,7 @@ from nanumpay_backupd.model import (
     Stage,
     error_info,
 )
+from nanumpay_backupd.pipeline import hooks
 from nanumpay_backupd.pipeline.again import repeated
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
@@ -39,11 +41,12 @@ from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
 from nanumpay_backupd.pipeline.oddities import examine
 from nanumpay_backupd.pipeline.outbox import sweep_outbox
 from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
-from nanumpay_backupd.pipeline.produce import preflight, produce
+from nanumpay_backupd.pipeline.produce import preflight, produce, staged_state
 from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
 from nanumpay_backupd.pipeline.prune import named, prune
 from nanumpay_backupd.pipeline.publish import clear_staging, commit, open_staging, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
+from nanumpay_backupd.pipeline.states import StateFolder, stamped
 from nanumpay_backupd.pipeline.swap import unfinished_swap
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
 from nanumpay_backupd.settings.schema import RunSpec
@@ -56,6 +59,7 @@ from nanumpay_backupd.system.sandbox import way_out
 __all__ = [
     "announce",
     "back_up",
+    "between_hooks",
     "disk_fault",
     "interrupt",
     "name_backup",
@@ -84,7 +88,34 @@ def back_up(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder,
         with Keyring(spec.job.encryption) as keys:
             return _stages(spec, source, layout, catalog, recorder, open_store, keys=keys)
 
-    return recorded(spec, layout, recorder, work, partly=Outcome.DEGRADED)
+    return recorded(
+        spec, layout, recorder, lambda: between_hooks(spec, catalog, recorder, work), partly=Outcome.DEGRADED
+    )
+
+
+def between_hooks(
+    spec: RunSpec, catalog: Catalog, recorder: Recorder, work: Callable[[], list[BackupdError]]
+) -> list[BackupdError]:
+    """Do ``work`` between the job's own commands; what fails before fails the run, what fails after degrades it.
+
+    That after is run in any case, also where that before failed: it may have to take back what was begun.
+    """
+    error: BackupdError | None = None
+    faults: list[BackupdError] = []
+    try:
+        hooks.before(spec, recorder)
+        faults = work()
+    except BackupdError as raised:
+        error = raised
+        raise
+    finally:
+        made = catalog.backup(recorder.run.backup) if recorder.run.backup else None
+        fault = hooks.after(spec, recorder, made, error)
+        if fault is not None and error is None:
+            faults.append(fault)
+        elif fault is not None:
+            recorder.warn(f"after the backup: {fault.message}", fault)
+    return faults
 
 
 def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
@@ -327,6 +358,8 @@ def _make(
             source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec), keys=keys
         )
         manifest = msgspec.structs.replace(manifest, only_to=spec.only_to)
+        if source.kinds & SLICES:
+            manifest = stamped(manifest, started)
         if keys.seals_here and manifest.artifact.encryption == "none":
             artifact, manifest = encrypt_staged(source, artifact, manifest, recorder, keys)
         return artifact, manifest
@@ -334,6 +367,7 @@ def _make(
     try:
         artifact, manifest = repeated(recorder, spec.job.retry, "the dump", attempt)
         with recorder.stage(Stage.PUBLISH):
+            StateFolder(spec.paths.state).keep(manifest.backup, staged_state(staging))
             commit(layout, staging, artifact, manifest)
             announce(manifest, catalog, recorder)
             recorder.detail(manifest.artifact.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -18,19 +19,23 @@ from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import JobSpec
-from nanumpay_backupd.sources.base import Harvest, Source
+from nanumpay_backupd.sources.base import Dump, FolderSource, Harvest, Since, Source, StreamSource
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes, is_disk_full
 from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.transforms.codec import Codec, gzip_codec, stored_codec
-from nanumpay_backupd.transforms.growing import ArchiveResult, GrowingArchive
+from nanumpay_backupd.transforms.flowing import FlowingArchive
+from nanumpay_backupd.transforms.growing import ArchiveResult, GrowingArchive, writer_into
+from nanumpay_backupd.wording import counted
 
-__all__ = ["encrypted_in_words", "preflight", "prepare_keys", "produce"]
+__all__ = ["encrypted_in_words", "preflight", "prepare_keys", "produce", "staged_state"]
 
 _BACKLOG_LIMIT: Final = 64 << 20
 """Raw bytes the dump may be ahead of compression before it is held: keeps staging near the artifact's own size."""
 _RESERVE: Final = 64 << 20
 """Bytes left free on the filesystem for others: the dump stops before it takes the last of the disk."""
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the free space while an archive flows."""
 _REST: Final = 0.015
 """Seconds between two looks; what is in the threads lasts longer than this."""
 _FIRST_RATIO: Final = 0.6
@@ -63,7 +68,7 @@ def preflight(
     except OSError as error:
         raise _folder_error(error, layout) from None
     twice = keys.seals_for(job) or (keys.seals_here and not keys.provable)
-    needed = _needed(estimate.raw_bytes, job, catalog, punch=punch, twice=twice)
+    needed = _needed(estimate.raw_bytes, job, catalog, punch=punch, twice=twice) + estimate.work_bytes
     if free < needed:
         raise SpaceError(
             f"not enough room in {layout.backups}: this needs about {human_size(needed)}, {human_size(free)} are free",
@@ -125,17 +130,15 @@ def produce(
     punch: bool,
     kind: Kind = Kind.FULL,
     keys: Keyring | None = None,
+    since: Since | None = None,
 ) -> tuple[Path, Manifest]:
     """Dump and compress into ``staging``; returns the staged artifact (not yet durable) and its manifest.
 
     Where it is to be encrypted here, and can be decrypted to prove it, the archive goes straight to the tool: its plain
-    bytes never touch the disk. Where it cannot, it is returned plain, to be proven first.
+    bytes never touch the disk. Where it cannot, it is returned plain, to be proven first. With ``since`` it is an
+    increment. What the next one needs (`Harvest.state`) is then in `staged_state`.
     """
-    folder, scratch = staging / "dump", staging / "parts"
-    folder.mkdir()
-    scratch.mkdir()
     codec = gzip_codec(job.compression_level) if job.compress else stored_codec()
-    archive = GrowingArchive(folder, scratch, name=backup, codec=codec, mtime=started.timestamp(), punch=punch)
     keys = keys or Keyring()
     output = staging / f"{backup}{codec.suffix}"
     try:
@@ -145,14 +148,16 @@ def produce(
                 # From now on: what makes a key of a passphrase takes its time, and the dump does too.
                 output = output.with_name(output.name + keys.suffix)
                 sealed = stack.enter_context(keys.writer(output))
-            with recorder.stage(Stage.DUMP):
-                harvest = _dump(source, folder, archive, recorder, staging)
-            for warning in harvest.warnings:
-                recorder.warn(warning)
-            with recorder.stage(Stage.COMPRESS):
-                into = output if sealed is None else sealed.write
-                result = archive.finish(into, recorder.progress, harvest.leave_out)
-                recorder.detail(f"{human_size(result.raw_bytes)} of data in {human_size(result.size)}")
+            into = output if sealed is None else sealed.write
+            if isinstance(source, StreamSource):
+                harvest, result = _produce_stream(source, codec, staging, into, recorder, since)
+            else:
+                assert isinstance(source, FolderSource), "there are two forms of sources"
+                archive = _growing(staging, backup, codec, started, punch=punch)
+                stack.callback(archive.close)
+                harvest, result = _produce_folder(source, archive, staging, into, recorder, since)
+            if harvest.state is not None:
+                harvest.state.replace(staged_state(staging))
             manifest = _manifest(job, backup, started, recorder, kind=kind, harvest=harvest, result=result, codec=codec)
             if sealed is not None:
                 with recorder.stage(Stage.ENCRYPT):
@@ -161,9 +166,77 @@ def produce(
                 manifest = msgspec.structs.replace(manifest, artifact=artifact)
     except OSError as error:
         raise _write_error(error, staging) from None
-    finally:
-        archive.close()
     return output, manifest
+
+
+def staged_state(staging: Path) -> Path:
+    """Return where what the next increment needs is left, if there is such a thing."""
+    return staging / "state"
+
+
+def _growing(staging: Path, backup: str, codec: Codec, started: datetime, *, punch: bool) -> GrowingArchive:
+    folder, scratch = staging / "dump", staging / "parts"
+    folder.mkdir()
+    scratch.mkdir()
+    return GrowingArchive(folder, scratch, name=backup, codec=codec, mtime=started.timestamp(), punch=punch)
+
+
+def _produce_folder(
+    source: FolderSource,
+    archive: GrowingArchive,
+    staging: Path,
+    into: Path | Callable[[bytes], object],
+    recorder: Recorder,
+    since: Since | None,
+) -> tuple[Harvest, ArchiveResult]:
+    folder = staging / "dump"
+    with recorder.stage(Stage.DUMP):
+        begin = source.start if since is None else (lambda folder: source.follow_on(folder, since))
+        harvest = _dump(begin, folder, archive, recorder, staging)
+    for warning in harvest.warnings:
+        recorder.warn(warning)
+    with recorder.stage(Stage.COMPRESS):
+        result = archive.finish(into, recorder.progress, harvest.leave_out)
+        recorder.detail(f"{human_size(result.raw_bytes)} of data in {human_size(result.size)}")
+    return harvest, result
+
+
+def _produce_stream(
+    source: StreamSource,
+    codec: Codec,
+    staging: Path,
+    into: Path | Callable[[bytes], object],
+    recorder: Recorder,
+    since: Since | None,
+) -> tuple[Harvest, ArchiveResult]:
+    """Let the source's tool write its archive, compressed on the way; a tool that is not read from waits."""
+    work = staging / "work"
+    work.mkdir()
+    with recorder.stage(Stage.DUMP), contextlib.ExitStack() as stack:
+        take = into if callable(into) else writer_into(stack.enter_context(into.open("xb", buffering=0)))
+        stream = source.open(work, since)
+        stack.callback(stream.kill)
+        archive = FlowingArchive(stream.fileno(), take, codec=codec)
+        stack.callback(archive.close)
+        told, looked = 0, recorder.clock.monotonic()
+        while archive.step():
+            recorder.progress(archive.read - told, stream.documents)
+            told = archive.read
+            if recorder.clock.monotonic() - looked > _LOOK_EVERY:
+                _watch_space(staging)
+                looked = recorder.clock.monotonic()
+        result = archive.finish()
+        harvest = stream.harvest(result.raw_bytes)
+        recorder.progress(archive.read - told, harvest.documents)
+        recorder.detail(f"{_held(harvest)}, {human_size(result.raw_bytes)} in {human_size(result.size)}")
+    for warning in harvest.warnings:
+        recorder.warn(warning)
+    return harvest, result
+
+
+def _held(harvest: Harvest) -> str:
+    info = harvest.source
+    return counted(info.type, harvest.documents, len(info.collections) or len(info.parts))
 
 
 def encrypted_in_words(artifact: Artifact) -> str:
@@ -173,9 +246,11 @@ def encrypted_in_words(artifact: Artifact) -> str:
     return f"{artifact.encryption} {whom}, {human_size(artifact.size)}"
 
 
-def _dump(source: Source, folder: Path, archive: GrowingArchive, recorder: Recorder, staging: Path) -> Harvest:
+def _dump(
+    begin: Callable[[Path], Dump], folder: Path, archive: GrowingArchive, recorder: Recorder, staging: Path
+) -> Harvest:
     """Let the dump run with the compression close behind; hold it when it gets too far ahead."""
-    dump = source.start(folder)
+    dump = begin(folder)
     try:
         told = 0
         while dump.running:
@@ -193,7 +268,7 @@ def _dump(source: Source, folder: Path, archive: GrowingArchive, recorder: Recor
                 recorder.clock.sleep(_REST)
         harvest = dump.harvest(archive.sizes())
         recorder.progress(archive.written - told, harvest.documents)
-        recorder.detail(f"{harvest.documents:,} documents in {len(harvest.source.collections)} collections")
+        recorder.detail(_held(harvest))
     finally:
         dump.resume()
         dump.kill()

@@ -37,6 +37,7 @@ from nanumpay_backupd.pipeline.verify import Proof, opened, prove, prove_sealed
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.units import human_size
+from nanumpay_backupd.wording import words_for
 
 __all__ = ["encrypt_staged", "keep_proof", "prove_and_encrypt", "prove_local", "with_digests", "with_proof"]
 
@@ -64,11 +65,12 @@ def prove_local(
             keep_proof(layout, manifest, failed, catalog, recorder, error)
             raise
         found = proof.verification
-        what = "oplog entries" if manifest.kind in SLICES else "documents"
+        kind = manifest.source.type
+        oplog = manifest.kind in SLICES and kind == "mongodb"
+        what = f"{found.documents:,} oplog entries" if oplog else words_for(kind).count_items(found.documents)
         recorder.detail(
             found.detail
-            or f"{found.documents:,} {what}, {human_size(found.bytes)} read back "
-            f"at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
+            or f"{what}, {human_size(found.bytes)} read back at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
         )
         return keep_proof(layout, with_digests(manifest, proof), found, catalog, recorder)
 
@@ -79,7 +81,7 @@ def _proof(source: Source, layout: Layout, manifest: Manifest, recorder: Recorde
     if before and not keys.opens(manifest.artifact):
         with opened(path, manifest) as stream:
             found = prove_sealed(_living(chunks_of(path, stream), recorder), manifest, recorder.clock, keys)
-        return Proof(found, manifest.source.collections)
+        return Proof(found, manifest.source.collections, manifest.source.parts)
     return prove(path, manifest, source.check, recorder.clock, recorder.progress, keys=keys)
 
 
@@ -146,7 +148,8 @@ def prove_and_encrypt(
 def with_digests(manifest: Manifest, proof: Proof) -> Manifest:
     """Return the manifest with what the reading has learned of the collections."""
     return msgspec.structs.replace(
-        manifest, source=msgspec.structs.replace(manifest.source, collections=proof.collections)
+        manifest,
+        source=msgspec.structs.replace(manifest.source, collections=proof.collections, parts=proof.parts),
     )
 
 

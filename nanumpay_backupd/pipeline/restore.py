@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, RefusedError, StoreError, VerifyError
+from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, StoreError, VerifyError
 from nanumpay_backupd.model import LOCAL, SLICES, Backup, Copy, OpTime, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
 from nanumpay_backupd.pipeline.chains import order_chain, typed
+from nanumpay_backupd.pipeline.chosen import known_backup, unlocked_backup, usable_copy
 from nanumpay_backupd.pipeline.expectation import (
     legacy_root,
     oplogs_in,
@@ -36,13 +37,14 @@ from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
 from nanumpay_backupd.pipeline.replay import join_oplog, obtain_slices
 from nanumpay_backupd.pipeline.report import Recorder
-from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
+from nanumpay_backupd.pipeline.restore_plan import RestorePlan, goal, make_plan
 from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
 from nanumpay_backupd.pipeline.swap import beside, change_places, check_swap
 from nanumpay_backupd.pipeline.unpack import Unpacker, look_through, unpack
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.pipeline.verify import Check, Sink, prove
 from nanumpay_backupd.settings.schema import MongoSource, RestoreOrder, RunSpec
+from nanumpay_backupd.settings.sources import mongodb_of
 from nanumpay_backupd.sources.base import Expected, Source
 from nanumpay_backupd.sources.oplog_replay import Replay
 from nanumpay_backupd.system.files import remove_tree
@@ -103,6 +105,10 @@ def _order(spec: RunSpec) -> RestoreOrder:
     return spec.restore
 
 
+def _source(spec: RunSpec) -> MongoSource:
+    return mongodb_of(spec.job.source, "this way of restoring")
+
+
 def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime, keys: Keyring) -> _Prepared:
     order = _order(spec)
     layout = Layout(spec.paths.backups)
@@ -118,54 +124,23 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
             if lost := strays(layout, catalog):
                 error.message += f"; slices whose manifests are damaged or missing: {', '.join(lost[:_SHOWN])}"
             raise
-    backup = _known(catalog, chain.base if chain is not None else order.backup, layout)
-    copy = _usable(backup, spec, catalog)
+    backup = known_backup(catalog, chain.base if chain is not None else order.backup, layout)
+    copy = usable_copy(backup, spec, catalog)
     slices = []
     for name in chain.slices if chain is not None else ():
-        one = _known(catalog, name, layout)
-        slices.append((one, _usable(one, spec, catalog)))
-    backup = _unlocked(backup, copy, keys)
+        one = known_backup(catalog, name, layout)
+        slices.append((one, usable_copy(one, spec, catalog)))
+    backup = unlocked_backup(backup, copy, keys)
     # The others are tried one after the other, before anything is changed.
     for last, its in slices[-1:]:
-        _unlocked(last, its, keys)
-    names = goal(backup, order, spec.job.source.database, replayed=bool(slices))
+        unlocked_backup(last, its, keys)
+    names = goal(backup, order, _source(spec).database, replayed=bool(slices))
     if order.swap:
         check_swap(spec, list(names.values()), _types(backup, order), whole=_whole(order))
     target.tool()
     facts = target.look(names.values())
     plan = make_plan(backup, order, copy, names, facts, [one for one, _ in slices])
     return _Prepared(backup, copy, names, plan, tuple(slices), until)
-
-
-def _known(catalog: Catalog, name: str, layout: Layout) -> Backup:
-    backup = catalog.backup(name)
-    if backup is None and layout.manifest(name).exists():
-        raise RefusedError(
-            f"{name} cannot be restored: its manifest {layout.manifest(name)} is damaged, or that of another backup",
-            hint="another backup: backupctl list",
-            code="copy-unusable",
-        )
-    if backup is None:
-        raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
-    return backup
-
-
-def _unlocked(backup: Backup, copy: Copy, keys: Keyring) -> Backup:
-    """Return a backup with all that its manifest says; raises DecryptError where its copy cannot be opened here."""
-    if backup.manifest is None:
-        return backup
-    keys.unlock(backup.manifest.at(copy.key).artifact)
-    return msgspec.structs.replace(backup, manifest=keys.whole(backup.manifest))
-
-
-def _usable(backup: Backup, spec: RunSpec, catalog: Catalog) -> Copy:
-    """Return the copy to read; where none can be relied on, the fault says what else can be restored."""
-    source = _order(spec).source
-    try:
-        return choose_copy(backup, source, [destination.name for destination in spec.job.destinations])
-    except RefusedError as error:
-        error.hint = other_choice(backup, source, spec, catalog)
-        raise
 
 
 def _unpacked(backup: Backup) -> int:
@@ -199,7 +174,7 @@ class _Restore:
         self._recorder = recorder
         self._open_store = open_store
         self._layout = Layout(spec.paths.backups)
-        self._database = self._order.to_database or spec.job.source.database
+        self._database = self._order.to_database or _source(spec).database
         self._safety = ""
         self._state = "untouched"
 
@@ -280,7 +255,7 @@ class _Restore:
     def _check(self, ready: _Prepared, artifact: Path, slices: list[Path], folder: Path) -> list[Expected]:
         """Prove the artifact, unpack what is wanted, and return what then has to be in the database."""
         backup, recorder = ready.backup, self._recorder
-        check = self._open_source(self._spec.job.source).check
+        check = self._open_source(_source(self._spec)).check
         manifest = backup.manifest.at(ready.copy.key) if backup.manifest is not None else None
         with recorder.stage(Stage.CHECK):
             try:
@@ -364,7 +339,7 @@ class _Restore:
         """Back the target up, under a job's name of its own: retention of the job is not misled by it."""
         job = self._spec.job
         one = next(iter(ready.names.values())) if len(ready.names) == 1 else ""
-        source = msgspec.structs.replace(job.source, database=one)
+        source = msgspec.structs.replace(_source(self._spec), database=one)
         name = f"{job.name.removesuffix(SAFETY_SUFFIX)}{SAFETY_SUFFIX}"
         spec = msgspec.structs.replace(
             self._spec, job=msgspec.structs.replace(job, name=name, source=source, destinations=())

@@ -43,6 +43,7 @@ from nanumpay_backupd.pipeline.publish import commit, open_staging
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.settings.schema import MongoSource, RunSpec
+from nanumpay_backupd.settings.sources import mongodb_of
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.sources.oplog_slice import OplogReader, OplogState, SliceRead
 from nanumpay_backupd.system.files import free_bytes, remove_tree
@@ -59,6 +60,7 @@ _CUT_OFF: Final = 2
 _RESERVE: Final = 64 << 20
 """Bytes left free on the filesystem for others."""
 _SUFFIX: Final = ".bson.zst"
+_WHAT: Final = "slices of the oplog"
 OpenReader = Callable[[MongoSource], OplogReader]
 
 
@@ -134,7 +136,7 @@ def take_slice(
     """Save what was written since the last slice (or since the last full) and return the finished Run."""
 
     def work() -> list[BackupdError]:
-        with open_reader(spec.job.source) as reader, Keyring(spec.job.encryption) as keys:
+        with open_reader(mongodb_of(spec.job.source, _WHAT)) as reader, Keyring(spec.job.encryption) as keys:
             return _Slice(spec, source, reader, catalog, recorder, open_store, keys=keys).take()
 
     return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=Outcome.DEGRADED)
@@ -324,7 +326,7 @@ class _Slice:
         return preferred[0] if preferred else None
 
     def _read(self, start: Start, output: Path) -> tuple[SliceRead, Written]:
-        source, recorder = self._spec.job.source, self._recorder
+        source, recorder = mongodb_of(self._spec.job.source, _WHAT), self._recorder
         databases = (source.database,) if source.database else ()
         output.unlink(missing_ok=True)  # what was begun from a place that the oplog no longer holds
         with ZstdWriter(output) as writer:
@@ -383,7 +385,7 @@ class _Slice:
     def _manifest(
         self, identifier: str, started: datetime, start: Start, read: SliceRead, result: Written, state: OplogState
     ) -> Manifest:
-        source = self._spec.job.source
+        source = mongodb_of(self._spec.job.source, _WHAT)
         return Manifest(
             backup=identifier,
             job=self._spec.job.name,

@@ -15,6 +15,7 @@ from nanumpay_backupd.model import Run, Stage
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import RunSpec
+from nanumpay_backupd.settings.sources import mongodb_of
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.locks import FileLock
 
@@ -134,10 +135,10 @@ def manage(spec: RunSpec) -> list[Kept]:
 
     verb, _, stamp = spec.action.removeprefix(_ACTION).partition(":")
     if verb == "list":
-        return find_swaps(spec.job.source)
+        return find_swaps(mongodb_of(spec.job.source, "a swap"))
     lock = FileLock(Layout(spec.paths.backups).lock(spec.job.name), f"job {spec.job.name}")
     with lock:
-        databases = [kept.database for kept in find_swaps(spec.job.source) if kept.stamp == stamp]
+        databases = [kept.database for kept in find_swaps(mongodb_of(spec.job.source, "a swap")) if kept.stamp == stamp]
         if not databases:
             raise NotFoundError(f"there is no swap {stamp!r}", hint="see: backupctl swaps")
         if len(databases) > 1:
@@ -153,4 +154,4 @@ def _swap(spec: RunSpec, database: str, stamp: str) -> Swap:
     # pymongo is heavy: only who uses it pays for it.
     from nanumpay_backupd.sources.swap import Swap
 
-    return Swap(spec.job.source, database, stamp)
+    return Swap(mongodb_of(spec.job.source, "a swap"), database, stamp)

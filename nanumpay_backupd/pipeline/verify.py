@@ -17,10 +17,12 @@ from urllib.parse import unquote, unquote_plus
 import msgspec
 
 from nanumpay_backupd.errors import NotFoundError, ToolError, VerifyError
-from nanumpay_backupd.model import SLICES, CollectionStat, Manifest, OpTime, Verification
+from nanumpay_backupd.model import SLICES, STREAM, CollectionStat, Content, Manifest, OpTime, Part, Verification
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.members import UNREADABLE, Pump, chunks_of, inflater, members
+from nanumpay_backupd.pipeline.parts import compare_parts
 from nanumpay_backupd.pipeline.snapshot import check_lines, json_files
+from nanumpay_backupd.sources.base import WHOLE
 from nanumpay_backupd.sources.extended_json import ToBson
 from nanumpay_backupd.sources.slice_walk import SliceWalk
 from nanumpay_backupd.system.clock import Clock
@@ -42,6 +44,7 @@ __all__ = [
     "size_differs",
 ]
 
+_MONGODB: Final = "mongodb"
 _OPLOG: Final = "oplog.bson"
 """The one file of a dump that stands beside the database folders (`sources.oplog`)."""
 _HINT: Final = "do not rely on this backup; older verified ones are kept; run a new one now: backupctl run"
@@ -57,19 +60,28 @@ Progress = Callable[[int], None]
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """What a reading found: the record of it, and the manifest's collections with the digests of their documents."""
+    """What a reading found: the record of it, and what the manifest has, with the digests of the documents.
+
+    That are ``collections`` of MongoDB, ``parts`` of any other source.
+    """
 
     verification: Verification
     collections: tuple[CollectionStat, ...]
+    parts: tuple[Part, ...] = ()
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """One file inside: bytes, and documents with their digest if it was walked (``walked``)."""
+    """One file inside: bytes, and documents with their digest if it was walked (``walked``).
+
+    ``counted``: what walked it counts documents; ``parts`` are those in the file, where it tells several apart.
+    """
 
     size: int
     documents: int = 0
     digest: str = ""
     walked: bool = False
+    counted: bool = True
+    parts: dict[str, Content] = {}
 
 
 def read_back(artifact: Path, manifest: Manifest, check: Check, clock: Clock, progress: Progress) -> Verification:
@@ -124,7 +136,7 @@ def prove_stream(
     with contextlib.closing(meter.through(chunks)) as passing:
         plain = Pump(keys.opened(manifest.artifact, passing), inflater(manifest.artifact.compression, name))
         try:
-            walk = _walk_slice if manifest.kind in SLICES else _walk
+            walk = _walker(manifest)
             found = walk(plain, manifest, check_lines(check, manifest), progress, keep or (lambda _: None))
         except DamagedError as error:
             plain.close()
@@ -135,8 +147,12 @@ def prove_stream(
         finally:
             plain.close()
     meter.judge()
-    documents, collections = _compare(manifest, found)
     size = sum(seen.size for seen in found.values())
+    _compare_size(manifest, size)
+    if manifest.source.type != _MONGODB:
+        documents, parts = compare_parts(manifest, found)
+        return Proof(_record("structure", clock, started, documents, size), (), parts)
+    documents, collections = _compare(manifest, found)
     return Proof(_record("structure", clock, started, documents, size), collections)
 
 
@@ -256,7 +272,14 @@ def check_file(
     if checker is None:
         return Seen(size)
     checker(b"")
-    return Seen(size, int(getattr(checker, "count", 0)), str(getattr(checker, "digest", "")), walked=True)
+    return Seen(
+        size,
+        int(getattr(checker, "count", 0)),
+        str(getattr(checker, "digest", "")),
+        walked=True,
+        counted=hasattr(checker, "count"),
+        parts=dict(getattr(checker, "parts", {})),
+    )
 
 
 class _Meter:
@@ -288,6 +311,20 @@ class _Meter:
                 hint=_HINT,
                 code="verify-checksum",
             )
+
+
+def _walker(manifest: Manifest) -> Callable[[Pump, Manifest, Check, Progress, Keep], dict[str, Seen]]:
+    """Return what goes through an artifact of this kind."""
+    if manifest.source.form == STREAM:
+        return _walk_stream
+    return _walk_slice if manifest.kind in SLICES and manifest.source.type == _MONGODB else _walk
+
+
+def _walk_stream(plain: Pump, manifest: Manifest, check: Check, progress: Progress, keep: Keep) -> dict[str, Seen]:
+    """Go through an archive that a source's own tool wrote; what is in it is that source's matter."""
+    size = manifest.artifact.raw_bytes
+    seen = _kept(keep(WHOLE), WHOLE, size, plain.rest(), check, progress)
+    return {WHOLE: msgspec.structs.replace(seen, size=plain.tell())}
 
 
 def _walk(plain: Pump, manifest: Manifest, check: Check, progress: Progress, keep: Keep) -> dict[str, Seen]:
@@ -327,16 +364,18 @@ def _whole_json(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[bytes
     yield data
 
 
-def _compare(manifest: Manifest, found: dict[str, Seen]) -> tuple[int, tuple[CollectionStat, ...]]:
-    """Hold what was found against what was promised when it was written; returns documents, and the collections."""
-    name = manifest.artifact.name
-    total = sum(seen.size for seen in found.values())
+def _compare_size(manifest: Manifest, total: int) -> None:
     if total != manifest.artifact.raw_bytes:
         raise VerifyError(
-            f"{name} holds {total} bytes of files, its manifest says {manifest.artifact.raw_bytes}",
+            f"{manifest.artifact.name} holds {total} bytes of files, its manifest says {manifest.artifact.raw_bytes}",
             hint=_HINT,
             code="verify-size",
         )
+
+
+def _compare(manifest: Manifest, found: dict[str, Seen]) -> tuple[int, tuple[CollectionStat, ...]]:
+    """Hold what was found against what was promised when it was written; returns documents, and the collections."""
+    name = manifest.artifact.name
     sliced = manifest.kind in SLICES
     promised = manifest.consistency.entries if sliced or manifest.consistency.level == "point-in-time" else None
     oplog = found.get(f"{manifest.backup}.bson" if sliced else _OPLOG)

@@ -33,7 +33,6 @@ from nanumpay_backupd.settings.options import (
     RETENTION,
     SINGLE,
     TOP,
-    Table,
 )
 from nanumpay_backupd.settings.problems import Mismatch, Problems, nearest, show
 from nanumpay_backupd.settings.schema import (
@@ -48,12 +47,16 @@ from nanumpay_backupd.settings.schema import (
     Limits,
     LocalDestination,
     MongoConnection,
+    MongoSource,
     MonitorOptions,
     Paths,
     PlaceMonitor,
     Retention,
     RetryPolicy,
+    Source,
 )
+from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, SOURCES, keys_elsewhere
+from nanumpay_backupd.settings.tables import Table
 from nanumpay_backupd.system.secrets import Secret
 
 __all__ = ["DEFAULT_HOST_FILE", "load_host_file", "parse_host_file"]
@@ -373,7 +376,23 @@ class _Reader:
 
     def _job(self, raw: Values, path: str, mongodb: MongoConnection) -> HostJob | None:
         nested = ("encryption", "retry", "limits", *_SAID)
-        values = self._values(JOB, {key: value for key, value in raw.items() if key not in nested}, path)
+        kind = raw.get("type", DEFAULT_TYPE)
+        kind = kind.strip() if isinstance(kind, str) else ""
+        said_here = {key: value for key, value in raw.items() if key not in nested}
+        foreign = keys_elsewhere(kind)
+        for key in [key for key in said_here if key in foreign]:
+            del said_here[key]
+            if kind in SOURCES:
+                fix = f'take it out, or write type = "{foreign[key]}"'
+                self.problems.add(f"{path}.{key}", f'is a key of type = "{foreign[key]}", and this is "{kind}"', fix)
+        own = SOURCES[kind].options if kind in SOURCES else ()
+        values = self._values(JOB._replace(options=(*JOB.options, *own)), said_here, path)
+        source = self._source(kind, {option.target: values.pop(option.target, None) for option in own}, path, mongodb)
+        for key in ("incremental", "differential", "pitr"):
+            if values.get(key) and source is not None and not source.increments:
+                self.problems.add(
+                    f"{path}.{key}", f"is not for a job that saves {kind}", "take it out: its backups are whole"
+                )
         values["retention"] = self._retention(raw, "retention", f"{path}.")
         values["monitor"] = self._monitor(raw, "monitor", f"{path}.")
         said = self._table(raw, "encryption", f"{path}.")
@@ -381,10 +400,22 @@ class _Reader:
         self._check_encryption(f"{path}.encryption", said, encryption, own=True)
         values["encryption"] = EncryptionOptions(**encryption)
         values |= self._own(raw, path)
-        values.setdefault("uri", mongodb.uri)
-        database = values.get("database") or _database(values["uri"])
-        values["database"] = "" if database == "*" else database
-        return HostJob(**values) if "name" in values else None
+        return HostJob(**{**values, "source": source}) if "name" in values and source is not None else None
+
+    def _source(self, kind: str, found: Values, path: str, mongodb: MongoConnection) -> Source | None:
+        """Return what a job saves, None where its type or what it needs is not said, which was noted before."""
+        said = {key: value for key, value in found.items() if value is not None}
+        if kind == DEFAULT_TYPE:
+            return MongoSource.of_job(said.get("uri", mongodb.uri), said.get("database", ""))
+        if kind not in SOURCES:
+            return None
+        try:
+            source: Source = SOURCES[kind].record(**said)
+        except TypeError:  # a required key is missing
+            return None
+        for key, reason, fix in source.conflicts():
+            self.problems.add(f"{path}.{key}" if key else path, reason, fix)
+        return source
 
     def _retention(self, raw: Values, path: str, within: str = "") -> Retention:
         """Check a table that says how long to keep; ``path`` and ``within`` as for `_table`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
+
 from nanumpay_backupd.model import LOCAL, Policy
 from nanumpay_backupd.settings.document import to_schedule
 from nanumpay_backupd.settings.keeping import policy_of
@@ -26,9 +28,9 @@ from nanumpay_backupd.settings.schema import (
     Protection,
     S3Destination,
     Schedule,
+    Source,
 )
 from nanumpay_backupd.settings.watching import limits_of
-from nanumpay_backupd.system.secrets import Secret
 
 __all__ = ["ALL", "REMOTE", "TIERS", "application_destination", "build_jobs", "encryption_in_words"]
 
@@ -101,7 +103,7 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
     told = _encryption_warnings(encryption, bool(destinations) or app is None, of_application=True)
     return JobSpec(
         name=APPLICATION_JOB,
-        source=_source(host, host.mongodb.uri, host.mongodb.database),
+        source=_with_tools(host, MongoSource(uri=host.mongodb.uri, database=host.mongodb.database)),
         schedule=None if app is None else to_schedule(app, host.timezone),
         destinations=destinations,
         retention=retention,
@@ -126,7 +128,7 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
     encryption = _encryption(host, job.encryption, ALL)
     return JobSpec(
         name=job.name,
-        source=_source(host, job.uri, job.database),
+        source=_with_tools(host, job.source),
         schedule=Schedule(cron=job.schedule, timezone=host.timezone) if job.schedule else None,
         destinations=destinations,
         retention=retention,
@@ -151,6 +153,12 @@ def _policies(host: HostConfig, retention: Policy, destinations: Iterable[Destin
     return {place: policy_of(retention, host.retentions[place]) for place in places if place in host.retentions}
 
 
+def _with_tools(host: HostConfig, source: Source) -> Source:
+    """Return the source with the tools of ``[tools]`` that it has a field for."""
+    names = set(source.__struct_fields__) & set(host.tools.__struct_fields__)
+    return msgspec.structs.replace(source, **{name: getattr(host.tools, name) for name in names})
+
+
 def _common_limits(host: HostConfig) -> Limits:
     """Return the limits of a job that has none of its own."""
     return Limits(**{name: getattr(host.limits, name) for name in Limits.__struct_fields__})
@@ -162,18 +170,6 @@ def _limits(host: HostConfig, own: MonitorOptions, destinations: Iterable[Destin
     places = (LOCAL, *(destination.name for destination in destinations))
     special = {place: limits_of(limits, (host.monitors[place],)) for place in places if place in host.monitors}
     return {"health": limits, "healths": special}
-
-
-def _source(host: HostConfig, uri: Secret, database: str) -> MongoSource:
-    tools = host.tools
-    return MongoSource(
-        uri=uri,
-        database=database,
-        mongodump=tools.mongodump,
-        mongorestore=tools.mongorestore,
-        mongoexport=tools.mongoexport,
-        mongod=tools.mongod,
-    )
 
 
 def _encryption(host: HostConfig, own: EncryptionOptions, scope: str) -> JobEncryption:

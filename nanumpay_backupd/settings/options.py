@@ -5,22 +5,20 @@ A key's default is that of the record field it fills, so that it stands in one p
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
-import msgspec
+from typing import Final
 
 from nanumpay_backupd.events import EVENTS
 from nanumpay_backupd.settings.key_kinds import DecryptKeys, Passphrase, Recipients
 from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
     Choice,
+    Command,
     Cron,
     Day,
     Duration,
     Factor,
     Fingerprint,
     Flag,
-    Kind,
     MongoUri,
     Names,
     QuietHours,
@@ -60,6 +58,8 @@ from nanumpay_backupd.settings.schema import (
     S3Extras,
     Tools,
 )
+from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, SOURCES
+from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = [
     "CHANNEL",
@@ -81,47 +81,12 @@ __all__ = [
 ]
 
 
-class Option(NamedTuple):
-    """One key: its kind, what it means (a sentence), an example as TOML text, and the record field that it fills.
-
-    ``default`` is text for the reference where the field's default does not tell it; ``required``: there is none.
-    """
-
-    key: str
-    kind: Kind
-    doc: str
-    example: str = ""
-    field: str = ""
-    default: str = ""
-    required: bool = False
-
-    @property
-    def target(self) -> str:
-        """Return the name of the record field."""
-        return self.field or self.key
-
-
-class Table(NamedTuple):
-    """One table of the file: the record that it fills and its keys. ``path`` is as written between brackets."""
-
-    path: str
-    record: type
-    doc: str
-    options: tuple[Option, ...]
-
-    def default(self, option: Option) -> object:
-        """Return an option's default as the program uses it (msgspec.NODEFAULT when there is none)."""
-        fields = {field.name: field for field in msgspec.structs.fields(self.record)}
-        return fields[option.target].default if option.target in fields else msgspec.NODEFAULT
-
-
 _TITLE: Final = "letters, digits and . _ - only"
 NAME: Final = Text(
     "a name of lower-case letters, digits and dashes", pattern=r"[a-z][a-z0-9-]{0,39}", example='"offsite"'
 )
 _GROUP: Final = Text(f"a group's name ({_TITLE}), or empty", pattern=r"[A-Za-z0-9._-]{0,32}", example='"adm"')
 _HOST: Final = Text("a host's name or address", pattern=r"[^\s/@]+", example='"ftp.example.com"')
-_DATABASE: Final = Text('a database\'s name, or "*" for all', pattern=r'[^\s/\\."$]+', example='"nanumpay"')
 _BUCKET: Final = Text("a bucket's name", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]+", example='"my-backups"')
 _TOOL: Final = Text("a program's name or absolute path", pattern=r"(?:/\S+|[^\s/]+)", example='"/usr/bin/mongodump"')
 _CATCH_UP: Final = Duration("0s", "365d")
@@ -166,6 +131,14 @@ _PROTECTION: Final = (
         "Dead-man switch: pinged when a backup begins (`/start`), succeeded, or did not (`/fail`).",
         '{ credential = "heartbeat" }',
     ),
+    Option(
+        "before",
+        Command(),
+        "A command before each backup; where it fails, none is made ([more](operations.md#commands-before-and-after)).",
+        '["/usr/local/bin/before-backup"]',
+    ),
+    Option("after", Command(), "A command after each backup, whatever came of it.", '"systemctl start app-worker"'),
+    Option("hook_timeout", Duration("1s", "1d"), "How long each of them may take; then it is ended.", '"10m"'),
 )
 _BANDWIDTH: Final = Option(
     "bandwidth",
@@ -724,13 +697,13 @@ JOB: Final = Table(
     (
         Option("name", NAME, "Its name; `nanumpay` is the application's.", '"shop"', required=True),
         Option(
-            "uri",
-            MongoUri(),
-            "Connection string of its MongoDB.",
-            '{ credential = "shop-uri" }',
-            default="`mongodb.uri`",
+            "type",
+            Choice(*SOURCES),
+            "What it saves; decides which further keys there are.",
+            f'"{DEFAULT_TYPE}"',
+            field="source",
+            default=f'`"{DEFAULT_TYPE}"`',
         ),
-        Option("database", _DATABASE, "Database; `*` means all.", '"shop"', default="the database in `uri`, else all"),
         Option("schedule", Cron(), "When it runs.", '"30 3 * * *"', default="only when asked"),
         Option("destinations", Names(), "Where further copies go, by name.", '["offsite"]'),
         Option("compress", Flag(), "`.tar.gz` when true, `.tar` when false.", "true"),

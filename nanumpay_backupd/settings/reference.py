@@ -27,9 +27,9 @@ from nanumpay_backupd.settings.options import (
     SINGLE,
     TOP,
     WINDOWS,
-    Option,
-    Table,
 )
+from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, SOURCES
+from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = ["example_toml", "reference_markdown"]
 
@@ -136,6 +136,8 @@ def reference_markdown() -> str:
     lines += [f"\n### `[{CHANNEL.path}]`\n\n{CHANNEL.doc}\n\n", *_table(CHANNEL), _EVENTS]
     lines += [f"- `{event}`: {meaning}\n" for event, meaning in EVENTS.items()]
     lines += [f"\n### `[[job]]`\n\n{JOB.doc}\n\n", *_table(JOB)]
+    for kind, table in SOURCES.items():
+        lines += [f'\n#### `[[job]]`, type = "{kind}"\n\n{table.doc}\n\n', *_table(table)]
     lines += [_RETENTION, *_table(RETENTION)]
     for table in (MONITOR, PLACE_MONITOR):
         lines += [f"\n### `[{table.path}]`\n\n{table.doc}\n\n", *_table(table)]
@@ -157,10 +159,15 @@ def example_toml() -> str:
     )
     lines += _example(PLACE_MONITOR, "[destination.offsite.monitor]")
     lines += _example(CHANNEL, "[channel.ops-mail]")
-    lines += _example(JOB, "[[job]]")
+    # One job shows all keys, the further types only their own.
+    own = SOURCES[DEFAULT_TYPE].options
+    lines += _example(JOB._replace(options=(*JOB.options, *own)), "[[job]]")
     lines += _example(_without(WINDOWS, "How long a job's backups are kept."), "[job.retention]")
     lines += _example(MONITOR, f"[{MONITOR.path}]")
     lines += _example(JOB_ENCRYPTION, f"[{JOB_ENCRYPTION.path}]")
+    for kind, table in SOURCES.items():
+        if kind != DEFAULT_TYPE:
+            lines += _example(table, "[[job]]", f'name = "{kind}"', f'type = "{kind}"')
     return "".join(lines)
 
 

@@ -7,13 +7,13 @@ needs to know; it crosses to the worker process as JSON on standard input (`enco
 from __future__ import annotations
 
 from datetime import date, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from nanumpay_backupd.model import Policy
+from nanumpay_backupd.settings.sources import MongoSource, Source, SourceKind, SourceSettings
 from nanumpay_backupd.system.secrets import Secret
 
 __all__ = [
@@ -57,7 +57,9 @@ __all__ = [
     "S3Destination",
     "S3Extras",
     "Schedule",
+    "Source",
     "SourceKind",
+    "SourceSettings",
     "Tools",
     "VerifyOrder",
     "decode_hook",
@@ -244,34 +246,6 @@ class LocalDestination(_Settings, frozen=True, tag_field="type", tag="local"):
 Destination = S3Destination | FtpDestination | LocalDestination
 
 
-class SourceKind(StrEnum):
-    """What a job saves. Each source says of which kind it is (``holds``)."""
-
-    DATABASE = "database"
-    FILES = "files"
-
-
-class MongoSource(_Settings, frozen=True, tag_field="type", tag="mongodb"):
-    """A MongoDB database (``database`` empty: all of the server's).
-
-    ``parallel_collections``: mongodump's memory grows with it (measured on 1.2 GB: 1 takes 105 MB, 2 takes 160 MB, its
-    own default of 4 takes 290 MB) and its speed hardly does.
-    """
-
-    uri: Secret
-    database: str
-    mongodump: str = "mongodump"
-    mongorestore: str = "mongorestore"
-    mongoexport: str = "mongoexport"
-    mongod: str = "mongod"
-    parallel_collections: int = 2
-
-    @property
-    def holds(self) -> SourceKind:
-        """Tell what kind of source it is."""
-        return SourceKind.DATABASE
-
-
 class Paths(_Settings, frozen=True):
     """Where things lie on this host."""
 
@@ -287,6 +261,8 @@ class Protection(_Settings, frozen=True, kw_only=True):
     the former that often. ``verify`` reads all copies again, at most ``verify_rate`` bytes per second (0: no limit);
     ``drill`` restores the newest backup into a scratch place. ``rpo`` is the most that may be lost, ``rto`` the longest
     that a restore may take; ``tier`` is a preset for both. ``heartbeat`` is an address that is pinged at each backup.
+    ``before`` and ``after`` are commands that are run with each backup (one text: by a shell), each for at most
+    ``hook_timeout``.
     """
 
     incremental: tuple[str, ...] = ()
@@ -299,6 +275,9 @@ class Protection(_Settings, frozen=True, kw_only=True):
     rpo: float = 0.0
     rto: float = 0.0
     heartbeat: Secret = Secret("")
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    hook_timeout: float = 600.0
 
 
 class EncryptionOptions(_Settings, frozen=True):
@@ -338,7 +317,7 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     """
 
     name: str
-    source: MongoSource
+    source: Source
     schedule: Schedule | None
     destinations: tuple[Destination, ...] = ()
     retention: Policy = Policy()
@@ -482,14 +461,13 @@ class ApplicationJob(Protection, frozen=True, kw_only=True):
 
 
 class HostJob(Protection, frozen=True, kw_only=True):
-    """A further job of the host file. No ``schedule``: it runs only when asked. ``database`` empty: all databases.
+    """A further job of the host file. No ``schedule``: it runs only when asked.
 
     ``retry`` and ``limits`` None: as of all jobs.
     """
 
     name: str
-    uri: Secret
-    database: str = ""
+    source: Source
     schedule: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
     retention: Retention = Retention()
@@ -580,6 +558,9 @@ class RestoreOrder(_Settings, frozen=True):
     ``at`` is the oplog time (`model.OpTime`) to restore, from the best chain when ``backup`` is empty. ``source``
     names the destination whose copies are taken; ``safety``: back the target up first when it holds anything. ``swap``:
     restore beside the database first, then change places with it.
+
+    Of other sources than MongoDB ``to_database`` is any other place, ``only`` are the parts or paths that are wanted,
+    ``overwrite``: what is there may be replaced, ``options`` what else that source knows (`sources.base.Wanted`).
     """
 
     backup: str
@@ -589,6 +570,9 @@ class RestoreOrder(_Settings, frozen=True):
     source: str = ""
     safety: bool = True
     swap: bool = False
+    only: tuple[str, ...] = ()
+    overwrite: bool = False
+    options: dict[str, str] = {}
 
 
 class VerifyOrder(_Settings, frozen=True):

@@ -1,40 +1,57 @@
-"""Picks the Source for a job's settings; drivers are imported only when they are needed."""
+"""Picks the rooms of a job's source by its type; drivers are imported only when they are needed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nanumpay_backupd.settings.schema import CollectionOrder, MongoSource
-from nanumpay_backupd.sources.base import Source
+from nanumpay_backupd.errors import InternalError
+from nanumpay_backupd.settings.schema import CollectionOrder
+from nanumpay_backupd.settings.sources import MongoSource, SourceSettings, SqliteSource, mongodb_of, type_of
+from nanumpay_backupd.sources.base import Driver, FolderSource, StreamSource
 
 if TYPE_CHECKING:
     from nanumpay_backupd.sources.mongorestore import MongoTarget
     from nanumpay_backupd.sources.oplog_slice import OplogReader
 
-__all__ = ["open_oplog", "open_source", "open_target"]
+__all__ = ["open_driver", "open_oplog", "open_source", "open_target"]
 
 
-def open_source(settings: MongoSource, order: CollectionOrder | None = None) -> Source:
-    """Return the source that ``settings`` describe, or the one collection of it; nothing is connected yet."""
+def open_driver(settings: SourceSettings) -> Driver:
+    """Return the driver of a source that is not MongoDB, whose rooms are richer; nothing is connected yet."""
+    if isinstance(settings, SqliteSource):
+        from nanumpay_backupd.sources.sqlite import SqliteDriver
+
+        return SqliteDriver(settings)
+    raise InternalError(f"there is no driver for sources of the type {type_of(settings)!r}")
+
+
+def open_source(settings: SourceSettings, order: CollectionOrder | None = None) -> FolderSource | StreamSource:
+    """Return the source that ``settings`` describe, or the one collection of it; nothing is connected yet.
+
+    Raises RefusedError (``not-for-this-source``) for a collection of anything but MongoDB.
+    """
     # pymongo is heavy: only who uses it pays for it.
     if order is not None:
+        mongodb = mongodb_of(settings, "a snapshot of one collection")
         from nanumpay_backupd.sources.mongo_collection import MongoCollection
 
-        return MongoCollection(settings, order)
+        return MongoCollection(mongodb, order)
+    if not isinstance(settings, MongoSource):
+        return open_driver(settings).source()
     from nanumpay_backupd.sources.mongodb import MongoDatabase
 
     return MongoDatabase(settings)
 
 
-def open_target(settings: MongoSource) -> MongoTarget:
-    """Return the server that ``settings`` describe as the target of a restore; nothing is connected yet."""
+def open_target(settings: SourceSettings) -> MongoTarget:
+    """Return the MongoDB server that ``settings`` describe as the target of a restore; nothing is connected yet."""
     from nanumpay_backupd.sources.mongorestore import MongoTarget
 
-    return MongoTarget(settings)
+    return MongoTarget(mongodb_of(settings, "mongorestore"))
 
 
-def open_oplog(settings: MongoSource) -> OplogReader:
+def open_oplog(settings: SourceSettings) -> OplogReader:
     """Return a reader of the oplog of the server that ``settings`` describe; raises SourceError, ConfigError."""
     from nanumpay_backupd.sources.oplog_slice import OplogReader
 
-    return OplogReader(settings)
+    return OplogReader(mongodb_of(settings, "slices of the oplog"))

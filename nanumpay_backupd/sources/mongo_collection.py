@@ -24,7 +24,7 @@ from pymongo.errors import OperationFailure
 from nanumpay_backupd.errors import NotFoundError, SourceError, ToolError
 from nanumpay_backupd.model import BUCKETS, CollectionStat, Consistency, SourceInfo
 from nanumpay_backupd.settings.schema import CollectionOrder, MongoSource
-from nanumpay_backupd.sources.base import Dump, Estimate, Harvest, Source
+from nanumpay_backupd.sources.base import Dump, Estimate, FolderSource, Harvest
 from nanumpay_backupd.sources.bson_walk import BsonWalk
 from nanumpay_backupd.sources.extended_json import file_stem
 from nanumpay_backupd.sources.mongodb import (
@@ -59,7 +59,7 @@ _REASON: Final = (
 )
 
 
-class MongoCollection(Source):
+class MongoCollection(FolderSource):
     """One collection of a MongoDB server, as BSON or as Extended JSON.
 
     ``order.collection`` is its name; where the settings name no database, ``database.name``.

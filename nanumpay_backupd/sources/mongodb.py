@@ -23,7 +23,7 @@ from nanumpay_backupd.errors import BackupdError, ConfigError, SourceError, Spac
 from nanumpay_backupd.model import CollectionStat, Consistency, OpTime, SourceInfo
 from nanumpay_backupd.settings.schema import MongoSource
 from nanumpay_backupd.sources import oplog, settled
-from nanumpay_backupd.sources.base import Dump, Estimate, Harvest, Source
+from nanumpay_backupd.sources.base import Dump, Estimate, FolderSource, Harvest
 from nanumpay_backupd.sources.bson_walk import BsonWalk
 from nanumpay_backupd.sources.oplog_collection import of_collection
 from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
@@ -46,7 +46,7 @@ _INTERNAL_DATABASES: Final = frozenset({"admin", "config", "local"})
 _AUTH_CODES: Final = frozenset({13, 18, 8000})
 
 
-class MongoDatabase(Source):
+class MongoDatabase(FolderSource):
     """One database of a MongoDB server, or all of them."""
 
     def __init__(self, settings: MongoSource) -> None:

@@ -23,7 +23,7 @@ import msgspec
 from nanumpay_backupd.system.files import punch_hole
 from nanumpay_backupd.transforms.codec import Codec
 
-__all__ = ["ArchiveResult", "GrowingArchive"]
+__all__ = ["BLOCK", "ArchiveResult", "GrowingArchive", "writer_into"]
 
 BLOCK: Final = 2 << 20
 """Bytes compressed as one gzip member: large enough for the ratio, small enough to keep memory flat."""
@@ -191,7 +191,9 @@ class GrowingArchive:
                     self._submit(file, whole=True)
                     self._collect(file, wait=True)
         with contextlib.ExitStack() as stack:
-            take = _writer(stack.enter_context(output.open("xb", buffering=0))) if isinstance(output, Path) else output
+            take = (
+                writer_into(stack.enter_context(output.open("xb", buffering=0))) if isinstance(output, Path) else output
+            )
             hasher = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="hash"))
             assembly = _Assembly(self._codec, take, hasher, punch=self._punch, progress=progress)
             return assembly.run(self._entries(), self._files)
@@ -269,7 +271,7 @@ class GrowingArchive:
         return info
 
 
-def _writer(stream: IO[bytes]) -> Callable[[bytes], None]:
+def writer_into(stream: IO[bytes]) -> Callable[[bytes], None]:
     """Return what writes all of each piece into an unbuffered file."""
 
     def write(data: bytes) -> None:

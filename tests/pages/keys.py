@@ -20,9 +20,9 @@ from nanumpay_backupd.settings.options import (
     RETENTION,
     SINGLE,
     TOP,
-    Option,
-    Table,
 )
+from nanumpay_backupd.settings.source_tables import SOURCES
+from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = ["fill", "parts"]
 
@@ -42,9 +42,15 @@ def parts() -> dict[str, str]:
     """Return the parts by name: the keys of the file, of destinations, of jobs; the fields of the application."""
     return {
         "tables": "".join(_section(table) for table in (TOP, *SINGLE)),
-        "destinations": "".join(_kind(name, table) for name, table in DESTINATIONS.items()),
+        "destinations": "".join(_kind("[destination.NAME]", name, table) for name, table in DESTINATIONS.items()),
         "channels": _section(CHANNEL) + _events(),
-        "jobs": "".join(_section(one) for one in (JOB, RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION)),
+        "jobs": "".join(
+            (
+                _section(JOB),
+                *(_kind("[[job]]", name, table) for name, table in SOURCES.items()),
+                *(_section(one) for one in (RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION)),
+            )
+        ),
         "fields": "".join(_fields()),
     }
 
@@ -59,8 +65,8 @@ def _events() -> str:
     return f"The events are:\n.Bl -tag -width Ds\n{items}.El\n"
 
 
-def _kind(name: str, table: Table) -> str:
-    return f".Ss [destination.NAME], type = \\(dq{name}\\(dq\n{_prose(table.doc)}{_list(table)}"
+def _kind(where: str, name: str, table: Table) -> str:
+    return f".Ss {where}, type = \\(dq{name}\\(dq\n{_prose(table.doc)}{_list(table)}"
 
 
 def _list(table: Table) -> str:

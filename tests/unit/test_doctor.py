@@ -12,7 +12,8 @@ from nanumpay_backupd import doctor
 from nanumpay_backupd.doctor import Check, check_destination, check_folder, check_job
 from nanumpay_backupd.errors import SourceError, StoreError
 from nanumpay_backupd.settings.schema import Destination, FtpDestination, LocalDestination, Paths, S3Destination
-from nanumpay_backupd.sources.base import Dump, Estimate, Source
+from nanumpay_backupd.sources.base import Dump, Estimate
+from nanumpay_backupd.sources.base import FolderSource as Source
 from nanumpay_backupd.stores.base import ObjectInfo, Store
 from nanumpay_backupd.stores.local import LocalStore
 from tests.workbench import NOW, job_spec, small_disk

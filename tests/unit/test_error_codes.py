@@ -22,10 +22,12 @@ IN_VAIN = frozenset(
     "artifact-missing bad-request bad-time cancelled catalog-damaged catalog-newer chain-broken chain-missing "
     "config-invalid control-socket copy-unusable destination-auth destination-denied destination-full "
     "destination-not-found destination-tls drill-failed drill-impossible encryption-off failed folder-unusable "
+    "hook-failed "
     "full-too-old job-disabled key-missing key-wrong memory-limit metrics-failed newest-verified no-oplog no-space "
     "no-such-moment not-allowed not-found notify-address object-locked object-missing oplog-short permission-denied "
     "pinned recipient-unusable replay-refused restore-failed restore-incomplete settings-auth settings-invalid "
-    "settings-missing settings-uri source-auth source-empty swap-failed swap-impossible swap-unfinished tool-missing "
+    "settings-missing settings-uri not-for-this-source source-auth source-damaged source-empty swap-failed "
+    "swap-impossible swap-unfinished target-exists target-refused tool-missing "
     "tool-too-old usage verify-checksum verify-counts verify-failed verify-size verify-structure watch-ended".split()
 )
 # Where it depends on what happened, the place that raises it knows: a dump is made again when its tool was killed or

@@ -36,11 +36,16 @@ from nanumpay_backupd.settings.schema import (
     HostJob,
     LocalDestination,
     MongoConnection,
+    MongoSource,
     NotifyOptions,
     Retention,
     RetryPolicy,
     S3Destination,
+    Tools,
+    to_public,
 )
+from nanumpay_backupd.settings.source_tables import SOURCES
+from nanumpay_backupd.settings.sources import SqliteSource
 from nanumpay_backupd.system.secrets import Secret
 
 ROOT = Path(__file__).parents[2]
@@ -193,8 +198,7 @@ def test_destinations_and_jobs_are_read(monkeypatch: pytest.MonkeyPatch) -> None
     shop, everything = config.jobs
     assert shop == HostJob(
         name="shop",
-        uri=Secret("mongodb://shop-db/shop"),
-        database="shop",
+        source=MongoSource(uri=Secret("mongodb://shop-db/shop"), database="shop"),
         schedule=("0 3 * * *", "0 15 * * 1-5"),
         destinations=("offsite", "usb"),
         retention=Retention(count=3),
@@ -203,7 +207,7 @@ def test_destinations_and_jobs_are_read(monkeypatch: pytest.MonkeyPatch) -> None
         enabled=False,
         catch_up=3600.0,
     )
-    assert (everything.database, everything.uri) == ("", config.mongodb.uri)
+    assert everything.source == MongoSource(uri=config.mongodb.uri, database="")
 
 
 def test_what_counts_as_well_is_inherited_key_by_key() -> None:
@@ -626,6 +630,14 @@ def test_the_tables_describe_every_field() -> None:
         keys = {option.target for option in table.options}
         assert keys <= fields, table.path
         assert fields - keys <= named_elsewhere, table.path
+    common = {option.key for option in JOB.options} | {option.target for option in JOB.options}
+    from_tools = {*Tools.__struct_fields__, "parallel_collections"}
+    for kind, table in SOURCES.items():
+        fields = {field.name for field in msgspec.structs.fields(table.record)}
+        keys = {option.target for option in table.options}
+        assert keys <= fields, kind
+        assert fields - keys <= from_tools, kind
+        assert not common & (keys | {option.key for option in table.options}), kind
 
 
 def test_the_reference_is_up_to_date() -> None:
@@ -656,14 +668,51 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     text = text.replace('"AES256"', '"aws:kms"').replace("/etc/nanumpay/ftp-password", str(password))
     text = re.sub(r"(?m)^passphrase = .*$", "", text).replace("/etc/nanumpay/backup-key.sec", str(password))
     config = parse(text)
-    assert [job.name for job in config.jobs] == ["shop"]
+    assert [job.name for job in config.jobs] == ["shop", *list(SOURCES)[1:]]
     assert [destination.name for destination in config.destinations] == ["offsite", "ftp-server", "usb"]
     keys: list[Any] = re.findall(r"(?m)^#([a-z_0-9]+) = ", example_toml())
-    tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION)
-    assert len(keys) == sum(len(table.options) for table in tables) + 5
+    tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, *SOURCES.values(), RETENTION, MONITOR, PLACE_MONITOR)
+    count = sum(len(table.options) for table in (*tables, JOB_ENCRYPTION))
+    assert len(keys) == count + 5 + 2 * (len(SOURCES) - 1)
 
 
 def test_root_reads_what_root_owns(host_file: Path) -> None:
     """The mode counts, not who asks: a private file of the service is read."""
     assert os.stat(host_file).st_mode & 0o777 == 0o600
     assert load_host_file(host_file, environ={}).origin == str(host_file)
+
+
+@pytest.mark.parametrize(
+    "keys,key,reason,fix",
+    [
+        ('type = "oracle"\npath = "/a"', "type", 'must be "mongodb"', ""),
+        ("type = 5", "type", "must be", ""),
+        ('type = "sqlite"', "path", "is missing", "path = "),
+        ('type = "sqlite"\npath = "/a"\nuri = "mongodb://h/"', "uri", 'is a key of type = "mongodb"', "take it out"),
+        ('path = "/a"', "path", 'is a key of type = "sqlite", and this is "mongodb"', 'type = "sqlite"'),
+        ('type = "sqlite"\npath = "a.db"', "path", "an absolute path", '["/srv/app/*.db"]'),
+        ('type = "sqlite"\npath = []', "path", "an absolute path", ""),
+        ('type = "sqlite"\npath = "/a/../b"', "path", "an absolute path", ""),
+        ('type = "sqlite"\npaht = "/a"\npath = "/a"', "paht", "is not a known key", "did you mean job.a.path?"),
+        ('type = "sqlite"\npath = "/a"\npitr = "60s"', "pitr", "is not for a job that saves sqlite", "take it out"),
+        ('before = ["touch"]', "before", "must be a command", ""),
+        ("before = 5", "before", "must be a command", ""),
+    ],
+)
+def test_what_a_job_saves_is_said_by_its_type(keys: str, key: str, reason: str, fix: str) -> None:
+    """A type that there is not, a key of another type and one that is missing are told with their path and the fix."""
+    error = refusal(f'[[job]]\nname = "a"\n{keys}')
+    assert f"job.a.{key}" in error.message
+    assert reason in error.message
+    assert fix in error.hint + error.message
+
+
+def test_a_job_of_another_type_is_read() -> None:
+    """Its own keys are in its source, those of all jobs in the job; of the others there is nothing."""
+    config = parse(
+        '[[job]]\nname = "a"\ntype = "sqlite"\npath = "/srv/a.db"\nexclude = ["/srv/b"]\nschedule = "0 3 * * *"'
+    )
+    (job,) = config.jobs
+    assert job.source == SqliteSource(path=("/srv/a.db",), exclude=("/srv/b",))
+    assert job.schedule == ("0 3 * * *",)
+    assert config.mongodb.uri.reveal() not in str(to_public(job))

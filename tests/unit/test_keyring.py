@@ -19,6 +19,7 @@ from nanumpay_backupd.pipeline.layout import Layout, backup_id, is_slice, parse_
 from nanumpay_backupd.pipeline.verify import prove_stream
 from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import JobEncryption, LocalDestination
+from nanumpay_backupd.settings.sources import mongodb_of
 from nanumpay_backupd.sources.mongodb import MongoDatabase
 from tests.keys import age_key
 from tests.unit.cli_screens import screen
@@ -32,7 +33,7 @@ def age(*, scope: str = "remote", key: bool = True) -> JobEncryption:
     return JobEncryption(method="age", recipients=(pair.recipient,), scope=scope, decrypt_with=keys)
 
 
-SOURCE = job_spec().source
+SOURCE = mongodb_of(job_spec().source, "a test")
 CONTENT = documents(5)
 NAME = backup_id("nanumpay", NOW)
 PLAIN = archive_bytes(NAME, {f"{NAME}/nanumpay/users.bson": CONTENT})

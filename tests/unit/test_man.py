@@ -25,8 +25,9 @@ from nanumpay_backupd.settings.options import (
     RETENTION,
     SINGLE,
     TOP,
-    Table,
 )
+from nanumpay_backupd.settings.source_tables import SOURCES
+from nanumpay_backupd.settings.tables import Table
 from nanumpay_backupd.worker import EXIT_CODES
 from tests.pages.__main__ import written
 from tests.pages.mdoc import Part, blocks, command_lines, sections, words
@@ -177,6 +178,7 @@ def test_every_key_of_the_host_file_is_explained_under_its_table() -> None:
         f'[destination.NAME], type = "{kind}"': [option.key for option in table.options]
         for kind, table in DESTINATIONS.items()
     }
+    wanted |= {f'[[job]], type = "{kind}"': [option.key for option in table.options] for kind, table in SOURCES.items()}
     assert explained == wanted
     (fields,) = page["THE APPLICATION'S SETTINGS"]
     assert fields.arguments == [field.path for field in FIELDS]

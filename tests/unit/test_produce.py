@@ -21,7 +21,8 @@ from nanumpay_backupd.pipeline import produce as room
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.produce import preflight, produce
 from nanumpay_backupd.pipeline.report import Recorder, new_run
-from nanumpay_backupd.sources.base import Dump, Estimate, Harvest, Source
+from nanumpay_backupd.sources.base import Dump, Estimate, Harvest
+from nanumpay_backupd.sources.base import FolderSource as Source
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.transforms.codec import gzip_codec
 from nanumpay_backupd.transforms.growing import BLOCK

@@ -22,7 +22,10 @@ __backupctl_takes() {
         'restore --at') REPLY=latest ;;
         'restore --job') REPLY=@jobs ;;
         'restore --to-db') REPLY='' ;;
+        'restore --to') REPLY='@named @dirs' ;;
         'restore --collection') REPLY=@collections ;;
+        'restore --only') REPLY=@files ;;
+        'restore --option') REPLY='' ;;
         'restore --from') REPLY=@destinations ;;
         'restore 1') REPLY='latest @backups' ;;
         'verify --job') REPLY=@jobs ;;
@@ -72,7 +75,7 @@ __backupctl_options() {
         list) REPLY='-n --slices --help --socket --json --color' ;;
         show) REPLY='--help --socket --json --color' ;;
         timeline) REPLY='--help --socket --json --color' ;;
-        restore) REPLY='--at --job --swap --to-db --collection --from --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
+        restore) REPLY='--at --job --swap --to-db --to --collection --only --overwrite --option --from --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
         verify) REPLY='--job --level --from --no-wait --help --socket --json --color' ;;
         drill) REPLY='--backup --from --no-wait --help --socket --json --color' ;;
         swaps) REPLY='--yes --help --socket --json --color' ;;

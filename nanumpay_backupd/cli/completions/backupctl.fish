@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --accept --at --backup --collection --color --days --format --from --html --job --kind --language --level --only-to --reason --socket --timeout --to --to-db -n
+            case --accept --at --backup --collection --color --days --format --from --html --job --kind --language --level --only --only-to --option --reason --socket --timeout --to --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -98,13 +98,17 @@ complete -c backupctl -n '__backupctl_at show 1' -k -a 'latest (__backupctl_word
 complete -c backupctl -n '__backupctl_in -' -a timeline -d 'show which moments can be restored, and which cannot'
 complete -c backupctl -n '__backupctl_at timeline 1' -k -a '(__backupctl_words jobs)'
 
-complete -c backupctl -n '__backupctl_in -' -a restore -d 'bring a backup back into the database, or into another one'
+complete -c backupctl -n '__backupctl_in -' -a restore -d 'bring a backup back to where it came from, or to another place'
 complete -c backupctl -n '__backupctl_at restore 1' -k -a 'latest (__backupctl_words backups)'
 complete -c backupctl -n '__backupctl_in restore' -l at -x -a 'latest' -d 'as of this moment (see below)'
 complete -c backupctl -n '__backupctl_in restore' -l job -x -k -a '(__backupctl_words jobs)' -d 'with --at: name of a job (default: as for run)'
 complete -c backupctl -n '__backupctl_in restore' -l swap -d 'restore beside the database, check, then change places; keeps what was there'
 complete -c backupctl -n '__backupctl_in restore' -l to-db -x -d 'into this database instead of its own'
+complete -c backupctl -n '__backupctl_in restore' -l to -x -k -a '(__backupctl_words named) (__fish_complete_directories)' -d 'to this place (folder, file, database)'
 complete -c backupctl -n '__backupctl_in restore' -l collection -x -k -a '(__backupctl_words collections)' -d 'only this collection'
+complete -c backupctl -n '__backupctl_in restore' -l only -r -F -d 'only this part or path; may be repeated'
+complete -c backupctl -n '__backupctl_in restore' -l overwrite -d 'what is there may be replaced (other sources than MongoDB)'
+complete -c backupctl -n '__backupctl_in restore' -l option -x -d 'what the source knows besides'
 complete -c backupctl -n '__backupctl_in restore' -l from -x -k -a '(__backupctl_words destinations)' -d 'take the copy at this destination'
 complete -c backupctl -n '__backupctl_in restore' -l dry-run -d 'only show what would be done'
 complete -c backupctl -n '__backupctl_in restore' -l no-safety-backup -d 'do not back up first what is going to be replaced'
