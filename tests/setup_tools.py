@@ -253,7 +253,7 @@ def redis() -> None:
         starter = folder / name
         program = tree / "usr" / "bin" / name
         starter.write_text(
-            f"#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(libraries)} exec {shlex.quote(str(program))} \"$@\"\n",
+            f'#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(libraries)} exec {shlex.quote(str(program))} "$@"\n',
             encoding="utf-8",
         )
         starter.chmod(0o755)

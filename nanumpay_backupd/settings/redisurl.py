@@ -46,9 +46,7 @@ def parse_redis_url(url: str) -> RedisPlace:
             number = parse_qs(parts.query).get("db", [""])[-1]
             if not parts.path.startswith("/"):
                 raise ValueError("names no socket")
-            return RedisPlace(
-                socket=unquote(parts.path), username=user, password=password, database=_number(number)
-            )
+            return RedisPlace(socket=unquote(parts.path), username=user, password=password, database=_number(number))
         if parts.scheme not in ("redis", "rediss"):
             raise ValueError("begins neither with redis://, rediss:// nor unix://")
         return RedisPlace(
@@ -108,11 +106,14 @@ class Databases(Kind):
     def parse(self, value: object, place: Place) -> tuple[int, ...]:  # noqa: ARG002 - the contract of Kind
         """Return the numbers in their order, each once."""
         items = value if isinstance(value, list) else [value]
-        if not items or not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        found: set[int] = set()
+        for item in items:
+            if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item < MOST_DATABASES:
+                raise self.mismatch(value)
+            found.add(item)
+        if not found:
             raise self.mismatch(value)
-        if not all(0 <= item < MOST_DATABASES for item in items):
-            raise self.mismatch(value)
-        return tuple(sorted(set(items)))
+        return tuple(sorted(found))
 
     def show(self, value: object) -> str:
         """Show the list."""

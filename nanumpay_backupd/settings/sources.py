@@ -19,7 +19,17 @@ from nanumpay_backupd.settings.redisurl import parse_redis_url
 from nanumpay_backupd.system.secrets import Secret, stands_in
 from nanumpay_backupd.wording import words_for
 
-__all__ = ["MongoSource", "RedisMode", "RedisSource", "Source", "SourceKind", "SourceSettings", "SqliteSource", "mongodb_of", "type_of"]
+__all__ = [
+    "MongoSource",
+    "RedisMode",
+    "RedisSource",
+    "Source",
+    "SourceKind",
+    "SourceSettings",
+    "SqliteSource",
+    "mongodb_of",
+    "type_of",
+]
 
 
 class SourceKind(StrEnum):

@@ -91,7 +91,7 @@ def decode(kind: int, data: bytes, at: int = 0) -> Any:
         raise ValueError(f"a value of type {type_name(kind)} is cut off") from None
 
 
-def _decode(kind: int, data: bytes, at: int) -> Any:  # noqa: PLR0911 - a table of forms
+def _decode(kind: int, data: bytes, at: int) -> Any:
     if kind == 0:
         return string_at(data, at)[0]
     name = TYPES.get(kind)

@@ -337,5 +337,5 @@ def _as_read() -> Iterator[None]:
         yield
     except VerifyError as error:
         raise SourceError(
-            f"the server's own file is damaged: {error.message}", hint="redis-check-aof --fix, or mode = \"snapshot\""
+            f"the server's own file is damaged: {error.message}", hint='redis-check-aof --fix, or mode = "snapshot"'
         ) from None

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
-
 
 from nanumpay_backupd.errors import BackupdError, InternalError, SourceError, SpaceError
 from nanumpay_backupd.model import Consistency, Part, SourceInfo
@@ -17,7 +15,6 @@ from nanumpay_backupd.sources.redis_link import Server
 from nanumpay_backupd.system.files import is_disk_full
 
 __all__ = ["ThreadedDump", "made"]
-
 
 
 class _Ended(Exception):  # noqa: N818 - asked for
@@ -131,5 +128,3 @@ def made(
         documents=sum(part.items for part in parts),
         warnings=warnings,
     )
-
-

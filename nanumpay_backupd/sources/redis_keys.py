@@ -119,7 +119,7 @@ class KeysWalk:
             start = at
             if data[at : at + begin] != _BEGIN[: end - at]:
                 raise ValueError
-            parts = []
+            parts: list[bytes] = []
             for _ in range(3):
                 at += begin if not parts else 3
                 stop = data.find(b"\r\n", at, at + 24)

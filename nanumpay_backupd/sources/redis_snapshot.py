@@ -9,6 +9,7 @@ cannot write the file hangs up without a word, and says in ``INFO persistence`` 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -67,7 +68,7 @@ class SnapshotDump(ThreadedDump):
             line = link.file.readline().strip()
             if line:
                 break
-            if not link.file.peek(1):
+            if not link.file.peek(1):  # waits for more
                 raise EOFError
             self.step()
         if line[:1] == b"-":
@@ -78,7 +79,7 @@ class SnapshotDump(ThreadedDump):
             raise ValueError("it sends no RDB file")
         return int(line[1:]), b""
 
-    def _receive(self, write, left: int, mark: bytes) -> None:  # type: ignore[no-untyped-def]
+    def _receive(self, write: Callable[[bytes], None], left: int, mark: bytes) -> None:
         walk, file = self._walk, self._link.file
         while not walk.ended:
             self.step()
@@ -102,7 +103,7 @@ class SnapshotDump(ThreadedDump):
             raise self._cut_off()
 
     @contextlib.contextmanager
-    def _faults(self):  # type: ignore[no-untyped-def]
+    def _faults(self) -> Iterator[None]:
         """As `Link.faults`; where the server hung up, its own reason is asked for."""
         try:
             yield

@@ -98,7 +98,7 @@ def checker_of(name: str) -> Callable[[bytes], None] | None:
     base = name.rpartition("/")[2]
     if base == FILE:
         return _Databases(name)
-    if base.endswith(".aof") or base.endswith(".rdb"):
+    if base.endswith((".aof", ".rdb")):
         return AofWalk(name)
     if base == FUNCTIONS:
         return None
@@ -138,5 +138,3 @@ def _may_read(link: Link, mode: str) -> None:
         answer = link.reply()
         if isinstance(answer, Refusal):
             raise answer
-
-
