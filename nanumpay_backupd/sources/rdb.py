@@ -252,15 +252,15 @@ class RdbWalk:
         if self.ended:
             self.rest += piece
             return
-        if not piece:
-            raise self._damaged(f"ends within a key or before its end, after {self.count:,} keys")
         self._data = self._data + piece if self._data else piece
-        if len(self._data) < self._wait:
+        if piece and len(self._data) < self._wait:
             return
         try:
             self._walk()
         except ValueError as error:
             raise self._damaged(f"is damaged after {self.count:,} keys: {error}") from None
+        if not piece and not self.ended:
+            raise self._damaged(f"ends within a key or before its end, after {self.count:,} keys")
 
     def _walk(self) -> None:
         data, at = self._data, 0
@@ -289,7 +289,7 @@ class RdbWalk:
             raise ValueError(f"it is of RDB version {self.version}, known here are 1 to {NEWEST}")
         return _HEADER
 
-    def _keys(self, data: bytes, at: int) -> int:
+    def _keys(self, data: bytes, at: int) -> int:  # noqa: C901, PLR0912 - one loop, a million times a second
         """Walk from ``at``; returns where the file ends, or leaves by _Pause where what is there ends."""
         end, expiry, number = len(data), self._expiry, self._database
         count, begun, total, sums = 0, at, self._sums.get(self._database, 0), self._digests

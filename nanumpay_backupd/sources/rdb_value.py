@@ -152,7 +152,7 @@ def _hash(kind: int, data: bytes, at: int) -> dict[bytes, Any]:
         return _hash_with_times(data, at)
     else:
         items = _items(kind, data, at, 2)
-    return {field: value for field, value in _by(items, 2)}
+    return {field: value for field, value in _by(items, 2)}  # noqa: C416 - pairs, as far as types can tell
 
 
 def _hash_with_times(data: bytes, at: int) -> dict[bytes, Any]:

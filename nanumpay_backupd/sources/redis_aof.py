@@ -1,7 +1,7 @@
 """A Redis server's append-only files, copied from its data folder while it goes on. Asks the server nothing of them.
 
 Facts about Redis this relies on: since 7.0 a folder holds a manifest and the files that it names; a base is written
-once, an increment is only appended to, and a rewrite puts a new manifest in the place of the old one. So files that were
+once, an increment is only appended to, and a rewrite puts a new manifest in place of the old one. So files that were
 opened between two readings of the same manifest belong together, even when a rewrite deletes their names afterwards.
 Before 7.0 there is one file, which a rewrite replaces: what was opened stays whole.
 """
@@ -67,7 +67,7 @@ def find_aof(folder: Path) -> AofSet:
             manifests = sorted(folder.glob(_FOLDERS), key=lambda path: path.stat().st_mtime)
             if not manifests:
                 break
-            if (found := _open_all(folder, manifests[-1])) is not None:
+            if (found := _open_all(manifests[-1])) is not None:
                 return found
         else:
             raise SourceError(f"the AOF in {folder} was rewritten again and again", hint="run again")
@@ -97,7 +97,7 @@ def find_aof(folder: Path) -> AofSet:
     )
 
 
-def _open_all(folder: Path, manifest: Path) -> AofSet | None:
+def _open_all(manifest: Path) -> AofSet | None:
     """Open what a manifest names; None: it was another one before that was done."""
     text = manifest.read_bytes()
     place = manifest.parent.name
@@ -160,6 +160,7 @@ class AofWalk:
     def __call__(self, piece: bytes) -> None:
         """Take the next piece, ``b""`` for the end; raises VerifyError."""
         if not piece:
+            self._wait = 0
             self._end()
             return
         self._fed += len(piece)
@@ -214,7 +215,9 @@ class AofWalk:
 
     def _end(self) -> None:
         if self._rdb is not None and not self._rdb.ended:
-            self._rdb(b"")
+            self._preamble(b"")
+        else:
+            self._walk()
         if self._data or self._multi:
             raise self._damaged("ends within a command or a transaction")
 
@@ -288,6 +291,7 @@ class AofDump(ThreadedDump):
                 self._copy(file, target, sizes[file.name], last=last)
             if self._files.manifest:
                 (self.folder / self._files.manifest).write_bytes(self._files.text)
+                self.written[self._files.manifest] = len(self._files.text)
         finally:
             self._files.close()
 
@@ -305,6 +309,7 @@ class AofDump(ThreadedDump):
                 if ready > 0:
                     write(memoryview(held)[:ready])  # type: ignore[arg-type]
                     held, written = held[ready:], walk.whole
+            self.written[file.name] = stream.tell()
         if held and not last:
             raise SourceError(f"{file.name} ends within a command, and is not the last file", hint="redis-check-aof")
 
@@ -320,7 +325,19 @@ class AofDump(ThreadedDump):
             RedisMode.AOF,
             parts,
             Consistency(level="point-in-time", moment=self._moment),
-            {"keys": keys, "manifest": self._files.manifest},
+            facts={"keys": keys, "manifest": self._files.manifest},
+            by_hand=self._by_hand(),
+        )
+
+    def _by_hand(self) -> tuple[str, ...]:
+        name = (self._files.manifest or _SINGLE).partition("/")[0]
+        check = f"redis-check-aof {{folder}}/{self._files.manifest or _SINGLE}"
+        return (
+            "# stop Redis, move what its folder has of that name away; then, as root:",
+            check,
+            f"cp -r {{folder}}/{name} /var/lib/redis/{name}",
+            f"chown -R redis:redis /var/lib/redis/{name}",
+            "# start it with appendonly yes",
         )
 
 

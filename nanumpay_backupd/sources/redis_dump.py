@@ -1,4 +1,4 @@
-"""What all ways of reading a Redis server have in common: a thread that writes files, and the record of what it wrote."""
+"""What all ways of reading a Redis server have in common: a thread that writes files, and the record of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from abc import abstractmethod
 from pathlib import Path
 
-from nanumpay_backupd.errors import BackupdError, InternalError, SourceError, SpaceError
+from nanumpay_backupd.errors import BackupdError, InternalError, SourceError, SpaceError, ToolError
 from nanumpay_backupd.model import Consistency, Part, SourceInfo
 from nanumpay_backupd.settings.sources import RedisSource
 from nanumpay_backupd.sources.base import Dump, Harvest
@@ -33,6 +33,8 @@ class ThreadedDump(Dump):
         self._ended = threading.Event()
         self._killed = False
         self._error: BaseException | None = None
+        self.written: dict[str, int] = {}
+        """The bytes of each file, which `write` notes when it is whole."""
         self._thread = threading.Thread(target=self._run, name="redis", daemon=True)
         self._thread.start()
 
@@ -87,6 +89,14 @@ class ThreadedDump(Dump):
             raise SourceError(f"what Redis sent could not be written: {error.strerror or error}")
         if error is not None:
             raise InternalError(f"saving Redis failed: {type(error).__name__}: {error}") from error
+        missing = sorted(name for name, size in self.written.items() if sizes.get(name) != size)
+        if missing:
+            raise ToolError(
+                f"the keys of Redis were read, but {missing[0]} is not there as it was written",
+                hint="check the disk, then run again; nothing was published",
+                code="dump-incomplete",
+                retryable=True,
+            )
         return self.judge(sizes)
 
     def step(self) -> None:
@@ -110,7 +120,14 @@ class ThreadedDump(Dump):
 
 
 def made(
-    server: Server, mode: str, parts: tuple[Part, ...], consistency: Consistency, facts: dict[str, str], *warnings: str
+    server: Server,
+    mode: str,
+    parts: tuple[Part, ...],
+    consistency: Consistency,
+    *,
+    facts: dict[str, str],
+    by_hand: tuple[str, ...],
+    warnings: tuple[str, ...] = (),
 ) -> Harvest:
     """Return the record of a dump."""
     return Harvest(
@@ -121,10 +138,11 @@ def made(
             databases=tuple(part.name for part in parts if part.kind == "database"),
             collections=(),
             parts=parts,
+            by_hand=by_hand,
             facts={"mode": str(mode), **facts},
         ),
         consistency=consistency,
-        tools={},
+        tools={"redis": server.version or "not running"},
         documents=sum(part.items for part in parts),
         warnings=warnings,
     )

@@ -15,6 +15,7 @@ from xxhash import xxh3_128_intdigest
 
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.sources.rdb import RdbWalk, payload_of, payload_problem
+from nanumpay_backupd.sources.rdb_value import string_at
 from nanumpay_backupd.sources.redis_link import command
 
 __all__ = ["FUNCTIONS", "Key", "KeysWalk", "LinesWalk", "file_of", "functions_line", "head", "keys_in", "line"]
@@ -91,13 +92,14 @@ class KeysWalk:
 
     def __call__(self, piece: bytes) -> None:
         """Take the next piece, ``b""`` for the end; raises VerifyError."""
-        if not piece:
-            if self._data or self._head:
-                raise self._damaged("ends within a key")
-            return
         self._data = self._data + piece if self._data else piece
-        if len(self._data) < self._wait:
+        if piece and len(self._data) < self._wait:
             return
+        self._look()
+        if not piece and (self._data or self._head):
+            raise self._damaged("ends within a key")
+
+    def _look(self) -> None:
         at = 0
         if self._head:
             if len(self._data) < len(self._head):
@@ -179,7 +181,7 @@ class LinesWalk:
 
 
 def keys_in(path: Path) -> Iterator[Key | bytes]:
-    """Yield the keys of a file that was proven, of either form; of an RDB file last its functions, as RESTORE takes them.
+    """Yield the keys of a file that was proven, of either form; of an RDB file last its functions (FUNCTION RESTORE).
 
     Raises VerifyError, OSError.
     """
@@ -190,7 +192,7 @@ def keys_in(path: Path) -> Iterator[Key | bytes]:
             path.name, lambda name, expiry, payload: found.append(Key(database, name, expiry, payload))
         )
     else:
-        rdb = RdbWalk(path.name, digests=False, on_key=lambda *told: found.append(_key(rdb, *told)))
+        rdb = RdbWalk(path.name, digests=False, on_key=lambda *told: found.append(_key(rdb.version, *told)))
         walk = rdb
     with path.open("rb", buffering=0) as stream:
         while piece := stream.read(_PIECE):
@@ -203,9 +205,9 @@ def keys_in(path: Path) -> Iterator[Key | bytes]:
         yield payload_of(walk.functions, walk.version)
 
 
-def _key(walk: RdbWalk, database: int, expiry: int, data: bytes, start: int, value: int, end: int) -> Key:
+def _key(  # noqa: PLR0917 - as `rdb.OnKey`
+    version: int, database: int, expiry: int, data: bytes, start: int, value: int, end: int
+) -> Key:
     # The name stands between the type and the value.
-    from nanumpay_backupd.sources.rdb_value import string_at
-
     name = string_at(data, start + 1)[0]
-    return Key(database, name, expiry, payload_of(data[start : start + 1] + data[value:end], walk.version))
+    return Key(database, name, expiry, payload_of(data[start : start + 1] + data[value:end], version))

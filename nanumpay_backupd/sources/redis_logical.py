@@ -17,7 +17,8 @@ from nanumpay_backupd.settings.sources import RedisMode, RedisSource
 from nanumpay_backupd.sources.base import Harvest
 from nanumpay_backupd.sources.rdb_value import date, readable, text, type_name
 from nanumpay_backupd.sources.redis_dump import ThreadedDump, made
-from nanumpay_backupd.sources.redis_keys import FUNCTIONS, file_of, functions_line, head, line
+from nanumpay_backupd.sources.redis_keys import FUNCTIONS, file_of, functions_line, head
+from nanumpay_backupd.sources.redis_keys import line as key_line
 from nanumpay_backupd.sources.redis_link import Link, Refusal, Server, command, read_version
 from nanumpay_backupd.transforms.growing import writer_into
 
@@ -56,11 +57,13 @@ class _Database:
 
     def add(self, name: bytes, expiry: int, payload: bytes) -> None:
         """Write one key."""
-        self._pending.append(line(name, expiry, payload))
+        self._pending.append(key_line(name, expiry, payload))
         self.count += 1
         self._size += len(payload) + 64
         if self._lines is not None:
-            self._shown.append(_encode(_shown(name, expiry, payload)))
+            shown = _encode(_shown(name, expiry, payload))
+            self._shown.append(shown)
+            self._size += len(shown)
         if self._size >= _WRITE:
             self.flush()
 
@@ -72,6 +75,11 @@ class _Database:
             _write(self._lines, [b"\n".join(self._shown)])
             self._shown = []
         self._pending, self._size = [], 0
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file so far."""
+        streams = [self._keys] if self._lines is None else [self._keys, self._lines]
+        return {Path(stream.name).name: stream.tell() for stream in streams}
 
     def close(self) -> None:
         """Close the files; what was gathered is not written."""
@@ -131,6 +139,7 @@ class LogicalDump(ThreadedDump):
                 with self._link.faults():
                     self._scan(number, files)
                 files.flush()
+                self.written.update(files.sizes())
             finally:
                 files.close()
             self._done[number] = files.count
@@ -212,7 +221,9 @@ class LogicalDump(ThreadedDump):
                     return
                 raise
         if len(payload) > 10:
-            (self.folder / FUNCTIONS).write_bytes(functions_line(payload))
+            line = functions_line(payload)
+            (self.folder / FUNCTIONS).write_bytes(line)
+            self.written[FUNCTIONS] = len(line)
 
     def judge(self, sizes: dict[str, int]) -> Harvest:
         """See `ThreadedDump.judge`."""
@@ -225,8 +236,11 @@ class LogicalDump(ThreadedDump):
             RedisMode.LOGICAL,
             parts,
             Consistency(level="none", reason=_REASON, moment=self._began),
-            {},
-            *self._warnings,
+            facts={},
+            by_hand=tuple(
+                f"redis-cli -u URL --pipe < {{folder}}/{name}" for name in self.written if name[-5:] == ".resp"
+            ),
+            warnings=tuple(self._warnings),
         )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from nanumpay_backupd.errors import BackupdError, ToolError
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import RedisMode, RedisSource
-from nanumpay_backupd.sources.base import Comparison, Restoring, Scratch, Wanted
+from nanumpay_backupd.sources.base import Comparison, Goal, Restoring, Scratch, Wanted
 from nanumpay_backupd.sources.redis_compare import compare_keys
 from nanumpay_backupd.sources.redis_folder import FolderRestore
 from nanumpay_backupd.sources.redis_link import Link, look_at, read_version
@@ -45,6 +45,7 @@ class ScratchRedis(Scratch):
         self.described = f"a redis-server {version} of its own"
         self._data = folder / "data"
         self._door: int | None = None
+        self._target: RedisTarget | None = None
         self.settings = settings
 
     def start(self, check: Callable[[], None]) -> None:
@@ -145,9 +146,10 @@ class ScratchRedis(Scratch):
 
     def target(self) -> RedisTarget:
         """See `Scratch.target`."""
-        if self.manifest.source.facts.get("mode") == RedisMode.LOGICAL:
-            return RedisTarget(self.settings)
-        return _Loading(self)
+        if self._target is None:
+            logical = self.manifest.source.facts.get("mode") == RedisMode.LOGICAL
+            self._target = RedisTarget(self.settings) if logical else _Loading(self)
+        return self._target
 
     def _last_words(self) -> str:
         lines = [] if self._child is None else self._child.tail.splitlines()
@@ -162,6 +164,10 @@ class _Loading(RedisTarget):
     def __init__(self, scratch: ScratchRedis) -> None:
         super().__init__(scratch.settings)
         self._scratch = scratch
+
+    def look(self, manifest: Manifest, wanted: Wanted) -> Goal:  # noqa: ARG002
+        """See `Target.look`: its folder is empty."""
+        return Goal(server=self._scratch.described, place=str(self._scratch.data), parts=manifest.source.parts)
 
     def start(self, folder: Path, manifest: Manifest, wanted: Wanted, work: Path) -> Restoring:  # noqa: ARG002
         """See `FolderTarget.start`."""

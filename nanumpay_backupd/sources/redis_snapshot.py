@@ -28,6 +28,12 @@ __all__ = ["FILE", "SnapshotDump", "parts_of"]
 FILE: Final = "dump.rdb"
 _MARK: Final = 40
 _PIECE: Final = 1 << 20
+_BY_HAND: Final = (
+    "# stop Redis, and set appendonly no in its redis.conf: else it loads its AOF instead; then, as root:",
+    f"redis-check-rdb {{folder}}/{FILE}",
+    f"install -o redis -g redis -m 640 {{folder}}/{FILE} /var/lib/redis/{FILE}",
+    "# start it; where it had an AOF: redis-cli CONFIG SET appendonly yes, and the same in its redis.conf",
+)
 
 
 class SnapshotDump(ThreadedDump):
@@ -54,6 +60,7 @@ class SnapshotDump(ThreadedDump):
             with self._faults():
                 left, mark = self._begin()
             self._receive(writer_into(stream), left, mark)
+            self.written[FILE] = stream.tell()
 
     def _begin(self) -> tuple[int, bytes]:
         """Ask for the file; returns its size (-1: not known) and the mark behind it."""
@@ -65,11 +72,11 @@ class SnapshotDump(ThreadedDump):
         answer = link.ask("PSYNC", "?", "-1")
         self._position = answer.decode("ascii", "replace").partition(" ")[2].replace(" ", ":")
         while True:
-            line = link.file.readline().strip()
-            if line:
-                break
-            if not link.file.peek(1):  # waits for more
+            line = link.file.readline()
+            if not line:
                 raise EOFError
+            if line := line.strip():
+                break
             self.step()
         if line[:1] == b"-":
             raise Refusal(line[1:].decode("utf-8", "replace"))
@@ -81,26 +88,35 @@ class SnapshotDump(ThreadedDump):
 
     def _receive(self, write: Callable[[bytes], None], left: int, mark: bytes) -> None:
         walk, file = self._walk, self._link.file
-        while not walk.ended:
+        held, ended = b"", left == 0
+        while not ended:
             self.step()
             with self._faults():
-                piece = file.read1(_PIECE if left < 0 else min(_PIECE, left))
+                piece = file.read1(_PIECE if mark else min(_PIECE, left))
             if not piece:
                 raise self._cut_off()
-            left = left - len(piece) if left > 0 else left
-            try:
-                walk(piece)
-            except VerifyError as error:
-                raise self._strange(error) from None
-            # What follows the file's end is the mark, or what was written since.
-            write(piece if not walk.ended else piece[: len(piece) - len(walk.rest)])
-        if mark:
-            with self._faults():
-                found = walk.rest + self._link.exactly(max(0, _MARK - len(walk.rest)))
-            if found[:_MARK] != mark:
-                raise self._cut_off()
-        elif left or walk.rest:
-            raise self._cut_off()
+            if mark:
+                # The mark may be parted between two pieces; what follows it is none of the file's.
+                piece = held + piece
+                at = piece.find(mark)
+                ended, at = at >= 0, at if at >= 0 else max(0, len(piece) - _MARK + 1)
+                piece, held = piece[:at], piece[at:]
+            else:
+                left -= len(piece)
+                ended = left == 0
+            if piece:
+                write(piece)
+                self._follow(piece)
+        self._follow(b"")
+        if walk.rest:
+            raise self._cut_off("there is more than an RDB file")
+
+    def _follow(self, piece: bytes) -> None:
+        """Walk what came; an empty piece is the end."""
+        try:
+            self._walk(piece)
+        except VerifyError as error:
+            raise self._strange(error) from None
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
@@ -148,7 +164,8 @@ class SnapshotDump(ThreadedDump):
                 moment=datetime.fromtimestamp(moment, UTC) if moment else None,
                 position=self._position,
             ),
-            {"rdb": str(walk.version)},
+            facts={"rdb": str(walk.version)},
+            by_hand=_BY_HAND,
         )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Final
+from urllib.parse import quote
 
-from nanumpay_backupd.errors import NotFoundError, RefusedError
+import msgspec
+
+from nanumpay_backupd.errors import ConfigError, NotFoundError, RefusedError
 from nanumpay_backupd.model import Manifest, Part
-from nanumpay_backupd.settings.redisurl import MOST_DATABASES
+from nanumpay_backupd.settings.redisurl import MOST_DATABASES, parse_redis_url
 from nanumpay_backupd.settings.sources import RedisMode, RedisSource, SourceSettings
 from nanumpay_backupd.sources.base import Comparison, FolderTarget, Goal, Restoring, Wanted
 from nanumpay_backupd.sources.redis_compare import compare_keys
@@ -17,6 +20,7 @@ from nanumpay_backupd.sources.redis_keys import FUNCTIONS
 from nanumpay_backupd.sources.redis_link import Link, Refusal, Server, look_at, read_version
 from nanumpay_backupd.sources.redis_restore import KeysRestore, Plan
 from nanumpay_backupd.sources.redis_snapshot import FILE
+from nanumpay_backupd.system.secrets import Secret
 
 __all__ = ["RedisTarget", "plan_of"]
 
@@ -45,7 +49,7 @@ class RedisTarget(FolderTarget):
         plan = plan_of(manifest, wanted)
         if plan.folder:
             return look_at_folder(self._settings, manifest, plan, overwrite=wanted.overwrite)
-        with Link(self._settings) as link:
+        with Link(reached(self._settings, wanted)) as link:
             server = look_at(link)
             return self._look(link, server, manifest, plan, overwrite=wanted.overwrite)
 
@@ -84,7 +88,7 @@ class RedisTarget(FolderTarget):
 
     def safety(self, manifest: Manifest, wanted: Wanted) -> SourceSettings | None:
         """See `Target.safety`; in a data folder what is there is kept aside."""
-        return None if plan_of(manifest, wanted).folder else self._settings
+        return None if plan_of(manifest, wanted).folder else reached(self._settings, wanted)
 
     def needs(self, name: str, wanted: Wanted) -> bool:
         """See `FolderTarget.needs`: what people read is for them only."""
@@ -101,18 +105,36 @@ class RedisTarget(FolderTarget):
             restore = FolderRestore(folder, manifest, plan)
             self._kept = restore.kept
             return restore
-        return KeysRestore(self._settings, files_of(folder, manifest, plan), plan)
+        return KeysRestore(reached(self._settings, wanted), files_of(folder, manifest, plan), plan)
 
     def compare(self, manifest: Manifest, wanted: Wanted, work: Path) -> Comparison:  # noqa: ARG002
         """See `Target.compare`."""
         plan = plan_of(manifest, wanted)
         if plan.folder:
             return compare_files(Path(plan.folder), manifest)
-        return compare_keys(self._settings, files_of(self._folder, manifest, plan), plan)
+        return compare_keys(reached(self._settings, wanted), files_of(self._folder, manifest, plan), plan)
 
     def undo(self) -> str:
         """See `Target.undo`."""
         return f"what was there is kept as {', '.join(self._kept)}" if self._kept else ""
+
+
+def reached(settings: RedisSource, wanted: Wanted) -> RedisSource:
+    """Return the settings of the server that is meant: the job's, or another one with the job's login.
+
+    Raises RefusedError (``target-refused``), also where a password is said: it would be in a command line.
+    """
+    if "://" not in wanted.to:
+        return settings
+    try:
+        place, own = parse_redis_url(wanted.to), parse_redis_url(settings.url.reveal())
+    except ConfigError as error:
+        raise _refused(error.message, error.hint) from None
+    if place.password or place.username:
+        raise _refused("the address of the other server has a login in it", "leave it out: that of the job is used")
+    scheme, _, rest = wanted.to.partition("://")
+    login = f"{quote(own.username, safe='')}:{quote(own.password.reveal(), safe='')}@" if own.password else ""
+    return msgspec.structs.replace(settings, url=Secret(f"{scheme}://{login}{rest}"))
 
 
 def files_of(folder: Path, manifest: Manifest, plan: Plan) -> list[Path]:
@@ -131,13 +153,16 @@ def plan_of(manifest: Manifest, wanted: Wanted) -> Plan:
     prefix, existing = options.get("prefix", ""), options.get("existing", "")
     if existing not in ("", EMPTY, REPLACE, SKIP):
         raise _refused(f"existing is {existing!r}", f"it is {EMPTY}, {REPLACE} or {SKIP}")
-    number = _database(options.get("database") or ("" if wanted.to.startswith("/") else wanted.to))
     folder = wanted.to if wanted.to.startswith("/") else ""
+    elsewhere = bool(folder) or "://" in wanted.to
+    number = _database(options.get("database") or ("" if elsewhere else wanted.to))
     if mode == RedisMode.AOF and not folder:
         raise _refused(
             "the AOF of Redis goes back into a data folder, from which the server is started",
             "stop Redis and name its folder: --to /var/lib/redis (docs/sources/redis.md)",
         )
+    if mode == RedisMode.LOGICAL and folder:
+        raise _refused("what was saved key by key goes into a running server", "leave out --to, or name a server there")
     if folder and (wanted.only or prefix or existing or number is not None):
         raise _refused(
             "into a data folder all goes back as it was",
