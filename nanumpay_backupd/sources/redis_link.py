@@ -257,7 +257,7 @@ def read_version(text: str) -> tuple[int, int]:
 def look_at(link: Link) -> Server:
     """Ask the server what it is; raises SourceError (``source-loading``, ``source-too-old``, ``source-auth``)."""
     with link.faults():
-        server = Server(link.ask("INFO", "everything").decode("utf-8", "replace"))
+        server = Server(link.ask("INFO").decode("utf-8", "replace"))
     if server.info.get("loading") == "1" or server.info.get("async_loading") == "1":
         part = server.info.get("loading_loaded_perc", "")
         raise SourceError(

@@ -13,12 +13,13 @@ from nanumpay_backupd.sources.base import Dump, Estimate, FolderSource
 from nanumpay_backupd.sources.rdb import RdbWalk
 from nanumpay_backupd.sources.redis_aof import AofDump, AofWalk, find_aof
 from nanumpay_backupd.sources.redis_keys import FUNCTIONS, KeysWalk, LinesWalk
-from nanumpay_backupd.sources.redis_link import Link, Refusal, Server, command, look_at
+from nanumpay_backupd.sources.redis_link import Link, Server, look_at, read_version
 from nanumpay_backupd.sources.redis_logical import LogicalDump, databases_of
 from nanumpay_backupd.sources.redis_snapshot import FILE, SnapshotDump
 
 __all__ = ["RedisServer", "checker_of"]
 
+_NO_KEY: Final = "nanumpay-backupd:preflight"
 _KEY_BYTES: Final = 160
 """Bytes that a key and its line of JSON are thought to take at least, where they are saved one by one."""
 
@@ -49,7 +50,7 @@ class RedisServer(FolderSource):
             if not keys:
                 raise _empty(link.place.address)
             with link.faults():
-                _may_read(link, settings.mode)
+                _may_read(link, server, settings.mode)
         raw = server.memory
         if settings.mode == RedisMode.LOGICAL:
             raw = raw * (2 if settings.readable else 1) + keys * _KEY_BYTES
@@ -127,14 +128,12 @@ def _empty(where: str) -> SourceError:
     )
 
 
-def _may_read(link: Link, mode: str) -> None:
+def _may_read(link: Link, server: Server, mode: str) -> None:
     """Try what the dump will ask for, as far as that changes nothing; raises Refusal."""
     if mode == RedisMode.SNAPSHOT:
         # PSYNC itself would make the file; whoever may not use it is told so before anything is read.
         link.ask("REPLCONF", "capa", "eof")
         return
-    for tried in (("SCAN", "0", "COUNT", "1"), ("DUMP", "nanumpay:preflight"), ("PTTL", "nanumpay:preflight")):
-        link.send(command(*tried))
-        answer = link.reply()
-        if isinstance(answer, Refusal):
-            raise answer
+    when = "PEXPIRETIME" if read_version(server.version) >= (7, 0) else "PTTL"
+    for tried in (("SELECT", min(server.keys)), ("SCAN", "0"), ("DUMP", _NO_KEY), (when, _NO_KEY)):
+        link.ask(*tried)
