@@ -21,13 +21,11 @@ from nanumpay_backupd.system.process import die_with_parent
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.process import free_port
 
-__all__ = ["FAR", "KEYS", "PASSWORD", "Redis", "content_of", "fill_with_everything", "find_redis", "start_redis"]
+__all__ = ["FAR", "PASSWORD", "Redis", "content_of", "fill_with_everything", "find_redis", "start_redis"]
 
 PASSWORD: Final = "geheim/백업:@%"
 FAR: Final = 4102444800123
 """A time of expiry far ahead (2100), in Unix milliseconds."""
-KEYS: Final = 39
-"""How many keys `fill_with_everything` makes."""
 _START_SECONDS: Final = 20.0
 
 
@@ -146,7 +144,7 @@ def start_redis(folder: Path, *, password: str = PASSWORD, tls: bool = False, **
 
 
 def fill_with_everything(server: Redis) -> None:
-    """Empty the server and give it `KEYS` keys of every type, packed in every way, in three databases."""
+    """Empty the server and give it keys of every type, packed in every way, in three databases."""
     long = "긴 값 " * 200
     with server.link() as link:
         link.ask("FLUSHALL")
