@@ -41,7 +41,7 @@ _TABLES: Final = (
                 "url",
                 RedisUrl(),
                 "Address of its server: `redis://`, with TLS `rediss://`, or `unix://` and a socket's path.",
-                '{ credential = "redis-url" }',
+                '"redis://localhost:6379"',
                 required=True,
             ),
             Option(

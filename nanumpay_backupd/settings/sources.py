@@ -118,8 +118,6 @@ class RedisSource(SourceSettings, frozen=True, tag="redis"):
         """See `SourceSettings.conflicts`."""
         if self.mode == RedisMode.AOF and not self.data_folder:
             yield "data_folder", "is missing: an AOF is read from the server's files", "name the server's dir"
-        if self.mode != RedisMode.AOF and self.data_folder:
-            yield "data_folder", f'is for mode = "aof", this is "{self.mode}"', "remove it"
         if self.mode != RedisMode.LOGICAL and self.databases:
             yield "databases", 'is for mode = "logical"; others save all there are', "remove it"
         if bool(self.cert_file) != bool(self.key_file):

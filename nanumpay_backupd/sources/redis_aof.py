@@ -354,5 +354,8 @@ def _as_read() -> Iterator[None]:
         yield
     except VerifyError as error:
         raise SourceError(
-            f"the server's own file is damaged: {error.message}", hint='redis-check-aof --fix, or mode = "snapshot"'
+            f"the server's own file is damaged: {error.message}",
+            hint='repair it with redis-check-aof --fix, or save it with mode = "snapshot"',
+            code="source-damaged",
+            retryable=False,
         ) from None

@@ -133,6 +133,7 @@ class ScratchRedis(Scratch):
             f"the scratch redis-server {what}: {self.trouble() or 'it does not answer'}",
             hint=f"try it by hand: {self._tool} --version; is there room in {self._folder.parent}?",
             code="scratch-failed",
+            retryable=True,
         )
 
     def stop(self) -> None:

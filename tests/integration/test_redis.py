@@ -57,7 +57,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
         "list-max-listpack-size": "3",
         "stream-node-max-entries": "1",
     }
-    with start_redis(tmp_path_factory.mktemp("other"), **{k.replace("-", "_"): v for k, v in small.items()}) as redis:
+    with start_redis(tmp_path_factory.mktemp("other"), small) as redis:
         yield redis
 
 
@@ -400,7 +400,7 @@ def test_files_that_are_not_there_or_damaged_are_told(appending: Redis, tmp_path
     (more,) = (appending.folder / "appendonlydir").glob("*.incr.aof")
     data = more.read_bytes()
     more.write_bytes(data[:100] + b"garbage" + data[107:])
-    assert fault_of(aof_settings(appending), tmp_path / "d3").code == "source-failed"
+    assert fault_of(aof_settings(appending), tmp_path / "d3").code == "source-damaged"
 
 
 # Rights, logins, TLS
@@ -466,7 +466,11 @@ def test_by_tls(tmp_path: Path) -> None:
     redis = Redis(tmp_path / "redis", {}, password=PASSWORD, tls=True)
     try:
         redis.start(ready=False, port="0", tls_port=str(redis.port), **options)
-        files = {"ca_file": str(own.authority), "cert_file": str(own.certificate), "key_file": str(own.key)}
+        files: dict[str, Any] = {
+            "ca_file": str(own.authority),
+            "cert_file": str(own.certificate),
+            "key_file": str(own.key),
+        }
         for _ in range(200):
             try:
                 with redis.link(**files) as link:
@@ -518,7 +522,7 @@ def test_a_server_that_dies_meanwhile(tmp_path: Path) -> None:
     for mode in (RedisMode.SNAPSHOT, RedisMode.LOGICAL):
         with start_redis(tmp_path / mode) as redis:
             with redis.link() as link:
-                for at in range(64):
+                for at in range(24):
                     link.ask("SET", f"large:{at}", os.urandom(1 << 20))
             for signal_number, timeout in ((signal.SIGSTOP, 1.0), (signal.SIGKILL, 60.0)):
                 folder = tmp_path / f"{mode}-{signal_number}"

@@ -67,7 +67,7 @@ class Redis:
             url=Secret(f"{scheme}://{login}{self.address}"), redis_server=find_redis(), **{"timeout": 10.0, **more}
         )
 
-    def link(self, database: int = 0, **more: Any) -> Link:
+    def link(self, database: int = 0, /, **more: Any) -> Link:
         """Return a connection; the caller closes it."""
         link = Link(self.settings(**more))
         link.ask("SELECT", database)
@@ -131,11 +131,12 @@ class Redis:
 
 
 @contextlib.contextmanager
-def start_redis(folder: Path, *, password: str = PASSWORD, tls: bool = False, **options: str) -> Iterator[Redis]:
-    """Run a server in ``folder`` until the block ends; ``options`` are its own, with _ for -."""
-    server = Redis(
-        folder, {name.replace("_", "-"): value for name, value in options.items()}, password=password, tls=tls
-    )
+def start_redis(
+    folder: Path, options: Mapping[str, str] | None = None, *, password: str = PASSWORD, **more: str
+) -> Iterator[Redis]:
+    """Run a server in ``folder`` until the block ends; ``options`` are its own, ``more`` too, with _ for -."""
+    further = {name.replace("_", "-"): value for name, value in more.items()}
+    server = Redis(folder, {**(options or {}), **further}, password=password)
     try:
         server.start()
         yield server
