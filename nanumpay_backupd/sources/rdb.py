@@ -322,8 +322,9 @@ class RdbWalk:
                     expiry = _U64.unpack_from(data, at + 1)[0]
                     at += 9
                 elif kind == _SELECT:
+                    following, at = length_at(data, at + 1)
                     self._note(number, count, total, start - begun)
-                    number, at = length_at(data, at + 1)
+                    number = following
                     count, begun, total = 0, start, self._sums.get(number, 0)
                 elif kind == _EOF:
                     if at + 1 + self._checksum_size > end:

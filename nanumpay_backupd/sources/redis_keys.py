@@ -24,6 +24,8 @@ FUNCTIONS: Final = "functions.resp"
 """The file of the libraries of functions (Redis 7)."""
 _FILE: Final = re.compile(r"db(\d+)\.resp")
 _BEGIN: Final = b"*6\r\n$7\r\nRESTORE\r\n$"
+_QUICK: Final = re.compile(re.escape(_BEGIN) + rb"(\d+)\r\n(.*?)\r\n\$\d+\r\n(\d+)\r\n\$(\d+)\r\n", re.DOTALL)
+"""Up to a key's value, unless its name looks like what comes after it."""
 _END: Final = b"\r\n$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n"
 _PIECE: Final = 1 << 20
 _MODULUS: Final = 1 << 128
@@ -116,31 +118,26 @@ class KeysWalk:
 
     def _keys(self, data: bytes, at: int) -> int:
         """Walk the keys that are whole; returns where the next one begins."""
-        end, on_key, begin, total, count = len(data), self._on_key, len(_BEGIN), 0, 0
+        end, on_key, match, total, count = len(data), self._on_key, _QUICK.match, 0, 0
         while at < end:
             start = at
-            if data[at : at + begin] != _BEGIN[: end - at]:
-                raise ValueError
-            parts: list[bytes] = []
-            for _ in range(3):
-                at += begin if not parts else 3
-                stop = data.find(b"\r\n", at, at + 24)
-                if stop < 0:
-                    if at + 24 <= end:
-                        raise ValueError
+            quick = match(data, at)
+            if quick is not None and int(quick[1]) == quick.end(2) - quick.start(2):
+                name, when, at = quick[2], quick[3], quick.end()
+                stop = at + int(quick[4])
+                if stop + len(_END) > end:
+                    at = start
                     break
-                size = int(data[at:stop])
-                at = stop + 2 + size
-                if at > end:
+                payload, at = data[at:stop], stop
+            else:
+                parts, at = _slowly(data, at)
+                if len(parts) < 3 or at + len(_END) > end:
+                    at = start
                     break
-                parts.append(data[stop + 2 : at])
-            if len(parts) < 3 or at + len(_END) > end:
-                at = start
-                break
+                name, when, payload = parts
             if data[at : at + len(_END)] != _END:
                 raise ValueError
             at += len(_END)
-            name, when, payload = parts
             if problem := payload_problem(payload):
                 raise self._damaged(f"is damaged: a value {problem}")
             total += xxh3_128_intdigest(data[start:at])
@@ -153,6 +150,26 @@ class KeysWalk:
 
     def _damaged(self, what: str) -> VerifyError:
         return VerifyError(f"{self._name} {what}, after {self.count:,} keys", hint=_HINT, code="verify-structure")
+
+
+def _slowly(data: bytes, at: int) -> tuple[list[bytes], int]:
+    """Return name, time and value of the key at ``at``, as many as are there, and where they end; raises ValueError."""
+    end, parts = len(data), []
+    if data[at : at + len(_BEGIN)] != _BEGIN[: end - at]:
+        raise ValueError
+    for _ in range(3):
+        at += len(_BEGIN) if not parts else 3
+        stop = data.find(b"\r\n", at, at + 24)
+        if stop < 0:
+            if at + 24 <= end:
+                raise ValueError
+            break
+        size = int(data[at:stop])
+        at = stop + 2 + size
+        if at > end:
+            break
+        parts.append(data[stop + 2 : at])
+    return parts, at
 
 
 class LinesWalk:

@@ -26,6 +26,8 @@ __all__ = ["LogicalDump", "databases_of"]
 
 _BATCH: Final = 500
 _BATCH_BYTES: Final = 4 << 20
+_GONE: Final = -2
+"""What the server says of the time of a key that is gone: by then it was deleted, whatever DUMP returned before."""
 _WRITE: Final = 1 << 20
 _LARGE: Final = 1 << 20
 """Bytes of a value beyond which people get no JSON of it: nobody reads that, and to unpack it takes long."""
@@ -95,6 +97,8 @@ def _write(stream: IO[bytes], pieces: list[bytes]) -> None:
 def _shown(name: bytes, expiry: int, payload: bytes) -> dict[str, Any]:
     """Return what people read of a key."""
     kind = payload[0]
+    if kind == 0 and not expiry and payload[1] < 64:  # most keys of most servers
+        return {"key": text(name), "type": "string", "value": text(payload[2:-10])}
     shown: dict[str, Any] = {"key": text(name), "type": type_name(kind)}
     if expiry:
         shown["expires"] = date(expiry)
@@ -200,7 +204,7 @@ class LogicalDump(ThreadedDump):
             if header[:1] != b":":
                 raise _refusal(header)
             expiry = int(header[1:])
-            if not payload:
+            if not payload or expiry == _GONE:
                 continue
             files.add(name, max(0, expiry + now if expiry > 0 else 0), payload)
             size += length
