@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from nanumpay_backupd.errors import BackupdError, SourceError
+from nanumpay_backupd.errors import BackupdError, SourceError, VerifyError
 from nanumpay_backupd.model import Content
 from nanumpay_backupd.settings.sources import RedisMode, RedisSource
 from nanumpay_backupd.sources.base import Dump, Estimate, FolderSource
@@ -111,7 +111,17 @@ def checker_of(name: str) -> Callable[[bytes], None] | None:
 
 
 class _Databases(RdbWalk):
-    """An RDB file whose databases are parts."""
+    """An RDB file whose databases are parts, with nothing behind it."""
+
+    def __call__(self, piece: bytes) -> None:
+        """See `RdbWalk`; damage that looks like an early end leaves something behind it."""
+        super().__call__(piece)
+        if self.rest:
+            raise VerifyError(
+                f"{FILE} goes on behind its end, after {self.count:,} keys",
+                hint="do not rely on this backup; older verified ones are kept; run a new one now: backupctl run",
+                code="verify-structure",
+            )
 
     @property
     def parts(self) -> dict[str, Content]:
