@@ -285,6 +285,7 @@ CAUSES: Final = {
     "destination-unreachable": "저장소에 연결할 수 없습니다.",
     "source-loading": "백업할 서버가 아직 데이터를 불러오는 중입니다.",
     "source-too-old": "백업할 서버의 버전이 너무 오래되었습니다.",
+    "hook-failed": "작업 전후에 실행하는 명령이 실패했습니다.",
     "source-damaged": "백업할 데이터 자체가 손상되어 있습니다.",
     "drill-failed": "복원한 내용이 백업과 다릅니다.",
     "drill-impossible": "복원을 시험할 곳이 없습니다.",
