@@ -154,7 +154,8 @@ class KeysWalk:
 
 def _slowly(data: bytes, at: int) -> tuple[list[bytes], int]:
     """Return name, time and value of the key at ``at``, as many as are there, and where they end; raises ValueError."""
-    end, parts = len(data), []
+    parts: list[bytes] = []
+    end = len(data)
     if data[at : at + len(_BEGIN)] != _BEGIN[: end - at]:
         raise ValueError
     for _ in range(3):
