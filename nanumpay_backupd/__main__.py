@@ -78,7 +78,9 @@ def _run(options: argparse.Namespace) -> int:
         from nanumpay_backupd.bare.command import restore_from
 
         wanted = {name: getattr(options, name) for name in Wish.__struct_fields__}
-        return restore_from(options.config, Wish(**{**wanted, "identities": tuple(options.identities)}))
+        return restore_from(
+            options.config, Wish(**{**wanted, "identities": tuple(options.identities), "only": tuple(options.only)})
+        )
     if options.command == "check-config":
         from nanumpay_backupd.once import check_config
 

@@ -330,7 +330,10 @@ def _restore_options(restore: argparse.ArgumentParser) -> None:
     restore.add_argument("--at", default="", metavar="TIME", help="the moment to restore, to the second (see below)")
     restore.add_argument("--job", default="", metavar="JOB", help="whose backups, where there are several jobs")
     restore.add_argument("--to-db", default="", dest="to_database", metavar="NAME", help="into this database")
+    restore.add_argument("--to", dest="to_database", metavar="PATH", help="to this folder or file (not MongoDB)")
     restore.add_argument("--collection", default="", metavar="C", help="only this collection")
+    restore.add_argument("--only", action="append", default=[], metavar="PART", help="only this part or path")
+    restore.add_argument("--overwrite", action="store_true", help="what is there may be replaced (not MongoDB)")
     restore.add_argument(
         "--identity",
         action="append",

@@ -30,6 +30,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     job: str = ""
     to_database: str = ""
     collection: str = ""
+    only: tuple[str, ...] = ()
+    overwrite: bool = False
     work: str = ""
     list_only: bool = False
     dry_run: bool = False
@@ -83,6 +85,8 @@ class Choice:
             to_database=wish.to_database,
             collection=wish.collection,
             safety=wish.safety,
+            only=wish.only,
+            overwrite=wish.overwrite,
         )
 
     def passed_over(self, chosen: str) -> list[str]:

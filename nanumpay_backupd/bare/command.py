@@ -42,7 +42,7 @@ from nanumpay_backupd.errors import (
     NotFoundError,
     RefusedError,
 )
-from nanumpay_backupd.model import SLICES, Backup, Kind, Outcome, Run, Trigger
+from nanumpay_backupd.model import SLICES, Backup, Kind, Manifest, Outcome, Run, Trigger
 from nanumpay_backupd.moments import read_moment
 from nanumpay_backupd.once import conclude
 from nanumpay_backupd.pipeline.backup import unfinished
@@ -66,11 +66,14 @@ from nanumpay_backupd.settings.schema import (
     RetryPolicy,
     RunSpec,
     S3Destination,
+    Source,
 )
+from nanumpay_backupd.settings.sources import settings_alone, type_of
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock, host_timezone
 from nanumpay_backupd.system.journal import configure
+from nanumpay_backupd.wording import words_for
 from nanumpay_backupd.worker import EXIT_CODES, execute, foresee
 
 __all__ = ["restore_from"]
@@ -283,7 +286,7 @@ class _Desk:
             )
 
     def _job(self, catalog: Catalog, name: str, base: str) -> JobSpec:
-        """Return the job as far as a restore needs it; where it goes is the host's MongoDB."""
+        """Return the job as far as a restore needs it; what is of MongoDB goes to the host's."""
         database = self._host.mongodb.database
         chosen = [base] if base else [item.id for item in catalog.backups(name, limit=1, kinds=(Kind.FULL,))]
         backup = catalog.backup(chosen[0]) if chosen else None
@@ -291,6 +294,11 @@ class _Desk:
             manifest, self._keys = unlocked(backup.manifest.at(_stored(backup)), self._keys)
             held = manifest.source.databases
             database = held[0] if len(held) == 1 else ""
+            if manifest.source.type != type_of(MongoSource):
+                other = self._other(name, manifest)
+                return JobSpec(
+                    name=name, source=other, schedule=None, destinations=(self._place,), encryption=self._keys
+                )
         tools = self._host.tools
         source = MongoSource(
             uri=self._host.mongodb.uri,
@@ -300,6 +308,24 @@ class _Desk:
             mongod=tools.mongod,
         )
         return JobSpec(name=name, source=source, schedule=None, destinations=(self._place,), encryption=self._keys)
+
+    def _other(self, name: str, manifest: Manifest) -> Source:
+        """Return the source of a backup that is not of MongoDB: as the host file has it, else as it tells itself.
+
+        Raises RefusedError where that does not do: a server has to be reached.
+        """
+        kind = manifest.source.type
+        for job in self._host.jobs:
+            if job.name == name and type_of(job.source) == kind:
+                return job.source
+        alone = settings_alone(kind, tuple(part.name for part in manifest.source.parts))
+        if alone is not None:
+            return alone
+        raise RefusedError(
+            f"{manifest.backup} is of {words_for(kind).name}, and the host file does not say where that is",
+            hint=f'add its job to the host file (name = "{name}", type = "{kind}"), or restore it by hand: '
+            f"{'; '.join(manifest.source.by_hand) or 'tar -tf shows what is in it'}",
+        )
 
     def _spec(self, job: JobSpec, order: RestoreOrder, action: str) -> RunSpec:
         run = f"{self._clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

@@ -24,6 +24,7 @@ from nanumpay_backupd.pipeline.report import Progress
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.timeline import Range
+from nanumpay_backupd.wording import counted, words_for
 
 __all__ = [
     "Screen",
@@ -168,10 +169,13 @@ def _some(names: tuple[str, ...], why: str) -> Iterator[str]:
 
 def plan_rows(plan: RestorePlan, zone: tzinfo, work: str) -> list[str]:
     """Say what a restore will do."""
-    there = f"{plan.target_documents:,} documents in {plan.target_collections} collections"
+    words = words_for(plan.source)
+    mongodb = plan.source == "mongodb"
+    there = counted(plan.source, plan.target_documents, plan.target_collections)
     count = len(plan.slices)
     replay = f"the changes after it, from {count} {'slice' if count == 1 else 'slices'}, up to that moment"
-    brings = f"{plan.documents:,} documents, {human_size(plan.bytes)}{' before the replay' if count else ''}"
+    late = " before the replay" if count and mongodb else ""
+    brings = f"{words.count_items(plan.documents)}, {human_size(plan.bytes)}{late}"
     names = ", ".join(plan.collections[:_SHOWN])
     more = f" and {len(plan.collections) - _SHOWN} more" if len(plan.collections) > _SHOWN else ""
     rows = [
@@ -179,8 +183,8 @@ def plan_rows(plan: RestorePlan, zone: tzinfo, work: str) -> list[str]:
         *([("replays", replay)] if count else []),
         ("as of", shown(plan.moment, zone) + (", with its oplog replayed" if plan.replays_oplog and not count else "")),
         ("brings", f"{brings}: {names}{more}" if plan.collections else "what is in the archive"),
-        ("into", f"database {plan.database} at {plan.server}"),
-        ("there now", f"{there}; collections of the same name are replaced" if plan.target_exists else "nothing"),
+        ("into", f"database {plan.database} at {plan.server}" if mongodb else plan.database),
+        ("there now", f"{there}; {words.parts} of the same name are replaced" if plan.target_exists else "nothing"),
         ("before", _before(plan, work)),
     ]
     lines = [f"{name.ljust(11)}{text}" for name, text in rows]

@@ -21,13 +21,20 @@ from nanumpay_backupd.wording import words_for
 
 __all__ = [
     "MongoSource",
+<<<<<<< HEAD
     "RedisMode",
     "RedisSource",
+=======
+>>>>>>> 0fa90517e6731d625c3f5ddfaa3b23b7b21fd14a
     "Source",
     "SourceKind",
     "SourceSettings",
     "SqliteSource",
     "mongodb_of",
+<<<<<<< HEAD
+=======
+    "settings_alone",
+>>>>>>> 0fa90517e6731d625c3f5ddfaa3b23b7b21fd14a
     "type_of",
 ]
 
@@ -153,6 +160,14 @@ Source = MongoSource | RedisSource | SqliteSource
 def type_of(source: SourceSettings | type[SourceSettings]) -> str:
     """Return what ``type`` says of a source, such as ``mongodb``."""
     return str(source.__struct_config__.tag)
+
+
+def settings_alone(kind: str, parts: tuple[str, ...]) -> Source | None:
+    """Return settings with which a backup that has these parts can be restored where no host file knows its job.
+
+    None: they have to say how a server is reached.
+    """
+    return SqliteSource(path=parts) if kind == type_of(SqliteSource) else None
 
 
 def mongodb_of(source: SourceSettings, what: str) -> MongoSource:

@@ -203,7 +203,7 @@ def test_every_job_of_a_kind_one_after_the_other(site: Site) -> None:
     done = backupctl(site, "run", "--only-db", "--only-to", "app")
     assert done.returncode == EXIT_NOT_FOUND
     assert "of job nanumpay" in done.stdout
-    assert "job extra: job extra has no destination 'app'" in done.stderr
+    assert "backupctl: job extra has no destination 'app'" in done.stderr
     assert {run["job"] for run in site.runs()[:1]} == {"nanumpay"}
     started = backupctl(site, "run", "--only-db", "--no-wait").stdout
     assert [line.rpartition(" ")[2] for line in started.splitlines() if line.startswith("Started")] == [

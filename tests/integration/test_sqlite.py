@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 import subprocess
@@ -339,3 +340,27 @@ def _manifest(path: Path) -> Manifest:
     return msgspec.structs.replace(
         manifest, source=msgspec.structs.replace(manifest.source, type="sqlite", parts=(part,), collections=())
     )
+
+
+def test_on_a_machine_that_has_nothing_but_the_copies(
+    site: Site, backup: dict[str, Any], s3: S3Server, tmp_path: Path
+) -> None:
+    """From the bucket alone, with the key and without a host file, it is listed and restored to a folder."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "identity").touch(mode=0o600)
+    (tmp_path / "identity").write_text(age_key("first").identity.reveal())
+    (tmp_path / "empty.toml").touch(mode=0o600)
+    own = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_ENDPOINT_URL": s3.endpoint}
+    words = ["--config", str(tmp_path / "empty.toml"), "restore", backup["id"]]
+    words += ["--from", f"s3://{s3.bucket}/nanumpay-backup/", "--identity", str(tmp_path / "identity")]
+    words += ["--work", str(tmp_path / "work"), "--only", "app.db", "--to", str(tmp_path / "back.db"), "--yes"]
+    done = subprocess.run(
+        [sys.executable, "-m", "nanumpay_backupd", *words],
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows" in done.stdout
+    assert rows(tmp_path / "back.db") == _ROWS

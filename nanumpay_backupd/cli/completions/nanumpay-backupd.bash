@@ -12,7 +12,9 @@ __nanumpay_backupd_takes() {
         'restore --at') REPLY=latest ;;
         'restore --job') REPLY=@jobs ;;
         'restore --to-db') REPLY='' ;;
+        'restore --to') REPLY=@files ;;
         'restore --collection') REPLY=@collections ;;
+        'restore --only') REPLY=@files ;;
         'restore --identity') REPLY=@files ;;
         'restore --passphrase-file') REPLY=@files ;;
         'restore --work') REPLY=@dirs ;;
@@ -28,7 +30,7 @@ __nanumpay_backupd_options() {
         '') REPLY='--help --version --config' ;;
         serve) REPLY='--help --config' ;;
         run-once) REPLY='--help --config --kind --force --only-to --only-db --only-files' ;;
-        restore) REPLY='--help --config --from --at --job --to-db --collection --identity --passphrase-file --work --list --dry-run --no-safety-backup --yes' ;;
+        restore) REPLY='--help --config --from --at --job --to-db --to --collection --only --overwrite --identity --passphrase-file --work --list --dry-run --no-safety-backup --yes' ;;
         check-config) REPLY='--help --config' ;;
         rebuild) REPLY='--help --config' ;;
         take-over-crontab) REPLY='--help --config --user --keep-in --dry-run' ;;

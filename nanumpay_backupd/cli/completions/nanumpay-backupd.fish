@@ -12,7 +12,7 @@ function __nanumpay_backupd_place
             continue
         end
         switch $token
-            case --at --collection --config --from --identity --job --keep-in --kind --only-to --passphrase-file --to-db --user --work
+            case --at --collection --config --from --identity --job --keep-in --kind --only --only-to --passphrase-file --to --to-db --user --work
                 set value yes
             case '-*'
             case '*'
@@ -72,7 +72,10 @@ complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l from -x -k -a
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l at -x -a 'latest' -d 'the moment to restore, to the second (see below)'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l job -x -k -a '(__nanumpay_backupd_words jobs)' -d 'whose backups, where there are several jobs'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l to-db -x -d 'into this database'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l to -r -F -d 'to this folder or file (not MongoDB)'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l collection -x -k -a '(__nanumpay_backupd_words collections)' -d 'only this collection'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l only -r -F -d 'only this part or path'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l overwrite -d 'what is there may be replaced (not MongoDB)'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l identity -r -F -d 'a private key (OpenPGP as text, age, ssh) for what is encrypted; may be given several times'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l passphrase-file -r -F -d 'the passphrase, in its first line (default: asked for on the terminal)'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l work -x -a '(__fish_complete_directories)' -d 'where to unpack (default: $TMPDIR or /var/tmp)'
