@@ -21,20 +21,14 @@ from nanumpay_backupd.wording import words_for
 
 __all__ = [
     "MongoSource",
-<<<<<<< HEAD
     "RedisMode",
     "RedisSource",
-=======
->>>>>>> 0fa90517e6731d625c3f5ddfaa3b23b7b21fd14a
     "Source",
     "SourceKind",
     "SourceSettings",
     "SqliteSource",
     "mongodb_of",
-<<<<<<< HEAD
-=======
     "settings_alone",
->>>>>>> 0fa90517e6731d625c3f5ddfaa3b23b7b21fd14a
     "type_of",
 ]
 
