@@ -66,6 +66,18 @@ SYSTEM_PACKAGES: Final = ("debian-archive-keyring", "debootstrap", "systemd-cont
 """What booting a container takes, for the tests of the package."""
 S3_LOCK_PACKAGES: Final = ("ceph-common", "ceph-mon", "ceph-osd", "radosgw")
 """What an S3 server with Object Lock takes."""
+REDIS_PACKAGES: Final = (
+    "redis-server",
+    "redis-tools",
+    "libhiredis0.14",
+    "libjemalloc2",
+    "liblua5.1-0",
+    "liblzf1",
+    "lua-bitop",
+    "lua-cjson",
+)
+"""A Redis server with its tools and the libraries they load; none of them is installed, so that none is started."""
+REDIS_BINARIES: Final = ("redis-server", "redis-cli", "redis-check-rdb", "redis-check-aof", "redis-benchmark")
 ONLY_PACKAGES: Final = {"deb": DEB_PACKAGES, "system": SYSTEM_PACKAGES, "s3-lock": S3_LOCK_PACKAGES}
 SERVERS: Final = frozenset({"cron", "vsftpd", *S3_LOCK_PACKAGES})
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
@@ -96,6 +108,7 @@ def main(argv: Sequence[str]) -> int:
             mongodb_tools()
             if wanted == "test":
                 promtool()
+                redis()
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
         return 1
@@ -212,6 +225,38 @@ def promtool() -> None:
     _run(["dpkg-deb", "-x", str(package), str(cache / "tree")])
     folder.mkdir(exist_ok=True)
     (cache / "tree" / "usr" / "bin" / "promtool").rename(folder / "promtool")
+    shutil.rmtree(cache)
+
+
+def redis() -> None:
+    """Take Redis out of Debian's packages into .tools/redis, with starters in .tools/bin; installed it would run."""
+    folder, tree = TOOLS / "bin", TOOLS / "redis"
+    if all(os.access(folder / name, os.X_OK) for name in REDIS_BINARIES):
+        return
+    if shutil.which("apt-get") is None:
+        raise SetupError("redis-server is missing, and there is no apt-get to fetch it")
+    _say("fetching redis-server")
+    cache = TOOLS / "download"
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir()
+    fetch = ["apt-get", "download", "-q", *REDIS_PACKAGES]
+    if subprocess.run(fetch, cwd=cache, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
+        update = ["apt-get", "update", "-q"]
+        _run_quietly([*_as_root([update]), *update])
+        _run_quietly(fetch, cwd=cache)
+    shutil.rmtree(tree, ignore_errors=True)
+    for package in sorted(cache.glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(package), str(tree)])
+    folder.mkdir(exist_ok=True)
+    libraries = ":".join(sorted({str(path.parent) for path in (tree / "usr" / "lib").rglob("*.so*")}))
+    for name in REDIS_BINARIES:
+        starter = folder / name
+        program = tree / "usr" / "bin" / name
+        starter.write_text(
+            f'#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(libraries)} exec {shlex.quote(str(program))} "$@"\n',
+            encoding="utf-8",
+        )
+        starter.chmod(0o755)
     shutil.rmtree(cache)
 
 

@@ -403,6 +403,7 @@ class Tools(_Settings, frozen=True):
     gpg: str = "gpg"
     gpg_agent: str = "gpg-agent"
     age: str = "age"
+    redis_server: str = "redis-server"
 
 
 class ControlOptions(_Settings, frozen=True):

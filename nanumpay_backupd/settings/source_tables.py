@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from nanumpay_backupd.settings.kinds import Duration, MongoUri, PathPatterns, Text
-from nanumpay_backupd.settings.sources import MongoSource, SqliteSource, type_of
+from nanumpay_backupd.settings.kinds import AbsolutePath, Choice, Duration, Flag, MongoUri, PathPatterns, Text
+from nanumpay_backupd.settings.redisurl import Databases, RedisUrl
+from nanumpay_backupd.settings.sources import MongoSource, RedisMode, RedisSource, SqliteSource, type_of
 from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = ["DEFAULT_TYPE", "SOURCES", "keys_elsewhere"]
@@ -29,6 +30,44 @@ _TABLES: Final = (
             Option(
                 "database", _DATABASE, "Database; `*` means all.", '"shop"', default="the database in `uri`, else all"
             ),
+        ),
+    ),
+    Table(
+        "job",
+        RedisSource,
+        "A Redis server ([sources/redis.md](sources/redis.md)).",
+        (
+            Option(
+                "url",
+                RedisUrl(),
+                "Address of its server: `redis://`, with TLS `rediss://`, or `unix://` and a socket's path.",
+                '"redis://localhost:6379"',
+                required=True,
+            ),
+            Option(
+                "mode",
+                Choice(*RedisMode),
+                "What is saved: an RDB file got by replication, the server's AOF files, or key by key.",
+                '"logical"',
+            ),
+            Option("databases", Databases(), "Which of them, where it is key by key.", "[0, 2]", default="all"),
+            Option(
+                "data_folder",
+                AbsolutePath(as_text=True),
+                "The server's `dir`, from which its AOF files are read.",
+                '"/var/lib/redis"',
+            ),
+            Option("readable", Flag(), "Write what is saved key by key as JSON for people besides.", "false"),
+            Option(
+                "ca_file",
+                AbsolutePath(as_text=True, empty=True),
+                "Who vouches for the server's certificate.",
+                '"/etc/redis/ca.crt"',
+                default="the system's authorities",
+            ),
+            Option("cert_file", AbsolutePath(as_text=True, empty=True), "Our certificate.", '"/etc/redis/client.crt"'),
+            Option("key_file", AbsolutePath(as_text=True, empty=True), "Its key.", '"/etc/redis/client.key"'),
+            Option("timeout", Duration("1s", "1h"), "How long the server's silence is waited for.", '"60s"'),
         ),
     ),
     Table(

@@ -15,11 +15,14 @@ import msgspec
 
 from nanumpay_backupd.errors import RefusedError
 from nanumpay_backupd.settings.mongouri import uri_database
-from nanumpay_backupd.system.secrets import Secret
+from nanumpay_backupd.settings.redisurl import parse_redis_url
+from nanumpay_backupd.system.secrets import Secret, stands_in
 from nanumpay_backupd.wording import words_for
 
 __all__ = [
     "MongoSource",
+    "RedisMode",
+    "RedisSource",
     "Source",
     "SourceKind",
     "SourceSettings",
@@ -84,6 +87,49 @@ class MongoSource(SourceSettings, frozen=True, tag="mongodb"):
         return cls(uri=uri, database="" if named == "*" else named)
 
 
+class RedisMode(StrEnum):
+    """How a Redis server is read: an RDB file by replication, its AOF files, or key by key."""
+
+    SNAPSHOT = "snapshot"
+    AOF = "aof"
+    LOGICAL = "logical"
+
+
+class RedisSource(SourceSettings, frozen=True, tag="redis"):
+    """A Redis server (Valkey too). ``url`` is as `redisurl.parse_redis_url` reads it.
+
+    ``databases`` (of `RedisMode.LOGICAL`), empty: all, or the one that ``url`` names. ``data_folder`` (of
+    `RedisMode.AOF`) is the server's ``dir``. ``timeout`` (seconds) is how long its silence is waited for.
+    """
+
+    url: Secret
+    mode: str = RedisMode.SNAPSHOT
+    databases: tuple[int, ...] = ()
+    data_folder: str = ""
+    readable: bool = True
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    timeout: float = 60.0
+    redis_server: str = "redis-server"
+
+    @property
+    def described(self) -> str:
+        """See `SourceSettings.described`."""
+        which = f", databases {', '.join(map(str, self.databases))}" if self.databases else ""
+        where = "" if stands_in(self.url) else f" at {parse_redis_url(self.url.reveal()).address}"
+        return f"redis{where}, {self.mode}{which}"
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `SourceSettings.conflicts`."""
+        if self.mode == RedisMode.AOF and not self.data_folder:
+            yield "data_folder", "is missing: an AOF is read from the server's files", "name the server's dir"
+        if self.mode != RedisMode.LOGICAL and self.databases:
+            yield "databases", 'is for mode = "logical"; others save all there are', "remove it"
+        if bool(self.cert_file) != bool(self.key_file):
+            yield "key_file" if self.cert_file else "cert_file", "is missing: a certificate has a key", "name both"
+
+
 class SqliteSource(SourceSettings, frozen=True, tag="sqlite"):
     """SQLite databases: ``path`` are absolute paths, also with ``*``, ``?``, ``[…]`` and ``**`` in them.
 
@@ -101,7 +147,7 @@ class SqliteSource(SourceSettings, frozen=True, tag="sqlite"):
         return f"sqlite {', '.join(self.path)}"
 
 
-Source = MongoSource | SqliteSource
+Source = MongoSource | RedisSource | SqliteSource
 """Every record; msgspec tells them apart by ``type``."""
 
 

@@ -9,6 +9,7 @@ import contextlib
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
 from urllib.parse import quote
@@ -182,8 +183,16 @@ def _sqlite(folder: Path) -> Iterator[Participant]:
     yield SqliteParticipant(folder)
 
 
+def _redis(folder: Path, mode: str = "snapshot") -> contextlib.AbstractContextManager[Participant]:
+    from tests.contract.redis_participant import redis_participant
+
+    return redis_participant(folder, mode)
+
+
 PARTICIPANTS: Final[dict[str, Callable[[Path], contextlib.AbstractContextManager[Participant]]]] = {
     "mongodb": _mongodb,
+    "redis": _redis,
+    "redis, key by key": partial(_redis, mode="logical"),
     "sqlite": _sqlite,
 }
-"""Each by the type of its settings: makes it in an empty folder, for the length of a with block."""
+"""Each by the type of its settings, and behind a comma what is special: makes it in an empty folder."""
