@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
@@ -15,13 +16,14 @@ from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.unpack import OPLOG, collection_of
 from nanumpay_backupd.pipeline.upload import OpenStore
 from nanumpay_backupd.settings.schema import RunSpec
+from nanumpay_backupd.sources import base
 from nanumpay_backupd.system.files import free_bytes
 from nanumpay_backupd.system.units import human_size
 
 if TYPE_CHECKING:
     from nanumpay_backupd.sources.mongorestore import Restoring
 
-__all__ = ["RESERVE", "finish_restoring", "make_sure_of_room", "obtain", "placing"]
+__all__ = ["RESERVE", "finish_restoring", "make_sure_of_room", "obtain", "placing", "wait_for"]
 
 RESERVE: Final = 64 << 20
 """Bytes left free on the filesystem of the staging folder."""
@@ -113,6 +115,40 @@ def placing(
         return f"{quote(names[unquote(rest[0])], safe='')}/{file}"
 
     return place
+
+
+def wait_for(
+    running: base.Restoring,
+    recorder: Recorder,
+    watch: Callable[[], None] | None = None,
+    *,
+    pieces: Generator[bytes] | None = None,
+) -> int:
+    """Give the ``pieces`` to a tool that takes an archive, wait for its end, and return how many documents it restored.
+
+    It is gone in any case. ``watch`` is called now and then and may raise. Raises as `Restoring.judge`, CancelledError.
+    """
+    try:
+        if pieces is not None:
+            assert isinstance(running, base.Writing), "only such a tool takes pieces"
+            with contextlib.closing(pieces):
+                for piece in pieces:
+                    running.write(piece)
+                    recorder.progress(len(piece), running.documents)
+                    if watch is not None:
+                        watch()
+            running.write(b"")
+        while not running.wait(_REST):
+            recorder.progress(0, running.documents)
+            if watch is not None:
+                watch()
+        return running.judge()
+    except BackupdError as error:
+        if not isinstance(error, CancelledError) and running.tail:
+            recorder.reporter.message("warning", f"the tool said: {running.tail}")
+        raise
+    finally:
+        running.kill()
 
 
 def finish_restoring(running: Restoring, recorder: Recorder, watch: Callable[[], None] | None = None) -> int:

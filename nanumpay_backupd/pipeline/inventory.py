@@ -112,10 +112,13 @@ def _own_manifest(layout: Layout, identifier: str, manifests: dict[str, int]) ->
 def rebuild(catalog: Catalog, layout: Layout, now: datetime) -> int:
     """Forget all backups and read them anew from the folder's manifests; returns how many there are."""
     with catalog.together():
-        pins = catalog.pins()
+        pins, odd = catalog.pins(), catalog.oddities()
         catalog.clear_backups()
         sync_local(catalog, layout, now)
         recall_pins(catalog, layout, pins)
+        for record in odd:
+            if catalog.backup(record.backup) is not None:
+                catalog.save_oddity(record)
         return len(catalog.backups())
 
 
@@ -138,6 +141,7 @@ def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
         start=manifest.consistency.start,
         end=manifest.consistency.end,
         collection=manifest.collection,
+        only_to=manifest.only_to,
         copies=copies,
         manifest=manifest,
     )

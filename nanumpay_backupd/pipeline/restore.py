@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, RefusedError, StoreError, VerifyError
+from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, StoreError, VerifyError
 from nanumpay_backupd.model import LOCAL, SLICES, Backup, Copy, OpTime, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
 from nanumpay_backupd.pipeline.chains import order_chain, typed
+from nanumpay_backupd.pipeline.chosen import known_backup, unlocked_backup, usable_copy
 from nanumpay_backupd.pipeline.expectation import (
     legacy_root,
     oplogs_in,
@@ -36,7 +37,7 @@ from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, Layout
 from nanumpay_backupd.pipeline.publish import open_staging
 from nanumpay_backupd.pipeline.replay import join_oplog, obtain_slices
 from nanumpay_backupd.pipeline.report import Recorder
-from nanumpay_backupd.pipeline.restore_plan import RestorePlan, choose_copy, goal, make_plan
+from nanumpay_backupd.pipeline.restore_plan import RestorePlan, goal, make_plan
 from nanumpay_backupd.pipeline.snapshot import MEASURED, json_files, writer
 from nanumpay_backupd.pipeline.swap import beside, change_places, check_swap
 from nanumpay_backupd.pipeline.unpack import Unpacker, look_through, unpack
@@ -123,16 +124,16 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
             if lost := strays(layout, catalog):
                 error.message += f"; slices whose manifests are damaged or missing: {', '.join(lost[:_SHOWN])}"
             raise
-    backup = _known(catalog, chain.base if chain is not None else order.backup, layout)
-    copy = _usable(backup, spec, catalog)
+    backup = known_backup(catalog, chain.base if chain is not None else order.backup, layout)
+    copy = usable_copy(backup, spec, catalog)
     slices = []
     for name in chain.slices if chain is not None else ():
-        one = _known(catalog, name, layout)
-        slices.append((one, _usable(one, spec, catalog)))
-    backup = _unlocked(backup, copy, keys)
+        one = known_backup(catalog, name, layout)
+        slices.append((one, usable_copy(one, spec, catalog)))
+    backup = unlocked_backup(backup, copy, keys)
     # The others are tried one after the other, before anything is changed.
     for last, its in slices[-1:]:
-        _unlocked(last, its, keys)
+        unlocked_backup(last, its, keys)
     names = goal(backup, order, _source(spec).database, replayed=bool(slices))
     if order.swap:
         check_swap(spec, list(names.values()), _types(backup, order), whole=_whole(order))
@@ -140,37 +141,6 @@ def _prepare(spec: RunSpec, target: MongoTarget, catalog: Catalog, now: datetime
     facts = target.look(names.values())
     plan = make_plan(backup, order, copy, names, facts, [one for one, _ in slices])
     return _Prepared(backup, copy, names, plan, tuple(slices), until)
-
-
-def _known(catalog: Catalog, name: str, layout: Layout) -> Backup:
-    backup = catalog.backup(name)
-    if backup is None and layout.manifest(name).exists():
-        raise RefusedError(
-            f"{name} cannot be restored: its manifest {layout.manifest(name)} is damaged, or that of another backup",
-            hint="another backup: backupctl list",
-            code="copy-unusable",
-        )
-    if backup is None:
-        raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
-    return backup
-
-
-def _unlocked(backup: Backup, copy: Copy, keys: Keyring) -> Backup:
-    """Return a backup with all that its manifest says; raises DecryptError where its copy cannot be opened here."""
-    if backup.manifest is None:
-        return backup
-    keys.unlock(backup.manifest.at(copy.key).artifact)
-    return msgspec.structs.replace(backup, manifest=keys.whole(backup.manifest))
-
-
-def _usable(backup: Backup, spec: RunSpec, catalog: Catalog) -> Copy:
-    """Return the copy to read; where none can be relied on, the fault says what else can be restored."""
-    source = _order(spec).source
-    try:
-        return choose_copy(backup, source, [destination.name for destination in spec.job.destinations])
-    except RefusedError as error:
-        error.hint = other_choice(backup, source, spec, catalog)
-        raise
 
 
 def _unpacked(backup: Backup) -> int:
@@ -215,9 +185,10 @@ class _Restore:
         except BackupdError as error:
             # A Ctrl-C at a terminal reaches the tools as well, which then end with a fault of their own.
             cancelled = self._recorder.cancelled and not isinstance(error, CancelledError)
-            raise self._told(CancelledError(error.message) if cancelled else error) from None
+            found = CancelledError(error.message) if cancelled else self._recorder.fault or error
+            raise self._told(found) from None
         except OSError as error:
-            raise self._told(disk_fault(error, self._layout)) from None
+            raise self._told(self._recorder.fault or disk_fault(error, self._layout)) from None
 
     def _steps(self) -> None:
         with self._recorder.stage(Stage.PREFLIGHT):

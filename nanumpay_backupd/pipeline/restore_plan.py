@@ -28,6 +28,7 @@ class RestorePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a restore will do, as it is shown before; ``moment`` is the time that the data then is of.
 
     ``documents`` and ``bytes`` (before compression) are 0 for an archive of the old program: they are not known.
+    ``source`` is the type of source; of any but MongoDB ``collections`` are its parts and ``database`` is the place.
     """
 
     backup: str
@@ -47,6 +48,7 @@ class RestorePlan(msgspec.Struct, frozen=True, kw_only=True):
     target_documents: int
     safety_backup: bool
     warnings: tuple[str, ...] = ()
+    source: str = "mongodb"
 
 
 def choose_copy(backup: Backup, source: str, places: Iterable[str]) -> Copy:

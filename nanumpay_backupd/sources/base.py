@@ -204,7 +204,7 @@ class FolderSource(Source):
         """Begin to write a full dump into ``folder`` (exists, empty). `preflight` was called before."""
 
     def follow_on(self, folder: Path, since: Since) -> Dump:  # noqa: ARG002 - the contract
-        """Begin to write what changed since. Raises RefusedError (``full-needed``) where only a full can follow."""
+        """Begin to write what changed since. Raises SourceError (``chain-broken``) where only a full can follow."""
         raise _no_increments(since)
 
 
@@ -216,7 +216,7 @@ class StreamSource(Source):
         """Begin to write the archive: a full one, or of what changed since. `preflight` was called before.
 
         ``work`` is a folder (exists, empty) for files of its own, which are not archived, such as `Harvest.state`.
-        Raises RefusedError (``full-needed``) where only a full can follow.
+        Raises SourceError (``chain-broken``) where only a full can follow.
         """
 
 

@@ -624,7 +624,7 @@ def test_a_drill_and_a_full_do_not_wait_for_each_other(mongod_rs: Mongod) -> Non
             # Its clock says some seconds before 05:30; a machine so busy that the start takes longer gets another try.
             due = datetime.fromisoformat(site.job()["next_run"])
             site.stop()
-            site.hold("nanumpay_backupd.pipeline.drill:sync_local")
+            site.hold("nanumpay_backupd.pipeline.drilling:sync_local")
             site.start(clock=(due - datetime.now(UTC)).total_seconds() - margin)
             first = site.call("Drill", job="nanumpay")["run"]["id"]
             site.wait_held()
