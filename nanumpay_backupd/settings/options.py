@@ -393,6 +393,7 @@ SINGLE: Final = (
             Option("gpg", _TOOL, "Needed for encryption by OpenPGP.", '"/usr/bin/gpg"'),
             Option("gpg_agent", _TOOL, "Needed to decrypt with a private OpenPGP key.", '"/usr/bin/gpg-agent"'),
             Option("age", _TOOL, "Needed for encryption by age.", '"/usr/bin/age"'),
+            Option("tar", _TOOL, "GNU tar, needed for files.", '"/usr/bin/tar"'),
         ),
     ),
     Table(

@@ -398,6 +398,7 @@ class Tools(_Settings, frozen=True):
     gpg: str = "gpg"
     gpg_agent: str = "gpg-agent"
     age: str = "age"
+    tar: str = "tar"
 
 
 class ControlOptions(_Settings, frozen=True):

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from nanumpay_backupd.errors import InternalError
 from nanumpay_backupd.settings.schema import CollectionOrder
-from nanumpay_backupd.settings.sources import MongoSource, SourceSettings, SqliteSource, mongodb_of, type_of
+from nanumpay_backupd.settings.sources import (
+    FilesSource,
+    MongoSource,
+    SourceSettings,
+    SqliteSource,
+    mongodb_of,
+    type_of,
+)
 from nanumpay_backupd.sources.base import Driver, FolderSource, StreamSource
 
 if TYPE_CHECKING:
@@ -22,6 +29,10 @@ def open_driver(settings: SourceSettings) -> Driver:
         from nanumpay_backupd.sources.sqlite import SqliteDriver
 
         return SqliteDriver(settings)
+    if isinstance(settings, FilesSource):
+        from nanumpay_backupd.sources.files import FilesDriver
+
+        return FilesDriver(settings)
     raise InternalError(f"there is no driver for sources of the type {type_of(settings)!r}")
 
 

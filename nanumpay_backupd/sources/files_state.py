@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from nanumpay_backupd.errors import RefusedError
+from nanumpay_backupd.errors import SourceError
 
 __all__ = ["count_listed", "forget_moved", "is_state"]
 
@@ -48,7 +48,7 @@ def forget_moved(path: Path, *, check_device: bool) -> int:
 
     tar recognizes a moved folder by its inode and archives only that it moved. Whether that is restored depends on
     which part of the archive is, and rules that held at the old place may not hold at the new one. Dropped, such a
-    folder is a new one, and all of it is archived. Raises RefusedError (``full-needed``) for a file that is damaged.
+    folder is a new one, and all of it is archived. Raises SourceError (``chain-broken``) for a file that is damaged.
     """
     fresh = path.with_name(f"{path.name}.fit")
     dropped = 0
@@ -67,10 +67,11 @@ def forget_moved(path: Path, *, check_device: bool) -> int:
                     dropped += 1
     except ValueError:
         fresh.unlink(missing_ok=True)
-        raise RefusedError(
-            "what tar kept of the last backup, to go on from, is damaged",
-            hint="a new full is needed: backupctl run --kind full",
-            code="full-needed",
+        raise SourceError(
+            "an increment cannot follow on: what tar kept of the last backup is damaged",
+            hint="a full is needed: backupctl run --kind full",
+            code="chain-broken",
+            retryable=False,
         ) from None
     fresh.replace(path)
     return dropped

@@ -218,7 +218,7 @@ class TarStream(Stream):
         if faults.counts[RENAMED]:
             raise SourceError(
                 f"a folder was moved just when the increment began: {faults.told(RENAMED)}",
-                hint="it is tried again; where that is usual, save a snapshot of the filesystem (docs/sources/files.md)",
+                hint="it is tried again; where that is usual, save a filesystem's snapshot (docs/sources/files.md)",
             )
         if faults.counts[OTHER] or (code > 1 and not faults.counts[UNREADABLE] and not faults.counts[VANISHED]):
             raise ToolError(f"tar failed with exit code {code}: {faults.told(OTHER) or 'it said nothing'}")

@@ -149,6 +149,5 @@ def _bad_rules(path: str, reason: str) -> SourceError:
     return SourceError(
         f"{path}, which says what is left out, cannot be used: {reason}",
         hint="correct that file (gitignore(5)), or name another one: ignore_file",
-        code="rules-unusable",
         retryable=False,
     )

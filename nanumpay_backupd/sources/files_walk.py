@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
+
+from isal.isal_zlib import adler32, crc32
 
 from nanumpay_backupd.errors import VerifyError
 from nanumpay_backupd.model import Content
@@ -20,7 +21,10 @@ __all__ = ["Member", "TarCheck", "TarWalk", "dump_entries", "headers_before"]
 
 _BLOCK: Final = 512
 _ZEROS: Final = bytes(_BLOCK)
-_BLANKS_FOR_SUM: Final = 8 * 32
+_BLANKS: Final = 8 * 32
+_ADLER: Final = 65521
+_AGAIN: Final = AGAIN.encode()
+_FOR_NEXT: Final = ord("x")
 _LARGEST_RECORDS: Final = 256 << 20
 """Bytes of pax records: the names of one folder are among them."""
 _DAY: Final = 86400
@@ -38,35 +42,70 @@ _KINDS: Final = {
 _HINT: Final = "do not rely on this backup; older verified ones are kept; run a new one now: backupctl run"
 
 
-@dataclass(slots=True)
 class Member:
     """One member: its name and that of a link's target as the archive has them, without a slash at their ends.
 
     ``kind`` is as in ``ls -l``, ``h`` a further name of a file that came before. ``size`` is that of the content,
-    ``stored`` what of it is in the archive (`sparse`). ``time`` is seconds and their fraction as text. ``records`` are
-    the pax records.
+    ``stored`` what of it is in the archive (`sparse`). ``seconds`` since 1970 and their ``fraction``, as digits, are
+    its time of modification. ``records`` are the pax records.
     """
 
-    name: bytes
-    kind: str
-    mode: int
-    size: int
-    stored: int
-    seconds: int
-    fraction: str
-    link: bytes
-    device: str
-    user: int
-    group: int
-    user_name: bytes
-    group_name: bytes
-    sparse: bool
-    records: dict[bytes, bytes] = field(default_factory=dict)
+    __slots__ = ("_block", "fraction", "kind", "link", "mode", "name", "records", "seconds", "size", "sparse", "stored")
+
+    def __init__(self, block: bytes, kind: str, size: int, records: dict[bytes, bytes]) -> None:
+        """Put it together from its header and the pax records before that; raises ValueError, KeyError."""
+        self._block = block
+        self.kind = kind
+        self.records = records
+        self.mode = _number(block[100:108]) & 0o7777
+        self.stored = self.size = 0 if kind != "-" else int(records[b"size"]) if b"size" in records else size
+        self.sparse = b"GNU.sparse.major" in records
+        if self.sparse:
+            if records[b"GNU.sparse.major"] != b"1":
+                raise ValueError("an unknown form of a sparse file")
+            self.size = int(records[b"GNU.sparse.realsize"])
+            name = records[b"GNU.sparse.name"]
+        else:
+            name = records.get(b"path") or _joined(block)
+        self.name = name.rstrip(b"/")
+        self.link = records.get(b"linkpath") or _text(block[157:257]) if kind in "lh" else b""
+        time = records.get(b"mtime")
+        if time is None:
+            self.seconds, self.fraction = _number(block[136:148]), ""
+        else:
+            seconds, _, self.fraction = time.decode().partition(".")
+            self.seconds = int(seconds)
 
     @property
     def entries(self) -> bytes | None:
         """Return what tar wrote of a folder's content (`dump_entries`), None: nothing."""
         return self.records.get(b"GNU.dumpdir")
+
+    @property
+    def device(self) -> str:
+        """Return ``major,minor`` of a device, else nothing."""
+        block = self._block
+        return f"{_number(block[329:337])},{_number(block[337:345])}" if self.kind in "cb" else ""
+
+    @property
+    def user(self) -> int:
+        """Return the number of its owner."""
+        return int(self.records[b"uid"]) if b"uid" in self.records else _number(self._block[108:116])
+
+    @property
+    def group(self) -> int:
+        """Return the number of its group."""
+        return int(self.records[b"gid"]) if b"gid" in self.records else _number(self._block[116:124])
+
+    @property
+    def user_name(self) -> bytes:
+        """Return the name of its owner, empty: it has none."""
+        return self.records.get(b"uname") or _text(self._block[265:297])
+
+    @property
+    def group_name(self) -> bytes:
+        """Return the name of its group, empty: it has none."""
+        return self.records.get(b"gname") or _text(self._block[297:329])
 
 
 def dump_entries(dumpdir: bytes) -> Iterator[tuple[str, bytes]]:
@@ -79,15 +118,16 @@ def dump_entries(dumpdir: bytes) -> Iterator[tuple[str, bytes]]:
 class TarWalk:
     """Takes an archive in pieces, then ``b""``. Raises VerifyError. For subclasses: `member`, `content`, `ended`."""
 
+    reads_content: ClassVar[bool] = True
+    """Whether `content` is called at all."""
+
     def __init__(self) -> None:
         self._rest = b""
         self._skip = 0  # bytes of content, with its padding, still to come
         self._inside = 0  # of these, content
-        self._collect: list[bytes] | None = None
-        self._collected = b""
+        self._collect: list[bytes] | None = None  # records of a header
         self._for = 0
         self._records: dict[bytes, bytes] = {}
-        self._member: Member | None = None
         self._zeros = 0
         self._again = False
         self._days: dict[int, str] = {}
@@ -108,20 +148,17 @@ class TarWalk:
             return
         data = self._rest + piece if self._rest else piece
         at, size = 0, len(data)
-        while True:
-            if self._skip:
-                step = min(self._skip, size - at)
-                if self._inside:
-                    self._take(data, at, step)
-                self._skip -= step
-                at += step
+        try:
+            while True:
                 if self._skip:
+                    at = self._go_on(data, at, size)
+                    if self._skip:
+                        break
+                if size - at < _BLOCK:
                     break
-                self._complete()
-            if size - at < _BLOCK:
-                break
-            self._header(data[at : at + _BLOCK])
-            at += _BLOCK
+                at = self._header(data, at, size)
+        except (ValueError, KeyError, IndexError) as error:
+            raise _damaged(f"a header in it is nonsense ({error})") from None
         self._rest = data[at:]
 
     def text_of(self, member: Member) -> bytes:
@@ -142,64 +179,78 @@ class TarWalk:
             name += b" link to " + escape(member.link)
         return line_of(_mode(member.kind, member.mode), member.device or str(member.size), clock, name)
 
-    def _take(self, data: bytes, at: int, step: int) -> None:
+    def _go_on(self, data: bytes, at: int, size: int) -> int:
+        """Take more of what came after a header before; returns where it goes on."""
+        step = min(self._skip, size - at)
         take = min(self._inside, step)
-        self._inside -= take
         if self._collect is not None:
             self._collect.append(data[at : at + take])
-        else:
+        elif take and self.reads_content:
             self.content(memoryview(data)[at : at + take])
+        self._inside -= take
+        self._skip -= step
+        if not self._skip:
+            if self._collect is None:
+                self.ended()
+            else:
+                records, self._collect = b"".join(self._collect), None
+                self._note(self._for, records)
+        return at + step
 
-    def _complete(self) -> None:
-        """Deal with what came after a header."""
-        if self._collect is None:
-            self._member = None
-            self.ended()
-            return
-        data, self._collect = b"".join(self._collect), None
-        if self._for == ord("x"):
-            self._records = _records(data)
-        elif _records(data).get(b"comment", b"").decode("utf-8", "replace") == AGAIN:
-            self._again = True
-
-    def _header(self, block: bytes) -> None:
+    def _header(self, data: bytes, at: int, size: int) -> int:
+        """Take a header and, where all of it is there, what comes after it; returns where it goes on."""
+        block = data[at : at + _BLOCK]
+        at += _BLOCK
         if block == _ZEROS:
             self._zeros += 1
-            return
+            return at
         if self._zeros:
             raise _damaged("something follows its end")
-        try:
-            kind = block[156]
-            checksum = int(block[148:156].strip(b"\0 "), 8)
-            if sum(block) - sum(block[148:156]) + _BLANKS_FOR_SUM != checksum:
-                raise _damaged("a header in it is not what it was")
-            size = _number(block[124:136])
-            if kind in b"xg":
-                self._begin(kind, size)
-                return
-            self._begin_member(block, kind, size)
-        except (ValueError, IndexError) as error:
-            raise _damaged(f"a header in it is nonsense ({error})") from None
+        # The sum of all bytes, its own counted as blanks; the lower half of Adler-32 is that, by its modulus.
+        own = block[148:156]
+        if adler32(block) & 0xFFFF != (int(own.strip(b"\0 "), 8) + sum(own) - _BLANKS + 1) % _ADLER:
+            raise _damaged("a header in it is not what it was")
+        kind = block[156]
+        count = _number(block[124:136])
+        if kind in b"xg":
+            if not 0 < count <= _LARGEST_RECORDS:
+                raise _damaged(f"a header claims {count} bytes")
+            padded = -(-count // _BLOCK) * _BLOCK
+            if padded <= size - at:
+                self._note(kind, data[at : at + count])
+                return at + padded
+            self._collect, self._for, self._inside, self._skip = [], kind, count, padded
+            return at
+        stored = self._begin_member(block, kind, count)
+        padded = -(-stored // _BLOCK) * _BLOCK
+        if padded > size - at:
+            self._inside, self._skip = stored, padded
+            return at
+        if stored and self.reads_content:
+            self.content(memoryview(data)[at : at + stored])
+        self.ended()
+        return at + padded
 
-    def _begin(self, kind: int, size: int) -> None:
-        if not 0 < size <= _LARGEST_RECORDS:
-            raise _damaged(f"a header claims {size} bytes")
-        self._collect, self._for = [], kind
-        self._inside, self._skip = size, -(-size // _BLOCK) * _BLOCK
+    def _note(self, kind: int, data: bytes) -> None:
+        """Keep the records that came with a header for the member that follows."""
+        records = _records(data)
+        if kind == _FOR_NEXT:
+            self._records = records
+        elif records.get(b"comment") == _AGAIN:
+            self._again = True
 
-    def _begin_member(self, block: bytes, kind: int, size: int) -> None:
+    def _begin_member(self, block: bytes, kind: int, size: int) -> int:
+        """Take a member's header; returns how many bytes of content follow."""
         records, self._records = self._records, {}
         shown = _KINDS.get(kind)
         if shown is None or block[257:262] != b"ustar":
             raise _damaged(f"it holds a member of the unknown kind {chr(kind)!r}")
-        member = _member(block, shown, size, records)
+        member = Member(block, shown, size, records)
+        if member.stored < 0:
+            raise _damaged(f"a header claims {member.stored} bytes")
         _check_name(member.name)
-        self._member = member
         self.member(member, again=self._again)
-        if member.stored:
-            self._inside, self._skip = member.stored, -(-member.stored // _BLOCK) * _BLOCK
-        else:
-            self.ended()
+        return member.stored
 
     def _finish(self) -> None:
         if self._skip or self._rest:
@@ -214,11 +265,24 @@ class TarCheck(TarWalk):
     A root is a folder that is in no other one. Takes memory for the names of folders and links.
     """
 
+    reads_content = False
+
     def __init__(self) -> None:
         super().__init__()
+        self._crc = 0
         self._tallies: dict[bytes, Tally] = {}
         self._folders: dict[bytes, Tally] = {}
         self._links: set[bytes] = set()
+
+    def __call__(self, piece: bytes, /) -> None:
+        """See `TarWalk`."""
+        self._crc = crc32(piece, self._crc)
+        super().__call__(piece)
+
+    @property
+    def digest(self) -> str:
+        """Return the CRC-32 of the archive so far; the SHA-256 of the artifact is the pipeline's."""
+        return f"{self._crc:08x}"
 
     @property
     def count(self) -> int:
@@ -268,39 +332,6 @@ def headers_before(data: bytes) -> int:
     return 0
 
 
-def _member(block: bytes, kind: str, size: int, records: dict[bytes, bytes]) -> Member:
-    """Put a member together from its header and the pax records before it."""
-    stored = int(records[b"size"]) if b"size" in records else size
-    if kind != "-":
-        stored = 0
-    sparse = b"GNU.sparse.realsize" in records
-    if any(key.startswith(b"GNU.sparse.") for key in records):
-        if records.get(b"GNU.sparse.major") != b"1" or not sparse:
-            raise ValueError("an unknown form of a sparse file")
-        name = records[b"GNU.sparse.name"]
-    else:
-        name = records.get(b"path") or _joined(block)
-    seconds, _, fraction = (records[b"mtime"].decode() if b"mtime" in records else "").partition(".")
-    device = f"{_number(block[329:337])},{_number(block[337:345])}" if kind in "cb" else ""
-    return Member(
-        name=name.rstrip(b"/"),
-        kind=kind,
-        mode=_number(block[100:108]) & 0o7777,
-        size=int(records[b"GNU.sparse.realsize"]) if sparse else stored,
-        stored=stored,
-        seconds=int(seconds) if seconds else _number(block[136:148]),
-        fraction=fraction,
-        link=records.get(b"linkpath") or _text(block[157:257]),
-        device=device,
-        user=int(records[b"uid"]) if b"uid" in records else _number(block[108:116]),
-        group=int(records[b"gid"]) if b"gid" in records else _number(block[116:124]),
-        user_name=records.get(b"uname") or _text(block[265:297]),
-        group_name=records.get(b"gname") or _text(block[297:329]),
-        sparse=sparse,
-        records=records,
-    )
-
-
 def _joined(block: bytes) -> bytes:
     name, prefix = _text(block[:100]), _text(block[345:500])
     return prefix + b"/" + name if prefix else name
@@ -312,6 +343,10 @@ def _text(data: bytes) -> bytes:
 
 def _number(data: bytes) -> int:
     """Read a number of a header: octal, or in base 256 where the first bit says so."""
+    try:
+        return int(data[:-1], 8)
+    except ValueError:
+        pass
     if data[0] & 0x80:
         value = int.from_bytes(data, "big")
         bits = 8 * len(data)

@@ -182,8 +182,17 @@ def _sqlite(folder: Path) -> Iterator[Participant]:
     yield SqliteParticipant(folder)
 
 
+@contextlib.contextmanager
+def _files(folder: Path) -> Iterator[Participant]:
+    # It is a participant itself, and knows the class of this module.
+    from tests.contract.files_participant import FilesParticipant
+
+    yield FilesParticipant(folder)
+
+
 PARTICIPANTS: Final[dict[str, Callable[[Path], contextlib.AbstractContextManager[Participant]]]] = {
     "mongodb": _mongodb,
     "sqlite": _sqlite,
+    "files": _files,
 }
 """Each by the type of its settings: makes it in an empty folder, for the length of a with block."""
