@@ -343,10 +343,8 @@ def _text(data: bytes) -> bytes:
 
 def _number(data: bytes) -> int:
     """Read a number of a header: octal, or in base 256 where the first bit says so."""
-    try:
+    if data[-1] in b"\0 " and data[:-1].isdigit():
         return int(data[:-1], 8)
-    except ValueError:
-        pass
     if data[0] & 0x80:
         value = int.from_bytes(data, "big")
         bits = 8 * len(data)

@@ -25,13 +25,16 @@ class FilesParticipant(Participant):
 
     @property
     def settings(self) -> Source:
+        """See `Participant`."""
         return FilesSource(path=tuple(str(root) for root in self._roots), preset="laravel")
 
     @property
     def broken(self) -> Source:
+        """See `Participant`."""
         return FilesSource(path=(f"{self._roots[0]}-gone",))
 
     def fill(self) -> None:
+        """See `Participant`."""
         for root in self._roots:
             clear(root)
         app, uploads = self._roots
@@ -47,16 +50,20 @@ class FilesParticipant(Participant):
         self._count += 301
 
     def count(self) -> int:
+        """See `Participant`."""
         return self._count
 
     def grow(self, megabytes: int) -> None:
+        """See `Participant`."""
         for at in range(megabytes):
             (self._roots[1] / "2026" / f"large-{at}").write_bytes(os.urandom(1 << 20))
 
     def content(self) -> object:
+        """See `Participant`."""
         return [read_tree(root, _LEFT_OUT) for root in self._roots]
 
     def spoil(self) -> None:
+        """See `Participant`."""
         app, uploads = self._roots
         (app / "public" / "a").write_text("another")
         (app / "storage" / "link").unlink()
@@ -65,5 +72,6 @@ class FilesParticipant(Participant):
         clear(uploads)
 
     def elsewhere(self, folder: Path) -> tuple[Wanted, Callable[[], object]]:
+        """See `Participant`."""
         places = [folder / str(root).strip("/") for root in self._roots]
         return Wanted(to=str(folder)), lambda: [read_tree(place) for place in places]
