@@ -112,6 +112,8 @@ def execute(
 
 def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore) -> Run:
     """Do what the specification orders. Each action imports its own modules only: slices come every minute."""
+    if not isinstance(spec.job.source, MongoSource) and spec.action in {"slice", "restore", "drill"}:
+        return _act_on_other(spec, catalog, recorder, opener)
     if spec.action == "slice":
         from nanumpay_backupd.pipeline.slices import take_slice
 
@@ -121,18 +123,10 @@ def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore)
 
         return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
     if spec.action == "restore":
-        if not isinstance(spec.job.source, MongoSource):
-            from nanumpay_backupd.pipeline.bringback import bring_back
-
-            return bring_back(spec, catalog, recorder, opener)
         from nanumpay_backupd.pipeline.restore import restore
 
         return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
     if spec.action == "drill":
-        if not isinstance(spec.job.source, MongoSource):
-            from nanumpay_backupd.pipeline.rehearse import rehearse
-
-            return rehearse(spec, catalog, recorder, opener)
         from nanumpay_backupd.pipeline.drill import drill
 
         return drill(spec, open_source, catalog, recorder, opener)
@@ -142,6 +136,21 @@ def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore)
         return upload_queued(spec, catalog, recorder, opener)
     assert spec.action == "backup", f"an action that nobody knows: {spec.action}"
     return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
+
+
+def _act_on_other(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore) -> Run:
+    """Do what MongoDB has rooms of its own for, of any other source."""
+    if spec.action == "slice":
+        from nanumpay_backupd.pipeline.increment import take_increment
+
+        return take_increment(spec, open_source(spec.job.source), catalog, recorder, opener)
+    if spec.action == "restore":
+        from nanumpay_backupd.pipeline.bringback import bring_back
+
+        return bring_back(spec, catalog, recorder, opener)
+    from nanumpay_backupd.pipeline.rehearse import rehearse
+
+    return rehearse(spec, catalog, recorder, opener)
 
 
 def examine(spec: RunSpec) -> Iterator[Check]:

@@ -21,6 +21,7 @@ from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
+    SLICES,
     Backup,
     BackupState,
     Copy,
@@ -39,11 +40,12 @@ from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
 from nanumpay_backupd.pipeline.oddities import examine
 from nanumpay_backupd.pipeline.outbox import sweep_outbox
 from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
-from nanumpay_backupd.pipeline.produce import preflight, produce
+from nanumpay_backupd.pipeline.produce import preflight, produce, staged_state
 from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
 from nanumpay_backupd.pipeline.prune import named, prune
 from nanumpay_backupd.pipeline.publish import clear_staging, commit, open_staging, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
+from nanumpay_backupd.pipeline.states import StateFolder, stamped
 from nanumpay_backupd.pipeline.swap import unfinished_swap
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
 from nanumpay_backupd.settings.schema import RunSpec
@@ -327,6 +329,8 @@ def _make(
             source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec), keys=keys
         )
         manifest = msgspec.structs.replace(manifest, only_to=spec.only_to)
+        if source.kinds & SLICES:
+            manifest = stamped(manifest, started)
         if keys.seals_here and manifest.artifact.encryption == "none":
             artifact, manifest = encrypt_staged(source, artifact, manifest, recorder, keys)
         return artifact, manifest
@@ -334,6 +338,7 @@ def _make(
     try:
         artifact, manifest = repeated(recorder, spec.job.retry, "the dump", attempt)
         with recorder.stage(Stage.PUBLISH):
+            StateFolder(spec.paths.state).keep(manifest.backup, staged_state(staging))
             commit(layout, staging, artifact, manifest)
             announce(manifest, catalog, recorder)
             recorder.detail(manifest.artifact.name)

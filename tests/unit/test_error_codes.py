@@ -25,7 +25,8 @@ IN_VAIN = frozenset(
     "full-too-old job-disabled key-missing key-wrong memory-limit metrics-failed newest-verified no-oplog no-space "
     "no-such-moment not-allowed not-found notify-address object-locked object-missing oplog-short permission-denied "
     "pinned recipient-unusable replay-refused restore-failed restore-incomplete settings-auth settings-invalid "
-    "settings-missing settings-uri not-for-this-source source-auth source-damaged source-empty swap-failed swap-impossible swap-unfinished target-exists target-refused tool-missing "
+    "settings-missing settings-uri not-for-this-source source-auth source-damaged source-empty swap-failed "
+    "swap-impossible swap-unfinished target-exists target-refused tool-missing "
     "tool-too-old usage verify-checksum verify-counts verify-failed verify-size verify-structure watch-ended".split()
 )
 # Where it depends on what happened, the place that raises it knows: a dump is made again when its tool was killed or
