@@ -11,15 +11,26 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
 
 from nanumpay_backupd.errors import BackupdError, SourceError, ToolError
 from nanumpay_backupd.model import STREAM, Consistency, Kind, Manifest, Part, SourceInfo
 from nanumpay_backupd.settings.sources import FilesSource
-from nanumpay_backupd.sources.base import Driver, Estimate, Harvest, Scratch, Since, Stream, StreamSource, StreamTarget
+from nanumpay_backupd.sources.base import (
+    Driver,
+    Estimate,
+    Harvest,
+    Scratch,
+    Since,
+    Stream,
+    StreamSource,
+    StreamTarget,
+    Unchanged,
+)
 from nanumpay_backupd.sources.files_rules import ALWAYS, PRESETS, Rules, for_tar, parse_rules
-from nanumpay_backupd.sources.files_state import count_listed, forget_moved, is_state
+from nanumpay_backupd.sources.files_state import begun, count_listed, forget_moved, is_state
 from nanumpay_backupd.sources.files_stream import Faults, TarStream
 from nanumpay_backupd.sources.files_survey import Survey, survey
 from nanumpay_backupd.sources.files_tar import CHANGED, SOCKET, UNREADABLE, VANISHED, create_command, tar_version
@@ -97,9 +108,10 @@ class FileTrees(StreamSource):
         """Start tar. See `StreamSource.open`."""
         assert self._roots, "preflight comes first"
         settings, found = self._settings, self._found
-        state = work / "snapshot"
+        state, before = work / "snapshot", 0
         if since is not None:
             state = self._follow_on(since)
+            before = begun(state)
         plain, odd = _for_a_file(found.left_out)
         excludes = work / "left-out"
         excludes.write_bytes(b"".join(os.fsencode(path) + b"\n" for path in plain))
@@ -124,7 +136,7 @@ class FileTrees(StreamSource):
             state=state,
             xattrs=settings.xattrs,
             retries=settings.retries,
-            judge=self._judge,
+            judge=partial(self._judge, before=before),
         )
 
     def check(self, name: str) -> Callable[[bytes], None] | None:  # noqa: ARG002 - there is one file
@@ -160,8 +172,11 @@ class FileTrees(StreamSource):
         for folder in found.backups:
             yield f"{folder} is left out: it is a backups folder of this program"
 
-    def _judge(self, stream: TarStream) -> Harvest:
-        """Judge an archive by what tar listed, said, and kept for the next time."""
+    def _judge(self, stream: TarStream, before: int) -> Harvest:
+        """Judge an archive by what tar listed, said, and kept for the next time.
+
+        Raises Unchanged for an increment since ``before`` (nanoseconds since 1970; 0: a full) that holds nothing new.
+        """
         faults, listing = stream.faults, stream.listing
         _judge_faults(self._settings, faults, stream.still_changing())
         wanted = count_listed(stream.state)
@@ -177,6 +192,9 @@ class FileTrees(StreamSource):
         for tally in listing.tallies:
             if not tally.folders:
                 raise ToolError(f"{tally.name} is not in what tar wrote", code="dump-incomplete", retryable=True)
+        # What is removed from a folder, or renamed in it, changes that.
+        if before and not listing.items and self._found.changed < before and not missing:
+            raise Unchanged
         return Harvest(
             source=self._info(stream),
             consistency=Consistency(level="none", reason="files are of the moment at which each was read"),

@@ -86,17 +86,19 @@ def _change_content(source: Path, to: Path, stamp: str, left_out: Iterable[bytes
     aside = _free(to.with_name(f"{to.name}.before-{stamp}") if beside else to / f"{ASIDE}{stamp}")
     aside.mkdir(mode=0o700)
     kept.append(aside)
+    times = source.stat().st_atime_ns, source.stat().st_mtime_ns
     for one in _content(to):
         if one != aside:
             rename(one, aside / one.name)
     for one in _content(source):
         rename(one, to / one.name)
     _carry_over(aside, to, left_out)
-    _like(source, to)
-    fsync_dir(to)
     with contextlib.suppress(OSError):
         aside.rmdir()
         kept.remove(aside)
+    _like(source, to)
+    os.utime(to, ns=times)
+    fsync_dir(to)
 
 
 def _content(folder: Path) -> Iterator[Path]:
@@ -117,7 +119,7 @@ def _carry_over(aside: Path, to: Path, left_out: Iterable[bytes]) -> None:
 
 
 def _like(source: Path, to: Path) -> None:
-    """Give a folder the owner, mode, times and attributes of another one."""
+    """Give a folder the owner, mode and attributes of another one."""
     known = source.stat()
     with contextlib.suppress(PermissionError):  # only root may give files away
         os.chown(to, known.st_uid, known.st_gid)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from nanumpay_backupd.errors import SourceError
 
-__all__ = ["count_listed", "forget_moved", "is_state"]
+__all__ = ["begun", "count_listed", "forget_moved", "is_state"]
 
 _VERSION: Final = re.compile(rb"GNU tar-[^\n\0]*-2\n")
 _FIELDS: Final = 6
@@ -34,6 +34,15 @@ def is_state(path: Path) -> bool:
     """Tell whether a file begins as a snapshot file does."""
     with path.open("rb") as stream:
         return _VERSION.match(stream.read(200)) is not None
+
+
+def begun(path: Path) -> int:
+    """Return when tar began to write it, in nanoseconds since 1970: what changed since then, the next one saves."""
+    with path.open("rb") as stream:
+        data = stream.read(300)
+    match = _VERSION.match(data)
+    fields = data[match.end() :].split(b"\0") if match is not None else []
+    return int(fields[0]) * 10**9 + int(fields[1]) if len(fields) > 2 else 0
 
 
 def count_listed(path: Path) -> int:

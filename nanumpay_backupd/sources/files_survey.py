@@ -44,6 +44,8 @@ class Survey:
     """Other filesystems, where those are left out."""
     backups: list[str] = field(default_factory=list)
     """Backups folders that are left out."""
+    changed: int = 0
+    """When a folder was last changed (ctime), in nanoseconds since 1970."""
     rule_files: list[str] = field(default_factory=list)
     """The files of rules that were found, each with what is in it."""
 
@@ -72,7 +74,9 @@ class _Walk:
         self._skip = len(root.rstrip("/")) + 1
         self._rules = rules
         self._ignore_file = ignore_file
-        self._device = os.lstat(root).st_dev if one_file_system else None
+        known = os.lstat(root)
+        found.changed = max(found.changed, known.st_ctime_ns)
+        self._device = known.st_dev if one_file_system else None
         self._waiting: list[tuple[str, _Scopes]] = [(root, ())]
 
     def run(self) -> None:
@@ -108,6 +112,7 @@ class _Walk:
             self._unread(path, error)
             return
         if is_folder:
+            found.changed = max(found.changed, known.st_ctime_ns)
             if self._device is not None and known.st_dev != self._device:
                 found.mounts.append(path)
             else:
