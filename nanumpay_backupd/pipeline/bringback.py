@@ -119,9 +119,10 @@ def _pieces(spec: RunSpec, catalog: Catalog, layout: Layout, keys: Keyring) -> t
     if order.at:
         here = {order.source} if order.source else {LOCAL, *(item.name for item in spec.job.destinations)}
         until = OpTime.parse(order.at)
-        if not open_source(spec.job.source).exact:
+        exact = open_source(spec.job.source).exact
+        if not exact:
             until = _ended_by(until, catalog, spec.job.name, here)
-        chain = order_chain(catalog, spec.job.name, until, order.backup, here)
+        chain = order_chain(catalog, spec.job.name, until, order.backup, here, exact=exact)
         names = (chain.base, *chain.slices)
     found = []
     for name in names:

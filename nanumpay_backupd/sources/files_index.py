@@ -71,6 +71,7 @@ class TreeIndex:
         self._db.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")
         self._names = tuple(names)
         self._below = tuple(name + b"/" for name in names)
+        self._above = {above for name in names for above in _above(name)}
         self._steps = 0
 
     def follow(self) -> _Reader:
@@ -103,6 +104,16 @@ class TreeIndex:
         for name, kind in found:
             base = name[len(folder) + 1 :]
             if base not in listed or (kind == "d") != listed[base]:
+                self._db.execute("DELETE FROM entry WHERE name = ?", (name,))
+                self._db.execute("DELETE FROM entry WHERE name > ? AND name < ?", (name + b"/", name + b"0"))
+
+    def shrink_above(self, folder: bytes, listed: dict[bytes, bool]) -> None:
+        """Forget what was asked for where a folder above it does not have the way there any more."""
+        for name in self._names if folder in self._above else ():
+            if not name.startswith(folder + b"/"):
+                continue
+            base, deeper, _ = name[len(folder) + 1 :].partition(b"/")
+            if base not in listed or (deeper and not listed[base]):
                 self._db.execute("DELETE FROM entry WHERE name = ?", (name,))
                 self._db.execute("DELETE FROM entry WHERE name > ? AND name < ?", (name + b"/", name + b"0"))
 
@@ -151,14 +162,13 @@ class TreeIndex:
     def _foreign(self, base: bytes) -> list[str]:
         """Return what is there and should not be."""
         found: list[str] = []
-        above = {part for name in self._names for part in _above(name)}
         waiting = [base]
         while waiting and len(found) < _SHOWN:
             folder = waiting.pop()
             with os.scandir(folder) as listed:
                 for one in listed:
                     name = one.path[len(base) + 1 :]
-                    if name not in above and not self.has(name):
+                    if name not in self._above and not self.has(name):
                         found.append(f"/{os.fsdecode(name)} is there, and not in the backup")
                     elif one.is_dir(follow_symlinks=False):
                         waiting.append(one.path)
@@ -182,6 +192,9 @@ class _Reader(TarWalk):
         """See `TarWalk.member`."""
         if not self._index.wants(member.name):
             self._entry = None
+            if member.kind == "d" and not self._first:
+                listed = {name: flag == "D" for flag, name in dump_entries(member.entries or b"")}
+                self._index.shrink_above(member.name, listed)
             return
         if member.kind == "d":
             self._folder(member)
