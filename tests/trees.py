@@ -82,7 +82,8 @@ def clear(root: Path) -> None:
 def read_tree(root: Path, skip: Iterable[str] = ()) -> dict[bytes, tuple[object, ...]]:
     """Return all that can be read of a tree, by path: kind, mode, owner, time, content, links, attributes.
 
-    ``skip`` are paths that are passed over; sockets always are. Of a tree that is not there it is nothing. Names of one file share a number.
+    ``skip`` are paths that are passed over; sockets always are. Of a tree that is not there it is nothing. Names of one
+    file share a number.
     """
     base = os.fsencode(root)
     skipped = {os.fsencode(path) for path in skip}

@@ -131,10 +131,11 @@ def first_command(tar: str, listed: str, *, xattrs: bool) -> list[str]:
     return [tar, "--create", *form, "--index-file=/dev/null", "--no-recursion", "--null", f"--files-from={listed}"]
 
 
-def extract_command(tar: str, folder: str, names: Sequence[str], *, xattrs: bool) -> list[str]:
+def extract_command(tar: str, folder: str, names: Sequence[str], *, xattrs: bool, owners: bool) -> list[str]:
     """Return the command that brings an archive from standard input into ``folder``, as the next one of a chain."""
     command = [tar, "--extract", "--listed-incremental=/dev/null", f"--directory={folder}", "--preserve-permissions"]
     command += ["--xattrs", "--xattrs-include=*", "--acls"] if xattrs else []
+    command += ["--same-owner" if owners else "--no-same-owner"]
     return [*command, "--no-wildcards", "--quoting-style=escape", "--file=-", "--", *names]
 
 

@@ -20,7 +20,7 @@ from nanumpay_backupd.sources.files_place import Placement, exists, place, worki
 from nanumpay_backupd.sources.files_tar import extract_command, tar_version
 from nanumpay_backupd.system.files import free_bytes, remove_tree
 from nanumpay_backupd.system.filter import Filter
-from nanumpay_backupd.system.process import find_tool, run_text
+from nanumpay_backupd.system.process import find_tool, may_give_away, run_text
 from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
 
@@ -89,7 +89,7 @@ class FilesTarget(StreamTarget):
                 f"{manifest.backup} holds no path {missing[0].path!r}",
                 hint=f"see what it holds: backupctl ls {manifest.backup}",
             )
-        owners = os.geteuid() == 0
+        owners = may_give_away()
         try:
             found = unpacking.index.compare(unpacking.tree, owners=owners)
             if not found.differences:
@@ -122,8 +122,8 @@ class FilesTarget(StreamTarget):
         found = []
         if there and wanted.options.get(_KEEP) != "no":
             found.append(f"what is there is kept beside it, as {there[0].to.name}.before-{_stamp(manifest)}")
-        if os.geteuid() != 0:
-            found.append("owners and devices are not brought back: that takes root")
+        if not may_give_away():
+            found.append("owners and devices are not brought back: that takes root (docs/sources/files.md, Rights)")
         return found
 
 
@@ -185,7 +185,10 @@ class _Extracting(Writing):
     def __init__(self, settings: FilesSource, unpacking: _Unpacking) -> None:
         names = [os.fsdecode(one.name) for one in unpacking.places]
         self._reader = unpacking.index.follow()
-        self._filter = Filter(extract_command(settings.tar, str(unpacking.tree), names, xattrs=settings.xattrs))
+        command = extract_command(
+            settings.tar, str(unpacking.tree), names, xattrs=settings.xattrs, owners=may_give_away()
+        )
+        self._filter = Filter(command)
         self._code: int | None = None
 
     @property

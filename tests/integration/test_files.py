@@ -147,6 +147,21 @@ def test_stock_tar_applies_the_chain(site: Site, tmp_path: Path) -> None:
     assert read_tree(tmp_path / "restored" / str(site.tree).strip("/")) == content
 
 
+def test_the_page_says_how_by_hand(site: Site, tmp_path: Path) -> None:
+    """The commands of docs/sources/files.md, pasted into a shell, apply a chain."""
+    chain = [site.full()]
+    evolve(site.tree)
+    chain.append(site.increment())
+    page = (Path(__file__).parents[2] / "docs" / "sources" / "files.md").read_text()
+    _, found, rest = page.partition("<!-- test: by-hand -->\n```sh\n")
+    assert found
+    paths = [str(site.layout.artifact(backup.artifact)) for backup in chain]
+    script = f"FULL={shlex.quote(paths[0])} INCREMENTS={shlex.quote(paths[1])}\n{rest.partition('```')[0]}"
+    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True)
+    content = read_tree(site.tree, (*LEFT_OUT, "store room/other.log"))
+    assert read_tree(tmp_path / "restored" / str(site.tree).strip("/")) == content
+
+
 def test_one_path_comes_back_alone(site: Site, tmp_path: Path) -> None:
     """A path of the tree is restored by itself, also where its folder was moved in between."""
     site.full()
