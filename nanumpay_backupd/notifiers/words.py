@@ -283,6 +283,7 @@ CAUSES: Final = {
     "destination-not-found": "저장소의 버킷이나 폴더가 없습니다.",
     "destination-tls": "저장소의 인증서를 신뢰할 수 없습니다.",
     "destination-unreachable": "저장소에 연결할 수 없습니다.",
+    "hook-failed": "작업 전후에 실행하는 명령이 실패했습니다.",
     "source-damaged": "백업할 데이터 자체가 손상되어 있습니다.",
     "drill-failed": "복원한 내용이 백업과 다릅니다.",
     "drill-impossible": "복원을 시험할 곳이 없습니다.",

@@ -161,7 +161,8 @@ class Child:
     """A long-running child whose standard error is read line by line; it dies when we do.
 
     ``on_line`` is called from a reader thread. The last lines are kept for the error text. ``both`` also reads the
-    standard output, for tools that complain there.
+    standard output, for tools that complain there. ``extra`` is added to its environment. ``group``: it leads a process
+    group of its own, and `kill` ends all that is in it, also when the child itself has ended.
     """
 
     KEPT_LINES: Final = 30
@@ -174,8 +175,11 @@ class Child:
         pass_fds: Sequence[int] = (),
         cwd: Path | None = None,
         both: bool = False,
+        extra: Mapping[str, str] | None = None,
+        group: bool = False,
     ) -> None:
         self.name = Path(argv[0]).name
+        self._group = group
         self._tail: deque[str] = deque(maxlen=self.KEPT_LINES)
         self._on_line = on_line
         self._stopped = False
@@ -187,8 +191,9 @@ class Child:
                 stderr=subprocess.STDOUT if both else subprocess.PIPE,
                 pass_fds=tuple(pass_fds),
                 cwd=cwd,
-                env=child_environment(),
+                env=child_environment(extra),
                 preexec_fn=die_with_parent,
+                process_group=0 if group else None,
             )
         except OSError as error:
             raise ToolError(f"{self.name} cannot be started: {error.strerror}", code="tool-missing") from None
@@ -242,6 +247,9 @@ class Child:
         """End the child at once with all that it started; harmless when it has ended."""
         if self.running:
             end_family(self._process.pid)
+        if self._group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self.wait()
 
     def _read(self, stream: IO[bytes]) -> None:
