@@ -174,6 +174,14 @@ def _looked(spec: RunSpec) -> Iterator[Sight]:
         yield from look(spec, catalog, SystemClock(), open_store)
 
 
+def _listed(spec: RunSpec) -> object:
+    """List what is in the file trees of a backup; raises BackupdError."""
+    from nanumpay_backupd.pipeline.listing import list_tree
+
+    with Catalog(spec.paths.state / "catalog.db") as catalog:
+        return list_tree(spec, catalog)
+
+
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
     """Say what the restore that ``spec`` orders would do; changes nothing. Raises BackupdError."""
     if not isinstance(spec.job.source, MongoSource):
@@ -287,6 +295,12 @@ def main() -> int:
     if spec.action == "restore-plan":
         try:
             reporter.emit("plan", plan=to_builtins(foresee(spec, SystemClock())))
+        except BackupdError as error:
+            reporter.emit("fault", fault=to_builtins(error_info(error)))
+        return EXIT_OK
+    if spec.action == "ls":
+        try:
+            reporter.emit("listing", listing=to_builtins(_listed(spec)))
         except BackupdError as error:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK

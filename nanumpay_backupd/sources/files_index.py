@@ -74,13 +74,23 @@ class TreeIndex:
         self._above = {above for name in names for above in _above(name)}
         self._steps = 0
 
-    def follow(self) -> _Reader:
-        """Begin with the next archive of the chain; returns what takes it in pieces (`files_walk.TarWalk`)."""
+    @classmethod
+    def opened(cls, path: Path) -> TreeIndex:
+        """Open one that was made before, to look things up in it."""
+        index = cls.__new__(cls)
+        index._db = sqlite3.connect(path, isolation_level=None)  # noqa: SLF001 - its own
+        return index
+
+    def follow(self, *, contents: bool = True) -> _Reader:
+        """Begin with the next archive of the chain; returns what takes it in pieces (`files_walk.TarWalk`).
+
+        Without ``contents`` no digests are taken of them, so that nothing can be compared later.
+        """
         if self._steps == 1:
             self._db.execute("CREATE INDEX by_parent ON entry (parent)")
         self._steps += 1
         self._db.execute("DELETE FROM left_out")
-        return _Reader(self, first=self._steps == 1)
+        return _Reader(self, first=self._steps == 1, contents=contents)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -130,14 +140,22 @@ class TreeIndex:
         for (name,) in rows:
             yield name
 
-    def entries(self, folder: bytes = b"") -> Iterator[Entry]:
-        """Yield everything in the tree, or in one folder of it, by name."""
-        if folder:
-            rows = self._db.execute("SELECT * FROM entry WHERE parent = ? ORDER BY name", (folder,))
-        else:
-            rows = self._db.execute("SELECT * FROM entry ORDER BY name")
-        for row in rows:
+    def entries(self) -> Iterator[Entry]:
+        """Yield everything in the tree, by name."""
+        for row in self._db.execute("SELECT * FROM entry ORDER BY name"):
             yield Entry(*row)
+
+    def named(self, names: Sequence[bytes]) -> list[Entry]:
+        """Return those of the names that are there."""
+        found = (self._db.execute("SELECT * FROM entry WHERE name = ?", (name,)).fetchone() for name in names)
+        return [Entry(*row) for row in found if row is not None]
+
+    def page(self, folder: bytes, skip: int, most: int, *, whole: bool) -> list[Entry]:
+        """Return what is in a folder (``whole``: also further down), by name, after ``skip`` of them."""
+        below = "name > ? AND name < ?" + ("" if whole else " AND parent = ?")
+        wanted: tuple[object, ...] = (folder + b"/", folder + b"0", *(() if whole else (folder,)), most, skip)
+        rows = self._db.execute(f"SELECT * FROM entry WHERE {below} ORDER BY name LIMIT ? OFFSET ?", wanted)  # noqa: S608
+        return [Entry(*row) for row in rows]
 
     def compare(self, tree: Path, *, owners: bool) -> Findings:
         """Read what was unpacked into ``tree`` and compare all of it; ``owners``: those too, which only root can give.
@@ -178,8 +196,9 @@ class TreeIndex:
 class _Reader(TarWalk):
     """Reads one archive into the index."""
 
-    def __init__(self, index: TreeIndex, *, first: bool) -> None:
+    def __init__(self, index: TreeIndex, *, first: bool, contents: bool) -> None:
         super().__init__()
+        self.reads_content = contents
         self._index = index
         self._first = first
         self._entry: Entry | None = None

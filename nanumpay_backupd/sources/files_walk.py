@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import ClassVar, Final
+from typing import Final
 
 from isal.isal_zlib import adler32, crc32
 
@@ -118,7 +118,7 @@ def dump_entries(dumpdir: bytes) -> Iterator[tuple[str, bytes]]:
 class TarWalk:
     """Takes an archive in pieces, then ``b""``. Raises VerifyError. For subclasses: `member`, `content`, `ended`."""
 
-    reads_content: ClassVar[bool] = True
+    reads_content = True
     """Whether `content` is called at all."""
 
     def __init__(self) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import VerifyError
+from nanumpay_backupd.errors import NotFoundError, VerifyError
 from nanumpay_backupd.model import Backup, BackupState, Outcome, Run
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.listing import Listing, list_tree
 from nanumpay_backupd.settings.schema import Paths, RestoreOrder, RunSpec
 from nanumpay_backupd.settings.sources import FilesSource
 from nanumpay_backupd.sources.files import FileTrees
@@ -61,8 +62,15 @@ class Site:
 
     def restore(self, backup: Backup, to: Path | None = None, **order: Any) -> Run:
         """Restore a backup, an increment with all before it."""
-        named = {"backup": backup.id} if backup.kind == "full" else {"backup": "", "at": backup.end}
-        return self.run("restore", restore=RestoreOrder(**named, to_database=str(to or ""), **order))
+        return self.run("restore", restore=_order(backup, to_database=str(to or ""), **order))
+
+    def listed(self, backup: Backup, path: Path | None = None, **options: str) -> Listing:
+        """List what is in a backup."""
+        order = _order(backup, only=(str(path),) if path is not None else (), options=options)
+        job = job_spec(name="app", source=self.settings)
+        spec = RunSpec(run="none", job=job, paths=self.paths, trigger="manual", action="ls", restore=order)
+        with Catalog(self.paths.state / "catalog.db") as catalog:
+            return list_tree(spec, catalog)
 
     def plain(self, backup: Backup) -> bytes:
         """Return the archive of a backup."""
@@ -75,6 +83,12 @@ class Site:
         (backup,) = [one for one in found if one is not None and one.run == run.id]
         assert backup.state is BackupState.VERIFIED
         return backup
+
+
+def _order(backup: Backup, **more: Any) -> RestoreOrder:
+    if backup.kind == "full":
+        return RestoreOrder(backup=backup.id, **more)
+    return RestoreOrder(backup="", at=backup.end, **more)
 
 
 @pytest.fixture
@@ -203,6 +217,27 @@ def test_what_is_there_is_kept_and_what_is_left_out_stays(site: Site) -> None:
     good(site.restore(full, overwrite=True, options={"keep_old": "no"}))
     assert list(site.tree.parent.glob("app.before-*")) == [aside]
     assert not list(site.tree.parent.glob(".nanumpay*"))
+
+
+def test_a_backup_is_listed_as_the_tree_at_its_moment(site: Site) -> None:
+    """A listing shows a folder, or all below it, of an increment with what came before it; again without reading."""
+    full = site.full()
+    evolve(site.tree)
+    last = site.increment()
+    top = {line.path: line for line in site.listed(full).entries}
+    assert top.keys() == {str(site.tree / name) for name in ("empty", "public", "restricted", "storage")}
+    assert top[str(site.tree / "restricted")].mode == "drwx-wx--T"
+    page = site.listed(last, site.tree, recursive="yes")
+    now = read_tree(site.tree, (*LEFT_OUT, "store room/other.log"))
+    paths = {str(site.tree) + "/" + name.decode("utf-8", "backslashreplace") for name in now if name}
+    assert {line.path for line in page.entries} == paths
+    assert not page.more
+    (link,) = [line for line in page.entries if line.path.endswith("/store room/link")]
+    assert (link.mode[0], link.target) == ("l", "../public/a")
+    for backup in (full, last):
+        site.layout.artifact(backup.artifact).unlink()
+    with pytest.raises(NotFoundError):
+        site.listed(full, site.tree / "deep")
 
 
 def test_rules_decide_what_is_saved(tmp_path: Path) -> None:
