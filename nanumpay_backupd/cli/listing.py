@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from nanumpay_backupd.errors import EXIT_OK
+
 TYPE_CHECKING = False  # not from typing, as in `errors`
 if TYPE_CHECKING:
     from nanumpay_backupd.cli.context import Context, Reply
-
-from nanumpay_backupd.errors import EXIT_OK
 
 __all__ = ["ls"]
 

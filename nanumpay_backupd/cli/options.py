@@ -207,8 +207,8 @@ and what went wrong.""",
   backupctl ls app-files-backup-2026-11-21T02-00-00 /srv/app/public
   backupctl ls latest --recursive --json | jq -r '.entries[].path'
 
-An increment is listed as the whole tree at its moment, together with the backups before it. The first listing of a backup
-reads it; what it holds is then remembered. Only copies on this host are read.""",
+An increment is listed as the whole tree at its moment, together with the backups before it. The first listing of a
+backup reads it; what it holds is then remembered. Only copies on this host are read.""",
     ),
     "timeline": (
         "show which moments can be restored, and which cannot",
