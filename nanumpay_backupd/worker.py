@@ -174,6 +174,14 @@ def _looked(spec: RunSpec) -> Iterator[Sight]:
         yield from look(spec, catalog, SystemClock(), open_store)
 
 
+def _listed(spec: RunSpec) -> object:
+    """List what is in the file trees of a backup; raises BackupdError."""
+    from nanumpay_backupd.pipeline.listing import list_tree
+
+    with Catalog(spec.paths.state / "catalog.db") as catalog:
+        return list_tree(spec, catalog)
+
+
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
     """Say what the restore that ``spec`` orders would do; changes nothing. Raises BackupdError."""
     if not isinstance(spec.job.source, MongoSource):
@@ -264,6 +272,17 @@ class _Pulse:
             self._reporter.emit("pulse")
 
 
+def _answer(spec: RunSpec) -> tuple[str, Callable[[], object]] | None:
+    """Return what answers a question that is no run, and of which kind that event is; None: it is a run."""
+    if spec.action == "restore-plan":
+        return "plan", lambda: foresee(spec, SystemClock())
+    if spec.action == "ls":
+        return "listing", lambda: _listed(spec)
+    if spec.action.startswith(("delete:", "prune", "adopt", "swap:")):
+        return "lines", lambda: _changed(spec)
+    return None
+
+
 def main() -> int:
     """Run as the worker process: specification on standard input, events on standard output, exit code by outcome."""
     spec = decode_spec(sys.stdin.buffer.read())
@@ -284,15 +303,10 @@ def main() -> int:
         except BackupdError as error:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
-    if spec.action == "restore-plan":
+    if (answer := _answer(spec)) is not None:
+        kind, make = answer
         try:
-            reporter.emit("plan", plan=to_builtins(foresee(spec, SystemClock())))
-        except BackupdError as error:
-            reporter.emit("fault", fault=to_builtins(error_info(error)))
-        return EXIT_OK
-    if spec.action.startswith(("delete:", "prune", "adopt", "swap:")):
-        try:
-            reporter.emit("lines", lines=to_builtins(_changed(spec)))
+            reporter.emit(kind, **{kind: to_builtins(make())})
         except BackupdError as error:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK

@@ -61,6 +61,10 @@ def _command(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli.restore import restore
 
         return restore
+    if name == "ls":
+        from nanumpay_backupd.cli.listing import ls
+
+        return ls
     if name == "timeline":
         from nanumpay_backupd.cli.timeline import timeline
 

@@ -195,6 +195,21 @@ dumped) or legacy (of the old program, nothing to compare with). What is pinned 
 Of a backup: its copies, proofs and moment, and the commands to restore it without this software. Of a run: its stages,
 and what went wrong.""",
     ),
+    "ls": (
+        "list the files that a backup holds",
+        (
+            _word("backup", "BACKUP", "id of a backup of files, or: latest"),
+            _maybe("path", "PATH", "a whole path in it (default: its first level)"),
+            _flag("--recursive", "with all that is below"),
+        ),
+        """\
+  backupctl ls latest
+  backupctl ls app-files-backup-2026-11-21T02-00-00 /srv/app/public
+  backupctl ls latest --recursive --json | jq -r '.entries[].path'
+
+An increment is listed as the whole tree at its moment, together with the backups before it. The first listing of a
+backup reads it; what it holds is then remembered. Only copies on this host are read.""",
+    ),
     "timeline": (
         "show which moments can be restored, and which cannot",
         (_maybe("job", "JOB", "name of a job (default: the only one, or the application's)"),),

@@ -58,6 +58,7 @@ class Methods:
             "DescribeRun": look.describe_run,
             "ListBackups": look.list_backups,
             "DescribeBackup": look.describe_backup,
+            "ListFiles": run.list_files,
             "Timeline": look.timeline,
             "GetSettings": look.get_settings,
             "Run": run.run,

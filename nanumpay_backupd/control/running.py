@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from nanumpay_backupd.control.desk import Desk, find
+from nanumpay_backupd.control.desk import Desk, find, limited
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, RefusedError
 from nanumpay_backupd.model import SLICES, Backup, ErrorInfo, Kind, OpTime, Trigger, error_info, to_builtins
@@ -261,6 +261,23 @@ class Running(Desk):
         """Answer Watch: events as they happen."""
         async for event in self._supervisor.events.watch(call.params.get("run")):
             yield {"event": _public(event)}
+
+    async def list_files(self, call: Call) -> dict[str, Any]:
+        """Answer ListFiles: a worker reads the archives."""
+        await self._supervisor.refresh()
+        name, path = call.params["backup"], call.params.get("path")
+        backup = await self._supervisor.db(lambda catalog: find(catalog, name))
+        order = RestoreOrder(
+            backup="" if backup.kind in SLICES else backup.id,
+            at=backup.end if backup.kind in SLICES else "",
+            only=(path,) if path else (),
+            options={
+                "skip": str(limited(call.params.get("skip"), 0, 1_000_000_000, "skip")),
+                "recursive": "yes" if call.params.get("recursive") else "",
+            },
+        )
+        (found,) = await self._ask(self._restoring(backup), "ls", "listing", order)
+        return dict(found)
 
     async def _foresee(self, job: JobSpec, order: RestoreOrder) -> dict[str, Any]:
         """Let a worker work the plan out: it asks the server, and drivers are not for this process."""

@@ -39,7 +39,7 @@ from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.wording import counted, words_for
 
-__all__ = ["Piece", "bring_back", "feed", "plan_bringing_back", "unpacked"]
+__all__ = ["Piece", "bring_back", "feed", "pieces_of", "plan_bringing_back", "unpacked"]
 
 _SHOWN: Final = 3
 
@@ -103,7 +103,7 @@ def _prepare(
         raise RefusedError(f"a restore of this source has no option {unknown[0]!r}", hint=known)
     layout = Layout(spec.paths.backups)
     sync_local(catalog, layout, now)
-    pieces = _pieces(spec, catalog, layout, keys)
+    pieces = pieces_of(spec, catalog, layout, keys)
     only = order.only or ((order.collection,) if order.collection else ())
     wanted = Wanted(to=order.to_database, only=only, overwrite=order.overwrite, options=order.options, until=order.at)
     goal = target.look(pieces[0].manifest, wanted)
@@ -112,16 +112,17 @@ def _prepare(
     return _Prepared(pieces, wanted, goal, _plan(pieces, order, goal, safe=safe, exact=exact))
 
 
-def _pieces(spec: RunSpec, catalog: Catalog, layout: Layout, keys: Keyring) -> tuple[Piece, ...]:
+def pieces_of(spec: RunSpec, catalog: Catalog, layout: Layout, keys: Keyring) -> tuple[Piece, ...]:
     """Return the full and the increments that lead to what is wanted."""
     order = _order(spec)
     names: tuple[str, ...] = (order.backup,)
     if order.at:
         here = {order.source} if order.source else {LOCAL, *(item.name for item in spec.job.destinations)}
         until = OpTime.parse(order.at)
-        if not open_source(spec.job.source).exact:
+        exact = open_source(spec.job.source).exact
+        if not exact:
             until = _ended_by(until, catalog, spec.job.name, here)
-        chain = order_chain(catalog, spec.job.name, until, order.backup, here)
+        chain = order_chain(catalog, spec.job.name, until, order.backup, here, exact=exact)
         names = (chain.base, *chain.slices)
     found = []
     for name in names:

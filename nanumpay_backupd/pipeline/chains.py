@@ -104,15 +104,24 @@ def within(found: Iterable[Range], wanted: OpTime | None) -> OpTime | None:
 
 
 def order_chain(
-    catalog: Catalog, job: str, wanted: OpTime, base: str = "", places: Collection[str] | None = None
+    catalog: Catalog,
+    job: str,
+    wanted: OpTime,
+    base: str = "",
+    places: Collection[str] | None = None,
+    *,
+    exact: bool = True,
 ) -> Chain:
     """Return the chain that restores ``wanted``, from the full ``base`` when one is named.
+
+    Where a slice can only be brought back as a whole (not ``exact``), none that leads beyond is of use.
 
     Raises NotFoundError (``no-such-moment``), which says what can be restored instead.
     """
     there = known(catalog, job, places)
     bases = [item for item in there.bases if base in ("", item.backup)]
-    chain = find_chain(bases, there.pieces, wanted)
+    pieces = [piece for piece in there.pieces if exact or piece.end <= wanted]
+    chain = find_chain(bases, pieces, wanted)
     if chain is None:
         raise no_such_moment(there, wanted, job, base)
     return chain

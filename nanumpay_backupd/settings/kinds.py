@@ -31,10 +31,12 @@ __all__ = [
     "Factor",
     "Fingerprint",
     "Flag",
+    "Folders",
     "Kind",
     "MongoUri",
     "Names",
     "PathPatterns",
+    "PathRules",
     "Place",
     "QuietHours",
     "SecretText",
@@ -343,6 +345,35 @@ class PathPatterns(Kind):
             if not isinstance(item, str) or not item.startswith("/") or "\0" in item or ".." in Path(item).parts:
                 raise self.mismatch(item)
         return tuple(dict.fromkeys(str(Path(item)) for item in items))
+
+    def show(self, value: object) -> str:
+        """Show the list."""
+        assert isinstance(value, tuple)
+        return json.dumps(list(value))
+
+
+class Folders(PathPatterns):
+    """Absolute paths as they are; one may stand without a list."""
+
+    expected = "an absolute path or a list of them"
+    example = '["/srv/app"]'
+
+
+class PathRules(Kind):
+    """Rules for paths, as lines of .gitignore without ``!``; one may stand without a list."""
+
+    expected = "a rule as in .gitignore, without ! and #, or a list of them"
+    example = '["*.tmp", "/storage/tmp/"]'
+
+    def parse(self, value: object, place: Place) -> tuple[str, ...]:  # noqa: ARG002 - the contract of Kind
+        """Return the rules, each once."""
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list):
+            raise self.mismatch(value)
+        for item in items:
+            if not isinstance(item, str) or not re.fullmatch(r"[^!#\x00-\x1f\x7f][^\x00-\x1f\x7f]*", item.strip("/ ")):
+                raise self.mismatch(item)
+        return tuple(dict.fromkeys(items))
 
     def show(self, value: object) -> str:
         """Show the list."""

@@ -403,6 +403,7 @@ SINGLE: Final = (
             Option("gpg_agent", _TOOL, "Needed to decrypt with a private OpenPGP key.", '"/usr/bin/gpg-agent"'),
             Option("age", _TOOL, "Needed for encryption by age.", '"/usr/bin/age"'),
             Option("redis_server", _TOOL, "Drills of a Redis job start one of their own.", '"/usr/bin/redis-server"'),
+            Option("tar", _TOOL, "GNU tar, needed for files.", '"/usr/bin/tar"'),
         ),
     ),
     Table(

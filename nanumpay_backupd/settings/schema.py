@@ -404,6 +404,7 @@ class Tools(_Settings, frozen=True):
     gpg_agent: str = "gpg-agent"
     age: str = "age"
     redis_server: str = "redis-server"
+    tar: str = "tar"
 
 
 class ControlOptions(_Settings, frozen=True):

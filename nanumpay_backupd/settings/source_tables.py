@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from nanumpay_backupd.settings.kinds import AbsolutePath, Choice, Duration, Flag, MongoUri, PathPatterns, Text
+from nanumpay_backupd.settings.kinds import (
+    AbsolutePath,
+    Choice,
+    Duration,
+    Flag,
+    Folders,
+    MongoUri,
+    PathPatterns,
+    PathRules,
+    Text,
+    Whole,
+)
 from nanumpay_backupd.settings.redisurl import Databases, RedisUrl
-from nanumpay_backupd.settings.sources import MongoSource, RedisMode, RedisSource, SqliteSource, type_of
+from nanumpay_backupd.settings.sources import FilesSource, MongoSource, RedisMode, RedisSource, SqliteSource, type_of
 from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = ["DEFAULT_TYPE", "SOURCES", "keys_elsewhere"]
@@ -14,6 +25,7 @@ __all__ = ["DEFAULT_TYPE", "SOURCES", "keys_elsewhere"]
 DEFAULT_TYPE: Final = "mongodb"
 """What a job saves that does not say it."""
 _DATABASE: Final = Text('a database\'s name, or "*" for all', pattern=r'[^\s/\\."$]+', example='"nanumpay"')
+_GRAVITY: Final = Choice("warn", "fail")
 _TABLES: Final = (
     Table(
         "job",
@@ -78,6 +90,40 @@ _TABLES: Final = (
             Option("path", PathPatterns(), "The databases.", '["/srv/app/*.db"]', required=True),
             Option("exclude", PathPatterns(), "Which of them are left out.", '["/srv/app/cache.db"]'),
             Option("timeout", Duration("1s", "1h"), "How long a lock of another program is waited for.", '"60s"'),
+        ),
+    ),
+    Table(
+        "job",
+        FilesSource,
+        "Trees of files, saved by GNU tar ([sources/files.md](sources/files.md)).",
+        (
+            Option("path", Folders(), "The folders.", '["/srv/app"]', required=True),
+            Option(
+                "preset",
+                Choice("none", "laravel", "node", "wordpress"),
+                "What is left out of a tree of that kind: what can be made again, and secrets such as `.env`.",
+                '"laravel"',
+            ),
+            Option("exclude", PathRules(), "Rules of what is left out besides.", '["*.tmp", "/storage/tmp/"]'),
+            Option("include", PathRules(), "Rules of what is taken in all the same.", '[".env"]'),
+            Option(
+                "ignore_file",
+                Text("a file's name, or empty", pattern=r"[^/\x00-\x1f\x7f]*", example='".backupignore"'),
+                "Name of files in the trees with further rules, each for the folder that it is in; empty: none.",
+                '".backupignore"',
+            ),
+            Option("one_file_system", Flag(), "Whether other filesystems mounted below are left out.", "true"),
+            Option("xattrs", Flag(), "Whether extended attributes and access control lists are saved.", "true"),
+            Option("unreadable", _GRAVITY, "Files that cannot be read: a warning, or the run fails.", '"fail"'),
+            Option("vanished", _GRAVITY, "Files that vanish before they are read.", '"warn"'),
+            Option("changed", _GRAVITY, "Files that change each time they are read.", '"warn"'),
+            Option("retries", Whole(0, 10), "How often a file that changes while it is read is read again.", "2"),
+            Option(
+                "check_device",
+                Flag(),
+                "Whether a folder on another device number is a new one; `false` for snapshots and NFS.",
+                "true",
+            ),
         ),
     ),
 )

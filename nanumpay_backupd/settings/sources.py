@@ -20,6 +20,7 @@ from nanumpay_backupd.system.secrets import Secret, stands_in
 from nanumpay_backupd.wording import words_for
 
 __all__ = [
+    "FilesSource",
     "MongoSource",
     "RedisMode",
     "RedisSource",
@@ -147,7 +148,48 @@ class SqliteSource(SourceSettings, frozen=True, tag="sqlite"):
         return f"sqlite {', '.join(self.path)}"
 
 
-Source = MongoSource | RedisSource | SqliteSource
+class FilesSource(SourceSettings, frozen=True, tag="files"):
+    """Trees of files: ``path`` are absolute paths of folders.
+
+    ``exclude`` and ``include`` are rules as in .gitignore (`sources.files_rules`), beside those of the ``preset`` and
+    of files named ``ignore_file`` in the trees (empty: of none). ``unreadable``, ``vanished`` and ``changed`` say
+    whether such files are a warning (``warn``) or make the run fail (``fail``). ``retries`` is how often files that
+    changed while they were read are read again. ``check_device``: the number of its device is part of what makes a
+    folder the same one.
+    """
+
+    holds: ClassVar[SourceKind] = SourceKind.FILES
+
+    path: tuple[str, ...]
+    preset: str = "none"
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    ignore_file: str = ".backupignore"
+    one_file_system: bool = False
+    xattrs: bool = True
+    unreadable: str = "fail"
+    vanished: str = "warn"
+    changed: str = "warn"
+    retries: int = 2
+    check_device: bool = True
+    tar: str = "tar"
+
+    @property
+    def described(self) -> str:
+        """See `SourceSettings.described`."""
+        return f"files in {', '.join(self.path)}"
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `SourceSettings.conflicts`."""
+        for one in self.path:
+            for other in self.path:
+                if one != other and (one == "/" or other.startswith(f"{one}/")):
+                    yield "path", f"names {other}, which is in {one}", "name each tree once"
+        if "/" in self.path:
+            yield "path", "names the whole system", "name the folders that the application needs, such as /etc, /srv"
+
+
+Source = MongoSource | RedisSource | SqliteSource | FilesSource
 """Every record; msgspec tells them apart by ``type``."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nanumpay_backupd.errors import InternalError
 from nanumpay_backupd.settings.schema import CollectionOrder
 from nanumpay_backupd.settings.sources import (
+    FilesSource,
     MongoSource,
     RedisSource,
     SourceSettings,
@@ -33,6 +34,10 @@ def open_driver(settings: SourceSettings) -> Driver:
         from nanumpay_backupd.sources.sqlite import SqliteDriver
 
         return SqliteDriver(settings)
+    if isinstance(settings, FilesSource):
+        from nanumpay_backupd.sources.files import FilesDriver
+
+        return FilesDriver(settings)
     raise InternalError(f"there is no driver for sources of the type {type_of(settings)!r}")
 
 

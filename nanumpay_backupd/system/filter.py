@@ -118,6 +118,14 @@ class Filter:
         assert self._process.stdout is not None
         return self._process.stdout.read(most) or b""
 
+    def ended(self, timeout: float) -> bool:
+        """Wait up to so many seconds for its end; tells whether it has come."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def wait(self) -> int:
         """Wait for its end and return the exit code (negative: the signal)."""
         code = self._process.wait()

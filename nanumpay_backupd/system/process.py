@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ __all__ = [
     "end_children",
     "find_tool",
     "gone",
+    "may_give_away",
     "own_environment",
     "run_bytes",
     "run_text",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _PR_SET_PDEATHSIG: Final = 1
+_CAP_CHOWN: Final = 0
 _DAEMONS_OWN: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "CREDENTIALS_DIRECTORY")
 _libc = ctypes.CDLL(None, use_errno=True)
 _KEPT_VARIABLES: Final = (
@@ -54,6 +57,16 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the few variables a tool needs; the application's secrets in ours are not handed on."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return {"PATH": os.defpath, **kept, **(extra or {})}
+
+
+def may_give_away() -> bool:
+    """Tell whether this process may give files to others: root, or who has the capability CAP_CHOWN."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return os.geteuid() == 0
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return match is not None and bool(int(match[1], 16) & 1 << _CAP_CHOWN)
 
 
 def own_environment() -> dict[str, str]:

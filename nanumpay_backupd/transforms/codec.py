@@ -21,7 +21,7 @@ class Codec(msgspec.Struct, frozen=True):
     name: str
     level: int
     suffix: str
-    encode: Callable[[bytes], bytes]
+    encode: Callable[[bytes | memoryview], bytes]
 
 
 def gzip_codec(level: int) -> Codec:
@@ -30,10 +30,10 @@ def gzip_codec(level: int) -> Codec:
     Concatenated members are one valid gzip file (RFC 1952, 2.2); gunzip, GNU tar, Python and Node read them.
     """
 
-    def fast(data: bytes) -> bytes:
+    def fast(data: bytes | memoryview) -> bytes:
         return isal_zlib.compress(data, level, _GZIP_WBITS)
 
-    def small(data: bytes) -> bytes:
+    def small(data: bytes | memoryview) -> bytes:
         return zlib.compress(data, level, _GZIP_WBITS)
 
     return Codec(name="gzip", level=level, suffix=".tar.gz", encode=fast if level <= _ISAL_MAX_LEVEL else small)

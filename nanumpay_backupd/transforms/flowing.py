@@ -45,31 +45,34 @@ class FlowingArchive:
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._hashing: Future[None] | None = None
         self._sha = hashlib.sha256()
-        self._block = bytearray()
-        self._pending: deque[Future[bytes]] = deque()
+        # Blocks are read into in place and used again: copying each would take as long as reading it.
+        self._free: list[bytearray] = []
+        self._block = bytearray(BLOCK)
+        self._filled = 0
+        self._pending: deque[tuple[Future[bytes], bytearray]] = deque()
         self._size = 0
         self.read = 0
         """Bytes that came through the pipe so far."""
 
     def step(self) -> bool:
         """Read a block, or as much of it as comes within a moment; returns False at the end of the pipe."""
-        while len(self._block) < BLOCK:
+        while self._filled < BLOCK:
             if not select.select([self._fileno], [], [], _TICK)[0]:
                 return True
-            data = os.read(self._fileno, BLOCK - len(self._block))
-            if not data:
+            count = os.readv(self._fileno, [memoryview(self._block)[self._filled :]])
+            if not count:
                 return False
-            self._block += data
-            self.read += len(data)
+            self._filled += count
+            self.read += count
         self._submit()
         return True
 
     def finish(self) -> ArchiveResult:
         """Write what is left; ``raw_bytes`` of the result are those of the tar, and no files are known."""
-        if self._block:
+        if self._filled:
             self._submit()
         while self._pending:
-            self._write(self._pending.popleft().result())
+            self._write_first()
         if self._hashing is not None:
             self._hashing.result()
         return ArchiveResult(size=self._size, sha256=self._sha.hexdigest(), raw_bytes=self.read, files={})
@@ -80,10 +83,16 @@ class FlowingArchive:
         self._hasher.shutdown(wait=True)
 
     def _submit(self) -> None:
-        self._pending.append(self._pool.submit(self._codec.encode, bytes(self._block)))
-        self._block.clear()
-        while self._pending and (self._pending[0].done() or len(self._pending) >= _AHEAD):
-            self._write(self._pending.popleft().result())
+        block = self._block
+        self._pending.append((self._pool.submit(self._codec.encode, memoryview(block)[: self._filled]), block))
+        while self._pending and (self._pending[0][0].done() or len(self._pending) >= _AHEAD):
+            self._write_first()
+        self._block, self._filled = self._free.pop() if self._free else bytearray(BLOCK), 0
+
+    def _write_first(self) -> None:
+        encoded, block = self._pending.popleft()
+        self._write(encoded.result())
+        self._free.append(block)
 
     def _write(self, data: bytes) -> None:
         if self._hashing is not None:

@@ -189,10 +189,19 @@ def _redis(folder: Path, mode: str = "snapshot") -> contextlib.AbstractContextMa
     return redis_participant(folder, mode)
 
 
+@contextlib.contextmanager
+def _files(folder: Path) -> Iterator[Participant]:
+    # It is a participant itself, and knows the class of this module.
+    from tests.contract.files_participant import FilesParticipant
+
+    yield FilesParticipant(folder)
+
+
 PARTICIPANTS: Final[dict[str, Callable[[Path], contextlib.AbstractContextManager[Participant]]]] = {
     "mongodb": _mongodb,
     "redis": _redis,
     "redis, key by key": partial(_redis, mode="logical"),
     "sqlite": _sqlite,
+    "files": _files,
 }
 """Each by the type of its settings, and behind a comma what is special: makes it in an empty folder."""

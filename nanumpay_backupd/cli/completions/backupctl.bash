@@ -18,6 +18,8 @@ __backupctl_takes() {
         'list -n') REPLY='' ;;
         'list 1') REPLY=@jobs ;;
         'show 1') REPLY='latest @backups @runs' ;;
+        'ls 1') REPLY=@backups ;;
+        'ls 2') REPLY=@files ;;
         'timeline 1') REPLY=@jobs ;;
         'restore --at') REPLY=latest ;;
         'restore --job') REPLY=@jobs ;;
@@ -74,6 +76,7 @@ __backupctl_options() {
         runs) REPLY='-n --slices --help --socket --json --color' ;;
         list) REPLY='-n --slices --help --socket --json --color' ;;
         show) REPLY='--help --socket --json --color' ;;
+        ls) REPLY='--recursive --help --socket --json --color' ;;
         timeline) REPLY='--help --socket --json --color' ;;
         restore) REPLY='--at --job --swap --to-db --to --collection --only --overwrite --option --from --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
         verify) REPLY='--job --level --from --no-wait --help --socket --json --color' ;;
@@ -135,7 +138,7 @@ _backupctl() {
     elif [[ $cur == -* ]]; then
         __backupctl_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps send delete prune pin unpin settings doctor monitor test notify report logs reload rebuild completion'
+        REPLY='status jobs run cancel wait runs list show ls timeline restore verify drill swaps send delete prune pin unpin settings doctor monitor test notify report logs reload rebuild completion'
     else
         __backupctl_takes "$command $at" || __backupctl_options "$command"
     fi

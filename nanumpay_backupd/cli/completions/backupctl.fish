@@ -95,6 +95,11 @@ complete -c backupctl -n '__backupctl_in list' -l slices -d 'also the slices of 
 complete -c backupctl -n '__backupctl_in -' -a show -d 'show a backup or a run in detail'
 complete -c backupctl -n '__backupctl_at show 1' -k -a 'latest (__backupctl_words backups runs)'
 
+complete -c backupctl -n '__backupctl_in -' -a ls -d 'list the files that a backup holds'
+complete -c backupctl -n '__backupctl_at ls 1' -k -a '(__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_at ls 2' -k -a '(__backupctl_words files)' -d 'a whole path in it (default: its first level)'
+complete -c backupctl -n '__backupctl_in ls' -l recursive -d 'with all that is below'
+
 complete -c backupctl -n '__backupctl_in -' -a timeline -d 'show which moments can be restored, and which cannot'
 complete -c backupctl -n '__backupctl_at timeline 1' -k -a '(__backupctl_words jobs)'
 

@@ -1,0 +1,189 @@
+"""Pure: which paths of a tree are left out, by rules as gitignore(5) has them, and the presets. Reads no disk.
+
+A rule is a line: ``name`` anywhere below, ``/name`` or ``a/b`` from the tree's root on, ``name/`` folders only, ``*``,
+``?``, ``[…]`` within a name, ``**`` across folders, ``!…`` takes back in. The last rule that fits decides; what lies in
+a folder that is left out cannot be taken back in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+__all__ = ["ALWAYS", "ASIDE", "PRESETS", "WORKING", "Rule", "Rules", "for_tar", "parse_rules"]
+
+ASIDE: Final = ".nanumpay-before-"
+"""Begins the name of a folder in which a restore keeps what was there before."""
+WORKING: Final = ".nanumpay-restore-"
+"""Begins the name of a folder in which a restore works."""
+ALWAYS: Final = (f"{ASIDE}*/", f"{WORKING}*/")
+"""Rules that hold for every tree, behind all others."""
+_SECRETS: Final = (".env", ".env.*", "!.env.example", "!.env.dist", "auth.json", "*.key", "*.pem")
+PRESETS: Final[dict[str, tuple[str, ...]]] = {
+    "none": (),
+    "laravel": (
+        "/vendor/",
+        "node_modules/",
+        ".git/",
+        "/storage/logs/*",
+        "/storage/framework/cache/*",
+        "/storage/framework/sessions/*",
+        "/storage/framework/testing/*",
+        "/storage/framework/views/*",
+        "/storage/debugbar/*",
+        "/storage/app/backup-temp/",
+        "/storage/*.key",
+        "/bootstrap/cache/*",
+        "/public/hot",
+        ".phpunit.cache/",
+        ".phpunit.result.cache",
+        "!.gitignore",
+        *_SECRETS,
+    ),
+    "node": ("node_modules/", ".git/", ".cache/", ".npm/", ".next/cache/", "*.log", "/logs/*", *_SECRETS),
+    "wordpress": ("/wp-content/cache/*", "/wp-content/upgrade/*", "*.log", ".git/", "wp-config.php", *_SECRETS),
+}
+"""What is left out of a tree of that kind: what can be made again, and secrets, which belong into a safe of their own.
+
+An empty folder that the application needs (``storage/logs``) stays, with its ``.gitignore``.
+"""
+_SPECIAL: Final = re.compile(r"[*?\[\\]")
+
+
+class Rule(NamedTuple):
+    """One line: whether it takes back in, is for folders only, begins at the root, and what fits its path or name."""
+
+    text: str
+    back: bool
+    folders: bool
+    rooted: bool
+    fits: re.Pattern[str]
+
+
+class Rules:
+    """The rules of one folder, for what is below it."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules = tuple(rules)
+        # The last one decides, so they are tried from the end; where none takes back in, all at once.
+        self._backwards = self.rules[::-1]
+        self._any: tuple[re.Pattern[str], re.Pattern[str]] | None = None
+        if not any(rule.back for rule in self.rules):
+            self._any = (_joined(rule for rule in self.rules if not rule.folders), _joined(self.rules))
+
+    def __bool__(self) -> bool:
+        return bool(self.rules)
+
+    def verdict(self, path: str, *, folder: bool) -> bool | None:
+        """Tell whether ``path`` (from the rules' folder on, without a slash at its ends) is out; None: nothing said."""
+        if self._any is not None:
+            return True if self._any[folder].fullmatch(path) else None
+        for rule in self._backwards:
+            if (folder or not rule.folders) and rule.fits.fullmatch(path):
+                return not rule.back
+        return None
+
+
+def parse_rules(lines: Iterable[str]) -> Rules:
+    """Read rules; empty lines and those that begin with ``#`` say nothing. Raises ValueError that names a bad one."""
+    found = []
+    for line in lines:
+        rule = _parse(line)
+        if rule is not None:
+            found.append(rule)
+    return Rules(found)
+
+
+def for_tar(rules: Rules) -> list[str]:
+    """Return the names that are left out wherever they are, as patterns of tar: those that no rule takes back in.
+
+    tar gets the exact paths that a look at the tree found; these are for what comes to be after that look.
+    """
+    names = []
+    for at, rule in enumerate(rules.rules):
+        plain = not rule.rooted and not rule.folders and not rule.back
+        if plain and not any(_takes_back(later, rule) for later in rules.rules[at:]):
+            names.append(rule.text)
+    return names
+
+
+def _takes_back(later: Rule, rule: Rule) -> bool:
+    """Tell whether a later rule may take back in something of what ``rule`` leaves out."""
+    patterned = bool(_SPECIAL.search(rule.text))
+    return later.back and (later.rooted or patterned or later.fits.fullmatch(rule.text) is not None)
+
+
+def _parse(line: str) -> Rule | None:
+    text = line.rstrip("\r\n")
+    # A blank at the end counts only behind a backslash.
+    while text.endswith(" ") and not text.endswith("\\ "):
+        text = text[:-1]
+    if not text or text.startswith("#"):
+        return None
+    back = text.startswith("!")
+    text = text[1:] if back else text
+    folders = text.endswith("/")
+    text = text.rstrip("/") if folders else text
+    rooted = "/" in text
+    text = text.removeprefix("/")
+    if not text:
+        raise ValueError(f"{line!r} names nothing")
+    try:
+        fits = re.compile(_expression(text) if rooted else rf"(?:.*/)?{_expression(text)}", re.DOTALL)
+    except re.error:
+        raise ValueError(f"{line!r} is no pattern") from None
+    return Rule(text, back, folders, rooted, fits)
+
+
+def _expression(text: str) -> str:
+    """Translate a pattern into a regular expression over a path."""
+    out, at = [], 0
+    while at < len(text):
+        char = text[at]
+        if text.startswith("**/", at) and (at == 0 or text[at - 1] == "/"):
+            out.append("(?:[^/]+/)*")
+            at += 3
+            continue
+        if text[at:] == "**" and at and text[at - 1] == "/":
+            out.append(".+")
+            break
+        at += 1
+        if char == "*":
+            while text[at : at + 1] == "*":
+                at += 1
+            out.append("[^/]*")
+        elif char == "?":
+            out.append("[^/]")
+        elif char == "[":
+            span, at = _bracket(text, at)
+            out.append(span)
+        elif char == "\\":
+            if at == len(text):
+                raise ValueError(f"{text!r} ends in a backslash")
+            out.append(re.escape(text[at]))
+            at += 1
+        else:
+            out.append(re.escape(char))
+    return "".join(out)
+
+
+def _bracket(text: str, at: int) -> tuple[str, int]:
+    """Translate ``[…]`` whose inside begins at ``at``; one without an end stands for itself."""
+    end = at + 1 if text[at : at + 1] in ("!", "^") else at
+    end = text.find("]", end + 1)
+    if end < 0:
+        return re.escape("["), at
+    inside = text[at:end]
+    negated = inside[0] in "!^"
+    body = (inside[1:] if negated else inside).replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
+    return (f"(?!/)[^{body}]" if negated else f"(?!/)[{body}]"), end + 1
+
+
+def _joined(rules: Iterable[Rule]) -> re.Pattern[str]:
+    """Return one expression that fits what any of the rules fits; names first, since they share their beginning."""
+    rules = list(rules)
+    names = [_expression(rule.text) for rule in rules if not rule.rooted]
+    paths = [_expression(rule.text) for rule in rules if rule.rooted]
+    parts = ([rf"(?:.*/)?(?:{'|'.join(names)})"] if names else []) + paths
+    return re.compile("|".join(f"(?:{part})" for part in parts) if parts else r"(?!)", re.DOTALL)
