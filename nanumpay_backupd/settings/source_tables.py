@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from nanumpay_backupd.settings.kinds import Duration, MongoUri, PathPatterns, Text
-from nanumpay_backupd.settings.sources import MongoSource, SqliteSource, type_of
+from nanumpay_backupd.settings.kinds import (
+    AbsolutePath,
+    Choice,
+    Duration,
+    Flag,
+    MongoUri,
+    Names,
+    PathPatterns,
+    SecretValue,
+    Text,
+    Whole,
+)
+from nanumpay_backupd.settings.sources import MariadbSource, MongoSource, PostgresSource, SqliteSource, type_of
 from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = ["DEFAULT_TYPE", "SOURCES", "keys_elsewhere"]
@@ -13,6 +24,7 @@ __all__ = ["DEFAULT_TYPE", "SOURCES", "keys_elsewhere"]
 DEFAULT_TYPE: Final = "mongodb"
 """What a job saves that does not say it."""
 _DATABASE: Final = Text('a database\'s name, or "*" for all', pattern=r'[^\s/\\."$]+', example='"nanumpay"')
+_HOST: Final = Text("a host's name, an address or a socket's folder", pattern=r"[^\s,]*")
 _TABLES: Final = (
     Table(
         "job",
@@ -39,6 +51,72 @@ _TABLES: Final = (
             Option("path", PathPatterns(), "The databases.", '["/srv/app/*.db"]', required=True),
             Option("exclude", PathPatterns(), "Which of them are left out.", '["/srv/app/cache.db"]'),
             Option("timeout", Duration("1s", "1h"), "How long a lock of another program is waited for.", '"60s"'),
+        ),
+    ),
+    Table(
+        "job",
+        MariadbSource,
+        "Databases of a MariaDB or MySQL server, all of one moment ([sources/mariadb.md](sources/mariadb.md)).",
+        (
+            Option("host", _HOST, "Name or address of the server.", '"db.example.com"', default="the socket is used"),
+            Option("port", Whole(1, 65535), "Its port."),
+            Option(
+                "socket",
+                AbsolutePath(as_text=True, empty=True),
+                "Its Unix socket, where there is no `host`.",
+                '"/run/mysqld/mysqld.sock"',
+                default="the tools' own",
+            ),
+            Option("user", Text("a user's name"), "Who reads it.", '"backup"', default="the service's own login"),
+            Option("password", SecretValue(), "The password.", '{ credential = "shop-db" }', default="none"),
+            Option("database", Names(), "Which databases.", '["shop"]', default="all but the server's own"),
+            Option("tls", Choice("auto", "required", "verify"), "Whether the connection is encrypted.", '"verify"'),
+            Option(
+                "tls_ca",
+                AbsolutePath(as_text=True, empty=True),
+                "The certificates that are trusted.",
+                '"/etc/ssl/db-ca.pem"',
+            ),
+            Option("accounts", Flag(), "Users and their rights are saved too.", "true"),
+            Option(
+                "binlog",
+                Choice("auto", "off", "required"),
+                "The position in the binary log is noted, for increments: where there is one, never, or it must be.",
+                '"required"',
+            ),
+        ),
+    ),
+    Table(
+        "job",
+        PostgresSource,
+        "Databases of a PostgreSQL server, each of one moment ([sources/postgresql.md](sources/postgresql.md)).",
+        (
+            Option(
+                "host",
+                _HOST,
+                "Name or address of the server, or the folder of its socket.",
+                '"db.example.com"',
+                default="the tools' own socket",
+            ),
+            Option("port", Whole(1, 65535), "Its port."),
+            Option("user", Text("a user's name"), "Who reads it.", '"backup"', default="the service's own login"),
+            Option("password", SecretValue(), "The password.", '{ credential = "shop-db" }', default="none"),
+            Option("database", Names(), "Which databases.", '["shop"]', default="all but the templates"),
+            Option("maintenance", Text("a database's name"), "Database for what is not about one.", '"postgres"'),
+            Option(
+                "tls",
+                Choice("disable", "prefer", "require", "verify-ca", "verify-full"),
+                "Whether the connection is encrypted, as libpq's sslmode.",
+                '"verify-full"',
+            ),
+            Option(
+                "tls_ca",
+                AbsolutePath(as_text=True, empty=True),
+                "The certificates that are trusted.",
+                '"/etc/ssl/db-ca.pem"',
+            ),
+            Option("accounts", Flag(), "Roles and tablespaces are saved too.", "false"),
+            Option("passwords", Flag(), "Also the roles' password hashes, which only a superuser can read.", "true"),
         ),
     ),
 )
