@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nanumpay_backupd.errors import InternalError
 from nanumpay_backupd.settings.schema import CollectionOrder
-from nanumpay_backupd.settings.sources import MongoSource, SourceSettings, mongodb_of, type_of
+from nanumpay_backupd.settings.sources import MariadbSource, MongoSource, SourceSettings, mongodb_of, type_of
 from nanumpay_backupd.sources.base import Driver, FolderSource, StreamSource
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ __all__ = ["open_driver", "open_oplog", "open_source", "open_target"]
 
 def open_driver(settings: SourceSettings) -> Driver:
     """Return the driver of a source that is not MongoDB, whose rooms are richer; nothing is connected yet."""
+    if isinstance(settings, MariadbSource):
+        from nanumpay_backupd.sources.mariadb import MariadbDriver
+
+        return MariadbDriver(settings)
     raise InternalError(f"there is no driver for sources of the type {type_of(settings)!r}")
 
 

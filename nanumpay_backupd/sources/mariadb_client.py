@@ -46,9 +46,10 @@ class Tool:
     def __init__(self, path: Path, told: str) -> None:
         self.path = path
         self.name = path.name
-        self.mariadb = "MariaDB" in told
-        found = re.search(r"(?:Distrib |Ver )?(\d+\.\d+\.\d+)(?:-MariaDB)?", told.partition("Distrib ")[2] or told)
+        found = re.search(r"Distrib (\d+\.\d+\.\d+)", told) or re.search(r"Ver (\d+(?:\.\d+)+)", told)
         self.version = found[1] if found is not None else ""
+        # MariaDB's mysqlbinlog counts its own versions, and they never got beyond 3.
+        self.mariadb = "MariaDB" in told or self.version.startswith("3.")
 
 
 def open_tool(name: str) -> Tool:

@@ -9,6 +9,7 @@ a line with each row, MySQL writes a whole INSERT as one line; programs (trigger
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Final
@@ -19,7 +20,7 @@ __all__ = ["Mark", "SqlReader", "quoted", "unquoted"]
 
 _INSERT: Final = b"INSERT INTO `"
 _HEADER: Final = re.compile(
-    rb"INSERT INTO `(?P<table>(?:[^`]|``)+)`(?: \((?:`(?:[^`]|``)+`(?:, ?)?)+\))? VALUES(?: |\n)", re.DOTALL
+    rb"INSERT INTO `(?P<table>(?:[^`]|``)+)`(?: ?\((?:(?:`(?:[^`]|``)+`|\w+)(?:, ?)?)+\))? VALUES(?: |\n)", re.DOTALL
 )
 _CREATE: Final = re.compile(rb"CREATE TABLE (?:IF NOT EXISTS )?`((?:[^`]|``)+)` ")
 _NAMED: Final = re.compile(rb"`((?:[^`]|``)+)`")
@@ -76,15 +77,15 @@ class Mark(Enum):
 class SqlReader:
     """Takes a dump piece by piece; the memory is that of its longest line that is no row.
 
-    ``tables`` counts the rows by database and table, ``sizes`` the bytes of their sections; ``programs`` are triggers,
-    routines and events, ``views`` are views. ``facts`` are the position in the binary log as the dump tells it.
+    ``tables`` counts the rows by database and table, ``sizes`` the bytes of their sections; ``programs`` counts triggers,
+    routines and events by database, ``views`` views. ``facts`` are the position in the binary log as the dump tells it.
     """
 
     def __init__(self) -> None:
         self.tables: dict[tuple[str, str], int] = {}
         self.sizes: dict[tuple[str, str], int] = {}
-        self.programs = 0
-        self.views = 0
+        self.programs: Counter[str] = Counter()
+        self.views: Counter[str] = Counter()
         self.database = ""
         self.table = ""
         self.facts: dict[str, str] = {}
@@ -166,7 +167,7 @@ class SqlReader:
             return self._comment(text)
         if text.startswith(b"DELIMITER "):
             self._delimiter = text[10:].strip()
-            self.programs += self._delimiter != b";"
+            self.programs[self.database] += self._delimiter != b";"
             return Mark.LINE
         if text.startswith(_SANDBOX):
             return Mark.SANDBOX
@@ -176,14 +177,14 @@ class SqlReader:
         return self._statement(text)
 
     def _statement(self, text: bytes) -> Mark:
+        if text.startswith(b"ALTER DATABASE `"):
+            return Mark.ALTER_DATABASE
         if self._delimiter != b";":
             return Mark.LINE
         if text.startswith(b"CREATE TABLE ") and (found := _CREATE.match(text)) is not None:
             self.tables.setdefault((self.database, unquoted(found[1])), 0)
         elif text.startswith(b"CREATE DATABASE "):
             return Mark.CREATE_DATABASE
-        elif text.startswith(b"ALTER DATABASE "):
-            return Mark.ALTER_DATABASE
         elif text.startswith(b"USE `"):
             return Mark.USE
         elif text == _RESTORES_SETTINGS:
@@ -202,7 +203,7 @@ class SqlReader:
             return Mark.TABLE
         if text.startswith(b"-- Final view structure for view `"):
             self.table = ""
-            self.views += 1
+            self.views[self.database] += 1
             return Mark.VIEW
         if text.startswith((b"-- Temporary ", b"-- Sequence structure ", b"-- Dumping events ", b"-- Dumping routines ")):
             self.table = ""
