@@ -160,25 +160,31 @@ class BinlogDump(Dump):
 
     @property
     def running(self) -> bool:
+        """See `Dump.running`."""
         return self._child.running or self._reading.is_alive()
 
     @property
     def documents(self) -> int:
+        """See `Dump.documents`."""
         return sum(walk.count for walk in list(self._walks.values()))
 
     def pause(self) -> None:
+        """See `Dump.pause`."""
         self._child.pause()
 
     def resume(self) -> None:
+        """See `Dump.resume`."""
         self._child.resume()
 
     def wait(self, timeout: float) -> bool:
+        """See `Dump.wait`."""
         if self._child.wait(timeout) is None:
             return False
         self._reading.join(timeout)
         return not self._reading.is_alive()
 
     def kill(self) -> None:
+        """See `Dump.kill`."""
         self._stopped.set()
         self._child.resume()
         self._child.kill()

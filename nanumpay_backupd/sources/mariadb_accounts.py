@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
 from pathlib import Path
+
+import msgspec
 
 from nanumpay_backupd.errors import BackupdError, SourceError
 from nanumpay_backupd.sources.base import Dump, Harvest
@@ -34,22 +35,28 @@ class AccountsDump(Dump):
 
     @property
     def running(self) -> bool:
+        """See `Dump.running`."""
         return self._dump.running
 
     @property
     def documents(self) -> int:
+        """See `Dump.documents`."""
         return self._dump.documents
 
     def pause(self) -> None:
+        """See `Dump.pause`."""
         self._dump.pause()
 
     def resume(self) -> None:
+        """See `Dump.resume`."""
         self._dump.resume()
 
     def wait(self, timeout: float) -> bool:
+        """See `Dump.wait`."""
         return self._dump.wait(timeout)
 
     def kill(self) -> None:
+        """See `Dump.kill`."""
         self._dump.kill()
 
     def harvest(self, sizes: dict[str, int]) -> Harvest:

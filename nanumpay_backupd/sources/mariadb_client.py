@@ -18,11 +18,19 @@ from nanumpay_backupd.settings.sources import MariadbSource
 from nanumpay_backupd.system.process import find_tool, run_bytes, run_text, secret_file
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["CLIENT_HINT", "SYSTEM_DATABASES", "Client", "Tool", "address", "dotted", "literal", "open_tool", "tool_fault"]
+__all__ = [
+    "CLIENT_HINT",
+    "SYSTEM_DATABASES",
+    "Client",
+    "Tool",
+    "address",
+    "dotted",
+    "literal",
+    "open_tool",
+    "tool_fault",
+]
 
-CLIENT_HINT: Final = (
-    "install MariaDB's client (package mariadb-client), or name the program in [tools] of backupd.toml"
-)
+CLIENT_HINT: Final = "install MariaDB's client (package mariadb-client), or name the program in [tools] of backupd.toml"
 SYSTEM_DATABASES: Final = frozenset({"information_schema", "performance_schema", "mysql", "sys"})
 _OTHER_NAMES: Final = {
     "mariadb-dump": "mysqldump",
@@ -33,7 +41,9 @@ _OTHER_NAMES: Final = {
 }
 _ADMIN_FOLDERS: Final = ("/usr/sbin", "/usr/local/sbin")
 _REFUSED: Final = frozenset({"1044", "1045", "1142", "1143", "1227", "1370", "1698", "1862", "3118"})
-_UNREACHABLE: Final = frozenset({"1040", "1053", "1129", "1130", "2002", "2003", "2005", "2006", "2012", "2013", "2026"})
+_UNREACHABLE: Final = frozenset(
+    {"1040", "1053", "1129", "1130", "2002", "2003", "2005", "2006", "2012", "2013", "2026"}
+)
 _NUMBER: Final = re.compile(r"(?:ERROR|[Ee]rror:?) (\d{4})\b|\((\d{4})\)")
 _ESCAPES: Final = {"n": "\n", "t": "\t", "\\": "\\", "0": "\0"}
 _CONNECT_SECONDS: Final = 10

@@ -66,25 +66,31 @@ class MariadbDump(Dump):
 
     @property
     def running(self) -> bool:
+        """See `Dump.running`."""
         return self._child.running or self._parting.is_alive()
 
     @property
     def documents(self) -> int:
+        """See `Dump.documents`."""
         return self._reader.rows
 
     def pause(self) -> None:
+        """See `Dump.pause`."""
         self._child.pause()
 
     def resume(self) -> None:
+        """See `Dump.resume`."""
         self._child.resume()
 
     def wait(self, timeout: float) -> bool:
+        """See `Dump.wait`."""
         if self._child.wait(timeout) is None:
             return False
         self._parting.join(timeout)
         return not self._parting.is_alive()
 
     def kill(self) -> None:
+        """See `Dump.kill`."""
         self._child.resume()
         self._child.kill()
         self._parting.join(_ENDED_SECONDS)

@@ -18,6 +18,7 @@ from nanumpay_backupd.model import OpTime
 from nanumpay_backupd.settings.sources import MariadbSource
 from nanumpay_backupd.sources.base import Restoring
 from nanumpay_backupd.sources.binlog import FOLDER, in_order
+from nanumpay_backupd.sources.binlog_filter import filter_log
 from nanumpay_backupd.sources.mariadb_client import Client, Tool, open_tool, tool_fault
 from nanumpay_backupd.sources.sql_reader import Mark, SqlReader, quoted
 from nanumpay_backupd.system.process import Child
@@ -135,6 +136,7 @@ class SqlRestore(_Working):
 
     @property
     def documents(self) -> int:
+        """See `Restoring.documents`."""
         return self._done + self._reader.rows
 
     def _work(self) -> None:
@@ -157,7 +159,10 @@ class SqlRestore(_Working):
         sieve = _Sieve(step, reader, views=views)
         with step.file.open("rb", buffering=0) as stream:
             while piece := stream.read(_CHUNK):
-                _write(pipe, b"".join(_renamed(step, mark, span) for mark, span in reader.feed(piece) if sieve.passes(mark)))
+                _write(
+                    pipe,
+                    b"".join(_renamed(step, mark, span) for mark, span in reader.feed(piece) if sieve.passes(mark)),
+                )
         reader.finish()
         if not views:
             self._done += sum(rows for key, rows in reader.tables.items() if not step.tables or key[1] in step.tables)
@@ -190,7 +195,7 @@ class _Sieve:
 
 
 class LogReplay(_Working):
-    """Binary logs that mariadb-binlog turns into statements for the client, one database after the other."""
+    """Binary logs that mariadb-binlog turns into statements for the client, without what is of other databases."""
 
     def __init__(
         self, settings: MariadbSource, client: Client, folder: Path, databases: tuple[str, ...], until: str
@@ -204,20 +209,26 @@ class LogReplay(_Working):
 
     @property
     def documents(self) -> int:
+        """See `Restoring.documents`: nobody counts the rows that change."""
         return 0
 
     def _work(self) -> None:
-        for database in self._databases:
-            with self._fed("") as pipe:
-                argv = [str(self._tool.path), "--no-defaults", f"--database={database}"]
-                if self._until:
-                    # It stops before that second; the wanted one belongs to what is wanted.
-                    last = datetime.fromtimestamp(OpTime.parse(self._until).seconds + 1, UTC)
-                    argv.append(f"--stop-datetime={last:%Y-%m-%d %H:%M:%S}")
+        for path in self._files:
+            whole = path.with_name(f".{path.name}")
+            path.rename(whole)
+            with whole.open("rb") as source, path.open("xb") as target:
+                filter_log(source, target, self._databases)
+            whole.unlink()
+        with self._fed("") as pipe:
+            argv = [str(self._tool.path), "--no-defaults"]
+            if self._until:
+                # It stops before that second; the wanted one belongs to what is wanted.
+                last = datetime.fromtimestamp(OpTime.parse(self._until).seconds + 1, UTC)
+                argv.append(f"--stop-datetime={last:%Y-%m-%d %H:%M:%S}")
+            with self._lock:
                 child = Child([*argv, *map(str, self._files)], stdout=pipe, extra={"TZ": "UTC"})
-                with self._lock:
-                    self._children.append(child)
-                self._ended(child, self._tool)
+                self._children.append(child)
+            self._ended(child, self._tool)
 
 
 def _renamed(step: Step, mark: Mark, span: bytes) -> bytes:

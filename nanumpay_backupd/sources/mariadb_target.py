@@ -19,7 +19,7 @@ from nanumpay_backupd.settings.sources import MariadbSource, SourceSettings
 from nanumpay_backupd.sources.base import Comparison, FolderTarget, Goal, Restoring, Wanted
 from nanumpay_backupd.sources.mariadb_client import SYSTEM_DATABASES, Client, address, literal, open_tool
 from nanumpay_backupd.sources.mariadb_dump import DATABASES, file_of
-from nanumpay_backupd.sources.mariadb_facts import names_in, programs_of, tables_of
+from nanumpay_backupd.sources.mariadb_facts import programs_of, tables_of
 from nanumpay_backupd.sources.mariadb_restore import LogReplay, SqlRestore, Step
 from nanumpay_backupd.sources.sql_reader import quoted
 
@@ -52,9 +52,7 @@ class MariadbTarget(FolderTarget):
             open_tool(self._settings.mariadb_binlog)
         there = tables_of(self._client, choice.names.values())
         back = {new: old for old, new in choice.names.items()}
-        chosen = {
-            key for key in there if not choice.tables.get(back[key[0]]) or key[1] in choice.tables[back[key[0]]]
-        }
+        chosen = {key for key in there if not choice.tables.get(back[key[0]]) or key[1] in choice.tables[back[key[0]]]}
         if chosen and not wanted.overwrite:
             raise RefusedError(
                 f"{_place(choice)} at {address(self._settings)} holds {len(chosen)} "
@@ -85,7 +83,7 @@ class MariadbTarget(FolderTarget):
         files = {file_of(only.partition(".")[0]) for only in wanted.only} | {file_of(only) for only in wanted.only}
         return not wanted.only or not name.startswith("databases/") or name in files or any("." in n for n in files)
 
-    def start(self, folder: Path, manifest: Manifest, wanted: Wanted, work: Path) -> Restoring:
+    def start(self, folder: Path, manifest: Manifest, wanted: Wanted, work: Path) -> Restoring:  # noqa: ARG002
         """See `FolderTarget.start`."""
         choice = _choose(manifest, wanted)
         if manifest.kind not in FULLS:
@@ -120,9 +118,7 @@ class MariadbTarget(FolderTarget):
             elif count != part.items:
                 differences.append(f"{part.name} holds {count:,} rows, the backup {part.items:,}")
         differences += self._programs(manifest, choice)
-        return Comparison(
-            documents=sum(found.values()), parts=len(choice.parts), differences=tuple(differences)
-        )
+        return Comparison(documents=sum(found.values()), parts=len(choice.parts), differences=tuple(differences))
 
     def _count(self, choice: _Choice, history: set[str]) -> dict[str, int]:
         there = tables_of(self._client, choice.names.values())

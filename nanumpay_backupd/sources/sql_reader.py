@@ -1,9 +1,9 @@
-"""Reads what mariadb-dump and mysqldump write, piece by piece: statements, sections, rows per table. Runs nothing.
+r"""Reads what mariadb-dump and mysqldump write, piece by piece: statements, sections, rows per table. Runs nothing.
 
 Facts about these dumps that this relies on (MariaDB 10.11 seen, MySQL's format from its source): strings never hold a
-raw line feed, since it is written ``\\n``; values outside of strings hold no parenthesis (``--hex-blob``); MariaDB begins
-a line with each row, MySQL writes a whole INSERT as one line; programs (triggers, routines, events) stand between
-``DELIMITER ;;`` and ``DELIMITER ;``; the last line is ``-- Dump completed``.
+raw line feed, since it is written ``\n``; values outside of strings hold no parenthesis (``--hex-blob``); MariaDB
+begins a line with each row, MySQL writes a whole INSERT as one line; programs (triggers, routines, events) stand
+between ``DELIMITER ;;`` and ``DELIMITER ;``; the last line is ``-- Dump completed``.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ class Mark(Enum):
 class SqlReader:
     """Takes a dump piece by piece; the memory is that of its longest line that is no row.
 
-    ``tables`` counts the rows by database and table, ``sizes`` the bytes of their sections; ``programs`` counts triggers,
-    routines and events by database, ``views`` views. ``facts`` are the position in the binary log as the dump tells it.
+    ``tables`` counts the rows by database and table, ``sizes`` the bytes of their sections; ``programs`` counts
+    triggers, routines and events by database, ``views`` views.
+    ``facts`` are the position in the binary log as the dump tells it.
     """
 
     def __init__(self) -> None:
@@ -205,7 +206,9 @@ class SqlReader:
             self.table = ""
             self.views[self.database] += 1
             return Mark.VIEW
-        if text.startswith((b"-- Temporary ", b"-- Sequence structure ", b"-- Dumping events ", b"-- Dumping routines ")):
+        if text.startswith(
+            (b"-- Temporary ", b"-- Sequence structure ", b"-- Dumping events ", b"-- Dumping routines ")
+        ):
             self.table = ""
             return Mark.OTHER
         if text.startswith(b"-- Dump completed"):
