@@ -1,8 +1,9 @@
 """Takes out of a binary log what is not of certain databases, event by event. Talks to no server.
 
 mariadb-binlog's own ``--database`` goes by the database that was in use: ``CREATE TABLE shop.t`` from a session that
-uses none, or another one, is lost without a word. Here a statement stays when it was run in one of the databases or
-names one; rows stay by the database of their table; accounts and rights are never replayed.
+uses none, or another one, is lost without a word. Here a statement stays when it was run in one of the databases, or
+when what it changes is named with one; rows stay by the database of their table; accounts and rights are never
+replayed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ _ACCOUNTS: Final = re.compile(
     rb"(?:CREATE|DROP|ALTER|RENAME)\s+(?:OR\s+REPLACE\s+)?(?:USER|ROLE))\b",
     re.IGNORECASE | re.DOTALL,
 )
+_TOKEN: Final = re.compile(
+    rb"\s*(?:/\*.*?\*/\s*|--[^\n]*\n\s*|#[^\n]*\n\s*)*(`(?:[^`]|``)+`|[\w$]+|'[^']*'|\S)", re.DOTALL
+)
+_TARGET_ENDS: Final = frozenset(
+    {b"(", b"AS", b"SELECT", b"SET", b"VALUES", b"WHERE", b"LIKE", b"JOIN", b"SCHEDULE", b"USING", b"BEGIN"}
+)
+_MOST_TOKENS: Final = 64
 
 
 def filter_log(source: IO[bytes], target: IO[bytes], databases: Iterable[str]) -> int:
@@ -60,9 +68,6 @@ class _Sieve:
         self.kept = 0
         self._target = target
         self._names = frozenset(name.encode("utf-8", "surrogateescape") for name in databases)
-        listed = b"|".join(re.escape(name) for name in sorted(self._names))
-        ticked = b"|".join(re.escape(name.replace(b"`", b"``")) for name in sorted(self._names))
-        self._mentions = re.compile(rb"`(?:%b)`\s*\.|(?<![\w$`])(?:%b)\s*\." % (ticked, listed))
         self._checksums = False
         self._before: list[bytes] = []
         self._tables: set[bytes] = set()
@@ -75,9 +80,8 @@ class _Sieve:
         if kind in _BEFORE_STATEMENT:
             self._before.append(event)
         elif kind in (_QUERY, _QUERY_COMPRESSED):
-            stays = self._is_wanted(kind, event)
-            if stays:
-                self._write(*self._before, event)
+            if wanted := self._wanted(kind, event):
+                self._write(*self._before, wanted)
             self._before.clear()
         elif kind == _TABLE_MAP:
             size = event[_HEADER.size + 8]
@@ -124,15 +128,43 @@ class _Sieve:
             event = event[:-_CRC_BYTES] + zlib.crc32(event[:-_CRC_BYTES]).to_bytes(_CRC_BYTES, "little")
         return event
 
-    def _is_wanted(self, kind: int, event: bytes) -> bool:
+    def _wanted(self, kind: int, event: bytes) -> bytes:
+        """Return the statement as it is to be replayed, empty: not at all."""
+        head = bytearray(event[: _HEADER.size + _QUERY_HEAD.size])
         body = event[_HEADER.size : -_CRC_BYTES] if self._checksums else event[_HEADER.size :]
         _, _, size, _, extra = _QUERY_HEAD.unpack_from(body)
         at = _QUERY_HEAD.size + extra
         database, text = body[at : at + size], body[at + size + 1 :]
+        plain = text
         if kind == _QUERY_COMPRESSED and text:
-            text = zlib.decompress(text[1 + (text[0] & 7) :])
-        if _FLOW.match(text):
-            return True
-        if _ACCOUNTS.match(text):
-            return False
-        return database in self._names or self._mentions.search(text) is not None
+            plain = zlib.decompress(text[1 + (text[0] & 7) :])
+        if _FLOW.match(plain):
+            return event
+        if _ACCOUNTS.match(plain):
+            return b""
+        if database in self._names:
+            return event
+        named = _changed(plain)
+        if named not in self._names:
+            return b""
+        if not database:
+            return event
+        # The other database may not be there: what the statement changes is named in full anyway.
+        head[_HEADER.size + 8] = len(named)
+        changed = head + body[_QUERY_HEAD.size : at] + named + b"\0" + text
+        length = len(changed) + (_CRC_BYTES if self._checksums else 0)
+        changed[9:13] = length.to_bytes(4, "little")
+        return bytes(changed) + (zlib.crc32(changed).to_bytes(4, "little") if self._checksums else b"")
+
+
+def _changed(text: bytes) -> bytes:
+    """Return the database with which a statement names what it changes, empty: it does not."""
+    before, at = b"", 0
+    for _ in range(_MOST_TOKENS):
+        found = _TOKEN.match(text, at)
+        if found is None or found[1].upper() in _TARGET_ENDS:
+            return b""
+        if found[1] == b".":
+            return before[1:-1].replace(b"``", b"`") if before.startswith(b"`") else before
+        before, at = found[1], found.end()
+    return b""
