@@ -65,7 +65,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "run-once":
         from nanumpay_backupd.once import run_once
 
-        return run_once(options.config, options.job, force=options.force, kind=options.kind)
+        return run_once(
+            options.config,
+            options.job,
+            force=options.force,
+            kind=options.kind,
+            only_to=options.only_to,
+            holds=options.holds,
+        )
     if options.command == "restore":
         from nanumpay_backupd.bare.choice import Wish
         from nanumpay_backupd.bare.command import restore_from

@@ -87,6 +87,10 @@ class Announcer:
         self._ready = True
         self._wake.set()
 
+    def look_again(self) -> None:
+        """Look how things stand now, and not only with the next minute: something is known that was not before."""
+        self._wake.set()
+
     def mute(self, run: str) -> None:
         """Tell nobody of a run that was just started, neither how it ends nor by pings; it is on record."""
         self._beats.mute(run)

@@ -67,12 +67,15 @@ examples:
   nanumpay-backupd run-once shop --config ./backupd.toml
   nanumpay-backupd run-once nanumpay --force
   nanumpay-backupd run-once nanumpay --kind incremental
+  nanumpay-backupd run-once nanumpay --only-to nas
+  nanumpay-backupd run-once --only-db
 
 Run it as the user who owns the backups folder. The settings of the job nanumpay are the application's, read from
 MongoDB, or the last good ones where MongoDB does not answer; further jobs are in the host file.
 
 exit codes: 0 succeeded, 1 failed, 2 usage or configuration, 3 degraded (a good local copy, a destination failed),
-            5 the job is running already, 6 no such job, 7 the job is disabled, 130 cancelled
+            5 the job is running already, 6 no such job or destination, 7 the job is disabled or saves something else,
+            130 cancelled; of several jobs the worst
 """
 
 _CHECK_DESCRIPTION = """\
@@ -286,7 +289,7 @@ def _config(parser: argparse.ArgumentParser, default: object) -> None:
 
 
 def _once_options(once: argparse.ArgumentParser) -> None:
-    once.add_argument("job", nargs="?", default="nanumpay", metavar="JOB", help="the job's name (default: nanumpay)")
+    once.add_argument("job", nargs="?", metavar="JOB", help="the job's name (default: nanumpay)")
     once.add_argument(
         "--kind",
         choices=("full", "incremental", "differential"),
@@ -296,6 +299,21 @@ def _once_options(once: argparse.ArgumentParser) -> None:
         "(both on a replica set)",
     )
     once.add_argument("--force", action="store_true", help="also when the job is disabled")
+    once.add_argument(
+        "--only-to",
+        action="append",
+        metavar="DEST",
+        help="copies to this destination only, this once; several with commas; local: none elsewhere",
+    )
+    kinds = once.add_mutually_exclusive_group()
+    for flag, kind, what in (("--only-db", "database", "a database"), ("--only-files", "files", "files")):
+        kinds.add_argument(
+            flag,
+            action="store_const",
+            const=kind,
+            dest="holds",
+            help=f"only what saves {what}: without JOB every enabled job that does, one after the other",
+        )
 
 
 def _restore_options(restore: argparse.ArgumentParser) -> None:

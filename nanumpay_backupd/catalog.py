@@ -19,6 +19,7 @@ import msgspec
 from nanumpay_backupd.catalog_schema import SCHEMA_VERSION, create, upgrade
 from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError
 from nanumpay_backupd.model import (
+    ACCEPTED,
     FULLS,
     LOCAL,
     SLICES,
@@ -29,6 +30,7 @@ from nanumpay_backupd.model import (
     Kind,
     Lock,
     Manifest,
+    OddityRecord,
     Outcome,
     Pin,
     Run,
@@ -53,7 +55,7 @@ _KEPT_NOTICES: Final = 5_000
 _FORGOTTEN: Final = "forgotten-runs"
 """Remembers how the runs ended that are no more on record: rows of job, action, outcome, how many."""
 _BACKUP_COLUMNS: Final = (
-    "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection"
+    "id, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection, odd"
 )
 _KINDS: Final = {kind.value: kind for kind in Kind}
 _STATES: Final = {state.value: state for state in BackupState}
@@ -338,7 +340,7 @@ class Catalog:
 
     def _put_backup(self, db: sqlite3.Connection, backup: Backup) -> None:
         db.execute(
-            f"INSERT INTO backups ({_BACKUP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
+            f"INSERT INTO backups ({_BACKUP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
             "ON CONFLICT (id) DO UPDATE SET job = excluded.job, kind = excluded.kind, created = excluded.created, "
             "state = excluded.state, artifact = excluded.artifact, size = excluded.size, "
             "documents = excluded.documents, run = coalesce(excluded.run, run), "
@@ -358,8 +360,11 @@ class Catalog:
                 backup.end,
                 backup.pinned,
                 backup.collection,
+                backup.odd,
             ),
         )
+        if backup.only_to is not None:
+            db.execute("INSERT OR REPLACE INTO limited VALUES (?, ?)", (backup.id, to_json(backup.only_to)))
         if backup.manifest is not None:
             db.execute("INSERT OR REPLACE INTO manifests VALUES (?, ?)", (backup.id, to_json(backup.manifest)))
         for copy in backup.copies:
@@ -416,7 +421,13 @@ class Catalog:
             which, values = "job = ?", [job]  # nearly all of them
         for name, record in self._read(f"SELECT backup, record FROM copies WHERE {which}", *values):  # noqa: S608
             copies.setdefault(name, []).append(_COPY.decode(record))
-        return [_backup(row, _by_place(copies.get(row[0], []))) for row in rows]
+        limited = self._limited()
+        return [_backup(row, _by_place(copies.get(row[0], [])), only_to=limited.get(row[0])) for row in rows]
+
+    def _limited(self, backup: str | None = None) -> dict[str, tuple[str, ...]]:
+        """Return, of the few backups that are not meant for every destination, for which they are."""
+        rows = self._read("SELECT backup, places FROM limited WHERE ?1 IS NULL OR backup = ?1", backup)
+        return {str(name): from_json(tuple[str, ...], _blob(places)) for name, places in rows}
 
     def spans(self, job: str, kinds: Collection[Kind], places: Collection[str] | None = None) -> list[Span]:
         """Return what a timeline needs of a job's backups, in no order; with ``places`` only copies there count."""
@@ -560,7 +571,8 @@ class Catalog:
         copies = self._read("SELECT record FROM copies WHERE backup = ? ORDER BY destination", backup_id)
         manifests = self._read("SELECT record FROM manifests WHERE backup = ?", backup_id)
         manifest = from_json(Manifest, _blob(manifests[0][0])) if manifests else None
-        return _backup(rows[0], tuple(from_json(Copy, _blob(row[0])) for row in copies), manifest)
+        only_to = self._limited(backup_id).get(backup_id)
+        return _backup(rows[0], tuple(from_json(Copy, _blob(row[0])) for row in copies), manifest, only_to=only_to)
 
     def totals(self, job: str) -> tuple[int, int, int]:
         """Return how many fulls a job has, the bytes of all its present copies, and how many uploads wait or failed."""
@@ -603,6 +615,35 @@ class Catalog:
             job,
         )
         return [from_json(Copy, _blob(row[0])) for row in rows]
+
+    def sizes(self, job: str) -> dict[str, tuple[int, int]]:
+        """Return of each place how many present copies of a job are there, and their bytes."""
+        rows = self._read(
+            "SELECT destination, count(*), sum(size) FROM copies "
+            "WHERE job = ? AND state IN ('uploaded', 'verified') GROUP BY destination",
+            job,
+        )
+        return {str(place): (int(str(count)), int(str(size))) for place, count, size in rows}
+
+    # Oddities: backups that differ from those before them
+
+    def save_oddity(self, oddity: OddityRecord) -> None:
+        """Insert or replace what is on record of an odd backup, which is in the catalog; listings show it."""
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO oddities VALUES (?, ?, ?, ?)",
+                (oddity.backup, oddity.job, oddity.state, to_json(oddity)),
+            )
+            shown = oddity.text if oddity.state != ACCEPTED else ""
+            db.execute("UPDATE backups SET odd = ? WHERE id = ?", (shown, oddity.backup))
+
+    def oddities(self, job: str | None = None, state: str | None = None) -> list[OddityRecord]:
+        """Return what is on record of odd backups, the oldest backup first."""
+        rows = self._read(
+            "SELECT record FROM oddities WHERE (?1 IS NULL OR job = ?1) AND (?2 IS NULL OR state = ?2)", job, state
+        )
+        found = [from_json(OddityRecord, _blob(row[0])) for row in rows]
+        return sorted(found, key=lambda item: (item.created, item.backup))
 
     # Streams: how far the changes of each job are captured
 
@@ -710,8 +751,14 @@ def _as_list(kinds: Collection[Kind]) -> str:
     return to_json([kind.value for kind in kinds]).decode()
 
 
-def _backup(row: tuple[Any, ...], copies: tuple[Copy, ...], manifest: Manifest | None = None) -> Backup:
-    identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection = row
+def _backup(
+    row: tuple[Any, ...],
+    copies: tuple[Copy, ...],
+    manifest: Manifest | None = None,
+    *,
+    only_to: tuple[str, ...] | None = None,
+) -> Backup:
+    identifier, job, kind, created, state, artifact, size, documents, run, first, last, pinned, collection, odd = row
     return Backup(
         id=identifier,
         job=job,
@@ -726,6 +773,8 @@ def _backup(row: tuple[Any, ...], copies: tuple[Copy, ...], manifest: Manifest |
         end=last,
         pinned=pinned,
         collection=collection,
+        only_to=only_to,
+        odd=odd,
         copies=copies,
         manifest=manifest,
     )

@@ -11,7 +11,7 @@ from typing import Final
 
 __all__ = ["SCHEMA_VERSION", "create", "upgrade"]
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 _INDEXES: Final = """
 CREATE INDEX runs_by_time ON runs (started DESC);
 CREATE INDEX runs_by_job ON runs (job, started DESC);
@@ -24,6 +24,7 @@ CREATE INDEX backups_by_kind ON backups (job, kind, created DESC, id DESC);
 CREATE INDEX copies_pending ON copies (next_attempt) WHERE state = 'pending';
 CREATE INDEX copies_by_job ON copies (job, state, size);
 CREATE INDEX copies_locked ON copies (job, destination, locked, size) WHERE locked IS NOT NULL;
+CREATE INDEX oddities_by_job ON oddities (job, state);
 CREATE INDEX notices_by_time ON notices (at DESC, id DESC);
 CREATE INDEX notices_by_job ON notices (job, at DESC, id DESC)
 """
@@ -35,7 +36,7 @@ CREATE TABLE backups (
     id TEXT PRIMARY KEY, job TEXT NOT NULL, kind TEXT NOT NULL, created TEXT NOT NULL, state TEXT NOT NULL,
     artifact TEXT NOT NULL, size INTEGER NOT NULL, documents INTEGER NOT NULL, run TEXT,
     first TEXT NOT NULL DEFAULT '', last TEXT NOT NULL DEFAULT '', pinned TEXT NOT NULL DEFAULT '',
-    collection TEXT NOT NULL DEFAULT '');
+    collection TEXT NOT NULL DEFAULT '', odd TEXT NOT NULL DEFAULT '');
 CREATE TABLE manifests (
     backup TEXT PRIMARY KEY REFERENCES backups (id) ON DELETE CASCADE, record BLOB NOT NULL);
 CREATE TABLE copies (
@@ -45,6 +46,11 @@ CREATE TABLE copies (
 CREATE TABLE pins (
     backup TEXT NOT NULL REFERENCES backups (id) ON DELETE CASCADE, owner TEXT NOT NULL, reason TEXT NOT NULL,
     made TEXT NOT NULL, PRIMARY KEY (backup, owner));
+CREATE TABLE limited (
+    backup TEXT PRIMARY KEY REFERENCES backups (id) ON DELETE CASCADE, places BLOB NOT NULL);
+CREATE TABLE oddities (
+    backup TEXT PRIMARY KEY REFERENCES backups (id) ON DELETE CASCADE, job TEXT NOT NULL, state TEXT NOT NULL,
+    record BLOB NOT NULL);
 CREATE TABLE plans (job TEXT PRIMARY KEY, due TEXT NOT NULL);
 CREATE TABLE streams (job TEXT PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE notices (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TEXT NOT NULL, record BLOB NOT NULL);
@@ -85,6 +91,14 @@ CREATE TABLE pins (
 INSERT INTO pins SELECT id, 'daemon:verify', pinned, created FROM backups WHERE pinned != '';
 CREATE TABLE notices (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TEXT NOT NULL, record BLOB NOT NULL);
 CREATE TABLE memory (key TEXT PRIMARY KEY, record BLOB NOT NULL)
+""",
+    4: """
+CREATE TABLE limited (
+    backup TEXT PRIMARY KEY REFERENCES backups (id) ON DELETE CASCADE, places BLOB NOT NULL);
+ALTER TABLE backups ADD COLUMN odd TEXT NOT NULL DEFAULT '';
+CREATE TABLE oddities (
+    backup TEXT PRIMARY KEY REFERENCES backups (id) ON DELETE CASCADE, job TEXT NOT NULL, state TEXT NOT NULL,
+    record BLOB NOT NULL)
 """,
 }
 """How the tables of an older format become those of the next."""

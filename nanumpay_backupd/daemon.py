@@ -108,6 +108,7 @@ class Daemon:
             self._task("reload", self._reload_on_signal()),
             self._task("announcer", self.announcer.run(self.supervisor.events)),
             self._task("promises", Promises(self.supervisor, self._clock).run()),
+            self._task("monitor", self._methods.watch_places()),
             self._task("metrics", self.metrics.run(self.supervisor.events)),
         ]
         try:
@@ -230,6 +231,7 @@ class Daemon:
             update = update or self._settings
             app = update.app if update else None
             jobs = build_jobs(self._host, app, update.warnings if update else ())
+            self.supervisor.agenda.most = self._host.limits.max_parallel
             await self.supervisor.apply(jobs)
             self._settings = update
             self.announcer.configure(self._host, jobs)
@@ -287,6 +289,11 @@ class Daemon:
     def timezone(self) -> str:
         """Name of the zone in which schedules are meant. See `DaemonView.timezone`."""
         return str(zone_of(Schedule(cron=(), timezone=self._host.timezone)))
+
+    @property
+    def monitor_at(self) -> tuple[str, ...]:
+        """See `DaemonView.monitor_at`."""
+        return self._host.monitor.at
 
     @property
     def language(self) -> str:

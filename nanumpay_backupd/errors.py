@@ -7,6 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # not from typing: importing that would double the start-up time of the thin client
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
     from typing import ClassVar
 
@@ -27,6 +28,7 @@ __all__ = [
     "ConfigError",
     "DecryptError",
     "InternalError",
+    "LimitError",
     "LockedError",
     "NotFoundError",
     "NotifyError",
@@ -38,6 +40,7 @@ __all__ = [
     "UnreachableError",
     "UsageError",
     "VerifyError",
+    "worst_exit",
 ]
 
 # Process exit codes of every command of this package (design: backupctl).
@@ -51,6 +54,13 @@ EXIT_NOT_FOUND = 6
 EXIT_REFUSED = 7
 EXIT_UNHEALTHY = 8
 EXIT_INTERRUPTED = 130
+
+_BEST_FIRST = (EXIT_OK, EXIT_DEGRADED, EXIT_BUSY, EXIT_INTERRUPTED, EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_FAILED)
+
+
+def worst_exit(codes: Iterable[int]) -> int:
+    """Return the exit code of a command that did several things, of each of which there is one."""
+    return max(codes, key=lambda code: _BEST_FIRST.index(code) if code in _BEST_FIRST else len(_BEST_FIRST))
 
 
 class BackupdError(Exception):
@@ -182,6 +192,13 @@ class CancelledError(BackupdError):
 
     default_code = "cancelled"
     exit_code = EXIT_INTERRUPTED
+
+
+class LimitError(BackupdError):
+    """A run, or a part of it, took longer (``deadline``) or more memory (``memory-limit``) than it may."""
+
+    default_code = "deadline"
+    default_retryable = True
 
 
 class UnreachableError(BackupdError):

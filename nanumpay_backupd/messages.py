@@ -65,6 +65,8 @@ class Message(Enum):
     """A restore succeeded."""
     RESTORE_FAILED = ("1865f39dcde0460f9546a6380b986650", "RUN_ID", "JOB", "ERROR_CODE")
     """A restore failed."""
+    BACKUP_ODD = ("9619d94e567b4d3498b087a6c458039f", "RUN_ID", "JOB")
+    """Data may be missing from a backup that is good otherwise."""
     COPIES_DELETED = ("22fd6c24893942aebb41a6707887664a", "JOB")
     """Copies were deleted, by retention or by somebody."""
     RPO_MISSED = ("0221e8764c9f428386cd951ec4f2cff8", "JOB", "NANUMPAY_HINT")

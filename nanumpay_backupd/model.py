@@ -15,6 +15,7 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError
 
 __all__ = [
+    "ACCEPTED",
     "BY_DAEMON",
     "FOLDER",
     "FULLS",
@@ -33,6 +34,7 @@ __all__ = [
     "Lock",
     "Manifest",
     "Objectives",
+    "OddityRecord",
     "OpTime",
     "Outcome",
     "Part",
@@ -58,6 +60,8 @@ BUCKETS: Final = "system.buckets."
 """Begins the name of the collection in which MongoDB keeps what a time-series collection shows."""
 BY_DAEMON: Final = "daemon:"
 """Begins the owner of a pin that the daemon made and lets go by itself; no login has a colon in it."""
+ACCEPTED: Final = "accepted"
+"""State of an oddity of which somebody said that it is meant."""
 LOCAL = "local"
 """Name of the copy in the backups folder itself, beside the named destinations."""
 
@@ -74,7 +78,7 @@ class OpTime(NamedTuple):
         seconds, colon, counter = text.partition(":")
         if not colon or not seconds.isdecimal() or not counter.isdecimal():
             raise ValueError(f"{text!r} is not an oplog time (seconds:counter)")
-        return cls._make((int(seconds), int(counter)))  # half as long as by the class itself, and there are many
+        return tuple.__new__(cls, (int(seconds), int(counter)))  # a third as long as by the class, and there are many
 
     @property
     def moment(self) -> datetime:
@@ -86,12 +90,16 @@ class OpTime(NamedTuple):
 
 
 class Trigger(StrEnum):
-    """Why a run was started. ``repair``: a chain broke or a verification failed, so a new full is made."""
+    """Why a run was started. ``repair``: a chain broke or a verification failed, so a new full is made.
+
+    ``retry`` is of queued uploads; ``again``: a run by schedule failed for a passing reason, and is made again.
+    """
 
     SCHEDULE = "schedule"
     MANUAL = "manual"
     CATCH_UP = "catch-up"
     RETRY = "retry"
+    AGAIN = "again"
     REPAIR = "repair"
 
 
@@ -263,7 +271,9 @@ class SourceInfo(_Record, frozen=True):
     ``topology`` is, of MongoDB, ``replica-set``, ``standalone`` or ``sharded``, of others the way it was read, in a
     word. ``collections`` are MongoDB's, ``parts`` those of all others. ``form`` is `FOLDER` (the archive holds a folder
     that is named as the backup) or `STREAM` (the archive is as the source's own tool wrote it). ``facts`` are further
-    things that a restore has to know, in the source's own words; no secrets.
+    things that a restore has to know, in the source's own words; no secrets. ``by_hand`` are the lines of a shell that
+    bring it back without this software: ``{folder}`` is where the archive was unpacked, ``{plain}`` a command that
+    writes the plain archive (of a stream).
     """
 
     type: str
@@ -273,6 +283,7 @@ class SourceInfo(_Record, frozen=True):
     collections: tuple[CollectionStat, ...]
     parts: tuple[Part, ...] = ()
     form: str = FOLDER
+    by_hand: tuple[str, ...] = ()
     facts: dict[str, str] = {}
 
     @property
@@ -349,7 +360,7 @@ class Manifest(_Record, frozen=True):
 
     ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``closed`` (base64) is the
     whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file beside
-    which it was found.
+    which it was found. ``only_to`` names the destinations it was meant for, None: all that the job had.
     """
 
     backup: str
@@ -368,6 +379,7 @@ class Manifest(_Record, frozen=True):
     verification: tuple[Verification, ...] = ()
     elsewhere: Artifact | None = None
     closed: str = ""
+    only_to: tuple[str, ...] | None = None
     format: int = MANIFEST_FORMAT
 
     @property
@@ -418,6 +430,27 @@ class Pin(_Record, frozen=True):
         return self.reason if self.by_daemon else f"{self.reason or 'asked for'} ({self.owner})"
 
 
+class OddityRecord(_Record, frozen=True):
+    """A backup that differs from those before it: ``text`` says how, ``loses`` whether something is not there any more.
+
+    ``state`` is ``open``, `ACCEPTED`, or ``over``: a later backup was as usual again. What was usual is kept, because
+    retention deletes the backups that it was learned from: ``documents``, ``size`` (bytes of BSON) and, by name, the
+    documents of collections. ``event`` is the backup at which it was told: later ones may lack the same.
+    """
+
+    backup: str
+    job: str
+    created: datetime
+    text: str
+    loses: bool
+    documents: int
+    size: int
+    collections: dict[str, int]
+    event: str
+    state: str = "open"
+    by: str = ""
+
+
 class Copy(_Record, frozen=True, gc=False):
     """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue.
 
@@ -441,6 +474,8 @@ class Backup(_Record, frozen=True, gc=False):
 
     ``start`` and ``end`` are the oplog times of its consistency, empty where it has none. ``pinned`` says why retention
     must leave it alone, empty: it is not pinned. ``collection`` is ``database.name`` of a snapshot of one collection.
+    ``only_to`` names the destinations it was meant for, None: all; at the others no copy of it is wanted.
+    ``odd`` says how it differs from those before it, so that data may be lost (`pipeline.oddities`), else empty.
     """
 
     id: str
@@ -456,6 +491,8 @@ class Backup(_Record, frozen=True, gc=False):
     end: str = ""
     pinned: str = ""
     collection: str = ""
+    only_to: tuple[str, ...] | None = None
+    odd: str = ""
     copies: tuple[Copy, ...] = ()
     manifest: Manifest | None = None
 

@@ -7,12 +7,23 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import EXIT_OK, BackupdError, ConfigError, NotFoundError, NotifyError, RefusedError
+from nanumpay_backupd.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    BackupdError,
+    ConfigError,
+    LimitError,
+    NotFoundError,
+    NotifyError,
+    RefusedError,
+    worst_exit,
+)
 from nanumpay_backupd.model import ErrorInfo, Kind, Outcome, Run, StageRecord, Trigger
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.pins import recall_pins
@@ -21,7 +32,16 @@ from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter
 from nanumpay_backupd.settings.cache import SettingsCache
 from nanumpay_backupd.settings.hostfile import load_host_file
 from nanumpay_backupd.settings.merge import build_jobs, encryption_in_words
-from nanumpay_backupd.settings.schema import APPLICATION_JOB, AppSettings, HostConfig, JobSpec, RetryPolicy, RunSpec
+from nanumpay_backupd.settings.schema import (
+    APPLICATION_JOB,
+    AppSettings,
+    HostConfig,
+    JobSpec,
+    RetryPolicy,
+    RunSpec,
+    SourceKind,
+)
+from nanumpay_backupd.settings.selection import jobs_of, must_hold, only_places
 from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import SystemClock
@@ -46,35 +66,76 @@ __all__ = [
 _PATIENCE = 15.0
 
 
-def run_once(config: Path | None, name: str, *, force: bool, kind: str = Kind.FULL.value) -> int:
+def run_once(
+    config: Path | None,
+    name: str | None,
+    *,
+    force: bool,
+    kind: str = Kind.FULL.value,
+    only_to: Sequence[str] | None = None,
+    holds: str | None = None,
+) -> int:
     """Make one backup of a job in this process, failed uploads tried again within the run; returns the exit code.
 
-    ``kind`` is full, incremental or differential.
+    ``kind`` is full, incremental or differential; ``only_to`` names the destinations that get it, as people write them.
+    Without ``name`` it is the application's job, or, where ``holds`` says database or files, every job that saves such.
     """
     configure("warning")
     host = load_host_file(config)
-    job = find_job(host, name)
+    if only_to is not None and kind != Kind.FULL:
+        raise RefusedError("a slice of changes goes to every destination", hint="leave out --only-to")
+    if holds is not None and name is None:
+        return _run_several(host, SourceKind(holds), force=force, kind=kind, only_to=only_to)
+    job = find_job(host, name or APPLICATION_JOB)
+    if holds is not None:
+        must_hold(job, SourceKind(holds))
+    return _run_one(host, job, force=force, kind=kind, only_to=only_to)
+
+
+def _run_one(host: HostConfig, job: JobSpec, *, force: bool, kind: str, only_to: Sequence[str] | None) -> int:
     if not job.enabled and not force:
-        raise RefusedError(f"job {name} is disabled", hint="enable it in its settings, or use --force")
-    sys.stdout.write(f"job {name}, {host.origin or 'no host file'}: backups in {host.paths.backups}\n")
-    run = perform(host, job, Lines(sys.stdout), retry=host.retry, kind=kind)
+        raise RefusedError(f"job {job.name} is disabled", hint="enable it in its settings, or use --force")
+    words = None if only_to is None else [one.strip() for word in only_to for one in word.split(",") if one.strip()]
+    places = None if words is None else only_places(job, words)
+    sys.stdout.write(f"job {job.name}, {host.origin or 'no host file'}: backups in {host.paths.backups}\n")
+    run = perform(host, job, Lines(sys.stdout), retry=host.retry, kind=kind, only_to=places)
     conclude(run)
     return EXIT_CODES[run.outcome or Outcome.FAILED]
 
 
+def _run_several(host: HostConfig, holds: SourceKind, *, force: bool, kind: str, only_to: Sequence[str] | None) -> int:
+    """Run the jobs of one kind one after the other; what keeps one from running does not keep the others."""
+    app = _application(host) if host.nanumpay.enabled else None
+    jobs = {job.name: job for job in build_jobs(host, app)}
+    codes = []
+    for job in jobs_of(jobs, holds, disabled=force):
+        try:
+            codes.append(_run_one(host, job, force=force, kind=kind, only_to=only_to))
+        except BackupdError as error:
+            codes.append(error.exit_code)
+            hint = f"  → {error.hint}\n" if error.hint else ""
+            sys.stderr.write(f"nanumpay-backupd: job {job.name}: {error.message}\n{hint}  (code {error.code})\n")
+        if codes[-1] == EXIT_INTERRUPTED:
+            break
+    return worst_exit(codes)
+
+
 def find_job(host: HostConfig, name: str) -> JobSpec:
     """Return a job as its settings are now; for the application's, MongoDB is asked. Raises NotFoundError."""
-    app = None
-    if name == APPLICATION_JOB and host.nanumpay.enabled:
-        update = asyncio.run(read_settings(host))
-        if update.app is None:
-            problem = update.problem or ErrorInfo(code="settings-missing", message="there are no settings yet")
-            raise BackupdError(problem.message, hint=problem.hint, code=problem.code, retryable=problem.retryable)
-        app = update.app
+    app = _application(host) if name == APPLICATION_JOB and host.nanumpay.enabled else None
     jobs = {job.name: job for job in build_jobs(host, app)}
     if name not in jobs:
         raise NotFoundError(f"there is no job {name!r}", hint=f"the jobs are: {', '.join(jobs) or 'none'}")
     return jobs[name]
+
+
+def _application(host: HostConfig) -> AppSettings:
+    """Return the application's settings as they are now; raises BackupdError when there are none."""
+    update = asyncio.run(read_settings(host))
+    if update.app is None:
+        problem = update.problem or ErrorInfo(code="settings-missing", message="there are no settings yet")
+        raise BackupdError(problem.message, hint=problem.hint, code=problem.code, retryable=problem.retryable)
+    return update.app
 
 
 async def read_settings(host: HostConfig) -> SettingsUpdate:
@@ -108,20 +169,41 @@ async def read_settings(host: HostConfig) -> SettingsUpdate:
 
 
 def perform(
-    host: HostConfig, job: JobSpec, reporter: Reporter, *, retry: RetryPolicy | None, kind: str = Kind.FULL.value
+    host: HostConfig,
+    job: JobSpec,
+    reporter: Reporter,
+    *,
+    retry: RetryPolicy | None,
+    kind: str = Kind.FULL.value,
+    only_to: tuple[str, ...] | None = None,
 ) -> Run:
     """Do one run of a job in this process; SIGTERM and SIGINT cancel it cleanly."""
     clock = SystemClock()
     run_id = f"{clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     action = "backup" if kind == Kind.FULL else "slice"
-    spec = RunSpec(run=run_id, job=job, paths=host.paths, trigger=Trigger.MANUAL.value, action=action, kind=kind)
+    spec = RunSpec(
+        run=run_id,
+        job=job,
+        paths=host.paths,
+        trigger=Trigger.MANUAL.value,
+        action=action,
+        kind=kind,
+        only_to=only_to,
+    )
     _make_state(host.paths.state)
 
     def on_start(recorder: Recorder) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: recorder.cancel())
 
-    return execute(spec, reporter, clock, retry=retry, on_start=on_start)
+    return execute(spec, reporter, clock, retry=retry, on_start=on_start, on_hang=_leave)
+
+
+def _leave(fault: LimitError) -> None:
+    """End this process, because its run passed a limit and cannot be ended in any other way."""
+    sys.stderr.write(f"nanumpay-backupd: run failed: {fault.message}\n  → {fault.hint}\n")
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
 
 
 def check_config(config: Path | None) -> int:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from nanumpay_backupd.blackout import Window, free_at, parse
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.model import OpTime, Outcome, Run, Stream
-from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next_due
+from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next_due, zone_of
 from nanumpay_backupd.settings.schema import JobSpec, Schedule
 from nanumpay_backupd.system.clock import Clock
 
@@ -47,6 +48,7 @@ class Task(StrEnum):
     DRILL = "drill"
 
 
+_SLICES: Final = frozenset({Task.INCREMENTAL, Task.DIFFERENTIAL})
 _CAUGHT_UP: Final = {"backup": Task.BACKUP, "verify": Task.VERIFY, "drill": Task.DRILL}
 """What runs are whose task is done again where they were cut off; slices are the first thing after a start anyway."""
 
@@ -69,6 +71,7 @@ class Plans:
         self._seen: set[tuple[str, Task]] = set()
         self._hold_until = clock.monotonic() + _SETTLE
         self._failures: dict[str, int] = {}
+        self._windows: dict[str, tuple[list[Window], tzinfo]] = {}
 
     def settled(self) -> None:
         """Tell that the sources can be reached: neither catch-up nor slices that failed need wait any longer."""
@@ -83,12 +86,27 @@ class Plans:
         return max(0.0, self._hold_until - self._clock.monotonic())
 
     def get(self, job: str, task: Task = Task.BACKUP) -> datetime | None:
-        """Return when a task is due next, or None."""
+        """Return when a task is begun next, at the soonest: what is due in a blackout, at its end. None: never."""
+        due = self._due.get((job, task))
+        return due if due is None or task in _SLICES else self._free(job, due)
+
+    def planned(self, job: str, task: Task = Task.BACKUP) -> datetime | None:
+        """Return when a task is due next by its schedule, or None."""
         return self._due.get((job, task))
+
+    def free_at(self, job: JobSpec, moment: datetime) -> datetime:
+        """Return the first moment from ``moment`` on at which something of a job may begin by itself."""
+        return self._free(job.name, moment)
+
+    def _free(self, job: str, moment: datetime) -> datetime:
+        windows, zone = self._windows.get(job, ([], UTC))
+        return free_at(windows, moment, zone)
 
     def next_backup(self) -> datetime | None:
         """Return when the next backup of any job is due, or None."""
-        return min((due for (_, task), due in self._due.items() if task is Task.BACKUP), default=None)
+        return min(
+            (self._free(job, due) for (job, task), due in self._due.items() if task is Task.BACKUP), default=None
+        )
 
     def items(self) -> Iterator[tuple[str, Task, datetime]]:
         """Yield what is planned; the plans may be changed meanwhile. Backups come before the other tasks of a job."""
@@ -98,11 +116,14 @@ class Plans:
 
     async def apply(self, job: JobSpec, before: JobSpec | None) -> None:
         """Plan the tasks of a job whose settings are new, or changed from ``before``."""
+        zone = zone_of(Schedule(cron=(), timezone=job.timezone))
+        self._windows[job.name] = ([parse(text) for text in job.limits.blackout], zone)
         for task in Task:
             await self._apply(job, before, task)
 
     async def forget(self, job: str) -> None:
         """Drop the plans of a job that is no more."""
+        self._windows.pop(job, None)
         for task in Task:
             await self._save(job, task, None)
 

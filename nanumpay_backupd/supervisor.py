@@ -1,4 +1,4 @@
-"""The runs of all jobs: one of a lane at a time, catch-up, queued uploads, fulls out of turn.
+"""The runs of all jobs: one of a lane at a time, and what follows from the end of each. What is due is in `agenda`.
 
 Starts worker processes and follows them; does no backup work itself, speaks no protocol.
 """
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -17,20 +17,30 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 
+from nanumpay_backupd.agenda import LONGEST_SLEEP, Agenda
 from nanumpay_backupd.broadcast import Broadcast
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import EXIT_OK, BackupdError, BusyError, CancelledError, NotFoundError, RefusedError
+from nanumpay_backupd.errors import (
+    EXIT_OK,
+    BackupdError,
+    BusyError,
+    CancelledError,
+    LimitError,
+    NotFoundError,
+    RefusedError,
+)
 from nanumpay_backupd.messages import Message, message_of
-from nanumpay_backupd.model import Outcome, Run, StageRecord, Trigger, error_info, to_builtins
+from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
 from nanumpay_backupd.pipeline.inventory import sync_local
-from nanumpay_backupd.pipeline.layout import Layout, job_of, lane
+from nanumpay_backupd.pipeline.layout import Layout, lane
 from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.pipeline.upload import queue_again
-from nanumpay_backupd.plans import Plans, Task, verdict_on
+from nanumpay_backupd.plans import Plans, Task
 from nanumpay_backupd.repairs import Cause, Repairs, cause_of
-from nanumpay_backupd.scheduler import Verdict
+from nanumpay_backupd.retries import Retries
 from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, Paths, RestoreOrder, RunSpec, VerifyOrder
+from nanumpay_backupd.settings.selection import only_places
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.units import human_span
 from nanumpay_backupd.worker import WorkerProcess
@@ -38,24 +48,15 @@ from nanumpay_backupd.worker import WorkerProcess
 __all__ = ["ActiveRun", "Supervisor"]
 
 T = TypeVar("T")
-_LONGEST_SLEEP: Final = 30.0
-"""Seconds: the wall clock may jump (suspend, NTP), so no wait is longer than this."""
 _INVENTORY_INTERVAL: Final = 60.0
 _IDLE: Final = 100.0
 """How many times as long as a look at the folder takes is waited until the next."""
-_UPLOAD_HOLD: Final = 15.0
-"""Seconds before queued uploads are tried again after a run that could not even try (its job was locked, it died)."""
 _AFTER_FAULT: Final = 5.0
 _CANCEL_PATIENCE: Final = 30.0
 """Seconds that a cancelled run has to end by itself (it may wait for a server that is silent)."""
-_ACTIONS: Final = {
-    Task.BACKUP: "backup",
-    Task.INCREMENTAL: "slice",
-    Task.DIFFERENTIAL: "slice",
-    Task.VERIFY: "verify",
-    Task.DRILL: "drill",
-}
-_CHECKS: Final = frozenset({Task.VERIFY, Task.DRILL})
+_GRACE: Final = 10.0
+"""Seconds beyond the time for which nothing may move until a run that gives no sign of life is taken for dead."""
+_TASKS: Final = {"backup": Task.BACKUP, "verify": Task.VERIFY, "drill": Task.DRILL}
 _DONE: Final = frozenset({Outcome.SUCCEEDED, Outcome.DEGRADED})
 log = structlog.get_logger()
 
@@ -70,7 +71,14 @@ class ActiveRun:
         self.process: WorkerProcess | None = None
         self.stage = ""
         self.cancelled_by = ""
+        self.fault: ErrorInfo | None = None
+        self.heard = 0.0
         self.ended = asyncio.Event()
+
+    @property
+    def action(self) -> str:
+        """Return what it does."""
+        return self.run.action
 
     @property
     def quiet(self) -> bool:
@@ -105,10 +113,11 @@ class Supervisor:
         self._catalog: Catalog | None = None
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._hold_uploads: dict[str, float] = {}
         self._seen = 0.0
         self._looked = float("-inf")
         self._repairs = Repairs()
+        self.retries = Retries(self.db)
+        self.agenda = Agenda(clock, self.plans, self.retries, self._repairs, self)
         self._told: dict[str, str] = {}
         self.on_change: Callable[[], None] = lambda: None
 
@@ -144,6 +153,10 @@ class Supervisor:
     def settled(self) -> None:
         """Tell that the sources can be reached: catch-up need not wait any longer."""
         self.plans.settled()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look at once whether something is due: copies were queued."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -190,7 +203,7 @@ class Supervisor:
                 item.kill()
             await asyncio.wait(pending, timeout=5.0)
         for item in active:
-            if item.run.trigger in {Trigger.SCHEDULE, Trigger.CATCH_UP}:
+            if item.run.trigger in {Trigger.SCHEDULE, Trigger.CATCH_UP, Trigger.AGAIN}:
                 await self.plans.again(item.run)
 
     async def close(self) -> None:
@@ -206,8 +219,10 @@ class Supervisor:
         before, self.jobs = self.jobs, {job.name: job for job in jobs}
         for name in before.keys() - self.jobs.keys():
             await self.plans.forget(name)
+            await self.retries.forget(name)
         for name, job in list(self.jobs.items()):
             await self.plans.apply(job, before.get(name))
+            await self.retries.apply(job)
             await self._requeue(job, before.get(name))
         self._publish("plan")
         self._wake.set()
@@ -227,81 +242,17 @@ class Supervisor:
                     log.error(error.message, job=job.name, code=error.code, hint=error.hint)
 
     async def _step(self) -> float:
-        """Start what is due now; returns how many seconds may pass until the next look."""
-        if self.stopping:
-            return _LONGEST_SLEEP
-        now = self._clock.now()
-        pause = await self._start_repairs()
-        for name, task, due in self.plans.items():
-            job = self.jobs.get(name)
-            if job is None or self.plans.get(name, task) != due:  # the settings changed while another was started
-                continue
-            verdict = verdict_on(job, task, due, now)
-            if verdict is Verdict.WAIT:
-                pause = min(pause, (due - now).total_seconds())
-                continue
-            if verdict is not Verdict.RUN and self.plans.hold > 0:
-                pause = min(pause, self.plans.hold)
-                continue
-            other = self.active.get(lane(name, _ACTIONS[task]))
-            if other is not None and (task is not Task.BACKUP or other.run.action != "backup"):
-                continue  # its end wakes us
-            await self.plans.advance(job, task, now)
-            await self._take_up(job, task, due, verdict)
-        pause = min(pause, await self._start_uploads(now))
-        return max(pause, 0.02)
+        """Begin what is due now; returns how many seconds may pass until the next look."""
+        return LONGEST_SLEEP if self.stopping else await self.agenda.step()
 
-    async def _take_up(self, job: JobSpec, task: Task, due: datetime, verdict: Verdict) -> None:
-        """Start what is due; what was missed for long is told, of a slice only the next one counts."""
-        late = verdict is not Verdict.RUN and task in {Task.BACKUP, Task.DRILL, Task.VERIFY}
-        what = "verification" if task is Task.VERIFY else task.value
-        if verdict is Verdict.TOO_LATE and late:
-            text = f"a {what} was missed too long ago to be caught up"
-            log.warning(text, message=Message.RUN_MISSED, job=job.name, due=due.isoformat())
-            return
-        if late:
-            text = f"a {what} was missed and is caught up now"
-            log.warning(text, message=Message.RUN_MISSED, job=job.name, due=due.isoformat())
-        trigger = Trigger.CATCH_UP if late else Trigger.SCHEDULE
-        verify = VerifyOrder(level="restore" if task is Task.DRILL else "checksum") if task in _CHECKS else None
-        with contextlib.suppress(BackupdError):
-            await self.start_run(job.name, trigger, action=_ACTIONS[task], kind=task.value, verify=verify)
+    @property
+    def running(self) -> Mapping[str, ActiveRun]:
+        """Return the active runs by their lane."""
+        return self.active
 
-    async def _start_repairs(self) -> float:
-        """Make the fulls that a broken chain or a failed proof asks for; returns the seconds until the next."""
-        pause = _LONGEST_SLEEP
-        for name in self._repairs.wanted():
-            if name not in self.jobs or not self.jobs[name].enabled:
-                self._repairs.forget(name)
-                continue
-            now = self._clock.monotonic()
-            wait = self._repairs.wait(name, now)
-            if wait > 0:
-                pause = min(pause, wait)
-            elif name not in self.active:
-                self._repairs.begun(name, now)
-                try:
-                    await self.start_run(name, Trigger.REPAIR)
-                except BackupdError:
-                    self._repairs.ended(name, now, good=False, again=True)
-        return pause
-
-    async def _start_uploads(self, now: datetime) -> float:
-        """Start the queued uploads that are due, one run per job; returns the seconds until the next is due."""
-        pending = await self.db(lambda catalog: catalog.pending_copies())
-        pause = _LONGEST_SLEEP
-        for copy in pending:
-            name = job_of(copy.backup)
-            if copy.next_attempt is None or name not in self.jobs or name in self.active:
-                continue
-            hold = self._hold_uploads.get(name, 0.0) - self._clock.monotonic()
-            wait = max((copy.next_attempt - now).total_seconds(), hold)
-            if wait > 0:
-                pause = min(pause, wait)
-                continue
-            with contextlib.suppress(BackupdError):
-                await self.start_run(name, Trigger.RETRY, action="upload")
-        return pause
+    async def begin(self, name: str, trigger: Trigger, **order: Any) -> None:
+        """Begin a run as `start_run`."""
+        await self.start_run(name, trigger, **order)
 
     # Runs
 
@@ -317,8 +268,12 @@ class Supervisor:
         verify: VerifyOrder | None = None,
         collection: CollectionOrder | None = None,
         kind: str = "incremental",
+        only_to: Sequence[str] | None = None,
     ) -> ActiveRun:
-        """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped)."""
+        """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped).
+
+        ``only_to`` are names as people give them (`settings.selection.only_places`).
+        """
         job = self.jobs.get(name)
         if job is None:
             known = ", ".join(self.jobs) or "none yet: the settings have not been read"
@@ -332,6 +287,7 @@ class Supervisor:
                 hint="enable it in its settings, or run it once with --force",
                 code="job-disabled",
             )
+        places = None if only_to is None else only_places(job, only_to)
         if lane(name, action) in self.active:
             await self._skip(run_id, job, trigger, action)
         if compress is not None:
@@ -348,6 +304,7 @@ class Supervisor:
             verify=verify,
             collection=collection,
             kind=kind,
+            only_to=places,
         )
         # A snapshot of one collection is no backup of the job: one that comes due meanwhile waits for it.
         told = action if collection is None else "collection"
@@ -364,6 +321,7 @@ class Supervisor:
             raise
         if active.cancelled_by:
             active.process.cancel()
+        self._warn_of_blackout(job, active)
         if not active.quiet:
             about = {"run": run_id, "job": name, "trigger": trigger.value, "action": action}
             log.info("run started", message=Message.RUN_STARTED, **about)
@@ -372,6 +330,16 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return active
+
+    def _warn_of_blackout(self, job: JobSpec, active: ActiveRun) -> None:
+        """Say of what a person starts in a blackout that it would have waited."""
+        now = self._clock.now()
+        asked = active.run.trigger is Trigger.MANUAL and active.run.action in _TASKS
+        if not asked or (until := self.plans.free_at(job, now)) <= now:
+            return
+        text = f"this is in a blackout of job {job.name} (for another {human_span((until - now).total_seconds())})"
+        log.warning(f"{text}; it runs because somebody asked for it", run=active.run.id, job=job.name)
+        self._publish("message", run_id=active.run.id, message=f"warning: {text}")
 
     async def _launch(self, active: ActiveRun, spec: RunSpec) -> WorkerProcess:
         """Start the worker; that it could not be started is the run's failure, on record."""
@@ -432,9 +400,13 @@ class Supervisor:
     async def _follow(self, active: ActiveRun, process: WorkerProcess) -> None:
         """Read a worker's events to the end, then settle how the run ended."""
         run_id, job = active.run.id, active.run.job
+        active.heard = self._clock.monotonic()
+        guard = asyncio.create_task(self._guard(active, process))
         try:
             async for event in process.events():
-                self._take(active, event)
+                active.heard = self._clock.monotonic()
+                if event.get("kind") != "pulse":
+                    self._take(active, event)
             code = await process.wait()
             # Children that outlived the worker (they should not) end with their group.
             process.kill()
@@ -446,15 +418,34 @@ class Supervisor:
             process.kill()
             log.exception("following a run failed", message=Message.DEFECT, run=run_id, job=job, code="internal")
         finally:
+            guard.cancel()
             self.active.pop(active.lane, None)
             if not active.quiet and active.run.outcome in {Outcome.SKIPPED, Outcome.INTERRUPTED, None}:
-                self._hold_uploads[job] = self._clock.monotonic() + _UPLOAD_HOLD
+                self.agenda.hold_uploads(job)
             active.ended.set()
             self._tell(active.run, quiet=active.quiet)
             if not active.quiet or active.run.outcome is not Outcome.SUCCEEDED:
                 self._publish("run-ended", run=active.run)
             await self._draw_conclusions(active)
             self._wake.set()
+
+    async def _guard(self, active: ActiveRun, process: WorkerProcess) -> None:
+        """End a worker that gives no sign of life for longer than nothing may move; a restore is never cut off so."""
+        job = self.jobs.get(active.run.job)
+        stall = job.limits.stall if job is not None else 0.0
+        if not stall or active.run.action == "restore":
+            return
+        longest = stall + _GRACE
+        while (rest := active.heard + longest - self._clock.monotonic()) > 0:  # noqa: ASYNC110 - each event moves it
+            await asyncio.sleep(rest)
+        text = f"the run's process gave no sign of life for {human_span(longest)} and was ended"
+        hint = "look at the journal around that time: journalctl -k, and at the load of this host"
+        self._end_by_force(active, process, error_info(LimitError(text, hint=hint)))
+
+    def _end_by_force(self, active: ActiveRun, process: WorkerProcess, fault: ErrorInfo) -> None:
+        active.fault = fault
+        log.warning(fault.message, run=active.run.id, job=active.run.job, code=fault.code, hint=fault.hint)
+        process.kill()
 
     async def _settle(self, active: ActiveRun, process: WorkerProcess, code: int) -> Run:
         """Return the run as the worker recorded it; one that ended without a word is ``interrupted``."""
@@ -472,10 +463,14 @@ class Supervisor:
         how = f"the worker was killed by signal {-code}" if code < 0 else f"the worker ended with exit code {code}"
         if code == -signal.SIGKILL and not active.cancelled_by:
             how += " (by the kernel, for want of memory? journalctl -k)"
-        told = active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}
+        fault, told = active.fault, active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}
 
         def note(catalog: Catalog) -> Run:
             ended = interrupt(catalog, run, now, how)
+            if fault is not None:
+                ended = msgspec.structs.replace(ended, outcome=Outcome.FAILED, error=fault)
+                catalog.save_run(ended)
+                return ended
             return _cancelled(catalog, ended) if told else ended
 
         # At once: whoever counts runs by their outcome in between would see a number that goes back.
@@ -517,6 +512,8 @@ class Supervisor:
                 code=error.get("code"),
             )
             self._publish("message", run_id=run_id, message=event.get("text", ""))
+        elif kind == "hangs" and active.process is not None:
+            self._end_by_force(active, active.process, msgspec.convert(event["fault"], ErrorInfo))
         elif kind == "committed":
             self._publish("message", run_id=run_id, message=f"committed {event['artifact']}")
         self.on_change()
@@ -532,6 +529,7 @@ class Supervisor:
             stream = await self.db(lambda catalog: catalog.stream(run.job))
             made = await self.db(lambda catalog: catalog.backup(run.backup or ""))
         good, now = run.outcome in _DONE, self._clock.monotonic()
+        await self._make_again(job, run)
         broken = stream is not None and bool(stream.broken)
         cause = None if good else cause_of(run.action, run.error.code if run.error is not None else "")
         if run.action == "slice" and active.kind == Task.INCREMENTAL:
@@ -551,6 +549,17 @@ class Supervisor:
             self._repairs.mended(run.job, Cause.PROOF)
         if cause is Cause.PROOF or (cause is Cause.STREAM and _wants_slices(job, run)):
             self._want_full(run.job, cause)
+
+    async def _make_again(self, job: JobSpec, run: Run) -> None:
+        """Plan a run that failed for a passing reason once more, and say when."""
+        if (task := _TASKS.get(run.action)) is None:
+            return
+        with contextlib.suppress(BackupdError):
+            again = await self.retries.ended(job, run, self.plans.planned(job.name, task))
+            if again is not None:
+                wait = human_span((self.plans.free_at(job, again.due) - self._clock.now()).total_seconds())
+                text = f"the {_called(run)} is made again in {wait}, attempt {again.attempt} of {again.attempts}"
+                log.warning(text, run=run.id, job=job.name)
 
     def _want_full(self, job: str, cause: Cause) -> None:
         """Have a full made out of turn, and say when."""
@@ -643,6 +652,10 @@ def _cancelled(catalog: Catalog, run: Run) -> Run:
     ended = msgspec.structs.replace(run, outcome=Outcome.CANCELLED, stages=stages, error=error_info(error))
     catalog.save_run(ended)
     return ended
+
+
+def _called(run: Run) -> str:
+    return "run" if run.action == "backup" else run.action
 
 
 def _wants_slices(job: JobSpec, run: Run) -> bool:

@@ -49,7 +49,7 @@ WORDS: Final[dict[str, Words]] = {
     "files": Words("files", "file", "files", "folder", "folders", "파일 {count}개"),
     "mariadb": Words("MariaDB or MySQL", "row", "rows", "table", "tables", "행 {count}개"),
     "postgresql": Words("PostgreSQL", "row", "rows", "table", "tables", "행 {count}개"),
-    "sqlite": Words("SQLite", "row", "rows", "table", "tables", "행 {count}개"),
+    "sqlite": Words("SQLite", "row", "rows", "database", "databases", "행 {count}개"),
     "n8n": Words("n8n", "workflow", "workflows", "folder", "folders", "워크플로 {count}개"),
 }
 _OTHER: Final = Words("another program", "item", "items", "part", "parts", "항목 {count}개")

@@ -26,21 +26,26 @@ from nanumpay_backupd.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     BackupdError,
+    LimitError,
 )
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.limits import go_limit
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
+from nanumpay_backupd.pipeline.watch import Watch
 from nanumpay_backupd.settings.schema import Destination, MongoSource, RetryPolicy, RunSpec, decode_spec, encode_spec
 from nanumpay_backupd.sources.factory import open_oplog, open_source, open_target
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
+from nanumpay_backupd.system.family import adopt, end_descendants, end_family
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.process import die_with_parent, own_environment
 
 if TYPE_CHECKING:
     from nanumpay_backupd.doctor import Check
+    from nanumpay_backupd.lookout import Sight
     from nanumpay_backupd.pipeline.outlook import PruneLine
     from nanumpay_backupd.pipeline.restore_plan import RestorePlan
     from nanumpay_backupd.pipeline.upload import OpenStore
@@ -61,6 +66,8 @@ _OOM_SCORE: Final = 500
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_BEST_EFFORT_LOW: Final = (2 << 13) | 6
 _LONGEST_LINE: Final = 16 << 20
+_PULSE: Final = 3
+"""Seconds between two signs of life."""
 _FETCH_RETRY: Final = RetryPolicy(attempts=3, delay=2.0)
 _DOWNLOADING: Final = frozenset({"verify", "restore", "drill"})
 """Where a download that breaks off goes on where it was."""
@@ -73,15 +80,21 @@ def execute(
     *,
     retry: RetryPolicy | None = None,
     on_start: Callable[[Recorder], None] | None = None,
+    on_pulse: Callable[[], None] | None = None,
+    on_hang: Callable[[LimitError], None] | None = None,
 ) -> Run:
     """Do one run in this process and return its record.
 
     ``retry`` makes uploads try again within the run (where no daemon keeps a queue); ``on_start`` gets the recorder,
-    whose `cancel` may be called from a signal handler.
+    whose `cancel` may be called from a signal handler; ``on_pulse`` and ``on_hang`` as `pipeline.watch.Watch` has them.
     """
+    if limit := go_limit(spec.job.limits):
+        os.environ["GOMEMLIMIT"] = limit
 
     def opener(destination: Destination) -> Store:
-        return open_store(destination, retry=retry, clock=clock)
+        # A restore is waited for.
+        hurry = spec.action == "restore"
+        return open_store(destination, retry=retry, clock=clock, cancelled=lambda: recorder.ending, hurry=hurry)
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:
         # On record it is told apart: how a snapshot of one collection went says nothing of the job's backups.
@@ -93,11 +106,14 @@ def execute(
             on_start(recorder)
         if spec.action in _DOWNLOADING:
             retry = retry or _FETCH_RETRY
-        return _act(spec, catalog, recorder, opener)
+        with Watch(recorder, spec.job, spec.action, on_pulse=on_pulse, on_hang=on_hang):
+            return _act(spec, catalog, recorder, opener)
 
 
 def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore) -> Run:
     """Do what the specification orders. Each action imports its own modules only: slices come every minute."""
+    if not isinstance(spec.job.source, MongoSource) and spec.action in {"slice", "restore", "drill"}:
+        return _act_on_other(spec, catalog, recorder, opener)
     if spec.action == "slice":
         from nanumpay_backupd.pipeline.slices import take_slice
 
@@ -107,18 +123,10 @@ def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore)
 
         return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
     if spec.action == "restore":
-        if not isinstance(spec.job.source, MongoSource):
-            from nanumpay_backupd.pipeline.bringback import bring_back
-
-            return bring_back(spec, catalog, recorder, opener)
         from nanumpay_backupd.pipeline.restore import restore
 
         return restore(spec, open_target(spec.job.source), open_source, catalog, recorder, opener)
     if spec.action == "drill":
-        if not isinstance(spec.job.source, MongoSource):
-            from nanumpay_backupd.pipeline.rehearse import rehearse
-
-            return rehearse(spec, catalog, recorder, opener)
         from nanumpay_backupd.pipeline.drill import drill
 
         return drill(spec, open_source, catalog, recorder, opener)
@@ -128,6 +136,21 @@ def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore)
         return upload_queued(spec, catalog, recorder, opener)
     assert spec.action == "backup", f"an action that nobody knows: {spec.action}"
     return back_up(spec, open_source(spec.job.source, spec.collection), catalog, recorder, opener)
+
+
+def _act_on_other(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore) -> Run:
+    """Do what MongoDB has rooms of its own for, of any other source."""
+    if spec.action == "slice":
+        from nanumpay_backupd.pipeline.increment import take_increment
+
+        return take_increment(spec, open_source(spec.job.source), catalog, recorder, opener)
+    if spec.action == "restore":
+        from nanumpay_backupd.pipeline.bringback import bring_back
+
+        return bring_back(spec, catalog, recorder, opener)
+    from nanumpay_backupd.pipeline.rehearse import rehearse
+
+    return rehearse(spec, catalog, recorder, opener)
 
 
 def examine(spec: RunSpec) -> Iterator[Check]:
@@ -141,6 +164,14 @@ def examine(spec: RunSpec) -> Iterator[Check]:
                 yield from check_destination(spec.job.name, destination, open_store)
         return
     yield from check_job(spec.job, spec.paths, open_source(spec.job.source), open_store, SystemClock().now())
+
+
+def _looked(spec: RunSpec) -> Iterator[Sight]:
+    """Look at the places of a job."""
+    from nanumpay_backupd.lookout import look
+
+    with Catalog(spec.paths.state / "catalog.db") as catalog:
+        yield from look(spec, catalog, SystemClock(), open_store)
 
 
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
@@ -219,9 +250,24 @@ class _PipeReporter:
         self.emit("committed", artifact=artifact, size=size)
 
 
+class _Pulse:
+    """Tells the daemon now and then that this process lives, also where its run waits for something."""
+
+    def __init__(self, reporter: _PipeReporter) -> None:
+        self._reporter = reporter
+        self._count = 0
+
+    def beat(self) -> None:
+        """Tell it, of many calls a second apart once in a while."""
+        self._count += 1
+        if self._count % _PULSE == 0:
+            self._reporter.emit("pulse")
+
+
 def main() -> int:
     """Run as the worker process: specification on standard input, events on standard output, exit code by outcome."""
     spec = decode_spec(sys.stdin.buffer.read())
+    adopt()
     if spec.action != "restore":  # somebody waits for that
         _be_modest()
     reporter = _PipeReporter(sys.stdout)
@@ -230,9 +276,13 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: recorder.cancel())
 
-    if spec.action.startswith("doctor"):
-        for check in examine(spec):
-            reporter.emit("check", check=to_builtins(check))
+    if spec.action == "look" or spec.action.startswith("doctor"):
+        kind = "sight" if spec.action == "look" else "check"
+        try:
+            for found in _looked(spec) if spec.action == "look" else examine(spec):
+                reporter.emit(kind, **{kind: to_builtins(found)})
+        except BackupdError as error:
+            reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
     if spec.action == "restore-plan":
         try:
@@ -247,10 +297,20 @@ def main() -> int:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
     try:
-        run = execute(spec, reporter, SystemClock(), on_start=on_start)
+        run = execute(
+            spec,
+            reporter,
+            SystemClock(),
+            on_start=on_start,
+            on_pulse=_Pulse(reporter).beat,
+            on_hang=lambda fault: reporter.emit("hangs", fault=to_builtins(error_info(fault))),
+        )
     except BackupdError as error:
         reporter.message("error", error.message, error_info(error))
         return error.exit_code
+    finally:
+        # Whatever a tool may have left running, in whichever session.
+        end_descendants(os.getpid())
     reporter.emit("ended", outcome=run.outcome)
     sys.stdout.flush()
     return EXIT_CODES[run.outcome or Outcome.FAILED]
@@ -327,7 +387,9 @@ class WorkerProcess:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it at once with all its children; harmless when it has ended."""
+        """End it at once with all its children, in whichever session they are; harmless when it has ended."""
+        if self._process.returncode is None:
+            end_family(self._process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

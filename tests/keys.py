@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,9 @@ __all__ = [
 
 PASSPHRASE: Final = Secret("correct horse, battery staple")
 OTHER: Final = Secret("quite another passphrase")
+_HOME: Final = "nanumpay-gpg"
+_LOOKS: Final = 3
+_REST: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,22 @@ VARIANTS: Final[dict[str, Callable[[], Variant]]] = {
 
 
 def home_folders() -> set[str]:
-    """Return the private homes of gpg that are there."""
-    return {
-        name for place in ("/dev/shm", tempfile.gettempdir()) for name in os.listdir(place) if "nanumpay-gpg" in name
+    """Return the private homes of gpg that this process has, or that nobody has any more; others' come and go."""
+    found = {
+        path for place in ("/dev/shm", tempfile.gettempdir()) for path in Path(place).iterdir() if _HOME in path.name
     }
+    for _ in range(_LOOKS):  # one that is just being made or removed has no owner either, for a moment
+        found = {path for path in found if path.exists() and not _has_another(path)}
+        time.sleep(_REST)
+    return {path.name for path in found}
+
+
+def _has_another(home: Path) -> bool:
+    """Tell whether another process holds a home's lock, without touching it."""
+    try:
+        number = str((home / "lock").stat().st_ino)
+    except OSError:
+        return False
+    rows = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    owners = {row[4] for row in rows if row[1] == "FLOCK" and row[5].rpartition(":")[2] == number}
+    return bool(owners) and str(os.getpid()) not in owners

@@ -1,4 +1,4 @@
-"""The commands that make, stop or delete something: run, cancel, delete. Questions are asked here.
+"""The commands that make, stop, send or delete something: run, cancel, send, delete. Questions are asked here.
 
 Each takes the context and returns the exit code. `watched` and `started_only` serve every command that starts a run.
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["cancel", "delete", "run", "started_only", "watched"]
+__all__ = ["EXIT_BY_OUTCOME", "cancel", "delete", "run", "send", "start_only", "started_only", "to_the_end", "watched"]
 
-_EXIT_BY_OUTCOME = {
+EXIT_BY_OUTCOME = {
     "succeeded": EXIT_OK,
     "degraded": EXIT_DEGRADED,
     "cancelled": EXIT_INTERRUPTED,
@@ -48,7 +48,13 @@ def run(context: Context) -> int:
         "collection": args.collection,
         "format": args.format,
         "disable_notifications": args.disable_notifications,
+        "only_to": args.only_to,
+        "holds": "database" if args.only_db else "files" if args.only_files else None,
     }
+    if params["holds"] and not args.job:
+        from nanumpay_backupd.cli.several import run_several
+
+        return run_several(context, params)
     if context.args.no_wait:
         return started_only(context, "Run", params)
     return watched(context, "Run", params)
@@ -56,13 +62,25 @@ def run(context: Context) -> int:
 
 def watched(context: Context, method: str, params: Reply) -> int:
     """Call a method that starts a run, show the run until it ends, and return the exit code of its outcome."""
+    ended = to_the_end(context, method, params)
+    if ended is None:
+        return EXIT_INTERRUPTED
+    context.json({"run": ended})
+    return EXIT_BY_OUTCOME.get(ended.get("outcome") or "", EXIT_FAILED)
+
+
+def to_the_end(context: Context, method: str, params: Reply) -> Reply | None:
+    """Call a method that starts a run, and show the run and how it ended; returns it, None: Ctrl-C stopped that.
+
+    With ``--json`` nothing is shown.
+    """
     seen: dict[str, Reply] = {}
     said: set[str] = set()
     try:
         said = _follow(context, method, params, seen)
     except KeyboardInterrupt:
         _detached(context, seen.get("run"))
-        return EXIT_INTERRUPTED
+        return None
     except BackupdError as error:
         if "run" not in seen or error.code not in _LOST:
             raise
@@ -72,22 +90,29 @@ def watched(context: Context, method: str, params: Reply) -> int:
             code=error.code,
         ) from None
     ended = seen["run"]
-    if not context.json({"run": ended}):
+    if not context.args.json:
         _summary(context, ended, said)
-    return _EXIT_BY_OUTCOME.get(ended.get("outcome") or "", EXIT_FAILED)
+    return ended
 
 
 def started_only(context: Context, method: str, params: Reply) -> int:
     """Call a method that starts a run, and return without waiting for its end."""
-    reply = context.ask(method, params)
-    started = reply["run"]
-    if not context.json({"run": started}):
-        if started.get("outcome") == "skipped":
-            _summary(context, started, set())
-        else:
-            context.screen.line(f"Started run {started['id']} of job {started['job']}.")
-            _ways_on(context, started)
+    started = start_only(context, method, params)
+    context.json({"run": started})
     return EXIT_BUSY if started.get("outcome") == "skipped" else EXIT_OK
+
+
+def start_only(context: Context, method: str, params: Reply) -> Reply:
+    """Call a method that starts a run, and say so (with ``--json`` nothing); returns the run."""
+    started: Reply = context.ask(method, params)["run"]
+    if context.args.json:
+        return started
+    if started.get("outcome") == "skipped":
+        _summary(context, started, set())
+    else:
+        context.screen.line(f"Started run {started['id']} of job {started['job']}.")
+        _ways_on(context, started)
+    return started
 
 
 def _follow(context: Context, method: str, params: Reply, seen: dict[str, Reply]) -> set[str]:
@@ -188,17 +213,20 @@ def _restored(ended: Reply, word: str) -> list[str]:
 
 def _made(context: Context, identifier: str) -> list[str]:
     """Describe the backup that a run made: file, size, what it holds, and where its copies are."""
-    from nanumpay_backupd.cli.views import SLICES, copies_text
+    from nanumpay_backupd.cli.views import SLICES, copies_text, only_to_text
     from nanumpay_backupd.cli.words import plural, size
+    from nanumpay_backupd.wording import words_for
 
     with contextlib.suppress(BackupdError):
         backup = context.ask("DescribeBackup", {"backup": identifier})["backup"]
-        held = plural(backup["documents"], "document")
-        if backup["kind"] in SLICES:
+        kind = backup.get("source") or "mongodb"
+        held = words_for(kind).count_items(backup["documents"])
+        if backup["kind"] in SLICES and kind == "mongodb":
             entries = backup.get("manifest", {}).get("consistency", {}).get("entries", 0)
             held = plural(entries, "oplog entry", "oplog entries")
         holds = f"{size(backup['size'])}, {held}, {backup['state']}"
-        return [f"{backup['artifact']} ({holds})", f"Copies: {copies_text(context.screen, backup['copies'])}"]
+        copies = f"Copies: {copies_text(context.screen, backup['copies'])}"
+        return [f"{backup['artifact']} ({holds})", " ".join(filter(None, (copies, only_to_text(backup))))]
     return [identifier]
 
 
@@ -214,6 +242,20 @@ def cancel(context: Context) -> int:
             context.screen.line(f"Cancelled {name}.")
         else:
             context.screen.line(f"Nothing to stop: {name} had ended already ({stopped['outcome']}).")
+    return EXIT_OK
+
+
+def send(context: Context) -> int:
+    """Queue a backup for the destinations that do not have it, or for one."""
+    reply = context.ask("Send", {"backup": context.args.backup, "destination": context.args.destination})
+    if context.json(reply):
+        return EXIT_OK
+    name, queued = reply["backup"], reply["queued"]
+    if queued:
+        context.screen.line(f"Queued {name} for {', '.join(queued)}; it is sent as soon as its job is free.")
+        context.screen.line(f"  how it goes:  backupctl show {name}")
+    else:
+        context.screen.line(f"Nothing to send: {name} is there already, or is queued.")
     return EXIT_OK
 
 

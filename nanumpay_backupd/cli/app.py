@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_ACTIONS = {"run", "cancel", "delete"}
-_RARE = {"swaps", "wait", "notify", "report", "completion"}
+_ACTIONS = {"run", "cancel", "delete", "send"}
+_RARE = {"swaps", "wait", "notify", "report", "monitor", "completion"}
 _EXIT_BROKEN_PIPE = 141  # what the shell shows for `... | head` of any other program
 
 
@@ -52,7 +52,7 @@ def _command(name: str) -> Callable[[Context], int]:
     if name in _ACTIONS:
         from nanumpay_backupd.cli import actions
 
-        return {"run": actions.run, "cancel": actions.cancel, "delete": actions.delete}[name]
+        return {"run": actions.run, "cancel": actions.cancel, "delete": actions.delete, "send": actions.send}[name]
     if name in {"prune", "pin", "unpin"}:
         from nanumpay_backupd.cli import keeping
 
@@ -101,6 +101,10 @@ def _rare(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli import telling
 
         return {"notify": telling.notify, "report": telling.report}[name]
+    if name == "monitor":
+        from nanumpay_backupd.cli.monitor import monitor
+
+        return monitor
     from nanumpay_backupd.cli.completion import completion
 
     return completion

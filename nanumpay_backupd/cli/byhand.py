@@ -21,6 +21,7 @@ __all__ = [
     "import_commands",
     "look_commands",
     "oplog_limit",
+    "own_commands",
     "replay_commands",
 ]
 
@@ -67,6 +68,24 @@ def import_commands(artifact: str, database: str, collection: str, *, series: bo
         else f"# options and indexes stay in {metadata}; backupctl restore brings them back as well",
         f"mongoimport --uri=URI {where}{'' if series else ' --drop'} --file={shlex.quote(f'{stem}.json')}",
     ]
+
+
+def own_commands(artifact: str, lines: list[str], *, stream: bool = False) -> list[str]:
+    """Say how a backup is restored as its manifest has it (``by_hand``); ``stream``: it is not unpacked before."""
+    first = [] if stream else [_unpack(artifact)]
+    # Not str.format: a line of a shell may have braces of its own.
+    told = [line.replace("{folder}", f"./{_folder(artifact)}").replace("{plain}", _plain(artifact)) for line in lines]
+    return [*_about(artifact), *first, *told]
+
+
+def _plain(artifact: str) -> str:
+    """Return the command that writes a plain archive."""
+    seal = _seal(artifact)
+    packed = artifact.removesuffix(seal).endswith(_COMPRESSED_TAR)
+    if not seal:
+        return f"gunzip -c {artifact}" if packed else f"cat {artifact}"
+    decrypt = f"{_DECRYPT[seal]} {_ENCRYPTED}/{artifact}"
+    return f"{decrypt} | gunzip" if packed else decrypt
 
 
 def elsewhere_commands(artifact: str) -> list[str]:

@@ -14,12 +14,15 @@ from nanumpay_backupd.cli.views import (
     job_schedule,
     kind_text,
     local_first,
+    only_to_text,
     outcome_style,
     outcome_text,
     settings_source,
     took,
 )
+from nanumpay_backupd.cli.waits import waiting_rows
 from nanumpay_backupd.cli.words import Times, duration, number, plural, size
+from nanumpay_backupd.wording import counted, words_for
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -93,6 +96,7 @@ def _job_lines(screen: Screen, job: Reply, times: Times, told: list[str], going:
     rows = []
     if job["enabled"] and job["schedule"]:
         rows.append(("next run", times.both(job["next_run"]) if job.get("next_run") else "not planned"))
+    rows.extend(waiting_rows(screen, job, times))
     last = job.get("last_run")
     running = job.get("running")
     if running and running != (last or {}).get("id"):
@@ -133,11 +137,14 @@ def _newest_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, st
         return [("backups", "none yet")]
     state = screen.paint(newest["state"], "green" if newest["state"] == "verified" else "yellow")
     age = "" if (job.get("last_run") or {}).get("backup") == newest["id"] else f", {times.ago(newest['created'])}"
-    documents = "" if newest["kind"] == "legacy" else f", {plural(newest['documents'], 'document')}"
-    wanted = [] if job.get("running") else job["destinations"]  # a run that is going has not come to them yet
+    words = words_for(job.get("type") or "mongodb")
+    documents = "" if newest["kind"] == "legacy" else f", {words.count_items(newest['documents'])}"
+    # A run that is going has not come to them yet.
+    wanted = [] if job.get("running") else [name for name in job["destinations"] if _meant_for(newest, name)]
+    copies = copies_text(screen, newest["copies"], wanted)
     rows = [
         ("newest", f"{newest['id']}  {state}{documents}{age}"),
-        ("copies", copies_text(screen, newest["copies"], wanted)),
+        ("copies", " ".join(filter(None, (copies, only_to_text(newest))))),
     ]
     if job["pending_uploads"]:
         due = sorted(copy["next_attempt"] for copy in newest["copies"] if copy.get("next_attempt"))
@@ -145,6 +152,12 @@ def _newest_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, st
         waiting = screen.paint(f"{plural(job['pending_uploads'], 'copy', 'copies')} waiting", "yellow")
         rows.append(("uploads", waiting + again))
     return [*rows, *_kept_rows(screen, job, times)]
+
+
+def _meant_for(backup: Reply, place: str) -> bool:
+    """Tell whether a copy of a backup is wanted at a place."""
+    only = backup.get("only_to")
+    return only is None or place in only
 
 
 def _kept_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, str]]:
@@ -183,7 +196,9 @@ def backup_lines(screen: Screen, backup: Reply, times: Times, others: list[Reply
         ("job", f"{backup['job']} ({kind_text(backup)})"),
         ("made", made),
         ("state", state),
+        *([(screen.paint("odd", "yellow"), backup["odd"])] if backup.get("odd") else []),
         *([("pinned", f"retention leaves it alone: {backup['pinned']}")] if backup.get("pinned") else []),
+        *([("copies", f"{only_to_text(backup)}, as its run was told")] if backup.get("only_to") is not None else []),
         ("artifact", f"{backup['artifact']}, {size(backup['size'])} ({number(backup['size'])} bytes)"),
         *_manifest_rows(manifest, times),
         *_slice_rows(backup, times),
@@ -193,7 +208,10 @@ def backup_lines(screen: Screen, backup: Reply, times: Times, others: list[Reply
     collections = manifest.get("source", {}).get("collections", [])
     if collections:
         lines.extend(["", screen.paint("Collections", "bold"), *_collections_table(screen, collections)])
-    if backup["kind"] in SLICES:
+    parts = manifest.get("source", {}).get("parts", [])
+    if parts:
+        lines.extend(["", *_parts_table(screen, manifest["source"]["type"], parts)])
+    if backup["kind"] in SLICES and (backup.get("source") or "mongodb") == "mongodb":
         return [*lines, *_replay_lines(screen, backup, others or [])]
     return [*lines, "", screen.paint("Restore by hand", "bold"), *_restore_lines(backup, manifest)]
 
@@ -206,12 +224,14 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
     if not manifest:
         return []
     source, artifact, consistency = manifest["source"], manifest["artifact"], manifest["consistency"]
-    collections = source["collections"]
-    documents = sum(one["documents"] for one in collections)
-    holds = f"{plural(documents, 'document')} in {plural(len(collections), 'collection')}"
-    if manifest.get("kind") in SLICES:
+    collections, parts = source["collections"], source.get("parts", [])
+    documents = sum(one["documents"] for one in collections) + sum(one["items"] for one in parts)
+    holds = counted(source["type"], documents, len(collections) + len(parts))
+    oplog = manifest.get("kind") in SLICES and source["type"] == "mongodb"
+    if oplog:
         holds = plural(consistency["entries"], "oplog entry", "oplog entries")
-    holds += f" of {', '.join(source['databases']) or 'no database'}"
+    if source["databases"] or source["type"] == "mongodb":
+        holds += f" of {', '.join(source['databases']) or 'no database'}"
     if manifest.get("closed"):
         holds = "its manifest is encrypted, and there is no key here that opens it"
     raw = f"{size(artifact['raw_bytes'])} before compression ({artifact['compression']})"
@@ -219,8 +239,8 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
         ("sha256", artifact["sha256"]),
         ("holds", f"{holds}, {raw}"),
         ("encryption", _encryption(manifest)),
-        ("source", f"{source['type']} {source['server_version']}, {source['topology']}, host {manifest['host']}"),
-        *([] if manifest.get("kind") in SLICES else [("consistency", _consistency(consistency, times))]),
+        ("source", _source(manifest)),
+        *([] if oplog else [("consistency", _consistency(consistency, times))]),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()) or "not recorded"),
     ]
     for check in manifest.get("verification", ()):
@@ -229,6 +249,12 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
         spent = duration(check["seconds"])
         rows.append(("checked", f"{times.when(check['at'])}, {check['level']}, {verdict} in {spent}{detail}"))
     return rows
+
+
+def _source(manifest: Reply) -> str:
+    source = manifest["source"]
+    version = f"{source['type']} {source['server_version']}".strip()
+    return ", ".join(part for part in (version, source["topology"], f"host {manifest['host']}") if part)
 
 
 def _encryption(manifest: Reply) -> str:
@@ -309,9 +335,25 @@ def _collections_table(screen: Screen, collections: list[Reply]) -> list[str]:
     return screen.table(*columns, indent="  ")
 
 
-def _restore_lines(backup: Reply, manifest: Reply) -> list[str]:
-    from nanumpay_backupd.cli.byhand import elsewhere_commands, full_commands, import_commands
+def _parts_table(screen: Screen, kind: str, parts: list[Reply]) -> list[str]:
+    words = words_for(kind)
+    columns = [
+        Column("NAME", [one["name"] for one in parts]),
+        Column(words.heading, [number(one["items"]) for one in parts], right=True),
+        Column("SIZE", [size(one["bytes"]) for one in parts], right=True),
+    ]
+    if len({one["kind"] for one in parts}) > 1:
+        columns.append(Column("KIND", [one["kind"] for one in parts]))
+    return [screen.paint("Holds", "bold"), *screen.table(*columns, indent="  ")]
 
+
+def _restore_lines(backup: Reply, manifest: Reply) -> list[str]:
+    from nanumpay_backupd.cli.byhand import elsewhere_commands, full_commands, import_commands, own_commands
+
+    source = manifest.get("source", {})
+    if source.get("type", "mongodb") != "mongodb":
+        lines = own_commands(backup["artifact"], source.get("by_hand", []), stream=source.get("form") == "stream")
+        return [f"  {line}" for line in lines]
     elsewhere = manifest.get("elsewhere")
     more = [f"  {line}" for line in elsewhere_commands(elsewhere["name"])] if elsewhere else []
     if "mongoexport" in manifest.get("tools", ()):

@@ -19,20 +19,21 @@ def prune(context: Context) -> int:
     args = context.args
     if not args.apply:
         at = _moment(context) if args.at else None
-        params = {"job": args.job, "at": at, "assume_schedule": args.assume_schedule}
+        params = {"job": args.job, "at": at, "assume_schedule": args.assume_schedule, "together": not args.json}
         reply = context.ask("Prune", params, timeout=PATIENT)
         if not context.json(reply):
             _show_plan(context, reply)
         return EXIT_OK
     if not args.yes:
         context.must_be_asked()
-        going = _show_plan(context, context.ask("Prune", {"job": args.job}, timeout=PATIENT))
+        going = _show_plan(context, context.ask("Prune", {"job": args.job, "together": True}, timeout=PATIENT))
         if not going:
             return EXIT_OK
         if not context.confirm(f"Delete {_amount(going)} for good?"):
             context.screen.line("Nothing was deleted.")
             return EXIT_REFUSED
-    reply = context.ask("Prune", {"job": args.job, "apply": True}, timeout=PATIENT)
+    params = {"job": args.job, "apply": True, "together": not args.json}
+    reply = context.ask("Prune", params, timeout=PATIENT)
     if not context.json(reply):
         gone = [line for line in reply["lines"] if line["action"] == "delete"]
         context.screen.line(f"Deleted {_amount(gone)}." if gone else "Nothing was to be deleted.")
@@ -102,7 +103,8 @@ def _say_notes(context: Context, reply: Reply) -> None:
 def _amount(lines: list[Reply]) -> str:
     from nanumpay_backupd.cli.words import plural, size
 
-    return f"{plural(len(lines), 'copy', 'copies')} ({size(sum(line['size'] for line in lines))})"
+    many = sum(line.get("slices") or 1 for line in lines)
+    return f"{plural(many, 'copy', 'copies')} ({size(sum(line['size'] for line in lines))})"
 
 
 def pin(context: Context) -> int:

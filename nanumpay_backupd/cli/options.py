@@ -102,6 +102,16 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
             ),
             _one_of("--kind", "full incremental differential", "the kind of backup (default: full)"),
             _flag("--disable-notifications", "tell nobody how it ends: no messages, no pings (it stays on record)"),
+            (
+                "--only-to",
+                {
+                    "metavar": "DEST",
+                    "action": "append",
+                    "help": "copies to this destination only, this once; several with commas; local: none elsewhere",
+                },
+            ),
+            _flag("--only-db", "only what saves a database: without JOB every enabled job that does"),
+            _flag("--only-files", "only what saves files: without JOB every enabled job that does"),
         ),
         """\
   backupctl run
@@ -111,6 +121,13 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
   backupctl run --collection users
   backupctl run nanumpay --collection users --format json
   backupctl run --disable-notifications
+  backupctl run nanumpay --only-to nas,offsite
+  backupctl run nanumpay --only-to local
+  backupctl run --only-db
+
+With --only-to the backup is kept here as always. The other destinations do not get it, also not later by themselves,
+and nobody misses it there; backupctl list and show say so. The next run goes everywhere again.
+With --only-db or --only-files and no JOB one job after the other runs; the exit code is that of the worst.
 
 A backup of one collection is listed and restored like others, and never counts as the job's newest backup.
 
@@ -188,14 +205,21 @@ and what went wrong.""",
 Any moment of a range can be restored to the second: backupctl restore latest --at TIME""",
     ),
     "restore": (
-        "bring a backup back into the database, or into another one",
+        "bring a backup back to where it came from, or to another place",
         (
             _word("backup", "BACKUP|latest", "id of a backup, or latest: the newest, with --at the one that fits"),
             ("--at", {"metavar": "TIME", "help": "as of this moment (see below)"}),
             ("--job", {"metavar": "JOB", "help": "with --at: name of a job (default: as for run)"}),
             _flag("--swap", "restore beside the database, check, then change places; keeps what was there"),
             ("--to-db", {"metavar": "NAME", "help": "into this database instead of its own"}),
+            ("--to", {"metavar": "PLACE", "dest": "to_db", "help": "to this place (folder, file, database)"}),
             ("--collection", {"metavar": "C", "help": "only this collection"}),
+            (
+                "--only",
+                {"metavar": "PART", "action": "append", "help": "only this part or path; may be repeated"},
+            ),
+            _flag("--overwrite", "what is there may be replaced (other sources than MongoDB)"),
+            ("--option", {"metavar": "KEY=VALUE", "action": "append", "help": "what the source knows besides"}),
             _FROM,
             _flag("--dry-run", "only show what would be done"),
             _flag("--no-safety-backup", "do not back up first what is going to be replaced"),
@@ -268,6 +292,20 @@ The exit code is 0 the same came back, 3 degraded, 1 failed, 5 already running, 
 An undo makes what was there before the restore live again and keeps what was restored; redo is the way back. Nothing
 is deleted before drop. Each asks first; where nobody can be asked it needs --yes.""",
     ),
+    "send": (
+        "send a backup to destinations that do not have it",
+        (
+            _word("backup", "BACKUP|latest", "id of a backup, or latest"),
+            ("--to", {"metavar": "DESTINATION", "dest": "destination", "help": "only to this one (default: to all)"}),
+        ),
+        """\
+  backupctl send latest
+  backupctl send nanumpay-backup-2026-11-21T02-00-00 --to nas
+
+For what was made with run --only-to, for a destination that is new, and for a copy that was lost there. It is queued
+and sent as any other copy that waits; retention then judges it there by its age.
+The exit code is 0 queued (or nothing to send), 6 no such backup or destination, 7 refused: it is not verified.""",
+    ),
     "delete": (
         "delete a backup with all its copies, or one copy",
         (
@@ -319,12 +357,12 @@ the backups folder knows nothing of this: a copy elsewhere is what stays for cer
         "let retention delete a backup again",
         (
             _word("backup", "BACKUP|latest", "id of a backup, or latest"),
-            _flag("--all", "also what the daemon pinned because a newer backup is damaged"),
+            _flag("--all", "also what the daemon pinned because a newer backup is damaged or odd"),
         ),
         """\
   backupctl unpin nanumpay-backup-2026-11-21T02-00-00
 
-What the daemon pinned it lets go by itself, once a verification finds all well.""",
+What the daemon pinned it lets go by itself, once all is well; what is odd can be accepted: backupctl monitor.""",
     ),
     "settings": (
         "show the settings in force and where they come from",
@@ -339,6 +377,25 @@ What the daemon pinned it lets go by itself, once a verification finds all well.
 
 Each destination is tried with a real put, get and delete. What failed comes with what to do about it.
 The exit code is 8 when a check failed, 0 otherwise.""",
+    ),
+    "monitor": (
+        "check every place: reachable, age, size, content, room, what ends",
+        (
+            _maybe("job", "JOB", "only this job (default: all)"),
+            _flag("--last", "do not look now: what the last look saw counts"),
+            ("--accept", {"metavar": "BACKUP", "help": "what is odd about this backup is meant"}),
+        ),
+        """\
+  backupctl monitor
+  backupctl monitor nanumpay --last
+  backupctl monitor --json | jq -r '.checks[] | select(.state != "ok") | .message'
+  backupctl monitor --accept nanumpay-backup-2026-11-21T02-00-00
+
+What is wrong comes first, each with what to do about it; then a row for each place. All places are looked at side by
+side, for 25 seconds at most; nothing is written there. The daemon looks by itself once a day and tells what it finds.
+A backup is odd when it holds far less (or more) than those before it, or lacks a collection; the last one that is not
+odd is pinned until a later one is as usual again, or until --accept.
+The exit code is 8 when a check failed, 0 otherwise: warnings are no failure.""",
     ),
     "test": (
         "try a destination with a real put, get and delete",
@@ -550,12 +607,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UsageError("a command is missing", hint="try: backupctl status; all commands: backupctl --help")
     if args.command == "prune":
         _check_prune(args)
-    if args.command == "run" and args.format and not args.collection:
+    if args.command == "run":
+        _check_run(args)
+    return args
+
+
+def _check_run(args: argparse.Namespace) -> None:
+    if args.format and not args.collection:
         raise UsageError(
             "--format is for one collection: --collection is missing",
             hint=f"backupctl run --collection NAME --format {args.format}",
         )
-    return args
+    if args.only_db and args.only_files:
+        raise UsageError("--only-db and --only-files together are everything", hint="leave one of them out")
+    if args.only_files and args.collection:
+        raise UsageError("a collection is of a database", hint="leave out --only-files")
+    if args.only_db and args.collection and not args.job:
+        raise UsageError("a collection is of one job, which is not named", hint="backupctl run JOB --collection NAME")
+    if args.only_to is not None:
+        args.only_to = [name.strip() for word in args.only_to for name in word.split(",") if name.strip()]
 
 
 def _check_prune(args: argparse.Namespace) -> None:

@@ -7,11 +7,13 @@ import contextlib
 from nanumpay_backupd.cli.actions import watched
 from nanumpay_backupd.cli.context import PATIENT, Context
 from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, BackupdError, UsageError
+from nanumpay_backupd.wording import words_for
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
     from typing import Any
 
+    from nanumpay_backupd.cli.terminal import Screen
     from nanumpay_backupd.cli.words import Times
 
     Reply = dict[str, Any]
@@ -38,6 +40,7 @@ def restore(context: Context) -> int:
         "to_database": args.to_db,
         "collection": args.collection,
         "source": args.source,
+        **_of_others(args),
     }
     plan = _plan(context, params)
     if args.dry_run:
@@ -48,6 +51,18 @@ def restore(context: Context) -> int:
         context.screen.line("Nothing was done.")
         return EXIT_REFUSED
     return watched(context, "Restore", _as_shown(params, plan) | _safety(context))
+
+
+def _of_others(args: Any) -> Reply:
+    """Return what can be said about other sources than MongoDB."""
+    options = {}
+    for text in args.option or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--option {text!r} is not of the form KEY=VALUE", hint="backupctl restore --help")
+        options[key] = value
+    told = {"only": args.only, "overwrite": args.overwrite or None, "options": options or None}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _as_shown(params: Reply, plan: Reply) -> Reply:
@@ -104,12 +119,23 @@ def _plan_lines(context: Context, params: Reply, plan: Reply) -> list[str]:
     rows = _moment_rows(context, params, plan, times) if to_moment else _backup_rows(context, plan, times)
     rows += [
         ("brings", _brings(plan)),
-        ("into", f"database {screen.paint(plan['database'], 'bold')} at {plan['server']}"),
+        ("into", _into(screen, plan)),
         *_target_rows(plan),
     ]
     lines = [f"{name.ljust(11)}{text}" for name, text in rows]
     lines += [f"{screen.paint(screen.mark('warn'), 'yellow')} {text}" for text in plan["warnings"]]
     return [*lines, ""]
+
+
+def _into(screen: Screen, plan: Reply) -> str:
+    what = "database " if _kind(plan) == "mongodb" else ""
+    where = f" at {plan['server']}" if plan["server"] else ""
+    return f"{what}{screen.paint(plan['database'], 'bold')}{where}"
+
+
+def _kind(plan: Reply) -> str:
+    """Return the type of source that a plan is about."""
+    return plan.get("source") or "mongodb"
 
 
 def _backup_rows(context: Context, plan: Reply, times: Times) -> list[tuple[str, str]]:
@@ -149,26 +175,30 @@ def _recoverable_until(context: Context, plan: Reply) -> str:
 
 
 def _brings(plan: Reply) -> str:
-    from nanumpay_backupd.cli.words import plural, size
+    from nanumpay_backupd.cli.words import size
 
     names = plan["collections"]
     if not names:
         return "what is in the archive"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    held = f"{plural(plan['documents'], 'document')}, {size(plan['bytes'])}"
-    return f"{held}{' before the replay' if plan['slices'] else ''}: {', '.join(names[:_SHOWN])}{more}"
+    held = f"{words_for(_kind(plan)).count_items(plan['documents'])}, {size(plan['bytes'])}"
+    replay = " before the replay" if plan["slices"] and _kind(plan) == "mongodb" else ""
+    return f"{held}{replay}: {', '.join(names[:_SHOWN])}{more}"
 
 
 def _target_rows(plan: Reply) -> list[tuple[str, str]]:
     """Say what is there now and what becomes of it."""
-    from nanumpay_backupd.cli.words import plural
-
-    there = f"{plural(plan['target_documents'], 'document')} in {plural(plan['target_collections'], 'collection')}"
+    words = words_for(_kind(plan))
+    there = f"{words.count_items(plan['target_documents'])} in {words.count_parts(plan['target_collections'])}"
+    if not plan["target_documents"] and _kind(plan) != "mongodb":
+        there = words.count_parts(plan["target_collections"])
     safety = "a safety backup of what is there is made" if plan["safety_backup"] else "no safety backup is made"
     if not plan["target_exists"]:
         return [("there now", "nothing"), ("before", "nothing to save")]
     if not plan["swap"]:
-        return [("there now", f"{there}; collections of the same name are replaced"), ("before", safety)]
+        what = f"{words.parts} of the same name are replaced"
+        goes = [("goes", ", ".join(plan["drops"]))] if plan["drops"] and _kind(plan) != "mongodb" else []
+        return [("there now", f"{there}; {what}"), *goes, ("before", safety)]
     return [
         ("there now", there),
         ("happens", "restored beside that and checked; then the two change places"),
@@ -180,10 +210,15 @@ def _target_rows(plan: Reply) -> list[tuple[str, str]]:
 def _agreed(context: Context, plan: Reply) -> bool:
     name = plan["database"]
     if not plan["target_exists"]:
-        where = f" into database {name}" if plan["slices"] or context.args.at else ""
+        where = (
+            f" into {'database ' if _kind(plan) == 'mongodb' else ''}{name}"
+            if plan["slices"] or context.args.at
+            else ""
+        )
         return context.typed(f"Restore it{where}? [y/N]").lower() in {"y", "yes"}
     what = "puts another state in the place of" if plan["swap"] else "replaces data in"
-    if context.typed(f"This {what} {name}. To go on, type the name of the database:") == name:
+    word = "name of the database" if _kind(plan) == "mongodb" else "place"
+    if context.typed(f"This {what} {name}. To go on, type the {word}:") == name:
         return True
     context.screen.line("That is not its name.")
     return False

@@ -165,8 +165,7 @@ class Screen:
 
     def lines(self, texts: list[str]) -> None:
         """Write several lines."""
-        for text in texts:
-            self.line(text)
+        self.stream.write("".join([f"{clean(text)}\n" for text in texts]))
 
     def raw(self, text: str) -> None:
         """Write cursor movements and what was made safe before, at once."""

@@ -10,6 +10,7 @@ import re
 
 from nanumpay_backupd.cli.terminal import Column, Screen
 from nanumpay_backupd.cli.words import Times, duration, number, oplog_moment, plural, schedule, size
+from nanumpay_backupd.wording import words_for
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
+_MONGODB = "mongodb"
 __all__ = [
     "ACTIONS",
     "NO_JOBS",
@@ -30,6 +32,7 @@ __all__ = [
     "jobs_table",
     "kind_text",
     "local_first",
+    "only_to_text",
     "outcome_style",
     "outcome_text",
     "prune_table",
@@ -52,10 +55,9 @@ ACTIONS = {
 }
 """What a run does that makes no whole backup."""
 _OUTCOMES = {"succeeded": "green", "degraded": "yellow", "failed": "red", "interrupted": "red"}
-_SLICE_ID = re.compile(r"(?P<job>.+)-(?:slice|diff)-[\dT-]{19}")
+_SLICE_ID = re.compile(r"-(?:slice|diff)-[\dT-]{19}$")
 _VERDICTS = ("keep", "locked", "delete")
 _VERDICT_STYLES = {"keep": "green", "locked": "yellow", "delete": "red"}
-_FEW = 3  # as many slices are named one by one
 _GOOD_COPIES = {"uploaded", "verified"}
 _STATES = {"verified": "green", "committed": "yellow", "corrupt": "red", "missing": "red", "pending": "yellow"}
 
@@ -112,6 +114,12 @@ def copies_text(screen: Screen, copies: list[Reply], wanted: list[str] | None = 
         name + screen.paint(f"{screen.symbols['bad']}none", "yellow") for name in wanted or [] if name not in present
     )
     return " ".join(parts) or "none"
+
+
+def only_to_text(backup: Reply) -> str:
+    """Say for which places alone a backup was meant: ``only to: nas``; empty: for all."""
+    places = backup.get("only_to")
+    return "" if places is None else f"only to: {', '.join(places) or 'local'}"
 
 
 def job_schedule(job: Reply, times: Times) -> str:
@@ -221,7 +229,7 @@ def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[st
         *(kinds if any(backup["kind"] != "full" for backup in backups) else []),
         *(covers if any(backup["kind"] in SLICES for backup in backups) else []),
         Column("SIZE", [size(backup["size"]) for backup in backups], right=True, drop=-1),
-        Column("DOCS", [_documents(backup) for backup in backups], right=True, drop=1),
+        Column(_heading(backups), [_documents(backup) for backup in backups], right=True, drop=1),
         Column(
             "STATE",
             [_state(screen, backup) for backup in backups],
@@ -229,7 +237,7 @@ def backups_table(screen: Screen, backups: list[Reply], times: Times) -> list[st
         ),
         Column(
             "COPIES",
-            [copies_text(screen, backup["copies"]) for backup in backups],
+            [" ".join(filter(None, (copies_text(screen, b["copies"]), only_to_text(b)))) for b in backups],
             shorter=lambda: [copies_text(screen, backup["copies"], brief=True) for backup in backups],
         ),
     )
@@ -240,15 +248,25 @@ def kind_text(backup: Reply) -> str:
     return " ".join(part for part in (backup["kind"], backup.get("collection")) if part)
 
 
+def _heading(backups: list[Reply]) -> str:
+    """Return what all of the backups count; different things have no common word."""
+    kinds = {backup.get("source") or _MONGODB for backup in backups}
+    if kinds == {_MONGODB}:
+        return "DOCS"
+    return words_for(kinds.pop()).heading if len(kinds) == 1 else "ITEMS"
+
+
 def _documents(backup: Reply) -> str:
-    """Count documents; nobody counted those of a legacy backup, and a slice holds changes."""
-    return "-" if backup["kind"] in {"legacy", *SLICES} else number(backup["documents"])
+    """Count documents; nobody counted those of a legacy backup, and a slice of the oplog holds changes."""
+    oplog = backup["kind"] in SLICES and (backup.get("source") or _MONGODB) == _MONGODB
+    return "-" if backup["kind"] == "legacy" or oplog else number(backup["documents"])
 
 
 def _state(screen: Screen, backup: Reply) -> str:
-    """Write what is known of a backup's content, and that retention must leave it alone."""
-    state = screen.paint(backup["state"], _STATES.get(backup["state"], "dim"))
-    return f"{state} pinned" if backup.get("pinned") else state
+    """Write what is known of a backup's content, that data may be missing, that retention must leave it alone."""
+    words = [screen.paint(backup["state"], _STATES.get(backup["state"], "dim"))]
+    words += [screen.paint("odd", "yellow")] if backup.get("odd") else []
+    return " ".join([*words, *(["pinned"] if backup.get("pinned") else [])])
 
 
 def covered(backup: Reply, times: Times) -> str:
@@ -269,9 +287,9 @@ def covered(backup: Reply, times: Times) -> str:
 def prune_table(screen: Screen, lines: list[Reply]) -> list[str]:
     """Lay out what retention says about each copy, with its reason."""
     # What goes is next to the summary.
-    lines = _together(sorted(lines, key=lambda line: _VERDICTS.index(line["action"])))
+    lines = sorted(lines, key=lambda line: _VERDICTS.index(line["action"]))
     return screen.table(
-        Column("BACKUP", [line["backup"] + (" (assumed)" if line.get("assumed") else "") for line in lines]),
+        Column("BACKUP", [_about(line) for line in lines]),
         Column("WHERE", [line["destination"] for line in lines]),
         Column("ACTION", [screen.paint(line["action"], _VERDICT_STYLES[line["action"]]) for line in lines]),
         Column("SIZE", [size(line["size"]) for line in lines], right=True, drop=1),
@@ -279,19 +297,11 @@ def prune_table(screen: Screen, lines: list[Reply]) -> list[str]:
     )
 
 
-def _together(lines: list[Reply]) -> list[Reply]:
-    """Make one line of the slices of a job of which the same is said, where they are many."""
-    found: dict[tuple[bool, str, str, str, str], list[Reply]] = {}
-    for line in lines:
-        slice_ = _SLICE_ID.fullmatch(line["backup"])
-        what = slice_["job"] if slice_ else line["backup"]
-        found.setdefault((bool(slice_), what, line["destination"], line["action"], line["reason"]), []).append(line)
-    together = []
-    for (sliced, what, *_), same in found.items():
-        name = f"{plural(len(same), 'slice')} of {what}"
-        many = sliced and len(same) > _FEW
-        together += [same[0] | {"backup": name, "size": sum(line["size"] for line in same)}] if many else same
-    return together
+def _about(line: Reply) -> str:
+    """Name what a line of prune is about: a backup, or many slices at once."""
+    if line.get("slices"):
+        return f"{plural(line['slices'], 'slice')} of {_SLICE_ID.sub('', line['backup'])}"
+    return f"{line['backup']}{' (assumed)' if line.get('assumed') else ''}"
 
 
 def checks_lines(screen: Screen, checks: list[Reply]) -> list[str]:

@@ -13,7 +13,9 @@ from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
 from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_builtins
 from nanumpay_backupd.pipeline.outlook import PruneLine
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
+from nanumpay_backupd.pipeline.upload import queue_copies
 from nanumpay_backupd.settings.schema import JobSpec, MongoSource
+from nanumpay_backupd.settings.selection import only_places
 
 __all__ = ["Changing"]
 
@@ -42,6 +44,27 @@ class Changing(Desk):
         lines = await self._change(job, f"delete:{backup.id}" + (f"@{place}" if place else ""))
         note_deleted(call, job, msgspec.convert(lines, list[PruneLine]))
         return {"deleted": lines}
+
+    async def send(self, call: Call) -> dict[str, Any]:
+        """Answer Send: queue a backup for the destinations that do not have it, or for one."""
+        name, place = call.params["backup"], call.params.get("destination")
+        await self._supervisor.refresh()
+        backup = await self._supervisor.db(lambda catalog: find(catalog, name))
+        job = self._named(backup.job)
+        wanted = [place] if place is not None else [destination.name for destination in job.destinations]
+        chosen = only_places(job, wanted)
+        places = [item.name for item in job.destinations] if chosen is None else list(chosen)
+        if not places:
+            raise RefusedError(
+                f"job {job.name} has no destination but the backups folder"
+                if not job.destinations
+                else f"{backup.id} is made in the backups folder",
+                hint="the destinations of a job are in: backupctl jobs",
+            )
+        layout, now = self._supervisor.layout, self._clock.now()
+        queued = await self._supervisor.db(lambda catalog: queue_copies(catalog, layout, job, backup.id, places, now))
+        self._supervisor.wake()
+        return {"backup": backup.id, "queued": queued}
 
     async def list_swaps(self, call: Call) -> dict[str, Any]:
         """Answer ListSwaps: what restores kept at the servers of all jobs, or of one."""

@@ -42,6 +42,11 @@ class DaemonView(Protocol):
         ...
 
     @property
+    def monitor_at(self) -> tuple[str, ...]:
+        """When all places are looked at (cron expressions), none: only when asked."""
+        ...
+
+    @property
     def language(self) -> str:
         """Language in which people are told: ``en`` or ``ko``."""
         ...

@@ -110,6 +110,7 @@ def _run_faults(job: dict[str, Any]) -> Iterator[Fault]:
             Event.FAILED,
             error=error,
             run=last,
+            hint=_with_again(job, error["hint"]),
             # A scheduled one is caught up after a restart: only where that does not help somebody has to.
             patience=_CAUGHT_UP if last["outcome"] == "interrupted" else 0.0,
         )
@@ -121,6 +122,15 @@ def _run_faults(job: dict[str, Any]) -> Iterator[Fault]:
             "hint": f"it is tried again after the next backup; see: backupctl prune {name}",
         }
         yield _fault(job, "cleanup", text, Severity.WARNING, Event.CLEANUP_FAILED, error=error, run=last)
+
+
+def _with_again(job: dict[str, Any], hint: str) -> str:
+    """Add to what can be done that it is being done: the run is made again by itself."""
+    again = next((item for item in job.get("again") or () if item["action"] == "backup"), None)
+    if again is None:
+        return hint
+    told = f"it is made again by itself, attempt {again['attempt']} of {again['attempts']}"
+    return f"{hint}; {told}" if hint else told
 
 
 def _state_faults(job: dict[str, Any]) -> Iterator[Fault]:

@@ -15,7 +15,7 @@ from nanumpay_backupd.control.desk import Desk, find, note_deleted, to_text
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import RefusedError
 from nanumpay_backupd.model import Backup, to_builtins
-from nanumpay_backupd.pipeline.outlook import PruneLine, look, plan, plan_ahead, too_large
+from nanumpay_backupd.pipeline.outlook import PruneLine, look, plan, plan_ahead, together, too_large
 from nanumpay_backupd.pipeline.pins import pin, unpin
 from nanumpay_backupd.scheduler import upcoming
 from nanumpay_backupd.settings.schema import JobSpec
@@ -51,8 +51,8 @@ class Keeping(Desk):
                 note_deleted(call, job, found)
             else:
                 found = await self._outlook(job, at, assume=assume)
-            lines += to_builtins(found)
             notes += too_large(job, found)
+            lines += to_builtins(together(job.name, found) if call.params.get("together") else found)
         return {"lines": lines, "applied": apply, "notes": notes, "at": to_text(at) if at is not None else None}
 
     def _later(self, call: Call) -> datetime | None:

@@ -14,10 +14,16 @@ from nanumpay_backupd.control.facts import disk_fault, health_of, job_facts, job
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.events import Fault
-from nanumpay_backupd.model import SLICES, Kind, to_builtins
+from nanumpay_backupd.model import SLICES, Backup, Kind, to_builtins
+from nanumpay_backupd.monitoring.checks import Check
+from nanumpay_backupd.monitoring.faults import faults_of
+from nanumpay_backupd.monitoring.judging import gather, judge
+from nanumpay_backupd.monitoring.memory import recall
+from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.plans import Task
 from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.settings.sources import type_of
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.files import free_bytes
 
@@ -59,10 +65,22 @@ class Looking(Desk):
         return faults, jobs
 
     async def _look(self) -> tuple[list[dict[str, Any]], int | None, list[Fault]]:
-        jobs = [await self._job(job) for job in self._supervisor.jobs.values()]
+        specs = list(self._supervisor.jobs.values())  # settings may change while the catalog is asked
+        jobs = [await self._job(job) for job in specs]
         free = await asyncio.to_thread(_free, self._supervisor)
         faults = [*self._daemon.problems(), *job_faults(jobs), *disk_fault(free, self._supervisor.paths.backups)]
-        return jobs, free, faults
+        checks: list[Check] = []
+        for job, shown in zip(specs, jobs, strict=True):
+            checks += await self._judged(job, shown)
+        return jobs, free, [*faults, *faults_of(checks, faults)]
+
+    async def _judged(self, job: JobSpec, shown: dict[str, Any], *, thorough: bool = False) -> list[Check]:
+        """Judge a job and its places by what the catalog knows and the last look saw; ``shown`` is of `_job`."""
+        now = self._clock.now()
+        facts, memory = await self._supervisor.db(
+            lambda catalog: (gather(catalog, job, thorough=thorough), recall(catalog))
+        )
+        return judge(job, shown, facts, memory, now)
 
     async def list_jobs(self, _call: Call) -> dict[str, Any]:
         """Answer ListJobs."""
@@ -94,13 +112,19 @@ class Looking(Desk):
         kinds = frozenset(Kind) if slices else frozenset(Kind) - SLICES
         found = await self._supervisor.db(lambda catalog: catalog.backups(job, limit, kinds))
         hidden = 0 if slices else await self._supervisor.db(lambda catalog: catalog.count(job, SLICES))
-        return {"backups": [to_builtins(backup) for backup in found], "hidden_slices": hidden}
+        return {"backups": [self._typed(backup) for backup in found], "hidden_slices": hidden}
 
     async def describe_backup(self, call: Call) -> dict[str, Any]:
         """Answer DescribeBackup."""
         await self._supervisor.refresh()
         name = call.params["backup"]
-        return {"backup": to_builtins(await self._supervisor.db(lambda catalog: find(catalog, name)))}
+        return {"backup": self._typed(await self._supervisor.db(lambda catalog: find(catalog, name)))}
+
+    def _typed(self, backup: Backup) -> dict[str, Any]:
+        """Describe one backup as the interface's type Backup, with the type of its source, as far as it is known."""
+        job = self._supervisor.jobs.get(backup.job.removesuffix(SAFETY_SUFFIX))
+        known = backup.manifest.source.type if backup.manifest is not None else type_of(job.source) if job else None
+        return {**to_builtins(backup), "source": known}
 
     async def timeline(self, call: Call) -> dict[str, Any]:
         """Answer Timeline, after a look at the folder."""
@@ -132,9 +156,13 @@ class Looking(Desk):
             "name": job.name,
             "enabled": job.enabled,
             "source": source.described,
+            "type": type_of(source),
+            "holds": source.holds.value,
             "schedule": list(job.schedule.cron) if job.schedule else [],
             "timezone": (job.schedule.timezone if job.schedule else "") or self._daemon.timezone,
             "next_run": to_text(due) if due else None,
+            "waiting": self._waiting(job.name),
+            "again": self._again(job),
             "running": active.run.id if active else None,
             "destinations": [destination.name for destination in job.destinations],
             "retention_count": job.retention.count,
@@ -145,6 +173,35 @@ class Looking(Desk):
             "protection": shown,
             **facts,
         }
+
+    def _waiting(self, name: str) -> list[dict[str, Any]]:
+        """Say what of a job is due and waits, and for what."""
+        agenda = self._supervisor.agenda
+        return [
+            {
+                "what": wait.what,
+                "due": to_text(wait.due),
+                "reason": wait.reason,
+                "until": to_text(wait.until) if wait.until is not None else None,
+                "active": agenda.active,
+                "most": agenda.most,
+            }
+            for wait in agenda.waits
+            if wait.job == name
+        ]
+
+    def _again(self, job: JobSpec) -> list[dict[str, Any]]:
+        """Say which failed runs of a job are made again, and when that will really be."""
+        return [
+            {
+                "action": action,
+                "due": to_text(self._supervisor.plans.free_at(job, again.due)),
+                "attempt": again.attempt,
+                "attempts": again.attempts,
+            }
+            for name, action, again in self._supervisor.retries.items()
+            if name == job.name
+        ]
 
     def _due(self, job: JobSpec) -> Callable[[Task], datetime | None]:
         """Return the function that tells when a task of a job is due next."""

@@ -9,6 +9,7 @@ from nanumpay_backupd.control.changing import Changing
 from nanumpay_backupd.control.desk import DaemonView
 from nanumpay_backupd.control.keeping import Keeping
 from nanumpay_backupd.control.looking import Looking
+from nanumpay_backupd.control.monitoring import Monitoring
 from nanumpay_backupd.control.running import Running
 from nanumpay_backupd.control.server import Handler
 from nanumpay_backupd.control.telling import Telling
@@ -28,10 +29,15 @@ class Methods:
         self._changing = Changing(daemon, clock)
         self._keeping = Keeping(daemon, clock)
         self._telling = Telling(daemon, clock)
+        self._monitoring = Monitoring(daemon, clock)
 
     async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
         """See `Looking.faults`."""
         return await self._looking.faults()
+
+    async def watch_places(self) -> None:
+        """See `Monitoring.watch`."""
+        await self._monitoring.watch()
 
     async def standing(self) -> tuple[dict[str, Any], list[Fault]]:
         """See `Looking.standing`."""
@@ -61,6 +67,7 @@ class Methods:
             "Cancel": run.cancel,
             "Watch": run.watch,
             "Delete": change.delete,
+            "Send": change.send,
             "Prune": keep.prune,
             "Pin": keep.pin,
             "Unpin": keep.unpin,
@@ -71,6 +78,8 @@ class Methods:
             "Doctor": change.doctor,
             "Reload": change.reload,
             "RebuildCatalog": change.rebuild_catalog,
+            "Monitor": self._monitoring.monitor,
+            "AcceptBackup": self._monitoring.accept_backup,
             "ListNotices": tell.list_notices,
             "TestNotify": tell.test_notify,
             "GetReport": tell.get_report,

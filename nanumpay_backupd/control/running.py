@@ -15,7 +15,8 @@ from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, 
 from nanumpay_backupd.model import SLICES, Backup, ErrorInfo, Kind, OpTime, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.chains import LATEST, known, no_such_moment, parse_moment, within
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, lane
-from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, VerifyOrder
+from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, SourceKind, VerifyOrder
+from nanumpay_backupd.settings.selection import jobs_of, must_hold
 from nanumpay_backupd.supervisor import ActiveRun
 
 __all__ = ["Running"]
@@ -35,12 +36,18 @@ class Running(Desk):
 
     async def run(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         """Answer Run: start it, and with ``more`` stream its events until it ends."""
-        name = call.params.get("job") or self._only_job()
+        name = self._meant(call.params)
         kind = call.params.get("kind") or Kind.FULL.value
         if kind not in _KINDS:
             raise RefusedError(f"{kind!r} is no kind of backup", hint=f"kinds: {', '.join(_KINDS)}")
         force, compress = bool(call.params.get("force")), call.params.get("compress")
         collection = _collection(call.params)
+        only_to = call.params.get("only_to")
+        if only_to is not None and kind != Kind.FULL.value:
+            raise RefusedError(
+                "a slice of changes goes to every destination: where it is missing, nothing after it can be restored",
+                hint="leave out --only-to",
+            )
 
         async def start() -> ActiveRun:
             if kind != Kind.FULL.value:
@@ -53,6 +60,7 @@ class Running(Desk):
                 force=force,
                 compress=compress,
                 collection=collection,
+                only_to=only_to,
             )
 
         async def start_muted() -> ActiveRun:
@@ -65,6 +73,24 @@ class Running(Desk):
         async with contextlib.aclosing(self._followed(start_it)) as replies:
             async for reply in replies:
                 yield reply
+
+    def _meant(self, params: Mapping[str, Any]) -> str:
+        """Return the name of the job that a caller of Run asked for; ``holds`` says what it must save."""
+        name: str | None = params.get("job")
+        if params.get("holds") is None:
+            return name or self._only_job()
+        try:
+            kind = SourceKind(params["holds"])
+        except ValueError:
+            hint = f"kinds: {', '.join(SourceKind)}"
+            raise RefusedError(f"{params['holds']!r} is no kind of source", hint=hint) from None
+        if name:
+            must_hold(self._named(name), kind)
+            return name
+        found = [job.name for job in jobs_of(self._supervisor.jobs, kind)]
+        if len(found) > 1:
+            raise RefusedError("there are several such jobs", hint=f"name one: {', '.join(found)}")
+        return found[0]
 
     async def verify(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         """Answer Verify: prove copies, and with ``more`` stream the run's events until it ends."""
@@ -134,6 +160,9 @@ class Running(Desk):
             source=call.params.get("source") or "",
             safety=call.params.get("safety") is not False,
             swap=bool(call.params.get("swap")),
+            only=tuple(call.params.get("only") or ()),
+            overwrite=bool(call.params.get("overwrite")),
+            options=call.params.get("options") or {},
         )
         if at and name == LATEST:
             job = self._named(call.params.get("job") or self._only_job())

@@ -252,6 +252,13 @@ _KOREAN: Final = Language(
 LANGUAGES: Final = {"en": _ENGLISH, "ko": _KOREAN}
 
 CAUSES: Final = {
+    "backup-odd": "백업에 데이터가 빠졌거나 평소보다 훨씬 많습니다.",
+    "backup-old": "검증된 최신 백업이 너무 오래되었거나 없습니다.",
+    "disk-filling": "디스크가 곧 가득 찹니다.",
+    "expiring": "키, 인증서 또는 접근 권한이 곧 만료되거나 만료되었습니다.",
+    "size-exceeded": "사본이 정해진 크기보다 많은 공간을 차지합니다.",
+    "slices-late": "변경 내용의 저장이 늦어지고 있습니다.",
+    "verify-overdue": "사본을 너무 오래 다시 읽지 않았습니다.",
     "artifact-missing": "백업 파일이 다시 읽기 전에 삭제되었습니다.",
     "busy": "같은 작업이 이미 실행 중입니다.",
     "catalog-damaged": "카탈로그가 손상되었습니다. 백업은 그대로 있습니다.",
@@ -260,6 +267,7 @@ CAUSES: Final = {
     "chain-missing": "변경 내용을 이어 갈 전체 백업이 아직 없습니다.",
     "config-invalid": "설정 파일에 잘못된 값이 있습니다.",
     "copy-unusable": "믿을 수 있는 사본이 없습니다.",
+    "deadline": "정해진 시간 안에 끝나지 않아 중단되었습니다. 다시 시도합니다.",
     "destination-auth": "저장소 로그인이 거부되었습니다.",
     "destination-denied": "저장소에서 필요한 권한이 없습니다.",
     "object-locked": "저장소가 이 파일의 삭제를 잠가 두었습니다(Object Lock).",
@@ -273,6 +281,7 @@ CAUSES: Final = {
     "destination-not-found": "저장소의 버킷이나 폴더가 없습니다.",
     "destination-tls": "저장소의 인증서를 신뢰할 수 없습니다.",
     "destination-unreachable": "저장소에 연결할 수 없습니다.",
+    "source-damaged": "백업할 데이터 자체가 손상되어 있습니다.",
     "drill-failed": "복원한 내용이 백업과 다릅니다.",
     "drill-impossible": "복원을 시험할 곳이 없습니다.",
     "dump-incomplete": "데이터가 모두 백업되지 않았습니다.",
@@ -280,6 +289,7 @@ CAUSES: Final = {
     "full-too-old": "마지막 전체 백업이 너무 오래되어 변경 내용을 이어 갈 수 없습니다.",
     "internal": "프로그램 결함입니다. 로그를 확인해 알려 주십시오.",
     "interrupted": "실행이 중간에 끊겼습니다.",
+    "memory-limit": "정해진 것보다 많은 메모리를 써서 중단되었습니다.",
     "metrics-failed": "모니터링용 지표를 제공할 수 없습니다.",
     "no-oplog": "서버에 oplog가 없습니다. 복제 세트가 필요합니다.",
     "no-space": "디스크 공간이 부족합니다.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
+    SLICES,
     Backup,
     BackupState,
     Copy,
@@ -31,19 +33,23 @@ from nanumpay_backupd.model import (
     Stage,
     error_info,
 )
+from nanumpay_backupd.pipeline.again import repeated
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
+from nanumpay_backupd.pipeline.oddities import examine
 from nanumpay_backupd.pipeline.outbox import sweep_outbox
 from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
-from nanumpay_backupd.pipeline.produce import preflight, produce
+from nanumpay_backupd.pipeline.produce import preflight, produce, staged_state
 from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
 from nanumpay_backupd.pipeline.prune import named, prune
-from nanumpay_backupd.pipeline.publish import commit, open_staging, sweep
+from nanumpay_backupd.pipeline.publish import clear_staging, commit, open_staging, sweep
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
+from nanumpay_backupd.pipeline.states import StateFolder, stamped
 from nanumpay_backupd.pipeline.swap import unfinished_swap
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
 from nanumpay_backupd.settings.schema import RunSpec
+from nanumpay_backupd.settings.selection import bound_for
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import is_disk_full, remove_tree
 from nanumpay_backupd.system.locks import FileLock
@@ -121,11 +127,16 @@ def recorded(
             return recorder.finish(Outcome.SUCCEEDED)
         return recorder.finish(partly(faults[0]) if callable(partly) else partly, faults[0])
     except CancelledError as error:
+        # A wait inside of a transfer ends in one way only, whatever the run is ended for.
+        if recorder.fault is not None and not recorder.cancelled:
+            return recorder.finish(Outcome.FAILED, recorder.fault)
         return recorder.finish(Outcome.CANCELLED, error)
     except OSError as error:
-        return recorder.finish(Outcome.FAILED, disk_fault(error, layout))
+        return recorder.finish(Outcome.FAILED, recorder.fault or disk_fault(error, layout))
     except Exception as raised:
-        fault = as_expected(raised)
+        # What failed because the run was being ended is not what it failed of.
+        fault = recorder.fault or as_expected(raised)
+        raised = fault if recorder.fault is not None else raised
         run = recorder.finish(Outcome.FAILED, fault)
         if fault is not raised:
             raise
@@ -227,17 +238,46 @@ def _stages(
     *,
     keys: Keyring,
 ) -> list[BackupdError]:
+    whole, spec = spec, msgspec.structs.replace(spec, job=bound_for(spec.job, spec.only_to))
     with recorder.stage(Stage.PREFLIGHT):
-        punch = preflight(source, spec.job, layout, catalog, recorder, keys)
+        punch = _look(spec, source, layout, catalog, recorder, keys)
         sweep(layout)
         sweep_outbox(layout, catalog, held=layout.lock(spec.job.name, spec.action))
     manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
     backup = prove_and_encrypt(spec.job, source, layout, manifest, catalog, recorder, keys=keys)
+    if _kind(spec) is Kind.FULL:
+        _tell_oddity(spec, backup, layout, catalog, recorder)
     _verify_leftovers(spec, source, layout, catalog, recorder, keys)
     faults = upload_new(spec, backup, catalog, layout, recorder, open_store, keys=keys)
     with recorder.stage(Stage.RETENTION):
-        _retain(spec, layout, catalog, recorder, open_store)
+        _retain(whole, layout, catalog, recorder, open_store)
     return faults
+
+
+def _look(spec: RunSpec, source: Source, layout: Layout, catalog: Catalog, recorder: Recorder, keys: Keyring) -> bool:
+    """Do the checks before a backup, more than once where that helps; returns whether holes can be punched."""
+    return repeated(
+        recorder,
+        spec.job.retry,
+        "the preflight",
+        lambda: preflight(source, spec.job, layout, catalog, recorder, keys),
+    )
+
+
+def _tell_oddity(spec: RunSpec, backup: Backup, layout: Layout, catalog: Catalog, recorder: Recorder) -> None:
+    """Say when data may be missing from a good backup, and keep the last one that has it from retention.
+
+    The backup is what the database held: that it is odd, or that this cannot be written down, is never the run's fault.
+    """
+    try:
+        found = examine(spec.job, backup, catalog, layout, recorder.clock.now())
+    except BackupdError as error:
+        recorder.warn(f"whether data is missing from {backup.id} could not be settled: {error.message}", error)
+        return
+    if found is not None:
+        record, kept = found
+        stays = f"; pinned until that is settled: {', '.join(kept)}" if kept else ""
+        recorder.warn(f"{backup.id} is odd: {record.text}{stays} (backupctl monitor)", message=Message.BACKUP_ODD)
 
 
 def upload_new(
@@ -256,7 +296,8 @@ def upload_new(
         return []
     with recorder.stage(Stage.UPLOAD, total=backup.size * places):
         faults = upload(spec.job, backup, catalog, layout, recorder, open_store, keys=keys)
-        recorder.detail(f"{places - len(faults)} of {places} destinations", Outcome.DEGRADED if faults else None)
+        only = "" if spec.only_to is None else f" (only to: {', '.join(spec.only_to)})"
+        recorder.detail(f"{places - len(faults)} of {places} destinations{only}", Outcome.DEGRADED if faults else None)
     return faults
 
 
@@ -280,14 +321,24 @@ def _make(
 ) -> Manifest:
     """Dump, compress, encrypt and commit; returns the committed backup's manifest."""
     staging, lock = open_staging(layout, spec.run)
-    try:
+
+    def attempt() -> tuple[Path, Manifest]:
+        clear_staging(staging)
         started, identifier = name_backup(spec, layout, catalog, recorder, _kind(spec))
         artifact, manifest = produce(
             source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec), keys=keys
         )
+        manifest = msgspec.structs.replace(manifest, only_to=spec.only_to)
+        if source.kinds & SLICES:
+            manifest = stamped(manifest, started)
         if keys.seals_here and manifest.artifact.encryption == "none":
             artifact, manifest = encrypt_staged(source, artifact, manifest, recorder, keys)
+        return artifact, manifest
+
+    try:
+        artifact, manifest = repeated(recorder, spec.job.retry, "the dump", attempt)
         with recorder.stage(Stage.PUBLISH):
+            StateFolder(spec.paths.state).keep(manifest.backup, staged_state(staging))
             commit(layout, staging, artifact, manifest)
             announce(manifest, catalog, recorder)
             recorder.detail(manifest.artifact.name)
@@ -305,7 +356,7 @@ def safety_backup(spec: RunSpec, source: Source, catalog: Catalog, recorder: Rec
     layout = Layout(spec.paths.backups)
     with Keyring(spec.job.encryption) as keys:
         with recorder.stage(Stage.PREFLIGHT):
-            punch = preflight(source, spec.job, layout, catalog, recorder, keys)
+            punch = _look(spec, source, layout, catalog, recorder, keys)
         manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
         return prove_local(source, layout, manifest, catalog, recorder, keys)
 

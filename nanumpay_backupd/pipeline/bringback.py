@@ -18,7 +18,7 @@ from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, RefusedError, VerifyError
 from nanumpay_backupd.model import LOCAL, Backup, BackupState, Copy, Manifest, OpTime, Outcome, Run, Stage
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded, safety_backup
-from nanumpay_backupd.pipeline.chains import order_chain, typed
+from nanumpay_backupd.pipeline.chains import known, order_chain, typed
 from nanumpay_backupd.pipeline.chosen import known_backup, unlocked_backup, usable_copy
 from nanumpay_backupd.pipeline.fetch import make_sure_of_room, obtain, wait_for
 from nanumpay_backupd.pipeline.instead import other_choice
@@ -107,8 +107,9 @@ def _prepare(
     only = order.only or ((order.collection,) if order.collection else ())
     wanted = Wanted(to=order.to_database, only=only, overwrite=order.overwrite, options=order.options, until=order.at)
     goal = target.look(pieces[0].manifest, wanted)
+    exact = open_source(spec.job.source).exact
     safe = bool(goal.there) and order.safety and target.safety(pieces[0].manifest, wanted) is not None
-    return _Prepared(pieces, wanted, goal, _plan(pieces, order, goal, safe=safe))
+    return _Prepared(pieces, wanted, goal, _plan(pieces, order, goal, safe=safe, exact=exact))
 
 
 def _pieces(spec: RunSpec, catalog: Catalog, layout: Layout, keys: Keyring) -> tuple[Piece, ...]:
@@ -117,7 +118,10 @@ def _pieces(spec: RunSpec, catalog: Catalog, layout: Layout, keys: Keyring) -> t
     names: tuple[str, ...] = (order.backup,)
     if order.at:
         here = {order.source} if order.source else {LOCAL, *(item.name for item in spec.job.destinations)}
-        chain = order_chain(catalog, spec.job.name, OpTime.parse(order.at), order.backup, here)
+        until = OpTime.parse(order.at)
+        if not open_source(spec.job.source).exact:
+            until = _ended_by(until, catalog, spec.job.name, here)
+        chain = order_chain(catalog, spec.job.name, until, order.backup, here)
         names = (chain.base, *chain.slices)
     found = []
     for name in names:
@@ -133,12 +137,22 @@ def _pieces(spec: RunSpec, catalog: Catalog, layout: Layout, keys: Keyring) -> t
     return tuple(found)
 
 
-def _plan(pieces: tuple[Piece, ...], order: RestoreOrder, goal: Goal, *, safe: bool) -> RestorePlan:
+def _ended_by(moment: OpTime, catalog: Catalog, job: str, places: set[str]) -> OpTime:
+    """Return the end of the newest backup that had begun by then: an increment is brought back as a whole."""
+    there = known(catalog, job, places)
+    ends = [base.end for base in there.bases if base.good]
+    ends += [piece.end for piece in there.pieces if piece.good and piece.backup]
+    return max((end for end in ends if end <= moment), default=moment)
+
+
+def _plan(pieces: tuple[Piece, ...], order: RestoreOrder, goal: Goal, *, safe: bool, exact: bool) -> RestorePlan:
     first, last = pieces[0], pieces[-1]
     warnings = list(goal.warnings)
     if any(piece.backup.state is not BackupState.VERIFIED for piece in pieces):
         warnings.append("this backup was not read back yet; it is before anything is changed")
-    moment = OpTime.parse(order.at).moment if order.at else last.manifest.consistency.moment or last.backup.created
+    moment = last.manifest.consistency.moment or last.backup.created
+    if order.at and exact:
+        moment = OpTime.parse(order.at).moment
     return RestorePlan(
         backup=first.backup.id,
         copy=first.copy.destination,

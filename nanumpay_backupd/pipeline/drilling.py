@@ -98,7 +98,7 @@ def drilled(spec: RunSpec, make: Callable[[Keyring], Drilling[PlaceT]], recorder
         return []
 
     def partly(error: BackupdError) -> Outcome:
-        unasked = recorder.run.trigger in (Trigger.SCHEDULE, Trigger.CATCH_UP)
+        unasked = recorder.run.trigger in (Trigger.SCHEDULE, Trigger.CATCH_UP, Trigger.AGAIN)
         return Outcome.SKIPPED if unasked and error.code == "key-missing" else Outcome.DEGRADED
 
     return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=partly)
@@ -256,6 +256,7 @@ class Drilling(ABC, Generic[PlaceT]):
                 f"{scratch.described}, into which the backup was being restored, failed: {why}",
                 hint="is there memory and room? journalctl -k | grep -i oom; the backup itself is untouched",
                 code="scratch-failed",
+                retryable=True,
             ) from None
 
     def _damaged(self, chosen: Chosen, error: VerifyError) -> None:

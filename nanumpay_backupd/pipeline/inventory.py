@@ -17,7 +17,7 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog, Placed
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.model import LOCAL, SLICES, Backup, BackupState, Copy, CopyState, ErrorInfo, Kind, Manifest
-from nanumpay_backupd.pipeline.layout import SLICE_SUFFIX, Layout, backup_id, parse_artifact, sealed_by
+from nanumpay_backupd.pipeline.layout import Layout, backup_id, may_be_slice, parse_artifact, sealed_by
 from nanumpay_backupd.pipeline.pins import recall_pins
 from nanumpay_backupd.pipeline.publish import read_manifest, rewrite_manifest
 
@@ -75,7 +75,7 @@ def _differences(catalog: Catalog, layout: Layout, now: datetime, *, quick: bool
 
 def _artifacts(layout: Layout, known: Mapping[str, int], *, quick: bool) -> dict[str, int]:
     """Return name and size of the files that stand where artifacts of their name stand, of others too."""
-    slices = {name for name in known if SLICE_SUFFIX in name}
+    slices = {name for name in known if may_be_slice(name)}
     here = [name for name in _names(layout.backups) if not layout.in_slices(name) and not sealed_by(name)]
     there = [name for name in _names(layout.slices) if name in slices or layout.in_slices(name)]
     encrypted = [name for name in _names(layout.encrypted) if sealed_by(name) and not layout.in_slices(name)]
@@ -112,10 +112,13 @@ def _own_manifest(layout: Layout, identifier: str, manifests: dict[str, int]) ->
 def rebuild(catalog: Catalog, layout: Layout, now: datetime) -> int:
     """Forget all backups and read them anew from the folder's manifests; returns how many there are."""
     with catalog.together():
-        pins = catalog.pins()
+        pins, odd = catalog.pins(), catalog.oddities()
         catalog.clear_backups()
         sync_local(catalog, layout, now)
         recall_pins(catalog, layout, pins)
+        for record in odd:
+            if catalog.backup(record.backup) is not None:
+                catalog.save_oddity(record)
         return len(catalog.backups())
 
 
@@ -133,11 +136,14 @@ def backup_from_manifest(manifest: Manifest, *copies: Copy) -> Backup:
         state=state,
         artifact=manifest.artifact.name,
         size=manifest.artifact.size,
-        documents=manifest.consistency.entries if sliced and not manifest.source.parts else manifest.source.documents,
+        documents=manifest.consistency.entries
+        if sliced and manifest.source.type == "mongodb"
+        else manifest.source.documents,
         run=manifest.run,
         start=manifest.consistency.start,
         end=manifest.consistency.end,
         collection=manifest.collection,
+        only_to=manifest.only_to,
         copies=copies,
         manifest=manifest,
     )

@@ -163,6 +163,21 @@ class Keyring:
             for one in ends
         ]
 
+    def endings(self) -> list[tuple[str, datetime, bool]]:
+        """Return what ends one day of the keys: label, when, and whether it is a private one.
+
+        Raises as `Encryption.recipients`: also for a key that is over.
+        """
+        found: list[tuple[str, datetime, bool]] = []
+        if self._options.on:
+            ends = [(one.label or one.name, one.expires) for one in self._own.recipients()]
+            found += [(label, expires, False) for label, expires in ends if expires is not None]
+        if any("PGP PRIVATE KEY" in key.reveal() for key in self._options.decrypt_with):
+            known = {label for label, _, _ in found}
+            private = self._method("openpgp").private_endings()
+            found += [(label, expires, True) for label, expires in private if label not in known]
+        return found
+
     @property
     def provable(self) -> bool:
         """Tell whether what is encrypted now can be decrypted here."""

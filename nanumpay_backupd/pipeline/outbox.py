@@ -67,7 +67,7 @@ class Encrypting:
         return artifact
 
     def _tick(self, _count: int) -> None:
-        self._recorder.check()
+        self._recorder.alive()
         if self._stop:
             raise CancelledError("it is not wanted any more")
 
@@ -88,7 +88,7 @@ def fill(backup: Backup, layout: Layout, keys: Keyring, catalog: Catalog, record
             hint="copies of it are elsewhere, and another encryption would not be the same file",
             code="artifact-missing",
         )
-    artifact = _encrypt(backup.manifest, layout, keys, recorder.clock, lambda _: recorder.check())
+    artifact = _encrypt(backup.manifest, layout, keys, recorder.clock, lambda _: recorder.alive())
     return note(backup, artifact, layout, catalog)
 
 

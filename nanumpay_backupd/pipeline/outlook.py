@@ -12,23 +12,33 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog, Held
 from nanumpay_backupd.model import LOCAL, SLICES, Kind, Lock, OpTime
 from nanumpay_backupd.pipeline.layout import backup_id
-from nanumpay_backupd.retention import Candidate, Coming, Decision, SliceCandidate, decide_place, foresee
+from nanumpay_backupd.retention import (
+    Candidate,
+    Coming,
+    Decision,
+    SliceCandidate,
+    decide_place,
+    deleting_order,
+    foresee,
+)
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.clock import host_timezone
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["PruneLine", "Seen", "as_locked", "look", "plan", "plan_ahead", "too_large"]
+__all__ = ["PruneLine", "Seen", "as_locked", "in_order", "look", "plan", "plan_ahead", "together", "too_large"]
 
 _ASK_AGAIN: Final = timedelta(days=1)
 """How long after a look at a lock without an end it is looked at again."""
 _NOWHERE: Final = OpTime(0, 0)
+_FEW: Final = 3
+"""As many slices are named one by one."""
 
 
 class PruneLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What retention says of one copy; ``action`` is ``keep``, ``delete``, or ``locked``: to be deleted, but locked.
 
     ``locked_until`` is when the lock ends, None: there is none, or it has no end. ``assumed``: the copy is not there
-    yet, and would be by then.
+    yet, and would be by then. ``slices``: so many are meant, of which this one is named (`together`); 0: only this one.
     """
 
     backup: str
@@ -38,6 +48,7 @@ class PruneLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     size: int
     locked_until: datetime | None = None
     assumed: bool = False
+    slices: int = 0
 
 
 class Seen(NamedTuple):
@@ -65,6 +76,13 @@ def plan(job: JobSpec, seen: Seen, now: datetime) -> list[PruneLine]:
     return lines
 
 
+def in_order(seen: Seen, place: str, doomed: Collection[str]) -> list[str]:
+    """Put the backups whose copies at a place are to be deleted into the order in which they go."""
+    going = seen._replace(held=[item for item in seen.held if item.destination == place and item.id in doomed])
+    whole, slices, _ = _at(place, going)
+    return deleting_order([*whole, *slices])
+
+
 def plan_ahead(job: JobSpec, seen: Seen, at: datetime, due: Sequence[datetime] = ()) -> list[PruneLine]:
     """Say what a prune at a later moment will do; ``due`` are the times at which fulls are assumed to be made.
 
@@ -87,6 +105,29 @@ def plan_ahead(job: JobSpec, seen: Seen, at: datetime, due: Sequence[datetime] =
                 PruneLine(one.backup, place, "keep", one.reason, made[one.backup], assumed=True) for one in assumed
             ]
     return lines
+
+
+def together(job: str, lines: Iterable[PruneLine]) -> list[PruneLine]:
+    """Make one line of a job's slices of which the same is said, where they are more than a few; ``size`` is of all.
+
+    A stream has tens of thousands of them, and people read two lines about it.
+    """
+    ours = (f"{job}-slice-", f"{job}-diff-")
+    found: list[PruneLine] = []
+    alike: dict[tuple[str, str, str, datetime | None], list[PruneLine]] = {}
+    for line in lines:
+        if line.backup.startswith(ours):
+            key = (line.destination, line.action, line.reason, line.locked_until)
+            alike.setdefault(key, []).append(line)
+        else:
+            found.append(line)
+    for same in alike.values():
+        if len(same) <= _FEW:
+            found += same
+            continue
+        size = sum(line.size for line in same)
+        found.append(msgspec.structs.replace(same[0], size=size, slices=len(same)))
+    return found
 
 
 def too_large(job: JobSpec, lines: Iterable[PruneLine]) -> list[str]:

@@ -19,10 +19,12 @@ from nanumpay_backupd.model import BY_DAEMON, Pin, from_json, to_json
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.system.files import fsync_dir, make_private_dir, read_json_bytes, write_atomic
 
-__all__ = ["BY_VERIFICATION", "drop_pins", "pin", "recall_pins", "unpin"]
+__all__ = ["BY_ANOMALY", "BY_VERIFICATION", "drop_pins", "pin", "recall_pins", "unpin"]
 
 BY_VERIFICATION: Final = f"{BY_DAEMON}verify"
 """The owner of pins on backups that are older than one that was found damaged."""
+BY_ANOMALY: Final = f"{BY_DAEMON}anomaly"
+"""The owner of pins on backups that are older than one from which data may be missing."""
 
 
 def pin(catalog: Catalog, layout: Layout, backup: str, owner: str, reason: str, now: datetime) -> None:
@@ -81,5 +83,4 @@ def _write(layout: Layout, backup: str, pins: list[Pin]) -> None:
             f"{path} cannot be written: {os.strerror(error.errno or 0)}",
             hint=f"check the owner and free space of {layout.private}",
             code="folder-unusable",
-            retryable=True,
         ) from None

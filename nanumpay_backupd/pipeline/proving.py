@@ -6,6 +6,7 @@ beside its proof.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -79,9 +80,16 @@ def _proof(source: Source, layout: Layout, manifest: Manifest, recorder: Recorde
     before = any(item.ok and item.level == "structure" for item in manifest.verification)
     if before and not keys.opens(manifest.artifact):
         with opened(path, manifest) as stream:
-            found = prove_sealed(chunks_of(path, stream), manifest, recorder.clock, keys)
+            found = prove_sealed(_living(chunks_of(path, stream), recorder), manifest, recorder.clock, keys)
         return Proof(found, manifest.source.collections, manifest.source.parts)
     return prove(path, manifest, source.check, recorder.clock, recorder.progress, keys=keys)
+
+
+def _living(chunks: Iterator[bytes], recorder: Recorder) -> Iterator[bytes]:
+    """Hand chunks on, and note that they come."""
+    for chunk in chunks:
+        recorder.alive()
+        yield chunk
 
 
 def encrypt_staged(

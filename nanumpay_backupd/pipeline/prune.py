@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -13,10 +13,10 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, LockedError, NotFoundError, StoreError
 from nanumpay_backupd.model import LOCAL, Copy, Kind, Lock
-from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, is_slice
-from nanumpay_backupd.pipeline.outlook import PruneLine, as_locked, look, plan
+from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
+from nanumpay_backupd.pipeline.outlook import PruneLine, as_locked, in_order, look, plan
 from nanumpay_backupd.pipeline.pins import drop_pins
-from nanumpay_backupd.retention import deleting_order, horizon
+from nanumpay_backupd.retention import horizon
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import fsync_dir
@@ -47,20 +47,20 @@ def prune(
     recorded so, and comes up again when the lock has ended.
     """
     seen = look(catalog, job.name)
-    dates = {item.id: item.created for item in seen.held if item.kind in kinds}
-    lines = [line for line in plan(job, seen, now) if line.backup in dates]
+    ours = {item.id for item in seen.held if item.kind in kinds}
+    lines = [line for line in plan(job, seen, now) if line.backup in ours]
     destinations = {destination.name: destination for destination in job.destinations}
     faults: list[BackupdError] = []
     locked: dict[tuple[str, str], Lock] = {}
     for place in dict.fromkeys(line.destination for line in lines):
-        doomed = [line for line in lines if line.destination == place and line.action == "delete"]
+        doomed = {line.backup: line for line in lines if line.destination == place and line.action == "delete"}
         if not doomed:
             continue
         try:
             with contextlib.ExitStack() as stack:
                 store = None if place == LOCAL else stack.enter_context(open_store(destinations[place]))
                 delete = _Deleting(catalog, layout, store, now=now, locked=locked, on_deleted=on_deleted)
-                faults += delete.all(_in_order(doomed, dates))
+                faults += delete.all(doomed[name] for name in in_order(seen, place, doomed))
         except BackupdError as error:
             faults.append(error)
     for line in lines:
@@ -69,11 +69,6 @@ def prune(
             _mark_locked(catalog, line.backup, line.destination, None)
     _forget_vanished(job, catalog, layout, now, kinds)
     return [as_locked(line, locked.get((line.backup, line.destination))) for line in lines], faults
-
-
-def _in_order(doomed: Iterable[PruneLine], dates: Mapping[str, datetime]) -> list[PruneLine]:
-    by_name = {line.backup: line for line in doomed}
-    return [by_name[name] for name in deleting_order((name, dates[name], is_slice(name)) for name in by_name)]
 
 
 class _Deleting:
@@ -202,6 +197,7 @@ def _delete_local(layout: Layout, copy: Copy) -> None:
             f"{path} cannot be deleted: {os.strerror(error.errno or 0)}",
             hint="check the folder's owner and rights",
             code="destination-denied",
+            retryable=False,
         ) from None
 
 

@@ -28,7 +28,7 @@ from nanumpay_backupd.system.files import (
 )
 from nanumpay_backupd.system.locks import FileLock
 
-__all__ = ["commit", "open_staging", "read_manifest", "rewrite_manifest", "sweep"]
+__all__ = ["clear_staging", "commit", "open_staging", "read_manifest", "rewrite_manifest", "sweep"]
 
 _INTENT: Final = "manifest.json"
 _LOCK: Final = "lock"
@@ -43,6 +43,15 @@ def open_staging(layout: Layout, run: str) -> tuple[Path, FileLock]:
         make_private_dir(folder)
         lock.acquire()
     return folder, lock
+
+
+def clear_staging(folder: Path) -> None:
+    """Remove all that lies in a run's staging folder, which stays locked."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            remove_tree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
 
 
 @contextlib.contextmanager

@@ -6,17 +6,17 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, CancelledError, InternalError
+from nanumpay_backupd.errors import BackupdError, CancelledError, InternalError, LimitError
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Stage, StageRecord, Trigger, error_info
 from nanumpay_backupd.system.clock import Clock
 
-__all__ = ["Progress", "Recorder", "Reporter", "as_expected", "new_run"]
+__all__ = ["Elapsed", "Progress", "Recorder", "Reporter", "as_expected", "new_run"]
 
 _INTERVAL: Final = 0.2
 """Seconds between two progress events."""
@@ -58,10 +58,19 @@ class Reporter(Protocol):
         ...
 
 
+class Elapsed(NamedTuple):
+    """How long it takes by now, in seconds: the run, its stage (None: between two), and since something moved."""
+
+    stage: Stage | None
+    run: float
+    part: float
+    idle: float
+
+
 class Recorder:
     """Keeps the Run record true in the catalog while the stages go by, and tells the reporter.
 
-    `progress` may be called from several threads; everything else from the run's own.
+    `progress` may be called from several threads, and what says so; everything else from the run's own.
     """
 
     def __init__(self, run: Run, catalog: Catalog, reporter: Reporter, clock: Clock, *, quiet: bool = False) -> None:
@@ -71,7 +80,8 @@ class Recorder:
         self.clock = clock
         self._catalog = catalog
         self._cancel = threading.Event()
-        self._lock = threading.Lock()
+        # Whoever breaks off a wait from a signal's handler may meet it in its own hands.
+        self._lock = threading.RLock()
         self._stage: Stage | None = None
         self._bytes = 0
         self._documents = 0
@@ -79,6 +89,10 @@ class Recorder:
         self._since = 0.0
         self._told = 0.0
         self._quiet = quiet
+        self._begun = clock.monotonic()
+        self._moved = self._begun
+        self._fault: LimitError | None = None
+        self._remarks = ""
         self._save()
 
     def loud(self) -> None:
@@ -99,17 +113,47 @@ class Recorder:
         """Tell whether somebody asked for the end."""
         return self._cancel.is_set()
 
+    @property
+    def ending(self) -> bool:
+        """Tell whether the run is to end at its next step, for whichever reason."""
+        return self._cancel.is_set() or self._fault is not None
+
+    @property
+    def fault(self) -> LimitError | None:
+        """Return which limit the run has passed, None: none."""
+        return self._fault
+
     def check(self) -> None:
-        """Raise CancelledError when somebody asked for the end."""
+        """Raise CancelledError when somebody asked for the end, LimitError once a limit was passed."""
         if self._cancel.is_set():
             raise CancelledError("the run was cancelled", hint="nothing that was not committed before is kept")
+        if self._fault is not None:
+            raise self._fault
+
+    def exceed(self, fault: LimitError) -> None:
+        """End the run at its next step because a limit was passed; the first one counts. For any thread."""
+        with self._lock:
+            self._fault = self._fault or fault
+
+    def elapsed(self) -> Elapsed:
+        """Return how long the run and its stage take by now. For any thread."""
+        with self._lock:
+            now = self.clock.monotonic()
+            return Elapsed(self._stage, now - self._begun, now - self._since, now - max(self._moved, self._since))
+
+    def alive(self) -> None:
+        """Note that something moves which is not counted; raises as `check`. For any thread."""
+        self._moved = self.clock.monotonic()
+        self.check()
 
     @contextlib.contextmanager
     def stage(self, stage: Stage, total: int | None = None) -> Iterator[None]:
         """Run one stage: its times and its end are recorded, whatever way it ends."""
         self.check()
-        self._stage, self._bytes, self._documents, self._total = stage, 0, 0, total
-        self._since = self._told = self.clock.monotonic()
+        with self._lock:
+            self._stage, self._bytes, self._documents, self._total = stage, 0, 0, total
+            self._since = self._told = self.clock.monotonic()
+        self._remarks = ""
         self._record(StageRecord(stage=stage, started=self.clock.now()))
         try:
             yield
@@ -120,18 +164,27 @@ class Recorder:
         self._close(None, "")
 
     def detail(self, text: str, outcome: Outcome | None = None) -> None:
-        """Put a sentence (and an outcome other than succeeded) on the current stage."""
+        """Put a sentence (and an outcome other than succeeded) on the current stage, behind what was remarked."""
         last = self.run.stages[-1]
+        text = f"{self._remarks}; {text}" if self._remarks else text
         self._replace(msgspec.structs.replace(last, detail=text, outcome=outcome))
+
+    def remark(self, text: str) -> None:
+        """Add a sentence to the newest stage, also when it has ended."""
+        self._remarks = f"{self._remarks}; {text}" if self._remarks else text
+        self._replace(msgspec.structs.replace(self.run.stages[-1], detail=self._remarks))
+        self._save()
 
     def progress(self, count: int = 0, documents: int | None = None) -> None:
         """Add bytes to the current stage and set its documents; raises CancelledError when cancelled."""
         self.check()
         with self._lock:
+            now = self.clock.monotonic()
+            if count > 0 or (documents is not None and documents > self._documents):
+                self._moved = now
             self._bytes += count
             if documents is not None:
                 self._documents = documents
-            now = self.clock.monotonic()
             if now - self._told < _INTERVAL or self._stage is None:
                 return
             self._told = now

@@ -185,9 +185,10 @@ class _Restore:
         except BackupdError as error:
             # A Ctrl-C at a terminal reaches the tools as well, which then end with a fault of their own.
             cancelled = self._recorder.cancelled and not isinstance(error, CancelledError)
-            raise self._told(CancelledError(error.message) if cancelled else error) from None
+            found = CancelledError(error.message) if cancelled else self._recorder.fault or error
+            raise self._told(found) from None
         except OSError as error:
-            raise self._told(disk_fault(error, self._layout)) from None
+            raise self._told(self._recorder.fault or disk_fault(error, self._layout)) from None
 
     def _steps(self) -> None:
         with self._recorder.stage(Stage.PREFLIGHT):

@@ -309,12 +309,21 @@ class _Slice:
         return None
 
     def _base(self) -> Backup | None:
-        """Return the newest good full of one moment of which a copy is left."""
-        for backup in self._catalog.backups(self._spec.job.name, _LOOKED_AT, kinds=(Kind.FULL,)):
-            present = any(copy.state in _PRESENT for copy in backup.copies)
-            if backup.state is BackupState.VERIFIED and backup.end and present:
-                return backup
-        return None
+        """Return the newest good full of one moment of which a copy is left.
+
+        For a differential the newest of those that were meant for every destination, where there is one: at a place
+        without its full it would lead on from nothing.
+        """
+        able = [
+            backup
+            for backup in self._catalog.backups(self._spec.job.name, _LOOKED_AT, kinds=(Kind.FULL,))
+            if backup.state is BackupState.VERIFIED
+            and backup.end
+            and any(copy.state in _PRESENT for copy in backup.copies)
+        ]
+        everywhere = [backup for backup in able if backup.only_to is None]
+        preferred = everywhere if self._kind is Kind.DIFFERENTIAL and everywhere else able
+        return preferred[0] if preferred else None
 
     def _read(self, start: Start, output: Path) -> tuple[SliceRead, Written]:
         source, recorder = mongodb_of(self._spec.job.source, _WHAT), self._recorder

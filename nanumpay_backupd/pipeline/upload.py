@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -13,21 +12,23 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError, CancelledError, StoreError
-from nanumpay_backupd.model import SLICES, Artifact, Backup, Copy, CopyState, error_info
+from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, RefusedError, StoreError
+from nanumpay_backupd.model import SLICES, Artifact, Backup, BackupState, Copy, CopyState, error_info
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
 from nanumpay_backupd.pipeline.outbox import can_be_sent, discard, fill
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
+from nanumpay_backupd.pipeline.transfers import Transfer, carry
 from nanumpay_backupd.settings.schema import Destination, JobSpec, RetryPolicy
 from nanumpay_backupd.stores.base import PutResult, Store
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["PLACE_FAULTS", "queue_again", "upload", "upload_due"]
+__all__ = ["PLACE_FAULTS", "queue_again", "queue_copies", "upload", "upload_due"]
 
 OpenStore = Callable[[Destination], Store]
 _LONGEST_DELAY: Final = 3600.0
 _LONGEST_SLICE_DELAY: Final = 600.0
+_PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _TOLD: Final = 10
 """If more copies arrive at once, only their number is told."""
 PLACE_FAULTS: Final = frozenset(
@@ -165,7 +166,7 @@ def _joined(copy: Copy) -> BackupdError:
     """Return the fault of a copy that was not tried because others wait for the same place."""
     assert copy.error is not None
     text = f"{copy.key} waits with others for {copy.destination}: {copy.error.message}"
-    return StoreError(text, hint=copy.error.hint, code=copy.error.code)
+    return StoreError(text, hint=copy.error.hint, code=copy.error.code, retryable=copy.error.retryable)
 
 
 def _hold(copy: Copy, tried: Copy, backup: Backup, retry: RetryPolicy, now: datetime, catalog: Catalog) -> None:
@@ -192,6 +193,48 @@ def queue_again(catalog: Catalog, job: str, destination: str, now: datetime) -> 
     return len(given_up)
 
 
+def queue_copies(
+    catalog: Catalog, layout: Layout, job: JobSpec, name: str, places: Collection[str], now: datetime
+) -> list[str]:
+    """Queue a backup for those of the places where it is not, also where it was not wanted; returns them.
+
+    Raises NotFoundError when there is no such backup or its file is not here any more, RefusedError when it is not
+    proven.
+    """
+    backup = catalog.backup(name)
+    if backup is None:
+        raise NotFoundError(f"there is no backup {name!r}", hint="see: backupctl list")
+    if backup.state is not BackupState.VERIFIED or backup.manifest is None:
+        raise RefusedError(
+            f"{name} is {backup.state.value}: only what was verified is sent",
+            hint=f"read it back first: backupctl verify {name}",
+        )
+    with Keyring(job.encryption) as keys:
+        if not can_be_sent(backup, layout, keys, job):
+            raise NotFoundError(
+                f"the file of {name} that the destinations get is not in the backups folder any more",
+                hint="where its copies are: backupctl show " + name,
+                code="artifact-missing",
+            )
+        key, size = _stored_as(backup, job, keys)
+    there = {copy.destination for copy in backup.copies if copy.state in _PRESENT or copy.next_attempt is not None}
+    missing = [place for place in places if place not in there]
+    with catalog.together():
+        for place in missing:
+            catalog.save_copy(
+                Copy(
+                    backup=name,
+                    destination=place,
+                    state=CopyState.PENDING,
+                    key=key,
+                    size=size,
+                    updated=now,
+                    next_attempt=now,
+                )
+            )
+    return missing
+
+
 def _side_by_side(
     work: list[tuple[Destination, Backup, Copy]],
     job: JobSpec,
@@ -216,29 +259,37 @@ def _side_by_side(
         lasting = work[0][1].kind in SLICES
         return [_failed(copy, error, job.retry, catalog, recorder, lasting=lasting) for _, _, copy in work]
 
-    def one(destination: Destination, backup: Backup, copy: Copy) -> None:
-        started = recorder.clock.monotonic()
-        copy = msgspec.structs.replace(copy, key=parcel.artifact.name, size=parcel.artifact.size)
+    def failed(transfer: Transfer, error: BackupdError) -> None:
+        with lock:
+            if transfer.settle():
+                lasting = transfer.backup.kind in SLICES
+                faults.append(_failed(transfer.copy, error, job.retry, catalog, recorder, lasting=lasting))
+
+    def one(transfer: Transfer) -> None:
         try:
-            with contextlib.closing(open_store(destination)) as store:
-                result = _put(store, parcel, recorder)
+            with contextlib.closing(open_store(transfer.destination)) as store:
+                result = _put(store, parcel, transfer.moved)
         except CancelledError:
             return
         except Exception as raised:  # noqa: BLE001 - one destination's fault, also a defect, must not stop the others
-            error = as_expected(raised)
-            with lock:
-                faults.append(_failed(copy, error, job.retry, catalog, recorder, lasting=backup.kind in SLICES))
+            # Of what fails while it is given up, or the run is ended, that is the reason.
+            if recorder.fault is None:
+                failed(transfer, transfer.given_up or as_expected(raised))
             return
-        seconds = recorder.clock.monotonic() - started
         with lock:
-            text = _succeeded(copy, result, seconds, catalog, recorder)
+            if not transfer.settle():
+                return  # given up a moment ago; the next try finds it there
+            text = _succeeded(transfer.copy, result, transfer.taken, catalog, recorder)
             if tell:
                 recorder.reporter.message("info", text)
-            queue_again(catalog, job.name, destination.name, recorder.clock.now())
+            queue_again(catalog, job.name, transfer.destination.name, recorder.clock.now())
 
-    with ThreadPoolExecutor(len(work), thread_name_prefix="upload") as pool:
-        for future in [pool.submit(one, *item) for item in work]:
-            future.result()
+    changes = {"key": parcel.artifact.name, "size": parcel.artifact.size}
+    transfers = [
+        Transfer(destination, backup, msgspec.structs.replace(copy, **changes), recorder)
+        for destination, backup, copy in work
+    ]
+    carry(transfers, one, job, recorder, failed)
     discard(work[0][1].id, layout, catalog)
     recorder.check()
     return faults
@@ -267,10 +318,10 @@ def _parcel(
     return _Parcel(path, stored, keys.describe(manifest))
 
 
-def _put(store: Store, parcel: _Parcel, recorder: Recorder) -> PutResult:
+def _put(store: Store, parcel: _Parcel, moved: Callable[[int], None]) -> PutResult:
     """Artifact first, manifest last: a reader of the destination never sees a manifest without its artifact."""
     name = parcel.artifact.name
-    result = store.put(name, parcel.path, recorder.progress)
+    result = store.put(name, parcel.path, moved)
     if result.size != parcel.artifact.size:
         raise StoreError(
             f"{store.name} holds {result.size} bytes of {name} instead of {parcel.artifact.size}",

@@ -11,6 +11,7 @@ import msgspec
 from nanumpay_backupd.model import OpTime, Policy
 from nanumpay_backupd.retention.place import decide_place
 from nanumpay_backupd.retention.records import Candidate, Decision, SliceCandidate
+from nanumpay_backupd.retention.standing import Standing
 
 __all__ = ["Coming", "foresee"]
 
@@ -60,36 +61,14 @@ def foresee(
     later. With a limit it need not, so each look is taken at which something did not fit; where more than 2,000 backups
     are assumed, 2,000 of them.
     """
-    whole, changes = list(candidates), list(slices)
+    standing = Standing(candidates, slices)
     gone: list[Decision] = []
     if coming is not None:
-        total = _size(whole, changes)
         stride = -(-len(coming.times) // _MOST_LOOKS)
         for number, (full, piece) in enumerate(coming.arrivals()):
-            whole.append(full)
-            changes += [piece] if piece is not None else []
-            total += full.size + (piece.size if piece is not None else 0)
-            if 0 < policy.max_total_size < total and number % stride == 0:
-                whole, changes = _pruned(whole, changes, policy, full.created, zone, gone)
-                total = _size(whole, changes)
-    return decide_place(whole, changes, policy, at, zone) + gone
-
-
-def _size(whole: list[Candidate], changes: list[SliceCandidate]) -> int:
-    return sum(item.size for item in whole) + sum(item.size for item in changes)
-
-
-def _pruned(
-    whole: list[Candidate],
-    changes: list[SliceCandidate],
-    policy: Policy,
-    now: datetime,
-    zone: tzinfo,
-    gone: list[Decision],
-) -> tuple[list[Candidate], list[SliceCandidate]]:
-    """Apply the policy at a moment on the way; what goes is added to ``gone``, with its date."""
-    decisions = decide_place(whole, changes, policy, now, zone)
-    day = f"{now.astimezone(zone):%Y-%m-%d}"
-    gone.extend(Decision(one.backup, keep=False, reason=f"{one.reason} ({day})") for one in decisions if not one.keep)
-    kept = {one.backup for one in decisions if one.keep}
-    return [item for item in whole if item.backup in kept], [item for item in changes if item.backup in kept]
+            standing.add(full, piece)
+            if 0 < policy.max_total_size < standing.size and number % stride == 0:
+                day = f"{full.created.astimezone(zone):%Y-%m-%d}"
+                went = standing.look(policy, full.created, zone)
+                gone += [Decision(one.backup, keep=False, reason=f"{one.reason} ({day})") for one in went]
+    return decide_place(standing.whole, standing.slices, policy, at, zone) + gone

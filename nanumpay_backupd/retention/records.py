@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
 from nanumpay_backupd.model import OpTime
 
-__all__ = ["Candidate", "Decision", "SliceCandidate", "SliceVerdict", "Verdict"]
+__all__ = ["Beside", "Candidate", "Decision", "SliceCandidate", "SliceVerdict", "Verdict"]
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +49,13 @@ class SliceCandidate(msgspec.Struct, frozen=True, gc=False):
     size: int = 0
 
 
+class Beside(NamedTuple):
+    """What stands at a place beside what is judged, and stays: fulls that take a place, and the bytes of all of it."""
+
+    places: int = 0
+    size: int = 0
+
+
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """What to do with one copy, and why, in a sentence for `prune`."""
 
@@ -59,7 +67,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 class Verdict(msgspec.Struct, gc=False):
     """What is thought of a candidate so far.
 
-    ``firm``: nothing may take it away any more. ``ruled``: the rule itself keeps it, pinned or not.
+    ``firm``: nothing may take it away any more. ``ruled``: the rule itself keeps it, pinned or not. ``protected``: it
+    is one of the newest, which are firm whatever a rule says.
     """
 
     item: Candidate
@@ -67,6 +76,7 @@ class Verdict(msgspec.Struct, gc=False):
     reason: str
     firm: bool = False
     ruled: bool = True
+    protected: bool = False
 
 
 class SliceVerdict(msgspec.Struct, gc=False):

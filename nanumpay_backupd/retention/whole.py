@@ -13,13 +13,21 @@ __all__ = ["judge"]
 
 
 def judge(
-    candidates: Iterable[Candidate], policy: Policy, windows: Windows | None, now: datetime, zone: tzinfo
+    candidates: Iterable[Candidate],
+    policy: Policy,
+    windows: Windows | None,
+    now: datetime,
+    zone: tzinfo,
+    places: int = 0,
 ) -> dict[str, list[Verdict]]:
-    """Judge what stands at one place, group by group; in each group the newest come first."""
+    """Judge what stands at one place, group by group; in each group the newest come first.
+
+    ``places`` are those that fulls take which are not among the candidates (`records.Beside`).
+    """
     groups: dict[str, list[Candidate]] = {}
     for item in sorted(candidates, key=_newness, reverse=True):
         groups.setdefault(item.group, []).append(item)
-    return {name: _judge_group(groups[name], policy, windows, now, zone) for name in sorted(groups)}
+    return {name: _judge_group(groups[name], policy, windows, now, zone, places) for name in sorted(groups)}
 
 
 def _newness(item: Candidate) -> tuple[datetime, str]:
@@ -27,7 +35,7 @@ def _newness(item: Candidate) -> tuple[datetime, str]:
 
 
 def _judge_group(
-    ordered: list[Candidate], policy: Policy, windows: Windows | None, now: datetime, zone: tzinfo
+    ordered: list[Candidate], policy: Policy, windows: Windows | None, now: datetime, zone: tzinfo, places: int
 ) -> list[Verdict]:
     """Judge one group by its rule, then see to what no rule may delete."""
     good = [item.backup for item in ordered if item.good]
@@ -35,14 +43,15 @@ def _judge_group(
         what = "snapshot of this collection" if ordered[0].group else "backup here"
         return [Verdict(item, keep=True, reason=f"kept: no {what} is verified yet", firm=True) for item in ordered]
     if windows is None:
-        found = list(_by_count(ordered, policy, now - timedelta(days=policy.days)))
+        taken = 0 if ordered[0].group else places
+        found = list(_by_count(ordered, policy, now - timedelta(days=policy.days), taken))
     else:
         found = list(_by_windows(ordered, policy, windows, zone))
     protected = set(good[: policy.min_keep])
     for verdict in found:
         item, verdict.ruled = verdict.item, verdict.keep
         if item.backup in protected:
-            verdict.firm = verdict.ruled = True
+            verdict.firm = verdict.ruled = verdict.protected = True
             if not verdict.keep:
                 verdict.keep, verdict.reason = True, _never_deleted(item, policy)
         if item.pinned:
@@ -59,14 +68,14 @@ def _never_deleted(item: Candidate, policy: Policy) -> str:
     return f"the newest verified {what} is never deleted"
 
 
-def _by_count(ordered: list[Candidate], policy: Policy, limit: datetime) -> Iterator[Verdict]:
+def _by_count(ordered: list[Candidate], policy: Policy, limit: datetime, taken: int) -> Iterator[Verdict]:
     """Apply the application's rule: keep the newest ``count``, and of those none older than ``days``.
 
     Copies that are proven, and those of the old program, count. One that is not proven (corrupt, or not read back yet)
     does not count; it is deleted once ``count`` newer ones exist or it is older than ``days``.
     """
     older, newer = f"older than {policy.days} days", f"{policy.count} newer ones are kept"
-    place = 1
+    place = taken + 1
     for item in ordered:
         if item.created < limit:
             yield Verdict(item, keep=False, reason=older)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
+from nanumpay_backupd.blackout import covers_week, parse
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.model import LOCAL
 from nanumpay_backupd.settings.keeping import check_retention
@@ -24,7 +25,11 @@ from nanumpay_backupd.settings.options import (
     DESTINATIONS,
     JOB,
     JOB_ENCRYPTION,
+    JOB_LIMITS,
+    JOB_RETRY,
+    MONITOR,
     NAME,
+    PLACE_MONITOR,
     RETENTION,
     SINGLE,
     TOP,
@@ -39,11 +44,15 @@ from nanumpay_backupd.settings.schema import (
     EncryptionOptions,
     HostConfig,
     HostJob,
+    Limits,
     LocalDestination,
     MongoConnection,
     MongoSource,
+    MonitorOptions,
     Paths,
+    PlaceMonitor,
     Retention,
+    RetryPolicy,
     Source,
 )
 from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, SOURCES, keys_elsewhere
@@ -54,9 +63,10 @@ __all__ = ["DEFAULT_HOST_FILE", "load_host_file", "parse_host_file"]
 
 DEFAULT_HOST_FILE: Final = Path("/etc/nanumpay/backupd.toml")
 _LIMIT: Final = 1 << 20
-_NESTED: Final = {"nanumpay": ("s3", "ftp", "retention", "encryption")}
+_NESTED: Final = {"nanumpay": ("s3", "ftp", "retention", "monitor", "encryption", "retry", "limits")}
 _OWN: Final = (APPLICATION_DESTINATION, LOCAL)
-"""Places that need no table; how long to keep there may be said in one of that name."""
+"""Places that need no table; how long to keep there, and what counts as well, may be said in one of that name."""
+_SAID: Final = frozenset({"retention", "monitor"})
 _TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 Values = dict[str, Any]
@@ -123,6 +133,8 @@ class _Reader:
     def __init__(self, *, world_readable: bool) -> None:
         self.problems = Problems()
         self._retentions: dict[str, Retention] = {}
+        self._common: dict[str, Values] = {}
+        self._monitors: dict[str, PlaceMonitor] = {}
         self._world_readable = world_readable
 
     def read(self, raw: Values, environ: Mapping[str, str], origin: str) -> HostConfig:
@@ -139,6 +151,10 @@ class _Reader:
             record = next(table.record for table in SINGLE if table.path == f"nanumpay.{name}")
             tables["nanumpay"][name] = record(**tables.pop(f"nanumpay.{name}"))
         tables["nanumpay"]["retention"] = self._retention(raw, "nanumpay.retention")
+        self._common = {name: tables[name] for name in ("retry", "limits")}
+        tables["nanumpay"] |= self._own(raw.get("nanumpay"), "nanumpay")
+        self._check_blackout("limits", tables["limits"])
+        tables["nanumpay"]["monitor"] = self._monitor(raw, "nanumpay.monitor")
         destinations = self._destinations(raw.get("destination", {}), paths)
         self._check_s3("nanumpay.s3", tables["nanumpay"]["s3"])
         # Those that were refused count as known here: one mistake is told once.
@@ -158,6 +174,7 @@ class _Reader:
             paths=paths,
             destinations=destinations,
             retentions=self._retentions,
+            monitors=self._monitors,
             jobs=jobs,
             channels=channels,
             **top,
@@ -242,9 +259,12 @@ class _Reader:
         path = f"destination.{name}"
         if isinstance(raw, dict) and "retention" in raw:
             self._retentions[name] = self._retention(raw, "retention", f"{path}.")
-            if name in _OWN and raw.keys() == {"retention"}:
-                return None
-        fix = f"choose another name; [{path}.retention] is all that can be said of that place"
+        if isinstance(raw, dict) and "monitor" in raw:
+            values = self._values(PLACE_MONITOR, self._table(raw, "monitor", f"{path}."), f"{path}.monitor")
+            self._monitors[name] = PlaceMonitor(**values)
+        if name in _OWN and isinstance(raw, dict) and raw and raw.keys() <= _SAID:
+            return None
+        fix = f"choose another name; [{path}.retention] and [{path}.monitor] are all that can be said of that place"
         if not self._is_named_table(raw, path, name, _OWN, fix):
             return None
         kind = raw.get("type")
@@ -253,9 +273,7 @@ class _Reader:
             self.problems.add(f"{path}.type", reason, 'write type = "s3", "ftp" or "local"')
             return None
         table = DESTINATIONS[kind]
-        values = self._values(
-            table, {key: value for key, value in raw.items() if key not in ("type", "retention")}, path
-        )
+        values = self._values(table, {key: value for key, value in raw.items() if key not in ("type", *_SAID)}, path)
         try:
             destination: Destination = table.record(name=name, **values)
         except TypeError:  # a required field is missing, which was noted above
@@ -357,7 +375,7 @@ class _Reader:
         return tuple(jobs)
 
     def _job(self, raw: Values, path: str, mongodb: MongoConnection) -> HostJob | None:
-        nested = ("retention", "encryption")
+        nested = ("encryption", "retry", "limits", *_SAID)
         kind = raw.get("type", DEFAULT_TYPE)
         kind = kind.strip() if isinstance(kind, str) else ""
         said_here = {key: value for key, value in raw.items() if key not in nested}
@@ -371,10 +389,12 @@ class _Reader:
         values = self._values(JOB._replace(options=(*JOB.options, *own)), said_here, path)
         source = self._source(kind, {option.target: values.pop(option.target, None) for option in own}, path, mongodb)
         values["retention"] = self._retention(raw, "retention", f"{path}.")
+        values["monitor"] = self._monitor(raw, "monitor", f"{path}.")
         said = self._table(raw, "encryption", f"{path}.")
         encryption = self._values(JOB_ENCRYPTION, said, f"{path}.encryption")
         self._check_encryption(f"{path}.encryption", said, encryption, own=True)
         values["encryption"] = EncryptionOptions(**encryption)
+        values |= self._own(raw, path)
         return HostJob(**{**values, "source": source}) if "name" in values and source is not None else None
 
     def _source(self, kind: str, found: Values, path: str, mongodb: MongoConnection) -> Source | None:
@@ -398,6 +418,34 @@ class _Reader:
         said = Retention(**self._values(RETENTION, self._table(raw, path, within), full))
         check_retention(said, full, self.problems)
         return said
+
+    def _own(self, raw: object, path: str) -> Values:
+        """Return how one job is tried again and limited, where its tables say so: what they leave out is as of all."""
+        tables = raw if isinstance(raw, dict) else {}
+        found: Values = {}
+        for table, record in ((JOB_RETRY, RetryPolicy), (JOB_LIMITS, Limits)):
+            name = table.path.rpartition(".")[2]
+            if name not in tables:
+                continue
+            full = f"{path}.{name}"
+            own = self._values(table, self._table(tables, name, f"{path}."), full)
+            common = {key: value for key, value in self._common[name].items() if key in record.__struct_fields__}
+            found[name] = record(**{**common, **own})
+            if name == "limits":
+                self._check_blackout(full, own)
+        return found
+
+    def _check_blackout(self, path: str, values: Values) -> None:
+        if covers_week([parse(text) for text in values.get("blackout", ())]):
+            self.problems.add(
+                f"{path}.blackout",
+                "leaves no time in the whole week: nothing would ever be backed up",
+                "leave some hours free, or switch the job off with enabled = false",
+            )
+
+    def _monitor(self, raw: Values, path: str, within: str = "") -> MonitorOptions:
+        """Check a table that says what counts as well; ``path`` and ``within`` as for `_table`."""
+        return MonitorOptions(**self._values(MONITOR, self._table(raw, path, within), within + path))
 
     def _check_names(self, path: str, wanted: Iterable[str], known: list[str]) -> None:
         for name in wanted:

@@ -8,7 +8,7 @@ import re
 import zoneinfo
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -25,7 +25,9 @@ __all__ = [
     "Choice",
     "ClockTime",
     "Cron",
+    "Day",
     "Duration",
+    "Factor",
     "Fingerprint",
     "Flag",
     "Kind",
@@ -115,6 +117,45 @@ class Whole(Kind):
         if isinstance(value, bool) or not isinstance(value, int) or not self.least <= value <= self.most:
             raise self.mismatch(value)
         return int(value)
+
+
+class Factor(Kind):
+    """A number with or without decimals, within limits; 0 where that switches something off."""
+
+    def __init__(self, least: float, most: float) -> None:
+        self.least = least
+        self.most = most
+        self.expected = f"0, or a number from {least:g} to {most:g}"
+
+    def parse(self, value: object, place: Place) -> float:  # noqa: ARG002 - the contract of Kind
+        """Return the number."""
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not good or not (value == 0 or self.least <= value <= self.most):  # type: ignore[operator]
+            raise self.mismatch(value)
+        return float(value)  # type: ignore[arg-type]
+
+    def show(self, value: object) -> str:
+        """Show it without needless digits."""
+        assert isinstance(value, float)
+        return f"{value:g}"
+
+
+class Day(Kind):
+    """A day of the calendar."""
+
+    expected = "a day, written YYYY-MM-DD"
+    example = "2027-01-31"
+
+    def parse(self, value: object, place: Place) -> date:  # noqa: ARG002 - the contract of Kind
+        """Return the day; in quotes it is one too, with a time of day it is not."""
+        if isinstance(value, date) and not isinstance(value, datetime):
+            return value
+        try:
+            if isinstance(value, str):
+                return date.fromisoformat(value.strip())
+        except ValueError:
+            pass
+        raise self.mismatch(str(value) if isinstance(value, date) else value)
 
 
 class Text(Kind):

@@ -17,16 +17,20 @@ from nanumpay_backupd.settings.schema import (
     Destination,
     EncryptionOptions,
     FtpDestination,
+    HealthLimits,
     HostConfig,
     HostJob,
     JobEncryption,
     JobSpec,
+    Limits,
     MongoSource,
+    MonitorOptions,
     Protection,
     S3Destination,
     Schedule,
     Source,
 )
+from nanumpay_backupd.settings.watching import limits_of
 
 __all__ = ["ALL", "REMOTE", "TIERS", "application_destination", "build_jobs", "encryption_in_words"]
 
@@ -68,6 +72,7 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
             storage_class=more.storage_class,
             ca_file=more.ca_file,
             delete_versions=more.delete_versions,
+            bandwidth=more.bandwidth,
         )
     if app.storage == "ftp" and app.ftp.host:
         ftp, extras = app.ftp, host.nanumpay.ftp
@@ -83,6 +88,7 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
             ca_file=extras.ca_file,
             tls_fingerprint=extras.tls_fingerprint,
             timeout=extras.timeout,
+            bandwidth=extras.bandwidth,
         )
     return None
 
@@ -102,11 +108,13 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
         destinations=destinations,
         retention=retention,
         policies=_policies(host, retention, destinations),
+        **_limits(host, host.nanumpay.monitor, destinations),
         compress=known.compress,
         compression_level=host.nanumpay.compression_level,
         enabled=known.enabled,
         catch_up=host.nanumpay.catch_up,
-        retry=host.retry,
+        retry=host.nanumpay.retry or host.retry,
+        limits=host.nanumpay.limits or _common_limits(host),
         encryption=encryption,
         warnings=(*known.warnings, *told, *warnings),
         timezone=host.timezone,
@@ -125,11 +133,13 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
         destinations=destinations,
         retention=retention,
         policies=_policies(host, retention, destinations),
+        **_limits(host, job.monitor, destinations),
         compress=job.compress,
         compression_level=job.compression_level,
         enabled=job.enabled,
         catch_up=job.catch_up,
-        retry=host.retry,
+        retry=job.retry or host.retry,
+        limits=job.limits or _common_limits(host),
         timezone=host.timezone,
         encryption=encryption,
         warnings=_encryption_warnings(encryption, bool(job.destinations), of_application=False),
@@ -147,6 +157,19 @@ def _with_tools(host: HostConfig, source: Source) -> Source:
     """Return the source with the tools of ``[tools]`` that it has a field for."""
     names = set(source.__struct_fields__) & set(host.tools.__struct_fields__)
     return msgspec.structs.replace(source, **{name: getattr(host.tools, name) for name in names})
+
+
+def _common_limits(host: HostConfig) -> Limits:
+    """Return the limits of a job that has none of its own."""
+    return Limits(**{name: getattr(host.limits, name) for name in Limits.__struct_fields__})
+
+
+def _limits(host: HostConfig, own: MonitorOptions, destinations: Iterable[Destination]) -> dict[str, Any]:
+    """Return what counts as well of a job, and at those of its places that have a table of their own about it."""
+    limits = limits_of(HealthLimits(), (host.monitor, own))
+    places = (LOCAL, *(destination.name for destination in destinations))
+    special = {place: limits_of(limits, (host.monitors[place],)) for place in places if place in host.monitors}
+    return {"health": limits, "healths": special}
 
 
 def _encryption(host: HostConfig, own: EncryptionOptions, scope: str) -> JobEncryption:

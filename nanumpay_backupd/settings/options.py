@@ -13,7 +13,9 @@ from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
     Choice,
     Cron,
+    Day,
     Duration,
+    Factor,
     Fingerprint,
     Flag,
     MongoUri,
@@ -27,6 +29,7 @@ from nanumpay_backupd.settings.kinds import (
     Url,
     Whole,
 )
+from nanumpay_backupd.settings.limit_kinds import Bandwidth, Windows
 from nanumpay_backupd.settings.listening import LoopbackAddress, TextFile
 from nanumpay_backupd.settings.schema import (
     ApplicationJob,
@@ -37,12 +40,17 @@ from nanumpay_backupd.settings.schema import (
     FtpExtras,
     HostConfig,
     HostJob,
+    HostLimits,
+    HostMonitor,
+    Limits,
     LocalDestination,
     LogOptions,
     MetricsOptions,
     MongoConnection,
+    MonitorOptions,
     NotifyOptions,
     Paths,
+    PlaceMonitor,
     Retention,
     RetryPolicy,
     S3Destination,
@@ -58,7 +66,11 @@ __all__ = [
     "DESTINATIONS",
     "JOB",
     "JOB_ENCRYPTION",
+    "JOB_LIMITS",
+    "JOB_RETRY",
+    "MONITOR",
     "NAME",
+    "PLACE_MONITOR",
     "RETENTION",
     "SINGLE",
     "TOP",
@@ -119,6 +131,12 @@ _PROTECTION: Final = (
         '{ credential = "heartbeat" }',
     ),
 )
+_BANDWIDTH: Final = Option(
+    "bandwidth",
+    Bandwidth(),
+    "The most bytes per second, there and back, of a run (a restore is not held up); `0KiB`: no limit.",
+    '"10MiB"',
+)
 _S3_EXTRAS: Final = (
     Option("endpoint_url", Url(), "Address of an S3 server that is not AWS.", '"https://s3.example.com"'),
     Option(
@@ -144,6 +162,7 @@ _S3_EXTRAS: Final = (
         "In a bucket that keeps versions, delete these too (needs `s3:ListBucketVersions`, `s3:DeleteObjectVersion`).",
         "true",
     ),
+    _BANDWIDTH,
 )
 _FTP_EXTRAS: Final = (
     Option("tls_verify", Flag(), "Whether the server's certificate is checked (FTPS).", "false"),
@@ -160,7 +179,96 @@ _FTP_EXTRAS: Final = (
         '"' + "ab" * 32 + '"',
     ),
     Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+    _BANDWIDTH,
 )
+
+_RETRY: Final = (
+    Option("attempts", Whole(1, 100), "How often an upload is tried, the first time included.", "3"),
+    Option("delay", Duration("1s", "1h"), "Wait before the second try; doubles each time, up to 1 h.", '"60s"'),
+    Option("run_attempts", Whole(1, 20), "How often a run by schedule is made, the first time included.", "3"),
+    Option(
+        "run_delay",
+        Duration("1s", "1d"),
+        "Wait before it is made again; doubles each time, and never goes past its next due time.",
+        '"10m"',
+    ),
+)
+_LIMIT: Final = Duration("0s", "30d")
+_RUN_LIMITS: Final = (
+    Option(
+        "run", _LIMIT, "A backup until it is proven (uploads come later), a slice, a drill; `0s`: any time.", '"24h"'
+    ),
+    Option("preflight", _LIMIT, "The checks before a backup; `0s`: any time.", '"10m"'),
+    Option("dump", _LIMIT, "The dump by itself; `0s`: any time.", '"6h"'),
+    Option("verify", _LIMIT, "Reading back, and a verification of all copies; `0s`: any time.", '"12h"'),
+    Option("upload", _LIMIT, "Each upload; it is queued again, others carry on. `0s`: any time.", '"12h"'),
+    Option("restore", _LIMIT, "A restore; cut off, it leaves the database half restored. `0s`: any time.", '"0s"'),
+    Option("stall", _LIMIT, "How long nothing may move: no byte, no document. `0s`: for ever.", '"30m"'),
+    Option(
+        "memory",
+        Size("0KiB", "100TiB"),
+        "The most memory that a run takes with all its tools; with more it is ended. `0KiB`: any.",
+        '"2GiB"',
+    ),
+    Option(
+        "blackout",
+        Windows(),
+        "Times in which no backup, verification, drill or queued upload begins by itself; slices go on.",
+        '["mon-fri 09:00-18:00"]',
+    ),
+)
+
+_AGE: Final = Duration("0s", "3650d")
+_DAYS: Final = Whole(1, 365)
+_LIMITS_OF_ALL: Final = (
+    Option(
+        "max_age",
+        _AGE,
+        "How old the newest verified backup may be; `0s`: as old as it likes.",
+        '"26h"',
+        default="twice the longest pause of the schedule, and an hour",
+    ),
+    Option(
+        "max_total_size",
+        Size("0KiB", "1000TiB"),
+        "How much of a job's copies may lie at a place until it is told; `0KiB`: any size. Nothing is deleted for it.",
+        '"100GB"',
+        default='`"0KiB"`',
+    ),
+    Option(
+        "max_verify_age",
+        _AGE,
+        "How long ago a copy of a full may have been read again last; `0s`: any time.",
+        '"40d"',
+        default="by the schedule of `verify` as `max_age`; without one any time",
+    ),
+    Option("disk_days", _DAYS, "So many days before a disk is full it is told.", "14", default="`14`"),
+    Option(
+        "expiry_days",
+        _DAYS,
+        "So many days before keys, certificates and accesses end it is told.",
+        "14",
+        default="`14`",
+    ),
+)
+_FACTORS: Final = (
+    Option(
+        "shrink_factor",
+        Factor(0.01, 1.0),
+        "A full that holds less than this share of what is usual, or lacks a collection, is odd: it is told, and the "
+        "last good one is pinned. 0: it is not.",
+        "0.5",
+        default="`0.5`",
+    ),
+    Option(
+        "grow_factor",
+        Factor(1.0, 1000.0),
+        "A full that holds more than so many times what is usual is odd. 0: it is not.",
+        "3",
+        default="`3`",
+    ),
+)
+_SAME: Final = "as in `[monitor]`"
 
 _MORE: Final = ", beside those in `[encryption]`"
 _AS_ABOVE: Final = "as in `[encryption]`"
@@ -323,10 +431,24 @@ SINGLE: Final = (
     Table(
         "retry",
         RetryPolicy,
-        "Uploads that failed are tried again; the queue survives a restart.",
+        "What failed for a passing reason is tried again (docs/operations.md, Retries and limits); the queue of "
+        "uploads survives a restart.",
+        _RETRY,
+    ),
+    Table(
+        "limits",
+        HostLimits,
+        "How long runs and their parts may take, how much memory, and when nothing is begun (docs/operations.md, "
+        "Retries and limits). What takes longer is ended with the code `deadline`.",
         (
-            Option("attempts", Whole(1, 100), "How often, the first time included.", "3"),
-            Option("delay", Duration("1s", "1h"), "Wait before the second try; doubles each time, up to 1 h.", '"60s"'),
+            *_RUN_LIMITS,
+            Option(
+                "max_parallel",
+                Whole(1, 100),
+                "How many runs are made by themselves at one time, over all jobs. Slices and what a person starts do "
+                "not wait.",
+                "2",
+            ),
         ),
     ),
     _encryption(
@@ -366,6 +488,16 @@ SINGLE: Final = (
             ),
             Option("database_days", Whole(1, 3650), "How many days such a record is kept.", "90"),
             Option("database_count", Whole(1, 100_000), "How many of them are kept.", "1000"),
+        ),
+    ),
+    Table(
+        "monitor",
+        HostMonitor,
+        "What counts as well, and when everything is looked at (docs/operations.md, Monitoring).",
+        (
+            Option("at", Cron(off=True), "When all places are looked at by itself.", '"30 8 * * *"'),
+            *_LIMITS_OF_ALL,
+            *_FACTORS,
         ),
     ),
     Table(
@@ -448,6 +580,7 @@ DESTINATIONS: Final = {
         (
             Option("path", AbsolutePath(as_text=True), "The folder.", '"/mnt/usb/backups"', required=True),
             Option("require_mount", Flag(), "Refuse to write when nothing is mounted there.", "true"),
+            _BANDWIDTH,
         ),
     ),
 }
@@ -537,6 +670,28 @@ RETENTION: Final = Table(
     (*COUNTS, *WINDOWS, *_LIMITS),
 )
 
+MONITOR: Final = Table(
+    "job.monitor",
+    MonitorOptions,
+    "What counts as well of one job. [nanumpay.monitor] has the same keys; what is not said there is as in [monitor].",
+    tuple(option._replace(default=_SAME) for option in (*_LIMITS_OF_ALL, *_FACTORS)),
+)
+PLACE_MONITOR: Final = Table(
+    "destination.NAME.monitor",
+    PlaceMonitor,
+    "What counts as well at one place, which may also be local or app; what is not said there is as of the job.",
+    (
+        *(option._replace(default="as of the job") for option in _LIMITS_OF_ALL),
+        Option(
+            "expires",
+            Day(),
+            "The day on which access there ends by something that cannot be seen: an access key, a password, a token.",
+            "2027-01-31",
+            default="it does not",
+        ),
+    ),
+)
+
 JOB: Final = Table(
     "job",
     HostJob,
@@ -562,3 +717,6 @@ JOB: Final = Table(
 )
 
 JOB_ENCRYPTION: Final = _encryption("job.encryption", "How this job is encrypted, where it differs.", more=_MORE)
+
+JOB_RETRY: Final = Table("job.retry", RetryPolicy, "How this job is tried again, where it differs.", _RETRY)
+JOB_LIMITS: Final = Table("job.limits", Limits, "The limits of this job, where they differ.", _RUN_LIMITS)

@@ -21,6 +21,8 @@ from nanumpay_backupd.settings.options import (
     DESTINATIONS,
     JOB,
     JOB_ENCRYPTION,
+    MONITOR,
+    PLACE_MONITOR,
     RETENTION,
     SINGLE,
     TOP,
@@ -102,6 +104,14 @@ This is asked for the rule, for `max_total_size` and for `min_keep` each by itse
 `days` or the windows (`keep_…`), and is taken from one table as a whole. A table that says both is refused.
 """
 
+_OWN: Final = """
+### `[job.retry]`, `[nanumpay.retry]`, `[job.limits]`, `[nanumpay.limits]`
+
+How one job is tried again, and its limits. `[job.retry]` has the keys of `[retry]`; `[job.limits]` those of `[limits]`
+but `max_parallel`. What such a table leaves out is as in `[retry]` and `[limits]`; a `blackout` of its own takes the
+place of the general one, `blackout = []` is none.
+"""
+
 _EVENTS: Final = """
 The events:
 
@@ -129,7 +139,10 @@ def reference_markdown() -> str:
     for kind, table in SOURCES.items():
         lines += [f'\n#### `[[job]]`, type = "{kind}"\n\n{table.doc}\n\n', *_table(table)]
     lines += [_RETENTION, *_table(RETENTION)]
+    for table in (MONITOR, PLACE_MONITOR):
+        lines += [f"\n### `[{table.path}]`\n\n{table.doc}\n\n", *_table(table)]
     lines += [f"\n#### `[{JOB_ENCRYPTION.path}]`\n\n{JOB_ENCRYPTION.doc}\n\n", *_table(JOB_ENCRYPTION)]
+    lines.append(_OWN)
     return "".join(lines)
 
 
@@ -144,11 +157,13 @@ def example_toml() -> str:
     lines += _example(
         _without(COUNTS, "How long copies are kept at one destination."), "[destination.offsite.retention]"
     )
+    lines += _example(PLACE_MONITOR, "[destination.offsite.monitor]")
     lines += _example(CHANNEL, "[channel.ops-mail]")
     # One job shows all keys, the further types only their own.
     own = SOURCES[DEFAULT_TYPE].options
     lines += _example(JOB._replace(options=(*JOB.options, *own)), "[[job]]")
     lines += _example(_without(WINDOWS, "How long a job's backups are kept."), "[job.retention]")
+    lines += _example(MONITOR, f"[{MONITOR.path}]")
     lines += _example(JOB_ENCRYPTION, f"[{JOB_ENCRYPTION.path}]")
     for kind, table in SOURCES.items():
         if kind != DEFAULT_TYPE:

@@ -6,7 +6,7 @@ needs to know; it crosses to the worker process as JSON on standard input (`enco
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,17 +31,24 @@ __all__ = [
     "EncryptionOptions",
     "FtpDestination",
     "FtpExtras",
+    "HealthLimits",
+    "HealthOptions",
     "HostConfig",
     "HostJob",
+    "HostLimits",
+    "HostMonitor",
     "JobEncryption",
     "JobSpec",
+    "Limits",
     "LocalDestination",
     "LogOptions",
     "MetricsOptions",
     "MongoConnection",
     "MongoSource",
+    "MonitorOptions",
     "NotifyOptions",
     "Paths",
+    "PlaceMonitor",
     "Protection",
     "RestoreOrder",
     "Retention",
@@ -99,15 +106,94 @@ class Retention(_Settings, frozen=True):
     min_keep: int | None = None
 
 
+class HealthOptions(_Settings, frozen=True):
+    """What one table says about what counts as well, of a job or a place; None: nothing. See `HealthLimits`."""
+
+    max_age: float | None = None
+    max_total_size: int | None = None
+    max_verify_age: float | None = None
+    disk_days: int | None = None
+    expiry_days: int | None = None
+
+
+class MonitorOptions(HealthOptions, frozen=True):
+    """What the table of a job says."""
+
+    shrink_factor: float | None = None
+    grow_factor: float | None = None
+
+
+class HostMonitor(MonitorOptions, frozen=True):
+    """What holds for all jobs, and when all places are looked at (cron expressions, none: only when asked)."""
+
+    at: tuple[str, ...] = ("30 8 * * *",)
+
+
+class PlaceMonitor(HealthOptions, frozen=True):
+    """What the table of a destination says; ``expires`` is when an access there ends by what cannot be seen."""
+
+    expires: date | None = None
+
+
+class HealthLimits(_Settings, frozen=True):
+    """What counts as well, complete. Ages are seconds, sizes bytes; 0: no limit, None: what the schedule makes of it.
+
+    ``shrink_factor`` and ``grow_factor`` are shares of what is usual (`health.sizes`). It is told ``disk_days`` before
+    a disk is full, and ``expiry_days`` before something ends.
+    """
+
+    max_age: float | None = None
+    max_total_size: int = 0
+    max_verify_age: float | None = None
+    shrink_factor: float = 0.5
+    grow_factor: float = 3.0
+    disk_days: int = 14
+    expiry_days: int = 14
+    expires: date | None = None
+
+
 class RetryPolicy(_Settings, frozen=True):
-    """How often and how soon a failed upload is tried again; the delay doubles each time up to an hour."""
+    """How often and how soon what failed for a passing reason is tried again. Each delay doubles, up to a limit.
+
+    ``attempts`` and ``delay`` are of uploads; a run tries its first stages as often, sooner (`pipeline.again`).
+    ``run_attempts`` and ``run_delay`` are of runs by schedule that failed nevertheless.
+    """
 
     attempts: int = 3
     delay: float = 60.0
+    run_attempts: int = 3
+    run_delay: float = 600.0
+
+
+class Limits(_Settings, frozen=True):
+    """How long a run and its parts may take (seconds, 0: any), and how much memory (bytes, 0: any).
+
+    ``run`` is without uploads, of which ``upload`` is each one's; ``stall`` is how long nothing may move. ``blackout``
+    are windows of the week (`blackout.parse`) in which nothing is begun by itself but slices.
+    """
+
+    run: float = 86400.0
+    preflight: float = 600.0
+    dump: float = 0.0
+    verify: float = 0.0
+    upload: float = 0.0
+    restore: float = 0.0
+    stall: float = 1800.0
+    memory: int = 0
+    blackout: tuple[str, ...] = ()
+
+
+class HostLimits(Limits, frozen=True, kw_only=True):
+    """The limits of every job that sets none of its own, and how many runs are made by themselves at one time."""
+
+    max_parallel: int = 2
 
 
 class S3Destination(_Settings, frozen=True, tag_field="type", tag="s3"):
-    """A bucket. ``endpoint_url`` empty means AWS; with a foreign endpoint checksums are sent only when required."""
+    """A bucket. ``endpoint_url`` empty means AWS; with a foreign endpoint checksums are sent only when required.
+
+    ``bandwidth`` is the most bytes per second that go there or come from there, 0: any; so it is of each destination.
+    """
 
     name: str
     bucket: str
@@ -125,6 +211,7 @@ class S3Destination(_Settings, frozen=True, tag_field="type", tag="s3"):
     part_size: int = 16 << 20
     parallel_parts: int = 3
     timeout: float = 60.0
+    bandwidth: int = 0
 
 
 class FtpDestination(_Settings, frozen=True, tag_field="type", tag="ftp"):
@@ -144,6 +231,7 @@ class FtpDestination(_Settings, frozen=True, tag_field="type", tag="ftp"):
     ca_file: str = ""
     tls_fingerprint: str = ""
     timeout: float = 60.0
+    bandwidth: int = 0
 
 
 class LocalDestination(_Settings, frozen=True, tag_field="type", tag="local"):
@@ -152,6 +240,7 @@ class LocalDestination(_Settings, frozen=True, tag_field="type", tag="local"):
     name: str
     path: str
     require_mount: bool = False
+    bandwidth: int = 0
 
 
 Destination = S3Destination | FtpDestination | LocalDestination
@@ -218,7 +307,8 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     """One job, complete: what, when, how, where, how long.
 
     ``timezone`` is that of the schedules beside the backup's, and of the days that retention counts. ``policies`` are
-    those of the places for which another than ``retention`` holds.
+    those of the places for which another than ``retention`` holds, ``healths`` the limits of those for which others
+    than ``health`` hold.
     """
 
     name: str
@@ -227,18 +317,25 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     destinations: tuple[Destination, ...] = ()
     retention: Policy = Policy()
     policies: dict[str, Policy] = {}
+    health: HealthLimits = HealthLimits()
+    healths: dict[str, HealthLimits] = {}
     compress: bool = True
     compression_level: int = 2
     enabled: bool = True
     catch_up: float = 7 * 86400.0
     timezone: str = ""
     retry: RetryPolicy = RetryPolicy()
+    limits: Limits = Limits()
     encryption: JobEncryption = JobEncryption()
     warnings: tuple[str, ...] = ()
 
     def policy_at(self, place: str) -> Policy:
         """Return how long this job's copies are kept at a place."""
         return self.policies.get(place, self.retention)
+
+    def health_at(self, place: str) -> HealthLimits:
+        """Return what counts as well of this job's copies at a place."""
+        return self.healths.get(place, self.health)
 
 
 class AppS3(_Settings, frozen=True):
@@ -337,6 +434,7 @@ class S3Extras(_Settings, frozen=True):
     storage_class: str = ""
     ca_file: str = ""
     delete_versions: bool = False
+    bandwidth: int = 0
 
 
 class FtpExtras(_Settings, frozen=True):
@@ -346,34 +444,47 @@ class FtpExtras(_Settings, frozen=True):
     ca_file: str = ""
     tls_fingerprint: str = ""
     timeout: float = 60.0
+    bandwidth: int = 0
 
 
 class ApplicationJob(Protection, frozen=True, kw_only=True):
-    """What the host adds to the job `APPLICATION_JOB`. ``enabled`` off: the application's settings are not watched."""
+    """What the host adds to the job `APPLICATION_JOB`. ``enabled`` off: the application's settings are not watched.
+
+    ``retry`` and ``limits`` None: as of all jobs.
+    """
 
     enabled: bool = True
     destinations: tuple[str, ...] = ()
     catch_up: float = 7 * 86400.0
     compression_level: int = 2
     retention: Retention = Retention()
+    monitor: MonitorOptions = MonitorOptions()
     s3: S3Extras = S3Extras()
     ftp: FtpExtras = FtpExtras()
     encryption: EncryptionOptions = EncryptionOptions()
+    retry: RetryPolicy | None = None
+    limits: Limits | None = None
 
 
 class HostJob(Protection, frozen=True, kw_only=True):
-    """A further job of the host file. No ``schedule``: it runs only when asked."""
+    """A further job of the host file. No ``schedule``: it runs only when asked.
+
+    ``retry`` and ``limits`` None: as of all jobs.
+    """
 
     name: str
     source: Source
     schedule: tuple[str, ...] = ()
     destinations: tuple[str, ...] = ()
     retention: Retention = Retention()
+    monitor: MonitorOptions = MonitorOptions()
     compress: bool = True
     compression_level: int = 2
     enabled: bool = True
     catch_up: float = 7 * 86400.0
     encryption: EncryptionOptions = EncryptionOptions()
+    retry: RetryPolicy | None = None
+    limits: Limits | None = None
 
 
 class Channel(_Settings, frozen=True):
@@ -422,7 +533,8 @@ class MetricsOptions(_Settings, frozen=True):
 class HostConfig(_Settings, frozen=True):
     """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none.
 
-    ``retentions`` are what the destinations' own tables say about how long to keep, by the destination's name.
+    ``retentions`` are what the destinations' own tables say about how long to keep, by the destination's name, and
+    ``monitors`` what they say about what counts as well.
     """
 
     origin: str = ""
@@ -433,13 +545,16 @@ class HostConfig(_Settings, frozen=True):
     control: ControlOptions = ControlOptions()
     log: LogOptions = LogOptions()
     retry: RetryPolicy = RetryPolicy()
+    limits: HostLimits = HostLimits()
     notify: NotifyOptions = NotifyOptions()
+    monitor: HostMonitor = HostMonitor()
     channels: tuple[Channel, ...] = ()
     metrics: MetricsOptions = MetricsOptions()
     encryption: EncryptionOptions = EncryptionOptions()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()
     retentions: dict[str, Retention] = {}
+    monitors: dict[str, PlaceMonitor] = {}
     jobs: tuple[HostJob, ...] = ()
 
 
@@ -488,11 +603,11 @@ class CollectionOrder(_Settings, frozen=True):
 class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
-    ``action`` is ``backup`` (with ``collection``: of that alone), ``slice`` (the changes, as ``kind``), ``verify`` and
-    ``drill`` (with the order in ``verify``), ``upload`` (only the queued copies that are due), ``prune``,
-    ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations hold), ``doctor`` or ``doctor:DESTINATION``,
-    ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``), ``restore`` or ``restore-plan`` (both with the order
-    in ``restore``). ``started`` (UTC) is when the run began for
+    ``action`` is ``backup`` (with ``collection``: of that alone, with ``only_to``: for no other destinations),
+    ``slice`` (the changes, as ``kind``), ``verify`` and ``drill`` (with the order in ``verify``), ``upload`` (only the
+    queued copies that are due), ``prune``, ``look``, ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations
+    hold), ``doctor`` or ``doctor:DESTINATION``, ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``),
+    ``restore`` or ``restore-plan`` (both with the order in ``restore``). ``started`` (UTC) is when the run began for
     whoever asked for it; None: when the worker begins.
     """
 
@@ -506,6 +621,7 @@ class RunSpec(_Settings, frozen=True):
     verify: VerifyOrder | None = None
     collection: CollectionOrder | None = None
     kind: str = "incremental"
+    only_to: tuple[str, ...] | None = None
 
 
 def encode_hook(value: Any) -> Any:

@@ -45,6 +45,7 @@ __all__ = [
     "StreamTarget",
     "Target",
     "TargetFacts",
+    "Unchanged",
     "Wanted",
     "Writing",
 ]
@@ -91,6 +92,10 @@ class Since(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     state: Path | None = None
+
+
+class Unchanged(Exception):  # noqa: N818 - no error: there is nothing to be kept
+    """Raised by `Dump.harvest` or `Stream.harvest` of an increment: nothing at all has changed since."""
 
 
 class Checker(Protocol):
@@ -175,9 +180,14 @@ class Source(ABC):
     """Something that can be backed up. Errors are `errors.BackupdError`.
 
     ``kinds`` are the kinds of backup it can make; one that makes increments gets what they go on from (`Since`).
+    ``exact``: an increment can be brought back up to any moment in it (`Wanted.until`), not only as a whole.
+
+    The changes of increments may overlap: one that goes on from a backup is also brought back on top of a later one,
+    as long as that one began before this one did.
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.FULL})
+    exact: ClassVar[bool] = False
 
     @abstractmethod
     def preflight(self) -> Estimate:
@@ -204,7 +214,7 @@ class FolderSource(Source):
         """Begin to write a full dump into ``folder`` (exists, empty). `preflight` was called before."""
 
     def follow_on(self, folder: Path, since: Since) -> Dump:  # noqa: ARG002 - the contract
-        """Begin to write what changed since. Raises RefusedError (``full-needed``) where only a full can follow."""
+        """Begin to write what changed since. Raises SourceError (``chain-broken``) where only a full can follow."""
         raise _no_increments(since)
 
 
@@ -216,7 +226,7 @@ class StreamSource(Source):
         """Begin to write the archive: a full one, or of what changed since. `preflight` was called before.
 
         ``work`` is a folder (exists, empty) for files of its own, which are not archived, such as `Harvest.state`.
-        Raises RefusedError (``full-needed``) where only a full can follow.
+        Raises SourceError (``chain-broken``) where only a full can follow.
         """
 
 

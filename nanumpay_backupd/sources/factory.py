@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 from nanumpay_backupd.errors import InternalError
 from nanumpay_backupd.settings.schema import CollectionOrder
-from nanumpay_backupd.settings.sources import MariadbSource, MongoSource, SourceSettings, mongodb_of, type_of
+from nanumpay_backupd.settings.sources import (
+    MariadbSource,
+    MongoSource,
+    PostgresSource,
+    SourceSettings,
+    SqliteSource,
+    mongodb_of,
+    type_of,
+)
 from nanumpay_backupd.sources.base import Driver, FolderSource, StreamSource
 
 if TYPE_CHECKING:
@@ -22,6 +30,14 @@ def open_driver(settings: SourceSettings) -> Driver:
         from nanumpay_backupd.sources.mariadb import MariadbDriver
 
         return MariadbDriver(settings)
+    if isinstance(settings, SqliteSource):
+        from nanumpay_backupd.sources.sqlite import SqliteDriver
+
+        return SqliteDriver(settings)
+    if isinstance(settings, PostgresSource):
+        from nanumpay_backupd.sources.postgresql import PostgresDriver
+
+        return PostgresDriver(settings)
     raise InternalError(f"there is no driver for sources of the type {type_of(settings)!r}")
 
 

@@ -157,6 +157,7 @@ class _Chosen:
         return SourceError(
             f"collection {self.namespace} was dropped while it was backed up",
             hint="nothing was published; is it there again? then run again",
+            retryable=False,
         )
 
 

@@ -124,6 +124,7 @@ class ScratchServer(Scratch):
             f"the scratch mongod could not be started: {why}",
             hint=f"try it by hand: {self._tool} --version; is there room in {self._folder.parent}?",
             code="scratch-failed",
+            retryable=True,
         )
 
     @property

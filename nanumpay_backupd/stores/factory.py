@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
+
+import msgspec
 
 from nanumpay_backupd.settings.schema import Destination, FtpDestination, LocalDestination, RetryPolicy, S3Destination
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.retrying import RetryingStore
-from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.stores.throttled import Throttle, ThrottledStore
+from nanumpay_backupd.system.clock import Clock, SystemClock
 
 __all__ = ["open_store"]
+
+_SMALL_PART: Final = 5 << 20
+_PART_SECONDS: Final = 60
 
 
 def open_store(
@@ -19,24 +26,37 @@ def open_store(
     clock: Clock | None = None,
     cancelled: Callable[[], bool] | None = None,
     on_retry: Callable[[str], None] | None = None,
+    hurry: bool = False,
 ) -> Store:
     """Return the Store of a destination; it connects at its first use, so nothing can fail here but the import.
 
-    With ``retry`` it repeats what fails for a passing reason (`RetryingStore` explains the other arguments).
+    With ``retry`` it repeats what fails for a passing reason (`RetryingStore` explains the other arguments); it keeps
+    to the destination's ``bandwidth``, unless there is a ``hurry``.
     """
-    store = _driver(destination, clock)
+    throttle = None
+    if destination.bandwidth and not hurry:
+        throttle = Throttle(destination.bandwidth, clock or SystemClock(), cancelled or (lambda: False))
+    store = _driver(destination, clock, throttle)
+    if throttle is not None:
+        sender = throttle if isinstance(destination, S3Destination) else None
+        rate = destination.bandwidth
+        store = ThrottledStore(store, rate, clock=clock, cancelled=cancelled, sender=sender)
     if retry is None:
         return store
     return RetryingStore(store, retry, clock=clock, cancelled=cancelled, on_retry=on_retry)
 
 
-def _driver(destination: Destination, clock: Clock | None) -> Store:
+def _driver(destination: Destination, clock: Clock | None, throttle: Throttle | None) -> Store:
     match destination:
         case S3Destination():
             # boto3 takes half a second and 30 MB: only who has a bucket pays for it.
             from nanumpay_backupd.stores.s3 import S3Store
 
-            return S3Store(destination, clock)
+            if throttle is None:
+                return S3Store(destination, clock)
+            # A part on its way is all that shows of progress: none may take for ever.
+            part = max(_SMALL_PART, min(destination.part_size, destination.bandwidth * _PART_SECONDS))
+            return S3Store(msgspec.structs.replace(destination, part_size=part), clock, throttle.spend)
         case FtpDestination():
             from nanumpay_backupd.stores.ftp import FtpStore
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -44,6 +45,7 @@ _SMALLEST_PART: Final = 5 << 20
 _MOST_PARTS: Final = 10_000
 """Limits of S3: every part but the last has at least 5 MiB, and there are at most 10,000."""
 _CONNECT_TIMEOUT: Final = 10.0
+_SENT_AT_ONCE: Final = 256 << 10
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _COMPOSITE: Final = re.compile(r"([0-9a-f]{32})-([0-9]+)")
 
@@ -51,12 +53,16 @@ _COMPOSITE: Final = re.compile(r"([0-9a-f]{32})-([0-9]+)")
 class S3Store(Store):
     """A prefix in a bucket. Objects become visible whole, as S3 promises; large ones go up in parts, side by side."""
 
-    def __init__(self, destination: S3Destination, clock: Clock | None = None) -> None:
+    def __init__(
+        self, destination: S3Destination, clock: Clock | None = None, pace: Callable[[int], None] | None = None
+    ) -> None:
+        """Take the settings; ``pace``, from any thread, gets the bytes about to be sent, and holds them back."""
         self.name = destination.name
         self.properties = Properties(
             ranged_get=True, proves_content=not destination.sse.startswith("aws:kms"), resumes_put=False
         )
         self._settings = destination
+        self._pace = pace
         self._clock = clock or SystemClock()
         self._bucket = destination.bucket
         folder = destination.prefix.strip("/")
@@ -249,7 +255,11 @@ class S3Store(Store):
         digest = _Digest(data)
         with self._faults(f"storing {self._short(target)} ({len(data)} bytes)"):
             self._connect().put_object(
-                Bucket=self._bucket, Key=target, Body=data, ContentMD5=digest.base64, **self._object_options()
+                Bucket=self._bucket,
+                Key=target,
+                Body=self._paced(data),
+                ContentMD5=digest.base64,
+                **self._object_options(),
             )
         return digest
 
@@ -287,7 +297,12 @@ class S3Store(Store):
             data = source.read((number - 1) * length, length)
             digest = _Digest(data)
             answer = self._client.upload_part(
-                Bucket=self._bucket, Key=target, UploadId=upload, PartNumber=number, Body=data, ContentMD5=digest.base64
+                Bucket=self._bucket,
+                Key=target,
+                UploadId=upload,
+                PartNumber=number,
+                Body=self._paced(data),
+                ContentMD5=digest.base64,
             )
             return number, len(data), digest, answer["ETag"]
 
@@ -315,6 +330,10 @@ class S3Store(Store):
         return tuple(digest for _, (digest, _) in ordered), [
             {"PartNumber": n, "ETag": etag} for n, (_, etag) in ordered
         ]
+
+    def _paced(self, data: bytes) -> bytes | io.BytesIO:
+        """Return what a request carries, held back where there is a pace."""
+        return data if self._pace is None else _Paced(data, self._pace)
 
     def _drop_unfinished(self, target: str) -> None:
         """Abort what an earlier, killed process left half uploaded of this key. Best effort: needs a further right."""
@@ -381,6 +400,21 @@ class _Digest:
 
     def hex(self) -> str:
         return self.raw.hex()
+
+
+class _Paced(io.BytesIO):
+    """What a request carries, each piece of which waits before it is sent."""
+
+    def __init__(self, data: bytes, pace: Callable[[int], None]) -> None:
+        super().__init__(data)
+        self._pace = pace
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        # The connection takes 16 KiB at once; larger pieces are read for the request's signature, and not sent.
+        if size is not None and 0 < size <= _SENT_AT_ONCE:
+            self._pace(len(piece))
+        return piece
 
 
 class _Source:

@@ -50,16 +50,24 @@ class ThrottledStore(Store):
     """A Store whose contents come and go at no more than ``rate`` bytes per second (more than 0), on average.
 
     A chunk is handed on once it is paid for. ``cancelled`` is asked while waiting; when it says yes, the call ends with
-    CancelledError.
+    CancelledError. ``sender`` is the throttle that the store itself asks before it sends anything; then only what comes
+    from there is paid for here, at the same throttle.
     """
 
     def __init__(
-        self, store: Store, rate: float, *, clock: Clock | None = None, cancelled: Callable[[], bool] | None = None
+        self,
+        store: Store,
+        rate: float,
+        *,
+        clock: Clock | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        sender: Throttle | None = None,
     ) -> None:
         self.name = store.name
         self.properties = store.properties
         self._store = store
-        self._throttle = Throttle(rate, clock or SystemClock(), cancelled or (lambda: False))
+        self._throttle = sender or Throttle(rate, clock or SystemClock(), cancelled or (lambda: False))
+        self._sends = sender is not None
 
     def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
         """Store a file, slowly."""
@@ -67,13 +75,15 @@ class ThrottledStore(Store):
         def moved(size: int) -> None:
             if progress is not None:
                 progress(size)
-            self._throttle.spend(size)
+            if not self._sends:
+                self._throttle.spend(size)
 
         return self._store.put(key, path, moved)
 
     def put_bytes(self, key: str, data: bytes) -> PutResult:
         """Store a small object, after a wait for all of it."""
-        self._throttle.spend(len(data))
+        if not self._sends:
+            self._throttle.spend(len(data))
         return self._store.put_bytes(key, data)
 
     def get(self, key: str, offset: int = 0) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import subprocess
 import termios
 import threading
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import IO, Final, Self
 
 from nanumpay_backupd.errors import ToolError
-from nanumpay_backupd.system.process import child_environment, die_with_parent
+from nanumpay_backupd.system.family import end_family
+from nanumpay_backupd.system.process import born, child_environment, die_with_parent, gone
 from nanumpay_backupd.system.secrets import Secret, redact
 
 __all__ = ["Filter", "Typed"]
@@ -70,6 +70,7 @@ class Filter:
         finally:
             if slave >= 0:
                 os.close(slave)
+        born(self._process.pid)
         assert self._process.stderr is not None
         self._begin("filter-said", self._listen, self._process.stderr)
         if master >= 0:
@@ -112,14 +113,15 @@ class Filter:
     def wait(self) -> int:
         """Wait for its end and return the exit code (negative: the signal)."""
         code = self._process.wait()
+        gone(self._process.pid)
         for thread in self._threads:
             thread.join()
         return code
 
     def kill(self) -> None:
-        """End it at once, with whatever it started in its own session; harmless when it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
+        """End it at once, with whatever it started; harmless when it has ended."""
+        if self._process.poll() is None:
+            end_family(self._process.pid)
 
     def close(self) -> None:
         """End it if it still runs, and let go of its streams; may be called twice."""

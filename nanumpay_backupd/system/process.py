@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import IO, Final
 
 from nanumpay_backupd.errors import ToolError
+from nanumpay_backupd.system.family import end_family
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = [
     "Child",
     "Finished",
+    "born",
     "child_environment",
     "die_with_parent",
+    "end_children",
     "find_tool",
+    "gone",
     "own_environment",
     "run_bytes",
     "run_text",
@@ -33,7 +37,12 @@ __all__ = [
 _PR_SET_PDEATHSIG: Final = 1
 _DAEMONS_OWN: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "CREDENTIALS_DIRECTORY")
 _libc = ctypes.CDLL(None, use_errno=True)
-_KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_KEPT_VARIABLES: Final = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    "GOMEMLIMIT",  # below which the tools that are written in Go try to stay
+)
+_living: Final[set[int]] = set()
+"""The long-running children of this process that were not waited for yet."""
 
 
 def die_with_parent() -> None:
@@ -50,6 +59,12 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def own_environment() -> dict[str, str]:
     """Return what a process of our own may need (AWS keys, proxies, zone), but not what is the daemon's alone."""
     return {name: value for name, value in os.environ.items() if name not in _DAEMONS_OWN}
+
+
+def end_children() -> None:
+    """End all long-running children at once, with what they started; whoever waits for one learns of its end."""
+    for pid in tuple(_living):
+        end_family(pid)
 
 
 def find_tool(name: str, *, hint: str) -> Path:
@@ -127,6 +142,16 @@ def secret_file(text: str) -> Iterator[int]:
         os.close(fd)
 
 
+def born(pid: int) -> None:
+    """Note a long-running child, so that `end_children` ends it."""
+    _living.add(pid)
+
+
+def gone(pid: int) -> None:
+    """Note that a child was waited for: its number may be another process's from now on."""
+    _living.discard(pid)
+
+
 class Child:
     """A long-running child whose standard error is read line by line; it dies when we do.
 
@@ -166,6 +191,7 @@ class Child:
             )
         except OSError as error:
             raise ToolError(f"{self.name} cannot be started: {error.strerror}", code="tool-missing") from None
+        born(self._process.pid)
         output = self._process.stdout if both else self._process.stderr
         assert output is not None
         self._reader = threading.Thread(target=self._read, args=(output,), daemon=True)
@@ -179,7 +205,10 @@ class Child:
     @property
     def running(self) -> bool:
         """Tell whether the child has not ended yet."""
-        return self._process.poll() is None
+        if self._process.poll() is None:
+            return True
+        gone(self._process.pid)
+        return False
 
     @property
     def tail(self) -> str:
@@ -204,13 +233,14 @@ class Child:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+        gone(self._process.pid)
         self._reader.join(timeout=5)
         return code
 
     def kill(self) -> None:
-        """End the child at once; harmless when it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        """End the child at once with all that it started; harmless when it has ended."""
+        if self.running:
+            end_family(self._process.pid)
         self.wait()
 
     def _read(self, stream: IO[bytes]) -> None:

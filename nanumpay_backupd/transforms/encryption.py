@@ -86,6 +86,10 @@ class Encryption(ABC):
         (``tool-missing``).
         """
 
+    def private_endings(self) -> list[tuple[str, datetime]]:
+        """Return label and end of the private keys at hand that end one day; raises ToolError."""
+        return []
+
     @abstractmethod
     def encrypting(self) -> tuple[Filter, Meant]:
         """Start the tool so that it encrypts what it is given, and say which header is meant; raises as that."""

@@ -111,8 +111,9 @@ def status_lines(said: Sequence[str]) -> list[list[str]]:
 
 def _make() -> tuple[Path, FileLock]:
     """Make a home, and remove those whose owner was killed."""
-    for base in _bases():
-        with contextlib.suppress(OSError):
+    # Twice: another process that sweeps may have been faster than the lock of a home that was just made.
+    for base in (*_bases(), *_bases()):
+        with contextlib.suppress(OSError, BusyError):
             _sweep(base)
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
             lock = FileLock(folder / _LOCK, f"the home of gpg {folder}")

@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from nanumpay_backupd.errors import ConfigError, DecryptError, ToolError
 from nanumpay_backupd.system.filter import Filter
-from nanumpay_backupd.system.process import run_text, secret_file
+from nanumpay_backupd.system.process import run_bytes, run_text, secret_file
 from nanumpay_backupd.system.secrets import Secret
 from nanumpay_backupd.transforms.encryption import Encryption, Recipient, key_missing, key_wrong, named_exactly
 from nanumpay_backupd.transforms.gnupg import GnupgHome, status_lines
@@ -106,6 +106,18 @@ class OpenPgp(Encryption):
         if self._found is None:
             self._found = tuple(self._recipient(file) for file in self._files)
         return self._found
+
+    def private_endings(self) -> list[tuple[str, datetime]]:
+        """Return label and end of the private keys at hand; none of them is brought into the home."""
+        found = []
+        for key in self._private:
+            done = run_bytes(self.home.argv("--with-colons", "--show-keys"), given=key.reveal().encode() + b"\n")
+            rows = [line.split(":") for line in done.stdout.decode("utf-8", "replace").splitlines()]
+            first = next((row for row in rows if row[0] == "sec" and len(row) > 6 and row[6]), None)
+            if first is not None:
+                label = next((row[9] for row in rows if row[0] == "uid"), first[4])
+                found.append((label, datetime.fromtimestamp(int(first[6]), UTC)))
+        return found
 
     def encrypting(self) -> tuple[Filter, Meant]:
         """Start gpg, and say which header is meant."""

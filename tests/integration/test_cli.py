@@ -170,6 +170,7 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("cancel",), "Cancel"),
         (("wait", "--restores"), "ListJobs"),
         (("prune",), "Prune"),
+        (("send", OTHER, "--to", "nas"), "Send"),
         (("prune", "--at", "in 30 days", "--assume-schedule"), "Prune"),
         (("pin", OTHER), "Pin"),
         (("unpin", OTHER), "Unpin"),
@@ -366,6 +367,8 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("delete", "latest", "--from", "nas", "--force", "--yes"),
         ("run", "shop", "--force", "--no-wait"),
         ("run", "--kind", "incremental", "--no-wait"),
+        ("run", "shop", "--only-db", "--only-to", "nas, app", "--only-to", "local", "--no-wait"),
+        ("send", "latest", "--to", "nas"),
         ("runs", "--slices"),
         ("list", "nanumpay", "--slices"),
         ("timeline", "nanumpay"),
@@ -379,15 +382,17 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
     assert asked == [
         ("ListRuns", {"job": "nanumpay", "limit": 3}),
         ("ListBackups", {"limit": 2}),
-        ("Prune", {"job": "nanumpay", "apply": True}),
-        ("Prune", {"at": "2027-02-28T17:00:00Z"}),
-        ("Prune", {"job": "nanumpay", "at": "2027-02-28T15:00:00Z", "assume_schedule": True}),
+        ("Prune", {"job": "nanumpay", "apply": True, "together": True}),
+        ("Prune", {"at": "2027-02-28T17:00:00Z", "together": True}),
+        ("Prune", {"job": "nanumpay", "at": "2027-02-28T15:00:00Z", "assume_schedule": True, "together": True}),
         ("Pin", {"backup": OTHER, "reason": "before the move"}),
         ("Pin", {"backup": "latest"}),
         ("Unpin", {"backup": OTHER, "all": True}),
         ("Delete", {"backup": BACKUP, "destination": "nas", "force": True}),
         ("Run", {"job": "shop", "force": True}),
         ("Run", {"kind": "incremental"}),
+        ("Run", {"job": "shop", "holds": "database", "only_to": ["nas", "app", "local"]}),
+        ("Send", {"backup": "latest", "destination": "nas"}),
         ("ListRuns", {"slices": True}),
         ("ListBackups", {"job": "nanumpay", "slices": True}),
         ("Timeline", {"job": "nanumpay"}),
@@ -533,7 +538,7 @@ def test_nothing_to_prune_is_not_asked_about(path: Path) -> None:
         with Terminal(path, "prune", "--apply") as terminal:
             assert terminal.end() == 0
         assert "Nothing is to be deleted." in terminal.text
-        assert daemon.calls == [("Prune", {})]
+        assert daemon.calls == [("Prune", {"together": True})]
 
 
 @pytest.mark.parametrize(
@@ -916,6 +921,26 @@ def test_little_is_imported_for_a_status(daemon: CannedDaemon, path: Path) -> No
     heavy = {"asyncio", "dataclasses", "inspect", "shutil", "subprocess", "logging", "difflib", "unicodedata", "ssl"}
     assert not loaded & (heavy | {"msgspec", "structlog", "pymongo", "boto3", "croniter"})
     assert f"{NOW:%Y}" in done.stdout
+
+
+def test_monitor_says_what_is_wrong_and_ends_so(path: Path) -> None:
+    """8 and each failure with its hint when a check failed; 0 and next to nothing when all is well."""
+    with canned_daemon(path, "failing"):
+        done = backupctl(path, "monitor")
+        assert (done.returncode, done.stderr) == (8, "")
+        assert done.stdout.startswith(
+            "● 2 checks failed, 1 warning   looked just now\n✗ FAILED nanumpay: nanumpay-backup-"
+        )
+        assert "✗ FAILED nanumpay, nas: connecting failed at FTP server nas:21\n  → is it up?\n" in done.stdout
+        assert backupctl(path, "monitor", "--json").returncode == 8
+    with canned_daemon(path):
+        done = backupctl(path, "monitor", "nanumpay", "--last")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("● All is well   looked 3 h ago\n\nJOB ")
+        assert len(done.stdout.splitlines()) == 6
+        accepted = backupctl(path, "monitor", "--accept", OTHER)
+        assert accepted.returncode == 0
+        assert accepted.stdout.startswith(f"Accepted: from {OTHER} on, that is what is usual.\n")
 
 
 def test_notify_shows_who_is_told_and_what_was_told(path: Path, daemon: CannedDaemon) -> None:

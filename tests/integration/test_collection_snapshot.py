@@ -22,7 +22,7 @@ from nanumpay_backupd import worker
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.model import Backup, BackupState, Kind, Outcome, Run
-from nanumpay_backupd.settings.schema import CollectionOrder, MongoSource, Paths, RestoreOrder, RunSpec
+from nanumpay_backupd.settings.schema import CollectionOrder, MongoSource, Paths, RestoreOrder, RetryPolicy, RunSpec
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.secrets import Secret
 from tests.compare import describe_database
@@ -65,7 +65,8 @@ class House:
         )
         folder = self.root
         paths = Paths(backups=folder / "backups", state=folder / "state", socket=folder / "socket")
-        return RunSpec(run=f"run{self.count}", job=job_spec(source=source), paths=paths, trigger="manual", **order)
+        job = job_spec(source=source, retry=RetryPolicy(attempts=1))
+        return RunSpec(run=f"run{self.count}", job=job, paths=paths, trigger="manual", **order)
 
     def run(self, collection: str = "", form: str = "bson") -> Run:
         """Back up one collection, or all."""

@@ -346,7 +346,7 @@ class TestAccess:
     """The socket's group looks and runs; deleting is for root, the service's user and the admin group."""
 
     def test_member_of_the_group(self, shared: Site) -> None:
-        """A user of the group sees all and starts runs, but deletes, prunes, unpins, reloads and rebuilds nothing."""
+        """A user of the group sees all and starts runs, but deletes, unpins, accepts, reloads and rebuilds nothing."""
         backup = shared.list_backups()[-1]["id"]
         calls = [
             ("GetStatus", {}),
@@ -356,12 +356,13 @@ class TestAccess:
             ("Delete", {"backup": backup}),
             ("Prune", {"apply": True}),
             ("Unpin", {"backup": backup}),
+            ("AcceptBackup", {"backup": backup}),
             ("Reload", {}),
             ("RebuildCatalog", {}),
             ("Run", {"job": "nanumpay"}),
         ]
         answers = as_user(shared, "nobody", "nogroup", calls)
-        assert [answer.get("code") for answer in answers] == [*[None] * 4, *["not-allowed"] * 5, None]
+        assert [answer.get("code") for answer in answers] == [*[None] * 4, *["not-allowed"] * 6, None]
         assert answers[4]["exit_code"] == 7
         assert "use sudo" in answers[4]["hint"]
         assert shared.ended(answers[-1]["run"]["id"])["outcome"] == "succeeded"

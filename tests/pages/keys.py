@@ -15,6 +15,8 @@ from nanumpay_backupd.settings.options import (
     DESTINATIONS,
     JOB,
     JOB_ENCRYPTION,
+    MONITOR,
+    PLACE_MONITOR,
     RETENTION,
     SINGLE,
     TOP,
@@ -46,8 +48,7 @@ def parts() -> dict[str, str]:
             (
                 _section(JOB),
                 *(_kind("[[job]]", name, table) for name, table in SOURCES.items()),
-                _section(RETENTION),
-                _section(JOB_ENCRYPTION),
+                *(_section(one) for one in (RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION)),
             )
         ),
         "fields": "".join(_fields()),

@@ -65,6 +65,21 @@ def moment(**before: float) -> str:
     return (NOW - timedelta(**before)).isoformat().replace("+00:00", "Z")
 
 
+def checks_of_places() -> list[Record]:
+    """Make up what Monitor says: one place is well, one is away, data may be missing."""
+    rows = [
+        ("", "content", "failed", "data missing", f"{BACKUP} is odd: collection pay.orders is gone", "look into it"),
+        ("local", "reachable", "ok", "0.0 s", "answered in 0.0 s", ""),
+        ("local", "age", "ok", "6h", "the newest verified backup is 6h old (limit 2d1h)", ""),
+        ("local", "room", "warning", "9 days", "the disk is full in 9 days, as things go", "take a larger disk"),
+        ("nas", "reachable", "failed", "no", "connecting failed at FTP server nas:21", "is it up?"),
+        ("nas", "expiry", "ok", "300 days", "the key of kim ends on 2027-09-17", ""),
+        ("nas", "expiry", "ok", "61 days", "the certificate of nas:21 ends on 2027-01-21", ""),
+    ]
+    names = ("destination", "check", "state", "value", "message", "hint")
+    return [{"job": "nanumpay", "code": "", "backup": "", **dict(zip(names, row, strict=True))} for row in rows]
+
+
 def notices() -> list[Record]:
     """Make what was told: a failure that is mended, another that is not, and a success that nobody asked for."""
     about: Record = {
@@ -593,6 +608,9 @@ class CannedDaemon:
         places = [destination] if destination else ["local", "app"]
         return {"deleted": [self._line(backup, place, "delete", "asked for by hand") for place in places]}
 
+    def _on_Send(self, backup: str, destination: str | None = None) -> Record:
+        return {"backup": BACKUP if backup == "latest" else backup, "queued": [destination] if destination else []}
+
     def _on_Restore(
         self,
         backup: str,
@@ -681,7 +699,12 @@ class CannedDaemon:
         }
 
     def _on_Prune(
-        self, job: str | None = None, apply: bool = False, at: str | None = None, assume_schedule: bool = False
+        self,
+        job: str | None = None,
+        apply: bool = False,
+        at: str | None = None,
+        assume_schedule: bool = False,
+        together: bool = False,
     ) -> Record:
         if self.health == "empty":
             return {"lines": [], "applied": apply, "notes": []}
@@ -703,6 +726,17 @@ class CannedDaemon:
         reason = f"{BACKUP} is corrupt; this is the next older good one"
         pin = {"backup": backup, "owner": "daemon:verify", "reason": reason, "made": moment()}
         return {"backup": backup, "pins": [] if all else [pin]}
+
+    def _on_Monitor(self, job: str | None = None, recorded: bool = False) -> Record:
+        found = checks_of_places()
+        bad = self.health == "failing"
+        if not bad:
+            found = [check | {"state": "ok", "hint": "", "code": ""} for check in found]
+        health = "failing" if bad else "ok"
+        return {"health": health, "checks": found, "looked": moment(hours=3 if recorded else 0), "now": moment()}
+
+    def _on_AcceptBackup(self, backup: str) -> Record:
+        return {"backup": backup, "released": [BACKUP]}
 
     def _on_GetSettings(self) -> Record:
         settings = {
@@ -882,6 +916,8 @@ async def _serve(daemon: CannedDaemon, path: Path, ready: threading.Event, stop:
     ready.set()
     await stop.wait()
     await server.close()
+    # Not before: a run that waits for its end is cut off with the connection, and not cancelled.
+    daemon.cancelled.set()
 
 
 @contextlib.contextmanager
@@ -900,7 +936,6 @@ def canned_daemon(path: Path, health: str = "ok", step: float = 0.0) -> Iterator
             raise TimeoutError("the canned daemon did not start")
         yield daemon
     finally:
-        loop.call_soon_threadsafe(daemon.cancelled.set)
         loop.call_soon_threadsafe(stop.set)
         thread.join()
 

@@ -27,13 +27,13 @@ class Certificate:
     """SHA-256 of the server's certificate, in lower-case hex without colons."""
 
 
-def make_certificate(folder: Path) -> Certificate:
-    """Make an authority and a certificate for 127.0.0.1 and localhost in ``folder``."""
+def make_certificate(folder: Path, *, days: float = 30.0) -> Certificate:
+    """Make an authority and a certificate for 127.0.0.1 and localhost in ``folder``; both end in so many days."""
     folder.mkdir(parents=True, exist_ok=True)
     authority_key = ec.generate_private_key(ec.SECP256R1())
     key = ec.generate_private_key(ec.SECP256R1())
-    authority = _build("test authority", authority_key, "test authority", authority_key, is_authority=True)
-    certificate = _build("127.0.0.1", key, "test authority", authority_key, is_authority=False)
+    authority = _build("test authority", authority_key, "test authority", authority_key, days, is_authority=True)
+    certificate = _build("127.0.0.1", key, "test authority", authority_key, days, is_authority=False)
     key_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -60,6 +60,7 @@ def _build(
     key: ec.EllipticCurvePrivateKey,
     issuer: str,
     issuer_key: ec.EllipticCurvePrivateKey,
+    days: float,
     *,
     is_authority: bool,
 ) -> x509.Certificate:
@@ -71,7 +72,7 @@ def _build(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=30))
+        .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)

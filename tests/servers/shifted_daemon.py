@@ -1,7 +1,8 @@
 """The daemon with another clock or a shorter stop: started like the real one, by the door that it has for a clock.
 
 NANUMPAY_TEST_CLOCK is the seconds that its wall clock is ahead of this machine's; NANUMPAY_TEST_STOP_BUDGET replaces
-the seconds that a running backup may take when the service stops; with NANUMPAY_TEST_DEFECT the scheduler breaks down
+the seconds that a running backup may take when the service stops, NANUMPAY_TEST_GRACE those that a run without a sign
+of life has beyond its standstill; with NANUMPAY_TEST_DEFECT the scheduler breaks down
 as soon as it has a plan. The worker processes have the machine's clock.
 """
 
@@ -12,7 +13,7 @@ import sys
 from datetime import datetime, timedelta
 from typing import Final
 
-from nanumpay_backupd import __main__, daemon
+from nanumpay_backupd import __main__, daemon, supervisor
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import SystemClock
 
@@ -33,6 +34,8 @@ async def _broken_step(self: Supervisor) -> float:
 if __name__ == "__main__":
     daemon.SystemClock = _ShiftedClock  # type: ignore[attr-defined]  # the seam: a clock is handed in
     daemon._STOP_BUDGET = float(os.environ.get("NANUMPAY_TEST_STOP_BUDGET", "60"))  # type: ignore[misc]
+    if "NANUMPAY_TEST_GRACE" in os.environ:
+        supervisor._GRACE = float(os.environ["NANUMPAY_TEST_GRACE"])  # type: ignore[misc]
     if "NANUMPAY_TEST_DEFECT" in os.environ:
         Supervisor._step = _broken_step  # type: ignore[method-assign]
     sys.exit(__main__.main())

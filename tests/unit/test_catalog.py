@@ -170,6 +170,20 @@ def test_saving_a_backup_again_updates_it_and_forgets_nothing(catalog: Catalog) 
     assert [copy.destination for copy in found.copies] == ["cloud", LOCAL]
 
 
+def test_for_which_places_a_backup_was_meant_is_remembered(catalog: Catalog) -> None:
+    """Also that it was for none, and when it is saved again by somebody who cannot tell; it goes with the backup."""
+    made = [backup_of(NOW - timedelta(days=at), LOCAL) for at in range(3)]
+    for backup, places in zip(made, (None, ("nas", "offsite"), ()), strict=True):
+        catalog.save_backup(msgspec.structs.replace(backup, only_to=places))
+    catalog.save_backups(made)
+    assert [backup.only_to for backup in catalog.backups()] == [None, ("nas", "offsite"), ()]
+    found = [catalog.backup(backup.id) for backup in made]
+    assert [backup.only_to for backup in found if backup is not None] == [None, ("nas", "offsite"), ()]
+    catalog.forget_backup(made[1].id)
+    catalog.save_backup(made[1])
+    assert [backup.only_to for backup in catalog.backups()] == [None, None, ()]
+
+
 def test_what_was_taken_for_an_old_programs_archive_becomes_what_it_is(catalog: Catalog) -> None:
     """Seen between the two renames of a commit an artifact looks like a legacy one; the run's record corrects that."""
     manifest = manifest_of(b"artifact", proven=None)

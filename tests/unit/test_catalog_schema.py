@@ -29,6 +29,8 @@ from nanumpay_backupd.model import (
     Trigger,
     to_json,
 )
+from nanumpay_backupd.monitoring.judging import gather
+from nanumpay_backupd.monitoring.memory import recall
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest
 from nanumpay_backupd.pipeline.layout import backup_id
 from tests.workbench import NOW, job_spec, manifest_of
@@ -78,6 +80,17 @@ UPDATE copies SET job = (SELECT job FROM backups WHERE id = backup),
     size = json_extract(CAST(record AS TEXT), '$.size');
 CREATE INDEX runs_by_action ON runs (job, action, outcome, started DESC, id DESC);
 PRAGMA user_version = 3
+"""
+_FOURTH: Final = """
+ALTER TABLE copies ADD COLUMN locked TEXT;
+CREATE TABLE pins (
+    backup TEXT NOT NULL REFERENCES backups (id) ON DELETE CASCADE, owner TEXT NOT NULL, reason TEXT NOT NULL,
+    made TEXT NOT NULL, PRIMARY KEY (backup, owner));
+INSERT INTO pins SELECT id, 'daemon:verify', pinned, created FROM backups WHERE pinned != '';
+CREATE TABLE notices (id TEXT PRIMARY KEY, job TEXT NOT NULL, at TEXT NOT NULL, record BLOB NOT NULL);
+CREATE TABLE memory (key TEXT PRIMARY KEY, record BLOB NOT NULL);
+CREATE INDEX notices_by_time ON notices (at DESC, id DESC);
+PRAGMA user_version = 4
 """
 _WHOLE: Final = re.compile(
     r"SCAN (runs|backups|b|copies|c)\b(?! USING (COVERING )?INDEX (runs_but_slices|runs_unfinished|copies_pending))"
@@ -153,6 +166,8 @@ def _write(path: Path, version: int, backups: list[Backup], runs: list[Run]) -> 
         if version > 2:
             db.executescript(_THIRD)
             db.execute("UPDATE backups SET pinned = 'a newer one is corrupt' WHERE id = ?", (backups[0].id,))
+        if version > 3:
+            db.executescript(_FOURTH)
 
 
 def _tables(path: Path) -> set[tuple[str, str]]:
@@ -166,7 +181,7 @@ def _tables(path: Path) -> set[tuple[str, str]]:
     return {(name, ",".join(sorted(names.split(",")))) for name, names in columns} | set(indexes)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: Path, version: int) -> None:
     """Backups with their manifests and copies, runs, totals and the lookups by kind are as if made by this program."""
     backups, runs = _backups(), [_run(0), _run(1, "slice"), _run(2, "drill", Outcome.FAILED)]
@@ -176,7 +191,7 @@ def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: P
         for run in runs:
             fresh.save_run(run)
     with Catalog(tmp_path / "old.db") as old, Catalog(tmp_path / "new.db") as new:
-        if version == 3:
+        if version >= 3:
             # Until then the daemon alone made pins.
             (found,) = old.pins()
             assert (found.backup, found.reason, found.by_daemon) == (backups[0].id, "a newer one is corrupt", True)
@@ -192,6 +207,7 @@ def test_a_catalog_of_an_older_format_becomes_ours_and_loses_nothing(tmp_path: P
         assert old.runs(slices=False) == [runs[2], runs[0]]
         assert old.notices() == []
         assert old.remembered("announcer") is None
+        assert old.oddities() == []
         assert old.last_run("nanumpay", "drill", Outcome.FAILED) == runs[2]
     assert _tables(tmp_path / "old.db") == _tables(tmp_path / "new.db")
 
@@ -210,6 +226,8 @@ def test_a_status_reads_no_table_from_end_to_end(tmp_path: Path) -> None:
         job_facts(catalog, job.name)
         retention(catalog, job)
         protection(catalog, job, lambda _: None, datetime.now(UTC))
+        gather(catalog, job)
+        recall(catalog)
         catalog.runs(slices=False)
         catalog.unfinished_runs()
         catalog.pending_copies()

@@ -128,6 +128,23 @@ def test_other_states_of_a_job() -> None:
     assert "app✗none nas✗none" in text
 
 
+def test_what_waits_and_what_is_made_again() -> None:
+    """Status says what is due and waits for what, until when, and when a failed run is made again."""
+    due, until = "2026-11-20T18:00:00Z", "2026-11-20T22:00:00Z"
+    waiting = [
+        {"what": "backup", "due": due, "reason": "blackout", "until": until, "active": 0, "most": 2},
+        {"what": "upload", "due": due, "reason": "number", "active": 2, "most": 2},
+    ]
+    again = [{"action": "drill", "due": until, "attempt": 2, "attempts": 3}]
+    lines = status_text(jobs=[job(waiting=waiting, again=again)]).splitlines()
+    at = lines.index("  next run   2026-11-22 02:00 KST, in 21 h")
+    assert lines[at + 1 : at + 4] == [
+        "  waits      the backup, due 2026-11-21 03:00 KST, for the blackout until 2026-11-21 07:00 KST",
+        "  waits      queued uploads, due 2026-11-21 03:00 KST: 2 of 2 runs are active",
+        "  again      the drill is tried again 2026-11-21 07:00 KST, in 2 h, attempt 2 of 3",
+    ]
+
+
 @pytest.mark.parametrize(
     "changes,text",
     [
@@ -269,19 +286,10 @@ def test_a_locked_copy_says_until_when() -> None:
 
 
 def test_many_slices_of_which_the_same_is_said_are_one_line_of_a_prune() -> None:
-    """Four slices that go for one reason are counted and their sizes added; few ones, and fulls, are named."""
-    slices = [f"shop-slice-2026-11-21T02-0{at}-00" for at in range(6)]
-    fulls = [f"shop-slice-a-backup-2026-11-2{at}T02-00-00" for at in range(5)]
-    lines = [
-        {"backup": name, "destination": "local", "action": action, "reason": "why", "size": 1_000_000}
-        for name, action in [
-            *((name, "keep") for name in fulls + slices[:2]),
-            *((name, "delete") for name in slices[2:]),
-        ]
-    ]
-    *kept, gone = prune_table(PLAIN, lines)[1:]
-    assert [line.split()[0] for line in kept] == [*fulls, *slices[:2]]
-    assert gone.split() == "4 slices of shop local delete 4.00 MB why".split()
+    """A line that stands for several says how many, and of which job."""
+    line = {"backup": "shop-slice-a-slice-2026-11-21T02-05-00", "destination": "local", "action": "delete"}
+    (gone,) = prune_table(PLAIN, [line | {"reason": "why", "size": 4_000_000, "slices": 4}])[1:]
+    assert gone.split() == "4 slices of shop-slice-a local delete 4.00 MB why".split()
 
 
 def test_checks() -> None:

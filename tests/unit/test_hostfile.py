@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,24 @@ import pytest
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.settings import hostfile
 from nanumpay_backupd.settings.hostfile import load_host_file, parse_host_file
+from nanumpay_backupd.settings.merge import build_jobs
 from nanumpay_backupd.settings.mongouri import has_password, uri_database, uri_place
-from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, JOB_ENCRYPTION, RETENTION, SINGLE, TOP
+from nanumpay_backupd.settings.options import (
+    CHANNEL,
+    DESTINATIONS,
+    JOB,
+    JOB_ENCRYPTION,
+    MONITOR,
+    PLACE_MONITOR,
+    RETENTION,
+    SINGLE,
+    TOP,
+)
 from nanumpay_backupd.settings.reference import example_toml, reference_markdown
 from nanumpay_backupd.settings.schema import (
     Channel,
     FtpDestination,
+    HealthLimits,
     HostConfig,
     HostJob,
     LocalDestination,
@@ -195,6 +208,48 @@ def test_destinations_and_jobs_are_read(monkeypatch: pytest.MonkeyPatch) -> None
     assert everything.source == MongoSource(uri=config.mongodb.uri, database="")
 
 
+def test_what_counts_as_well_is_inherited_key_by_key() -> None:
+    """Of a job at a place, the most special table that says a key counts: place, job, all; else the default."""
+    config = parse(
+        """
+        [monitor]
+        at = "never"
+        max_age = "30h"
+        disk_days = 20
+        [nanumpay]
+        destinations = ["usb"]
+        [nanumpay.monitor]
+        max_age = "0s"
+        shrink_factor = 0
+        grow_factor = 2.5
+        [[job]]
+        name = "shop"
+        monitor = { max_total_size = "5GB" }
+        [destination.usb]
+        type = "local"
+        path = "/mnt/usb"
+        [destination.usb.monitor]
+        max_age = "9d"
+        expires = 2027-01-31
+        [destination.local.monitor]
+        expiry_days = 30
+        [destination.app.retention]
+        count = 3
+        [destination.app.monitor]
+        expires = "2028-02-29"
+        """
+    )
+    assert config.monitor.at == ()
+    own, shop = build_jobs(config, None)
+    assert own.health == HealthLimits(max_age=0.0, disk_days=20, shrink_factor=0.0, grow_factor=2.5)
+    assert own.health_at("usb") == msgspec.structs.replace(own.health, max_age=9 * 86400.0, expires=date(2027, 1, 31))
+    assert own.health_at("local") == msgspec.structs.replace(own.health, expiry_days=30)
+    assert own.health_at("elsewhere") == own.health
+    assert shop.health == HealthLimits(max_age=108_000.0, disk_days=20, max_total_size=5_000_000_000)
+    assert config.monitors["app"].expires == date(2028, 2, 29)
+    assert build_jobs(parse(""), None)[0].health == HealthLimits()
+
+
 def test_how_people_are_told_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels, their rules and the heartbeats of jobs arrive; an address is a secret like any other."""
     monkeypatch.setenv("SLACK", "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ")
@@ -331,6 +386,13 @@ def test_how_people_are_told_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[nanumpay]\ndestinations = ["local"]\n[destination.local.retention]\ncount = 2',
          "nanumpay.destinations", "there is no [destination.local]", ""),
         ("[destination.usb.retention]\ncount = 2", "destination.usb.type", "is missing", ""),
+        ("[monitor]\nshrink_factor = 1.5", "monitor.shrink_factor", "0, or a number from 0.01 to 1", ""),
+        ("[monitor]\ngrow_factor = true", "monitor.grow_factor", "0, or a number from 1 to 1000", ""),
+        ("[nanumpay.monitor]\nexpires = 2027-01-31", "nanumpay.monitor.expires", "not a known key", ""),
+        ("[destination.app.monitor]\nshrink_factor = 0.5", "destination.app.monitor.shrink_factor", "not a known", ""),
+        ("[destination.app.monitor]\nexpires = 2027-01-31T10:00:00", "destination.app.monitor.expires", "a day", ""),
+        ('[destination.app.monitor]\nexpires = "31.1.2027"', "destination.app.monitor.expires", "YYYY-MM-DD", ""),
+        ("[destination.usb.monitor]\ndisk_days = 2", "destination.usb.type", "is missing", ""),
         ('[[job]]\nname = "a"\ndestinations = ["usbb"]\n[destination.usb]\ntype="local"\npath="/a"',
          "job.a.destinations", "no [destination.usbb]", "did you mean usb?"),
         ('[notify]\nlanguage = "kr"', "notify.language", 'must be "en" or "ko"', ""),
@@ -538,9 +600,30 @@ def test_bad_connection_strings_are_refused_without_showing_them(uri: str) -> No
 
 def test_the_tables_describe_every_field() -> None:
     """No field of a record lacks its key in the host file, and each key fills a field of its table's record."""
-    named_elsewhere = {"origin", "name", "retention", "retentions", "destinations", "jobs", "s3", "ftp", "channels"}
+    named_elsewhere = {
+        "origin",
+        "name",
+        "retention",
+        "retentions",
+        "monitors",
+        "destinations",
+        "jobs",
+        "s3",
+        "ftp",
+        "channels",
+    }
     named_elsewhere |= {table.path for table in SINGLE}
-    for table in (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, RETENTION, JOB_ENCRYPTION):
+    for table in (
+        TOP,
+        *SINGLE,
+        *DESTINATIONS.values(),
+        CHANNEL,
+        JOB,
+        RETENTION,
+        MONITOR,
+        PLACE_MONITOR,
+        JOB_ENCRYPTION,
+    ):
         fields = {field.name for field in msgspec.structs.fields(table.record)}
         keys = {option.target for option in table.options}
         assert keys <= fields, table.path
@@ -586,8 +669,9 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     assert [job.name for job in config.jobs] == ["shop", *list(SOURCES)[1:]]
     assert [destination.name for destination in config.destinations] == ["offsite", "ftp-server", "usb"]
     keys: list[Any] = re.findall(r"(?m)^#([a-z_0-9]+) = ", example_toml())
-    tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, *SOURCES.values(), RETENTION, JOB_ENCRYPTION)
-    assert len(keys) == sum(len(table.options) for table in tables) + 5 + 2 * (len(SOURCES) - 1)
+    tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, *SOURCES.values(), RETENTION, MONITOR, PLACE_MONITOR)
+    count = sum(len(table.options) for table in (*tables, JOB_ENCRYPTION))
+    assert len(keys) == count + 5 + 2 * (len(SOURCES) - 1)
 
 
 def test_root_reads_what_root_owns(host_file: Path) -> None:

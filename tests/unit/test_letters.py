@@ -27,7 +27,7 @@ HANGUL: Final = re.compile("[가-힣]")
 ASKED: Final = frozenset(
     "bad-request bad-time cancelled catalog-newer control-socket daemon-stopping daemon-timeout daemon-unreachable "
     "failed job-disabled newest-verified no-such-moment not-allowed not-found permission-denied refused "
-    "pinned replay-refused swap-impossible usage watch-ended".split()
+    "pinned replay-refused swap-impossible target-exists target-refused not-for-this-source usage watch-ended".split()
 )
 
 

@@ -15,7 +15,17 @@ from nanumpay_backupd import arguments, errors
 from nanumpay_backupd.cli import options
 from nanumpay_backupd.settings.document import FIELDS
 from nanumpay_backupd.settings.hostfile import parse_host_file
-from nanumpay_backupd.settings.options import CHANNEL, DESTINATIONS, JOB, JOB_ENCRYPTION, RETENTION, SINGLE, TOP
+from nanumpay_backupd.settings.options import (
+    CHANNEL,
+    DESTINATIONS,
+    JOB,
+    JOB_ENCRYPTION,
+    MONITOR,
+    PLACE_MONITOR,
+    RETENTION,
+    SINGLE,
+    TOP,
+)
 from nanumpay_backupd.settings.source_tables import SOURCES
 from nanumpay_backupd.settings.tables import Table
 from nanumpay_backupd.worker import EXIT_CODES
@@ -162,7 +172,7 @@ def test_every_key_of_the_host_file_is_explained_under_its_table() -> None:
     explained = {part.title: part.arguments for part in parts}
     wanted = {
         _title(table): [option.key for option in table.options]
-        for table in (TOP, *SINGLE, CHANNEL, JOB, RETENTION, JOB_ENCRYPTION)
+        for table in (TOP, *SINGLE, CHANNEL, JOB, RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION)
     }
     wanted |= {
         f'[destination.NAME], type = "{kind}"': [option.key for option in table.options]

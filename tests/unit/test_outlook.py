@@ -14,7 +14,7 @@ from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.model import LOCAL, Backup, Copy, CopyState, Kind, Lock, Policy, Tiers, to_builtins, to_json
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout, backup_id
-from nanumpay_backupd.pipeline.outlook import PruneLine, look, plan, plan_ahead, too_large
+from nanumpay_backupd.pipeline.outlook import PruneLine, look, plan, plan_ahead, together, too_large
 from nanumpay_backupd.pipeline.pins import BY_VERIFICATION, pin
 from nanumpay_backupd.pipeline.prune import prune
 from nanumpay_backupd.settings.schema import Destination, JobSpec, LocalDestination
@@ -181,6 +181,26 @@ def test_the_copy_that_a_place_denies_stops_no_other(layout: Layout, catalog: Ca
     _, faults = prune(job, catalog, layout, NOW, open_store)
     assert [fault.code for fault in faults] == ["destination-denied"]
     assert len(tried) == 3
+
+
+def test_many_slices_of_which_the_same_is_said_are_one_line() -> None:
+    """Four slices that go for one reason are counted and their sizes added; few ones, and fulls, are named."""
+    lines = [
+        PruneLine(f"shop-slice-{kind}-2026-11-21T02-0{at}-00", place, action, "why", 10)
+        for kind, place, action, count in (
+            ("backup", LOCAL, "delete", 5),  # fulls of a job with such a name
+            ("slice", LOCAL, "delete", 4),
+            ("slice", LOCAL, "keep", 3),
+            ("diff", "disk2", "delete", 2),
+        )
+        for at in range(count)
+    ]
+    found = together("shop-slice", lines)
+    assert [(line.backup, line.slices, line.size) for line in found[5:]] == [
+        ("shop-slice-slice-2026-11-21T02-00-00", 4, 40),
+        *((line.backup, 0, 10) for line in lines[9:]),
+    ]
+    assert found[:5] == lines[:5]
 
 
 def test_what_vanished_is_remembered_for_as_long_as_all_is_kept(layout: Layout, catalog: Catalog) -> None:

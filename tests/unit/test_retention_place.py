@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanumpay_backupd.model import OpTime, Policy, Tiers
-from nanumpay_backupd.retention import Candidate, Decision, SliceCandidate, decide_place, deleting_order
+from nanumpay_backupd.retention import (
+    Candidate,
+    Coming,
+    Decision,
+    SliceCandidate,
+    decide_place,
+    deleting_order,
+    foresee,
+    standing,
+)
 from nanumpay_backupd.retention.windows import Windows
 from nanumpay_backupd.timeline import Base, Piece, ranges
 
@@ -141,9 +150,7 @@ def places(*, pins: bool = True) -> st.SearchStrategy[Place]:
 
 def in_our_order(place: Place, doomed: set[str]) -> list[str]:
     """Return what is to be deleted in the order in which it is deleted."""
-    return deleting_order(
-        (item.backup, item.created, isinstance(item, SliceCandidate)) for item in place.items if item.backup in doomed
-    )
+    return deleting_order(item for item in place.items if item.backup in doomed)
 
 
 def newest_good(place: Place, count: int, group: str = "") -> set[str]:
@@ -227,22 +234,41 @@ def test_deleting_in_our_order_interrupted_gives_the_same_answer(place: Place, p
     assert kept(place.without(order[: round(part * len(order))]), policy) == keep
 
 
-@given(places(), rules, st.integers(1, 60), st.lists(st.floats(0, 1), min_size=3, max_size=3))
-def test_interrupted_again_and_again_with_a_size_nothing_is_lost(
-    place: Place, policy: Policy, size: int, parts: list[float]
+@given(places(), rules, st.integers(1, 60), st.data())
+def test_whatever_part_of_a_plan_was_done_nothing_that_it_kept_is_deleted(
+    place: Place, policy: Policy, size: int, data: st.DataObject
 ) -> None:
-    """With a limit of the size more fulls may stay than the first answer said, never less, and it comes to an end.
+    """Cut off, refused or locked in any order, again and again: each answer deletes no more than the rest of the first.
 
-    Snapshots only have what these leave.
+    It comes to an end, and what stays beyond the first answer fits.
     """
     policy = msgspec.structs.replace(policy, max_total_size=size)
-    keep = {name for name in kept(place, policy) if not name.startswith("users")}
-    for part in parts:
-        order = in_our_order(place, place.names - kept(place, policy))
-        place = place.without(order[: round(part * len(order))])
-        assert keep <= kept(place, policy)
+    first = kept(place, policy)
+    for _ in range(3):
+        doomed = sorted(place.names - kept(place, policy))
+        gone = data.draw(st.lists(st.sampled_from(doomed), unique=True)) if doomed else []
+        place = place.without(gone)
+        assert first <= kept(place, policy)
     place = place.without(place.names - kept(place, policy))
-    assert kept(place, policy) == place.names >= keep
+    assert kept(place, policy) == place.names
+    snapshots = {item.backup for item in place.whole if item.group}
+    assert place.names - snapshots == first - snapshots or place.without(snapshots).size <= size
+    assert place.names & snapshots == first & snapshots or place.size <= size
+
+
+@given(places(), rules, st.integers(1, 60), st.floats(0, 1))
+def test_broken_off_in_our_order_no_more_stays_than_what_was_just_being_deleted(
+    place: Place, policy: Policy, size: int, part: float
+) -> None:
+    """With a limit of the size one full may stay that was to go: the one whose slices are gone in part, if it fits."""
+    policy = msgspec.structs.replace(policy, max_total_size=size)
+    first = kept(place, policy)
+    order = in_our_order(place, place.names - first)
+    done = round(part * len(order))
+    more = kept(place.without(order[:done]), policy) - first
+    assert more <= set(order[done:])
+    fulls = {item.backup for item in place.whole if item.good and item.moment is not None}
+    assert len(more & fulls) <= 1
 
 
 @given(places(), thinning, st.data())
@@ -368,3 +394,51 @@ def test_months_are_the_calendars(moment: str) -> None:
         "2026-01-01T00:00": "2025-12-01T00:00:00",
     }[moment]
     assert end.replace(tzinfo=None).isoformat() == expected
+
+
+def one_after_the_other(
+    place: Place, policy: Policy, coming: Coming, at: datetime
+) -> tuple[dict[str, bool], dict[str, datetime]]:
+    """Look ahead the long way: everything is judged anew at each backup that comes; also when each went."""
+    gone: dict[str, datetime] = {}
+    for full, piece in coming.arrivals():
+        place = Place((*place.whole, full), (*place.slices, *([piece] if piece is not None else [])))
+        if place.size > policy.max_total_size:
+            going = place.names - kept(place, policy, full.created)
+            gone |= dict.fromkeys(going, full.created)
+            place = place.without(going)
+    last = {one.backup: one.keep for one in decided(place, policy, at)}
+    return last | dict.fromkeys(gone, False), gone
+
+
+roomy = st.one_of(
+    st.builds(Policy, count=st.integers(3, 40), days=st.integers(20, 900), min_keep=st.integers(1, 2)),
+    st.builds(Policy, tiers=st.builds(Tiers, keep_all_for_days=st.integers(5, 300), keep_weekly_for_weeks=st.just(9))),
+)
+
+
+@pytest.mark.parametrize("part", [1, 3])
+@given(
+    st.one_of(places(pins=False), places()),
+    st.one_of(roomy, rules),
+    st.integers(20, 200),
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 1e-5, 1e-4]),
+)
+def test_looking_ahead_with_a_size_is_what_retention_after_each_backup_does(
+    part: int, place: Place, policy: Policy, size: int, count: int, hours: int, weight: int, changes: float
+) -> None:
+    """However little of a place is judged at each look: the same goes, on the same day, as if all of it were."""
+    policy = msgspec.structs.replace(policy, max_total_size=size)
+    times = [NOW + timedelta(hours=6 * hours * step) for step in range(1, count + 1)]
+    coming = Coming(times, [f"n{at:03d}" for at in range(count)], weight, moments=True, slices=changes, since=NOW)
+    at = times[-1] + timedelta(days=3)
+    expected, gone = one_after_the_other(place, policy, coming, at)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(standing, "_PART", part)
+        found = foresee(place.whole, place.slices, policy, at, SEOUL, coming)
+    assert {one.backup: one.keep for one in found} == expected
+    days = {name: f"({moment.astimezone(SEOUL):%Y-%m-%d})" for name, moment in gone.items()}
+    assert {one.backup: one.reason[-12:] for one in found if one.backup in gone} == days

@@ -9,6 +9,7 @@ __backupctl_takes() {
         'run --collection') REPLY=@collections ;;
         'run --format') REPLY='bson json' ;;
         'run --kind') REPLY='full incremental differential' ;;
+        'run --only-to') REPLY=@destinations ;;
         'run 1') REPLY=@jobs ;;
         'cancel 1') REPLY=@running ;;
         'wait --timeout') REPLY='' ;;
@@ -21,7 +22,10 @@ __backupctl_takes() {
         'restore --at') REPLY=latest ;;
         'restore --job') REPLY=@jobs ;;
         'restore --to-db') REPLY='' ;;
+        'restore --to') REPLY='@named @dirs' ;;
         'restore --collection') REPLY=@collections ;;
+        'restore --only') REPLY=@files ;;
+        'restore --option') REPLY='' ;;
         'restore --from') REPLY=@destinations ;;
         'restore 1') REPLY='latest @backups' ;;
         'verify --job') REPLY=@jobs ;;
@@ -33,6 +37,8 @@ __backupctl_takes() {
         'drill 1') REPLY=@jobs ;;
         'swaps 1') REPLY='undo redo drop' ;;
         'swaps 2') REPLY=@swaps ;;
+        'send --to') REPLY=@remote ;;
+        'send 1') REPLY='latest @backups' ;;
         'delete --from') REPLY=@destinations ;;
         'delete 1') REPLY=@backups ;;
         'prune --at') REPLY='' ;;
@@ -40,6 +46,8 @@ __backupctl_takes() {
         'pin --reason') REPLY='' ;;
         'pin 1') REPLY='latest @backups' ;;
         'unpin 1') REPLY='latest @backups' ;;
+        'monitor --accept') REPLY=@backups ;;
+        'monitor 1') REPLY=@jobs ;;
         'test 1') REPLY=@remote ;;
         'notify -n') REPLY='' ;;
         'notify 1') REPLY=test ;;
@@ -60,23 +68,25 @@ __backupctl_options() {
         '') REPLY='--help --socket --json --color --version' ;;
         status) REPLY='--watch --help --socket --json --color' ;;
         jobs) REPLY='--help --socket --json --color' ;;
-        run) REPLY='--no-wait --force --collection --format --kind --disable-notifications --help --socket --json --color' ;;
+        run) REPLY='--no-wait --force --collection --format --kind --disable-notifications --only-to --only-db --only-files --help --socket --json --color' ;;
         cancel) REPLY='--help --socket --json --color' ;;
         wait) REPLY='--timeout --restores --help --socket --json --color' ;;
         runs) REPLY='-n --slices --help --socket --json --color' ;;
         list) REPLY='-n --slices --help --socket --json --color' ;;
         show) REPLY='--help --socket --json --color' ;;
         timeline) REPLY='--help --socket --json --color' ;;
-        restore) REPLY='--at --job --swap --to-db --collection --from --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
+        restore) REPLY='--at --job --swap --to-db --to --collection --only --overwrite --option --from --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
         verify) REPLY='--job --level --from --no-wait --help --socket --json --color' ;;
         drill) REPLY='--backup --from --no-wait --help --socket --json --color' ;;
         swaps) REPLY='--yes --help --socket --json --color' ;;
+        send) REPLY='--to --help --socket --json --color' ;;
         delete) REPLY='--from --force --yes --help --socket --json --color' ;;
         prune) REPLY='--apply --at --assume-schedule --yes --help --socket --json --color' ;;
         pin) REPLY='--reason --help --socket --json --color' ;;
         unpin) REPLY='--all --help --socket --json --color' ;;
         settings) REPLY='--help --socket --json --color' ;;
         doctor) REPLY='--help --socket --json --color' ;;
+        monitor) REPLY='--last --accept --help --socket --json --color' ;;
         test) REPLY='--help --socket --json --color' ;;
         notify) REPLY='-n --help --socket --json --color' ;;
         report) REPLY='--days --html --language --help --socket --json --color' ;;
@@ -125,7 +135,7 @@ _backupctl() {
     elif [[ $cur == -* ]]; then
         __backupctl_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps delete prune pin unpin settings doctor test notify report logs reload rebuild completion'
+        REPLY='status jobs run cancel wait runs list show timeline restore verify drill swaps send delete prune pin unpin settings doctor monitor test notify report logs reload rebuild completion'
     else
         __backupctl_takes "$command $at" || __backupctl_options "$command"
     fi

@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --at --backup --collection --color --days --format --from --html --job --kind --language --level --reason --socket --timeout --to-db -n
+            case --accept --at --backup --collection --color --days --format --from --html --job --kind --language --level --only --only-to --option --reason --socket --timeout --to --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -71,6 +71,9 @@ complete -c backupctl -n '__backupctl_in run' -l collection -x -k -a '(__backupc
 complete -c backupctl -n '__backupctl_in run' -l format -x -a 'bson json' -d 'of a collection: bson (default), or json: Extended JSON, a document a line'
 complete -c backupctl -n '__backupctl_in run' -l kind -x -a 'full incremental differential' -d 'the kind of backup (default: full): full, incremental, differential'
 complete -c backupctl -n '__backupctl_in run' -l disable-notifications -d 'tell nobody how it ends: no messages, no pings (it stays on record)'
+complete -c backupctl -n '__backupctl_in run' -l only-to -x -k -a '(__backupctl_words destinations)' -d 'copies to this destination only, this once; several with commas; local: none elsewhere'
+complete -c backupctl -n '__backupctl_in run' -l only-db -d 'only what saves a database: without JOB every enabled job that does'
+complete -c backupctl -n '__backupctl_in run' -l only-files -d 'only what saves files: without JOB every enabled job that does'
 
 complete -c backupctl -n '__backupctl_in -' -a cancel -d 'stop what is running: a backup, a restore, a verification, a drill'
 complete -c backupctl -n '__backupctl_at cancel 1' -k -a '(__backupctl_words running)'
@@ -95,13 +98,17 @@ complete -c backupctl -n '__backupctl_at show 1' -k -a 'latest (__backupctl_word
 complete -c backupctl -n '__backupctl_in -' -a timeline -d 'show which moments can be restored, and which cannot'
 complete -c backupctl -n '__backupctl_at timeline 1' -k -a '(__backupctl_words jobs)'
 
-complete -c backupctl -n '__backupctl_in -' -a restore -d 'bring a backup back into the database, or into another one'
+complete -c backupctl -n '__backupctl_in -' -a restore -d 'bring a backup back to where it came from, or to another place'
 complete -c backupctl -n '__backupctl_at restore 1' -k -a 'latest (__backupctl_words backups)'
 complete -c backupctl -n '__backupctl_in restore' -l at -x -a 'latest' -d 'as of this moment (see below)'
 complete -c backupctl -n '__backupctl_in restore' -l job -x -k -a '(__backupctl_words jobs)' -d 'with --at: name of a job (default: as for run)'
 complete -c backupctl -n '__backupctl_in restore' -l swap -d 'restore beside the database, check, then change places; keeps what was there'
 complete -c backupctl -n '__backupctl_in restore' -l to-db -x -d 'into this database instead of its own'
+complete -c backupctl -n '__backupctl_in restore' -l to -x -k -a '(__backupctl_words named) (__fish_complete_directories)' -d 'to this place (folder, file, database)'
 complete -c backupctl -n '__backupctl_in restore' -l collection -x -k -a '(__backupctl_words collections)' -d 'only this collection'
+complete -c backupctl -n '__backupctl_in restore' -l only -r -F -d 'only this part or path; may be repeated'
+complete -c backupctl -n '__backupctl_in restore' -l overwrite -d 'what is there may be replaced (other sources than MongoDB)'
+complete -c backupctl -n '__backupctl_in restore' -l option -x -d 'what the source knows besides'
 complete -c backupctl -n '__backupctl_in restore' -l from -x -k -a '(__backupctl_words destinations)' -d 'take the copy at this destination'
 complete -c backupctl -n '__backupctl_in restore' -l dry-run -d 'only show what would be done'
 complete -c backupctl -n '__backupctl_in restore' -l no-safety-backup -d 'do not back up first what is going to be replaced'
@@ -125,6 +132,10 @@ complete -c backupctl -n '__backupctl_at swaps 1' -a 'undo redo drop' -d 'undo: 
 complete -c backupctl -n '__backupctl_at swaps 2' -k -a '(__backupctl_words swaps)'
 complete -c backupctl -n '__backupctl_in swaps' -l yes -d 'do not ask'
 
+complete -c backupctl -n '__backupctl_in -' -a send -d 'send a backup to destinations that do not have it'
+complete -c backupctl -n '__backupctl_at send 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_in send' -l to -x -k -a '(__backupctl_words remote)' -d 'only to this one (default: to all)'
+
 complete -c backupctl -n '__backupctl_in -' -a delete -d 'delete a backup with all its copies, or one copy'
 complete -c backupctl -n '__backupctl_at delete 1' -k -a '(__backupctl_words backups)'
 complete -c backupctl -n '__backupctl_in delete' -l from -x -k -a '(__backupctl_words destinations)' -d 'only the copy at this destination'
@@ -144,11 +155,16 @@ complete -c backupctl -n '__backupctl_in pin' -l reason -x -d 'why; it is shown 
 
 complete -c backupctl -n '__backupctl_in -' -a unpin -d 'let retention delete a backup again'
 complete -c backupctl -n '__backupctl_at unpin 1' -k -a 'latest (__backupctl_words backups)'
-complete -c backupctl -n '__backupctl_in unpin' -l all -d 'also what the daemon pinned because a newer backup is damaged'
+complete -c backupctl -n '__backupctl_in unpin' -l all -d 'also what the daemon pinned because a newer backup is damaged or odd'
 
 complete -c backupctl -n '__backupctl_in -' -a settings -d 'show the settings in force and where they come from'
 
 complete -c backupctl -n '__backupctl_in -' -a doctor -d 'check MongoDB, tools, disk, destinations, clock, permissions'
+
+complete -c backupctl -n '__backupctl_in -' -a monitor -d 'check every place: reachable, age, size, content, room, what ends'
+complete -c backupctl -n '__backupctl_at monitor 1' -k -a '(__backupctl_words jobs)'
+complete -c backupctl -n '__backupctl_in monitor' -l last -d 'do not look now: what the last look saw counts'
+complete -c backupctl -n '__backupctl_in monitor' -l accept -x -k -a '(__backupctl_words backups)' -d 'what is odd about this backup is meant'
 
 complete -c backupctl -n '__backupctl_in -' -a test -d 'try a destination with a real put, get and delete'
 complete -c backupctl -n '__backupctl_at test 1' -k -a '(__backupctl_words remote)'

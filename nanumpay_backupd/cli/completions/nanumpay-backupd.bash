@@ -6,6 +6,7 @@ __nanumpay_backupd_takes() {
     case $1 in
         *' --config') REPLY=@files ;;
         'run-once --kind') REPLY='full incremental differential' ;;
+        'run-once --only-to') REPLY=@destinations ;;
         'run-once 1') REPLY=@jobs ;;
         'restore --from') REPLY='@named @dirs' ;;
         'restore --at') REPLY=latest ;;
@@ -26,7 +27,7 @@ __nanumpay_backupd_options() {
     case $1 in
         '') REPLY='--help --version --config' ;;
         serve) REPLY='--help --config' ;;
-        run-once) REPLY='--help --config --kind --force' ;;
+        run-once) REPLY='--help --config --kind --force --only-to --only-db --only-files' ;;
         restore) REPLY='--help --config --from --at --job --to-db --collection --identity --passphrase-file --work --list --dry-run --no-safety-backup --yes' ;;
         check-config) REPLY='--help --config' ;;
         rebuild) REPLY='--help --config' ;;

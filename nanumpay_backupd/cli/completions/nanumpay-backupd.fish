@@ -12,7 +12,7 @@ function __nanumpay_backupd_place
             continue
         end
         switch $token
-            case --at --collection --config --from --identity --job --keep-in --kind --passphrase-file --to-db --user --work
+            case --at --collection --config --from --identity --job --keep-in --kind --only-to --passphrase-file --to-db --user --work
                 set value yes
             case '-*'
             case '*'
@@ -62,6 +62,9 @@ complete -c nanumpay-backupd -n '__nanumpay_backupd_in -' -a run-once -d 'make o
 complete -c nanumpay-backupd -n '__nanumpay_backupd_at run-once 1' -k -a '(__nanumpay_backupd_words jobs)'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in run-once' -l kind -x -a 'full incremental differential' -d 'full (default), incremental: the changes since the last slice, differential: those since the last full (both on a replica set)'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in run-once' -l force -d 'also when the job is disabled'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in run-once' -l only-to -x -k -a '(__nanumpay_backupd_words destinations)' -d 'copies to this destination only, this once; several with commas; local: none elsewhere'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in run-once' -l only-db -d 'only what saves a database: without JOB every enabled job that does, one after the other'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_in run-once' -l only-files -d 'only what saves files: without JOB every enabled job that does, one after the other'
 
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in -' -a restore -d 'restore on a machine that has nothing but the copies'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_at restore 1' -k -a 'latest (__nanumpay_backupd_words backups)'
