@@ -6,17 +6,20 @@ mariadb-binlog reads them. They are fetched beside the dump's folder and moved i
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 import struct
 import tempfile
 import threading
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from nanumpay_backupd.errors import BackupdError, RefusedError, ToolError, VerifyError
+from nanumpay_backupd.errors import BackupdError, SourceError, ToolError, VerifyError
 from nanumpay_backupd.model import Consistency, Part, SourceInfo
 from nanumpay_backupd.settings.sources import MariadbSource
-from nanumpay_backupd.sources.base import Dump, Harvest, Since
+from nanumpay_backupd.sources.base import Dump, Harvest, Since, Unchanged
 from nanumpay_backupd.sources.mariadb_client import Client, literal, open_tool, tool_fault
 from nanumpay_backupd.sources.mariadb_facts import Facts, read_log
 from nanumpay_backupd.system.files import remove_tree
@@ -60,9 +63,16 @@ class BinlogWalk:
         self._crc = 0
         self._last = b""
         self._format = bytearray()
+        self._digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of what was read."""
+        return self._digest.hexdigest()
 
     def __call__(self, piece: bytes, /) -> None:
         """Take the next piece; raises VerifyError."""
+        self._digest.update(piece)
         if not piece:
             if self._head or self._left or not self._begun:
                 raise self._broken("was cut off")
@@ -211,6 +221,8 @@ class BinlogDump(Dump):
                 retryable=True,
             )
         end = max(self._walks[names[-1]].end, self._position if len(names) == 1 else 0)
+        if (names[-1], end) == (self._file, self._position):
+            raise Unchanged
         parts = tuple(self._part(name, sizes) for name in names)
         gtid = self._client.value(f"SELECT BINLOG_GTID_POS({literal(names[-1])}, {end})") if self._facts.mariadb else ""
         return Harvest(
@@ -221,6 +233,10 @@ class BinlogDump(Dump):
                 databases=self._facts.databases,
                 collections=(),
                 parts=parts,
+                by_hand=(
+                    "# after the backup that it goes on from; --stop-datetime='2026-01-31 12:00:00' ends it there",
+                    f"mariadb-binlog {' '.join('{folder}/' + shlex.quote(part.file) for part in parts)} | mariadb",
+                ),
                 facts={"gtid": gtid, "from": f"{self._file}:{self._position}"},
             ),
             consistency=Consistency(
@@ -261,14 +277,13 @@ class BinlogDump(Dump):
         (self._coming / name).rename(self._folder / name)
 
 
-def in_order(names: object) -> list[str]:
+def in_order(names: Iterable[str]) -> list[str]:
     """Return names of log files in their order: by the number at their end."""
-    assert hasattr(names, "__iter__")
     return sorted(names, key=lambda name: (len(name.rpartition(".")[2]), name.rpartition(".")[2]))
 
 
 def _follows(client: Client, facts: Facts, since: Since) -> tuple[str, int]:
-    """Return where to go on; raises RefusedError (``full-needed``) where the log there is gone or another one."""
+    """Return where to go on; raises SourceError (``chain-broken``) where the log there is gone or another one."""
     file, _, position = since.manifest.consistency.position.rpartition(":")
     if not file or not position.isdecimal():
         raise _full_needed(f"{since.manifest.backup} notes no position in the binary log (log_bin, right to see it)")
@@ -285,9 +300,10 @@ def _follows(client: Client, facts: Facts, since: Since) -> tuple[str, int]:
     return file, int(position)
 
 
-def _full_needed(why: str) -> RefusedError:
-    return RefusedError(
+def _full_needed(why: str) -> SourceError:
+    return SourceError(
         f"no increment can follow: {why}",
-        hint="a full backup begins a new chain: backupctl run; keep the log longer (binlog_expire_logs_seconds)",
-        code="full-needed",
+        hint="a full begins a new chain; keep the log longer (docs/sources/mariadb.md)",
+        code="chain-broken",
+        retryable=False,
     )

@@ -45,8 +45,10 @@ _TARGET_ENDS: Final = frozenset(
 _MOST_TOKENS: Final = 64
 
 
-def filter_log(source: IO[bytes], target: IO[bytes], databases: Iterable[str]) -> int:
+def filter_log(source: IO[bytes], target: IO[bytes], databases: Iterable[str], after: int = 0) -> int:
     """Copy a log that was proven, without what is not of ``databases``; return how many events stayed.
+
+    What ends at the position ``after`` or before it is left out too: it was brought back with a backup of later.
 
     Memory is that of the largest event, as the server itself limits it (``max_allowed_packet``).
     """
@@ -55,8 +57,10 @@ def filter_log(source: IO[bytes], target: IO[bytes], databases: Iterable[str]) -
     target.write(_MAGIC)
     sieve = _Sieve(target, databases)
     while head := source.read(_HEADER.size):
-        _, kind, _, length, _, _ = _HEADER.unpack(head)
-        sieve.take(kind, head + source.read(length - _HEADER.size))
+        _, kind, _, length, ends, _ = _HEADER.unpack(head)
+        event = head + source.read(length - _HEADER.size)
+        if kind == _FORMAT or not 0 < ends <= after:
+            sieve.take(kind, event)
     sieve.release()
     return sieve.kept
 

@@ -50,6 +50,7 @@ class MariadbServer(FolderSource):
     """Databases of one server."""
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({Kind.FULL, Kind.INCREMENTAL, Kind.DIFFERENTIAL})
+    exact: ClassVar[bool] = True
 
     def __init__(self, settings: MariadbSource) -> None:
         self._settings = settings
@@ -115,7 +116,7 @@ class DumpWalk:
 
     def __init__(self, name: str) -> None:
         self._database = database_of(name)
-        self._reader = SqlReader()
+        self._reader = SqlReader(hashing=True)
 
     def __call__(self, piece: bytes, /) -> None:
         """Take the next piece."""
@@ -137,8 +138,16 @@ class DumpWalk:
     @property
     def parts(self) -> dict[str, Content]:
         """Return the rows of each table."""
-        tables = self._reader.tables.items()
-        return {f"{database}.{table}": Content(documents=rows, digest="") for (database, table), rows in tables}
+        reader = self._reader
+        return {
+            ".".join(key): Content(documents=rows, digest=reader.digests.get(key, ""))
+            for key, rows in reader.tables.items()
+        }
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of all that was read."""
+        return self._reader.digest
 
 
 def missing_rights(grants: Iterable[str], database: str) -> tuple[str, ...]:

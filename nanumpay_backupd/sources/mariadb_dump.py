@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote, unquote
@@ -22,7 +23,7 @@ from nanumpay_backupd.settings.sources import MariadbSource
 from nanumpay_backupd.sources.base import Dump, Harvest
 from nanumpay_backupd.sources.mariadb_client import Client, Tool, dotted, tool_fault
 from nanumpay_backupd.sources.mariadb_facts import Facts, programs_of, tables_of
-from nanumpay_backupd.sources.sql_reader import Mark, SqlReader
+from nanumpay_backupd.sources.sql_reader import Mark, SqlReader, quoted
 from nanumpay_backupd.system.process import Child
 
 __all__ = ["ACCOUNTS", "DATABASES", "FOLDER", "MariadbDump", "database_of", "dump_argv", "file_of", "with_history"]
@@ -105,7 +106,7 @@ class MariadbDump(Dump):
             raise tool_fault(self._tool.name, code, self._child.tail, self._settings)
         if self._fault is not None:
             raise self._fault
-        self._compare()
+        self._compare(sizes)
         parts = self._parts(sizes)
         return Harvest(
             source=SourceInfo(
@@ -115,6 +116,7 @@ class MariadbDump(Dump):
                 databases=self._facts.databases,
                 collections=(),
                 parts=parts,
+                by_hand=tuple(_by_hand(self._facts.databases)),
                 facts=self._told(),
             ),
             consistency=self._consistency(),
@@ -122,9 +124,11 @@ class MariadbDump(Dump):
             documents=sum(part.items for part in parts),
         )
 
-    def _compare(self) -> None:
+    def _compare(self, sizes: dict[str, int]) -> None:
         """Hold the dump against the server: tables dropped or made meanwhile cannot be missed."""
         facts, reader = self._facts, self._reader
+        if lost := [name for name in map(file_of, facts.databases) if name not in sizes]:
+            raise _incomplete(f"wrote {lost[0]}, but that file is not there")
         expected = facts.tables & tables_of(self._client, facts.databases)
         missing = sorted(".".join(key) for key in expected - reader.tables.keys())
         if missing:
@@ -271,6 +275,17 @@ def dump_argv(tool: Tool, facts: Facts, fd: int, *, logs: bool) -> Sequence[str]
         if logs:
             argv.append("--source-data=2" if dotted(tool.version) >= (8, 0, 26) else "--master-data=2")
     return [*argv, "--databases", "--", *facts.databases]
+
+
+def _by_hand(databases: Sequence[str]) -> Iterator[str]:
+    yield "# each database that is there gives way; add --host, --user and --password as needed"
+    for name in databases:
+        yield f"mariadb --execute={shlex.quote(f'DROP DATABASE IF EXISTS {quoted(name)}')}"
+    yield f"mariadb < {{folder}}/{DATABASES}"
+    for name in databases:
+        file = f"{{folder}}/{shlex.quote(file_of(name))}"
+        target = shlex.quote(f"--database={name}")
+        yield f"mariadb --binary-mode --default-character-set=utf8mb4 {target} < {file}"
 
 
 def with_history(tool: Tool, facts: Facts) -> bool:

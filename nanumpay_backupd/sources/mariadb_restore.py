@@ -198,13 +198,21 @@ class LogReplay(_Working):
     """Binary logs that mariadb-binlog turns into statements for the client, without what is of other databases."""
 
     def __init__(
-        self, settings: MariadbSource, client: Client, folder: Path, databases: tuple[str, ...], until: str
+        self,
+        settings: MariadbSource,
+        client: Client,
+        folder: Path,
+        databases: tuple[str, ...],
+        *,
+        until: str,
+        after: str,
     ) -> None:
         super().__init__(settings, client)
         self._tool = open_tool(settings.mariadb_binlog)
         self._files = [folder / FOLDER / name for name in in_order(path.name for path in (folder / FOLDER).iterdir())]
         self._databases = databases
         self._until = until
+        self._after = after
         self._thread.start()
 
     @property
@@ -213,12 +221,17 @@ class LogReplay(_Working):
         return 0
 
     def _work(self) -> None:
+        file, _, position = self._after.rpartition(":")
+        # An increment may begin before that: what was brought back may be a full of later.
+        self._files = [path for path in self._files if not file or in_order([file, path.name])[0] == file]
         for path in self._files:
             whole = path.with_name(f".{path.name}")
             path.rename(whole)
             with whole.open("rb") as source, path.open("xb") as target:
-                filter_log(source, target, self._databases)
+                filter_log(source, target, self._databases, int(position) if path.name == file else 0)
             whole.unlink()
+        if not self._files:
+            return
         with self._fed("") as pipe:
             argv = [str(self._tool.path), "--no-defaults"]
             if self._until:

@@ -13,10 +13,11 @@ from typing import Final
 
 import msgspec
 
-from nanumpay_backupd.errors import NotFoundError, RefusedError
+from nanumpay_backupd.errors import NotFoundError, RefusedError, ToolError
 from nanumpay_backupd.model import FULLS, Manifest, Part
 from nanumpay_backupd.settings.sources import MariadbSource, SourceSettings
 from nanumpay_backupd.sources.base import Comparison, FolderTarget, Goal, Restoring, Wanted
+from nanumpay_backupd.sources.binlog import in_order
 from nanumpay_backupd.sources.mariadb_client import SYSTEM_DATABASES, Client, address, literal, open_tool
 from nanumpay_backupd.sources.mariadb_dump import DATABASES, file_of
 from nanumpay_backupd.sources.mariadb_facts import programs_of, tables_of
@@ -25,6 +26,8 @@ from nanumpay_backupd.sources.sql_reader import quoted
 
 __all__ = ["MariadbTarget"]
 
+_REACHED: Final = "binlog-position"
+"""File in the folder of a restore that says up to where in the binary log it came."""
 _LONG: Final = 24 * 3600.0
 """Seconds that counting every row may take."""
 
@@ -83,12 +86,22 @@ class MariadbTarget(FolderTarget):
         files = {file_of(only.partition(".")[0]) for only in wanted.only} | {file_of(only) for only in wanted.only}
         return not wanted.only or not name.startswith("databases/") or name in files or any("." in n for n in files)
 
-    def start(self, folder: Path, manifest: Manifest, wanted: Wanted, work: Path) -> Restoring:  # noqa: ARG002
+    def start(self, folder: Path, manifest: Manifest, wanted: Wanted, work: Path) -> Restoring:
         """See `FolderTarget.start`."""
         choice = _choose(manifest, wanted)
+        reached = work / _REACHED
+        after = reached.read_text(encoding="utf-8") if reached.exists() else ""
+        if _later(manifest.consistency.position, after):
+            reached.write_text(manifest.consistency.position, encoding="utf-8")
         if manifest.kind not in FULLS:
-            names = tuple(choice.names.values()) or manifest.source.databases
-            return LogReplay(self._settings, self._client, folder, names, wanted.until)
+            if _later(begins := manifest.source.facts.get("from", ""), after):
+                raise ToolError(
+                    f"{manifest.backup} begins at {begins} of the binary log, what was brought back ends at {after}",
+                    hint="the backup between them is missing; restore to an earlier moment",
+                    code="restore-failed",
+                )
+            names = tuple(choice.names)
+            return LogReplay(self._settings, self._client, folder, names, until=wanted.until, after=after)
         making = _made_by((folder / DATABASES).read_bytes())
         steps = [
             Step(
@@ -138,6 +151,14 @@ class MariadbTarget(FolderTarget):
             said = manifest.source.facts.get(f"programs:{old}")
             if said is not None and not choice.tables.get(old) and now[new] != said:
                 yield f"{new} has {now[new]} views and programs, the backup {said}"
+
+
+def _later(one: str, other: str) -> bool:
+    """Tell whether a position ``file:bytes`` is behind another one, empty: the beginning."""
+    (file, _, at), (other_file, _, other_at) = one.rpartition(":"), other.rpartition(":")
+    if file == other_file:
+        return int(at or 0) > int(other_at or 0)
+    return bool(file) and (not other_file or in_order([file, other_file])[1] == file)
 
 
 def _choose(manifest: Manifest, wanted: Wanted) -> _Choice:

@@ -8,6 +8,7 @@ between ``DELIMITER ;;`` and ``DELIMITER ;``; the last line is ``-- Dump complet
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -79,10 +80,12 @@ class SqlReader:
 
     ``tables`` counts the rows by database and table, ``sizes`` the bytes of their sections; ``programs`` counts
     triggers, routines and events by database, ``views`` views.
-    ``facts`` are the position in the binary log as the dump tells it.
+    ``facts`` are the position in the binary log as the dump tells it. With ``hashing``
+    ``digests`` are of what is said of each table, ``digest`` of all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hashing: bool = False) -> None:
+        self._hashing = hashing
         self.tables: dict[tuple[str, str], int] = {}
         self.sizes: dict[tuple[str, str], int] = {}
         self.programs: Counter[str] = Counter()
@@ -90,6 +93,9 @@ class SqlReader:
         self.database = ""
         self.table = ""
         self.facts: dict[str, str] = {}
+        self.digests: dict[tuple[str, str], str] = {}
+        self._hash = hashlib.sha256()
+        self._others = hashlib.sha256()
         self._rest = b""
         self._delimiter = b";"
         self._open = False
@@ -136,11 +142,28 @@ class SqlReader:
         if self._rest or self._open or self._rows is not None or not self._ended or self._delimiter != b";":
             raise _broken("ends before its end")
 
+    @property
+    def digest(self) -> str:
+        """Return a digest of all that was read, once it was read to its end."""
+        whole = self._others.copy()
+        for name in sorted(self.digests):
+            whole.update(self.digests[name].encode("ascii"))
+        return whole.hexdigest()
+
     def _measured(self, mark: Mark, span: bytes) -> tuple[Mark, bytes]:
         if self.table:
             key = (self.database, self.table)
             self.sizes[key] = self.sizes.get(key, 0) + len(span)
+        if self._hashing:
+            (self._hash if self.table else self._others).update(span)
         return mark, span
+
+    def _to(self, table: str) -> None:
+        """Begin the section of a table, or of none."""
+        if self.table and self._hashing:
+            self.digests[(self.database, self.table)] = self._hash.hexdigest()
+            self._hash = hashlib.sha256()
+        self.table = table
 
     def _insert(self, data: bytes, at: int) -> int:
         """Return where the rows begin, -1: that is not in this piece."""
@@ -189,7 +212,7 @@ class SqlReader:
         elif text.startswith(b"USE `"):
             return Mark.USE
         elif text == _RESTORES_SETTINGS:
-            self.table = ""
+            self._to("")
             return Mark.EPILOG
         return Mark.LINE
 
@@ -197,19 +220,20 @@ class SqlReader:
         named = _NAMED.search(text)
         name = unquoted(named[1]) if named is not None else ""
         if text.startswith(b"-- Current Database: `"):
-            self.database, self.table = name, ""
+            self._to("")
+            self.database = name
             return Mark.DATABASE
         if text.startswith(b"-- Table structure for table `"):
-            self.table = name
+            self._to(name)
             return Mark.TABLE
         if text.startswith(b"-- Final view structure for view `"):
-            self.table = ""
+            self._to("")
             self.views[self.database] += 1
             return Mark.VIEW
         if text.startswith(
             (b"-- Temporary ", b"-- Sequence structure ", b"-- Dumping events ", b"-- Dumping routines ")
         ):
-            self.table = ""
+            self._to("")
             return Mark.OTHER
         if text.startswith(b"-- Dump completed"):
             self._ended = True

@@ -182,8 +182,17 @@ def _sqlite(folder: Path) -> Iterator[Participant]:
     yield SqliteParticipant(folder)
 
 
+@contextlib.contextmanager
+def _mariadb(folder: Path) -> Iterator[Participant]:
+    from tests.contract.mariadb_participant import mariadb
+
+    with mariadb(folder) as participant:
+        yield participant
+
+
 PARTICIPANTS: Final[dict[str, Callable[[Path], contextlib.AbstractContextManager[Participant]]]] = {
     "mongodb": _mongodb,
     "sqlite": _sqlite,
+    "mariadb": _mariadb,
 }
 """Each by the type of its settings: makes it in an empty folder, for the length of a with block."""
