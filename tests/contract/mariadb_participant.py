@@ -82,7 +82,7 @@ class MariadbParticipant(Participant):
 
     def grow(self, megabytes: int) -> None:
         self.server.run(
-            f"CREATE TABLE `{_DATABASE}`.bulk (at INT, t LONGTEXT) "
+            f"USE `{_DATABASE}`; CREATE TABLE bulk (at INT, t LONGTEXT) "
             f"SELECT seq AS at, CONCAT(seq, REPEAT(MD5(seq), 2047)) AS t FROM seq_1_to_{megabytes * 16};"
         )
 
