@@ -1,8 +1,8 @@
-"""Reads PostgreSQL's custom archive (pg_dump -Fc) piece by piece: its list, its data, the rows of each table.
+r"""Reads PostgreSQL's custom archive (pg_dump -Fc) piece by piece: its list, its data, the rows of each table.
 
 The format is that of PostgreSQL's pg_backup_custom.c and pg_backup_archiver.c, versions 1.12 to 1.16 (PostgreSQL 9.6 to
-18), without compression: a head, a list of entries, and for each entry with data a block of chunks. What COPY writes for
-a table has a line for each row, line feeds in values are written ``\\n``, and it ends with ``\\.``.
+18), without compression: a head, a list of entries, and for each entry with data a block of chunks. What COPY writes
+for a table has a line for each row, line feeds in values are written ``\n``, and it ends with ``\.``.
 """
 
 from __future__ import annotations
@@ -54,8 +54,14 @@ class PgArchive:
         self.all_kinds: dict[str, int] = {}
         self.counting = 0
         self._label = label
-        self._held = bytearray()
-        self._want = 0
+        self._held = b""
+        self._in_chunks = False
+        self._chunks_ended = False
+        self._counted = False
+        self._left = 0
+        self._size = 0
+        self._last = b""
+        self._digest = hashlib.sha256()
         self._whole = hashlib.sha256()
         self._missing: set[int] = set()
         self._between = False
@@ -72,16 +78,50 @@ class PgArchive:
                 raise _broken(f"holds no data of {self.entries[min(self._missing)].name!r}")
             return
         self._whole.update(piece)
-        self._held += piece
+        data = bytes(self._held) + piece if self._held else piece
         at = 0
-        # Data is asked for as "at most so much" (negative), so that a long chunk is taken as it comes.
-        while (left := len(self._held) - at) and left >= min(self._want, left if self._want < 0 else self._want):
-            take = min(-self._want, left) if self._want < 0 else self._want
-            part = bytes(self._held[at : at + take])
-            at += take
-            self._between = False
-            self._want = self._walk.send(part)
-        del self._held[:at]
+        while True:
+            if self._in_chunks:
+                at = self._chunks_in(data, at)
+                if not self._chunks_ended:
+                    break
+                self._in_chunks = False
+                self._want = self._walk.send(b"")
+            elif len(data) - at < self._want or at == len(data):
+                break
+            else:
+                part = data[at : at + self._want]
+                at += self._want
+                self._between = False
+                self._want = self._walk.send(part)
+        self._held = data[at:]
+
+    def _chunks_in(self, data: bytes, at: int) -> int:
+        """Go through chunks as far as they are there and return how far; there may be one for each row."""
+        begin, end, head = at, len(data), 1 + self._int
+        left, last, lines = self._left, self._last, 0
+        while True:
+            if left:
+                stop = min(at + left, end)
+                if self._counted:
+                    lines += data.count(b"\n", at, stop)
+                last = data[stop - 5 : stop] if stop - at >= 5 else (last + data[at:stop])[-5:]
+                self._size += stop - at
+                left -= stop - at
+                at = stop
+            if left or end - at < head:
+                break
+            left = int.from_bytes(data[at + 1 : at + head], "little")
+            if data[at]:
+                raise _broken("holds a chunk of less than nothing")
+            at += head
+            if not left:
+                self._chunks_ended = True
+                break
+        self._digest.update(memoryview(data)[begin:at])
+        self._left, self._last = left, last
+        self.counting += lines
+        return at
 
     @property
     def count(self) -> int:
@@ -103,6 +143,14 @@ class PgArchive:
 
     def _read(self) -> Generator[int, bytes, None]:
         """Ask for so many bytes by each yield, and understand them."""
+        version, offset = yield from self._head()
+        for _ in range((yield from self._number())):
+            yield from self._entry(version, offset)
+        while True:
+            self._between = not self._missing
+            yield from self._block()
+
+    def _head(self) -> Generator[int, bytes, tuple[tuple[int, int], int]]:
         if (yield 5) != _MAGIC:
             raise _broken("does not begin as PostgreSQL's archives do")
         head = yield 6
@@ -119,23 +167,22 @@ class PgArchive:
             yield from self._number()
         for _ in range(3):
             yield from self._text()
-        for _ in range((yield from self._number())):
-            yield from self._entry(version, offset)
-        while True:
-            self._between = not self._missing
-            kind = (yield 1)[0]
-            number = yield from self._number()
-            entry = self.entries.get(number)
-            if entry is None or number not in self._missing:
-                raise _broken(f"holds data that its list does not name (entry {number})")
-            if kind == _DATA:
-                yield from self._data(entry)
-            elif kind == _LARGE_OBJECTS:
-                while (yield from self._number()):
-                    yield from self._chunks(None)
-            else:
-                raise _broken(f"holds a block of the unknown kind {kind}")
-            self._missing.discard(number)
+        return version, offset
+
+    def _block(self) -> Generator[int, bytes, None]:
+        kind = (yield 1)[0]
+        number = yield from self._number()
+        entry = self.entries.get(number)
+        if entry is None or number not in self._missing:
+            raise _broken(f"holds data that its list does not name (entry {number})")
+        if kind == _DATA:
+            yield from self._data(entry)
+        elif kind == _LARGE_OBJECTS:
+            while (yield from self._number()):
+                yield from self._chunks(counted=False)
+        else:
+            raise _broken(f"holds a block of the unknown kind {kind}")
+        self._missing.discard(number)
 
     def _entry(self, version: tuple[int, int], offset: int) -> Generator[int, bytes, None]:
         number = yield from self._number()
@@ -164,37 +211,25 @@ class PgArchive:
             self._missing.add(number)
 
     def _data(self, entry: Entry) -> Generator[int, bytes, None]:
+        rows = entry.kind == _TABLE_DATA
         name = f"{entry.schema}.{entry.name}"
-        digest = hashlib.sha256()
-        if entry.kind != _TABLE_DATA:
-            yield from self._chunks(digest)
+        yield from self._chunks(counted=rows)
+        if not rows:
             return
-        size, last = yield from self._chunks(digest, counted=True)
         lines, self.counting = self.counting, 0
-        if last != _COPY_END:
+        if self._last != _COPY_END:
             raise _broken(f"holds rows of {name} without their end")
         self.rows[name] = lines - _COPY_END.count(b"\n")
-        self.sizes[name] = size
-        self.digests[name] = digest.hexdigest()
+        self.sizes[name] = self._size
+        self.digests[name] = self._digest.hexdigest()
 
-    def _chunks(
-        self, digest: hashlib._Hash | None, *, counted: bool = False
-    ) -> Generator[int, bytes, tuple[int, bytes]]:
-        """Go through chunks to their end; returns their bytes and the last few of them."""
-        size, last = 0, b""
-        while left := (yield from self._number()):
-            if left < 0:
-                raise _broken("holds a chunk of less than nothing")
-            size += left
-            while left:
-                part = yield -left
-                left -= len(part)
-                if digest is not None:
-                    digest.update(part)
-                if counted:
-                    self.counting += part.count(b"\n")
-                last = (last + part[-len(_COPY_END) :])[-len(_COPY_END) :]
-        return size, last
+    def _chunks(self, *, counted: bool) -> Generator[int, bytes, None]:
+        """Let `_chunks_in` go through chunks to their end."""
+        self._in_chunks, self._chunks_ended, self._counted = True, False, counted
+        self._left = self._size = 0
+        self._last = b""
+        self._digest = hashlib.sha256()
+        yield 0
 
     def _number(self) -> Generator[int, bytes, int]:
         data = yield 1 + self._int

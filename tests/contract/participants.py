@@ -190,9 +190,18 @@ def _mariadb(folder: Path) -> Iterator[Participant]:
         yield participant
 
 
+@contextlib.contextmanager
+def _postgres(folder: Path) -> Iterator[Participant]:
+    from tests.contract.postgres_participant import postgres
+
+    with postgres(folder) as participant:
+        yield participant
+
+
 PARTICIPANTS: Final[dict[str, Callable[[Path], contextlib.AbstractContextManager[Participant]]]] = {
     "mongodb": _mongodb,
     "sqlite": _sqlite,
     "mariadb": _mariadb,
+    "postgresql": _postgres,
 }
 """Each by the type of its settings: makes it in an empty folder, for the length of a with block."""
