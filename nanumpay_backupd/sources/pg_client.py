@@ -94,7 +94,7 @@ class Psql:
         self._path: Path | None = None
 
     def rows(self, statement: str, database: str = "", *, timeout: float = 60.0) -> list[list[str]]:
-        """Run statements in a database (empty: that for maintenance) and return what they gave, as texts.
+        """Run statements in a database (empty: that for maintenance) and return what the one that gives rows gave.
 
         Raises SourceError (``source-auth``, ``source-unreachable``, ``source-failed``), ToolError.
         """

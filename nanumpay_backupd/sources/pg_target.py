@@ -35,6 +35,8 @@ from nanumpay_backupd.system.process import Child
 __all__ = ["PostgresTarget"]
 
 _LONG: Final = 24 * 3600.0
+_AT_ONCE: Final = 200
+"""Tables that one statement counts."""
 _ENDED_SECONDS: Final = 60.0
 _NAME_BYTES: Final = 63
 
@@ -114,16 +116,19 @@ class PostgresTarget(FolderTarget):
         return "; ".join(f"database {name!r} of before is kept as {aside!r}" for name, aside in kept.items())
 
     def _counts(self, database: str) -> dict[str, int]:
-        statements = []
+        counts = []
         for row in self._psql.rows(
             "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')",
             database,
         ):
             place = ".".join(map(identifier, row))
-            statements.append(f"SELECT {literal('.'.join(row))}, count(*) FROM {place};\n")  # noqa: S608 - quoted
-        rows = self._psql.rows("".join(statements), database, timeout=_LONG) if statements else []
-        return {name: int(count) for name, count in rows}
+            counts.append(f"SELECT {literal('.'.join(row))}, count(*) FROM {place}")  # noqa: S608 - quoted
+        found: dict[str, int] = {}
+        for at in range(0, len(counts), _AT_ONCE):
+            rows = self._psql.rows(" UNION ALL ".join(counts[at : at + _AT_ONCE]), database, timeout=_LONG)
+            found |= {name: int(count) for name, count in rows}
+        return found
 
     def _lost(self, there: set[str]) -> Iterator[str]:
         """Say of which databases something is not kept that is about the database, and not in it."""
@@ -218,7 +223,6 @@ class _PgRestore(Restoring):
             raise
         if [new] in self._psql.rows("SELECT datname FROM pg_database"):
             aside = _beside(new, "before")
-            self._psql.rows(_settings_of(new, coming))
             self._psql.rows(_renaming(new, aside))
             self.kept[new] = aside
         self._psql.rows(f"ALTER DATABASE {identifier(coming)} RENAME TO {identifier(new)}")
@@ -288,12 +292,12 @@ def _creating(name: str, made: str, *, plain: bool) -> str:
     statement = f"CREATE DATABASE {identifier(name)} TEMPLATE template0"
     if not made:
         return statement
-    encoding, collate, ctype = msgspec.json.decode(made, type=tuple[str, str, str])
+    encoding, collate, ctype, owner = msgspec.json.decode(made, type=tuple[str, str, str, str])
     statement += f" ENCODING {literal(encoding)}"
     if plain:
         # The system's own locales may lack the one that the backup's server had.
         return f"{statement} LC_COLLATE 'C' LC_CTYPE 'C'"
-    return f"{statement} LC_COLLATE {literal(collate)} LC_CTYPE {literal(ctype)}"
+    return f"{statement} LC_COLLATE {literal(collate)} LC_CTYPE {literal(ctype)};\n{_owned(name, owner)}"
 
 
 def _renaming(name: str, other: str) -> str:
@@ -308,9 +312,9 @@ def _renaming(name: str, other: str) -> str:
     )
 
 
-def _settings_of(name: str, other: str) -> str:
-    """Return what gives one database the owner of another one."""
+def _owned(name: str, owner: str) -> str:
+    """Return what gives a database its owner, where there is such a role and this user may."""
     return (
-        f"DO $do$ BEGIN EXECUTE format('ALTER DATABASE %I OWNER TO %I', {literal(other)}, "
-        f"(SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = {literal(name)})); END $do$"
+        f"DO $do$ BEGIN EXECUTE format('ALTER DATABASE %I OWNER TO %I', {literal(name)}, {literal(owner)}); "
+        "EXCEPTION WHEN insufficient_privilege OR undefined_object THEN NULL; END $do$"
     )

@@ -75,17 +75,18 @@ class PostgresServer(FolderSource):
 def _look(settings: PostgresSource, psql: Psql) -> PgFacts:
     tool, tool_version = open_pg(settings.pg_dump)
     dumpall = open_pg(settings.pg_dumpall)[0] if settings.accounts else None
-    version, now = psql.rows("SHOW server_version; SELECT extract(epoch FROM now())::bigint")
-    if major(tool_version) < major(version[0]):
+    version, now = psql.rows("SELECT current_setting('server_version'), extract(epoch FROM now())::bigint")[0]
+    if major(tool_version) < major(version):
         raise ToolError(
-            f"{tool} is of version {tool_version}, the server of version {version[0]}: it cannot dump a newer server",
+            f"{tool} is of version {tool_version}, the server of version {version}: it cannot dump a newer server",
             hint=HINT,
             code="tool-too-old",
         )
     made = {
         row[0]: row
         for row in psql.rows(
-            "SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype, pg_database_size(oid) "
+            "SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype, pg_get_userbyid(datdba), "
+            "pg_database_size(oid) "
             "FROM pg_database WHERE datallowconn AND NOT datistemplate AND has_database_privilege(oid, 'CONNECT')"
         )
     }
@@ -99,12 +100,12 @@ def _look(settings: PostgresSource, psql: Psql) -> PgFacts:
     if not wanted:
         raise _empty(settings, "there is no database with a table in it")
     return PgFacts(
-        version=version[0].split()[0],
-        now=datetime.fromtimestamp(int(now[0]), UTC),
+        version=version.split()[0],
+        now=datetime.fromtimestamp(int(now), UTC),
         databases=wanted,
         tables={name: tables[name] for name in wanted},
-        made={name: msgspec.json.encode(made[name][1:4]).decode() for name in wanted},
-        raw_bytes=sum(int(made[name][4]) for name in wanted),
+        made={name: msgspec.json.encode(made[name][1:5]).decode() for name in wanted},
+        raw_bytes=sum(int(made[name][5]) for name in wanted),
         tool=tool,
         tool_version=tool_version,
         dumpall=dumpall,

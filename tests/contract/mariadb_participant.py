@@ -76,7 +76,9 @@ class MariadbParticipant(Participant):
         self.server.run(CONTENT)
 
     def count(self) -> int:
-        names = [row[0] for row in self.server.run(f"SHOW FULL TABLES IN `{_DATABASE}` WHERE table_type = 'BASE TABLE'")]
+        names = [
+            row[0] for row in self.server.run(f"SHOW FULL TABLES IN `{_DATABASE}` WHERE table_type = 'BASE TABLE'")
+        ]
         counts = [f"SELECT COUNT(*) FROM `{_DATABASE}`.`{name.replace('`', '``')}`;" for name in names]
         return sum(int(row[0]) for row in self.server.run("".join(counts)))
 

@@ -74,8 +74,7 @@ class PostgresParticipant(Participant):
 
     def grow(self, megabytes: int) -> None:
         self.server.run(
-            "CREATE TABLE bulk AS SELECT g, repeat(md5(g::text), 2048) t "
-            f"FROM generate_series(1, {megabytes * 16}) g",
+            f"CREATE TABLE bulk AS SELECT g, repeat(md5(g::text), 2048) t FROM generate_series(1, {megabytes * 16}) g",
             _DATABASE,
         )
 

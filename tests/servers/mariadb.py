@@ -46,7 +46,9 @@ class Mariadb:
         assert self._process is not None
         return self._process.pid
 
-    def settings(self, *databases: str, user: str = "backup", password: str = PASSWORD, **more: object) -> MariadbSource:
+    def settings(
+        self, *databases: str, user: str = "backup", password: str = PASSWORD, **more: object
+    ) -> MariadbSource:
         """Return settings that reach it by its socket."""
         given = {"socket": str(self.socket), "user": user, "password": Secret(password), "database": databases}
         named = ("mariadb_dump", "mariadb", "mariadb_binlog", "mariadbd", "mariadb_install_db")
