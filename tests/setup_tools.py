@@ -24,6 +24,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+# Run as a program it is beside this one, imported by a test it is in the package.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from setup_databases import fetch_servers
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 VENV: Final = ROOT / ".venv"
 TOOLS: Final = ROOT / ".tools"
@@ -96,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
             mongodb_tools()
             if wanted == "test":
                 promtool()
+                fetch_servers(TOOLS, debian_packages)
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
         return 1
@@ -196,23 +201,28 @@ def promtool() -> None:
     folder = TOOLS / "bin"
     if os.access(folder / "promtool", os.X_OK) or shutil.which("promtool", path=PATH) is not None:
         return
-    if shutil.which("apt-get") is None:
-        raise SetupError("promtool is missing, and there is no apt-get to fetch it: install the package prometheus")
-    _say("fetching promtool")
     cache = TOOLS / "download"
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
-    fetch = ["apt-get", "download", "-q", "prometheus"]
-    if subprocess.run(fetch, cwd=cache, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
-        # The lists of packages are old, or were never fetched.
-        update = ["apt-get", "update", "-q"]
-        _run_quietly([*_as_root([update]), *update])
-        _run_quietly(fetch, cwd=cache)
+    debian_packages(["prometheus"], cache)
     (package,) = cache.glob("prometheus_*.deb")
     _run(["dpkg-deb", "-x", str(package), str(cache / "tree")])
     folder.mkdir(exist_ok=True)
     (cache / "tree" / "usr" / "bin" / "promtool").rename(folder / "promtool")
     shutil.rmtree(cache)
+
+
+def debian_packages(names: Sequence[str], folder: Path) -> None:
+    """Fetch Debian packages into a folder, without installing them; raises SetupError where that cannot be done."""
+    if shutil.which("apt-get") is None:
+        raise SetupError(f"there is no apt-get to fetch these: {', '.join(names)}")
+    _say(f"fetching {' '.join(names)}")
+    fetch = ["apt-get", "download", "-q", *names]
+    if subprocess.run(fetch, cwd=folder, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
+        # The lists of packages are old, or were never fetched.
+        update = ["apt-get", "update", "-q"]
+        _run_quietly([*_as_root([update]), *update])
+        _run_quietly(fetch, cwd=folder)
 
 
 @contextlib.contextmanager

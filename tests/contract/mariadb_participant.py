@@ -25,7 +25,8 @@ CREATE TABLE users (id INT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(200), photo 
   money DECIMAL(20,4), ratio DOUBLE, kind ENUM('a','b'), tags SET('x','y'), flags BIT(9), j JSON,
   age INT AS (money + 1) VIRTUAL, hidden INT INVISIBLE DEFAULT 3, UNIQUE (name), KEY (born)) COMMENT='it''s\n; odd';
 INSERT INTO users (name, photo, born, seen, money, ratio, kind, tags, flags, j)
-  SELECT CONCAT('사용자 ', seq, ' ''"\\\n\r\t;(),', CHAR(26), REPEAT('글', 30)), UNHEX(CONCAT('00FF0A0D1A27', LPAD(HEX(seq), 8, 0))),
+  SELECT CONCAT('사용자 ', seq, ' ''"\\\n\r\t;(),', CHAR(26), REPEAT('글', 30)),
+  UNHEX(CONCAT('00FF0A0D1A27', LPAD(HEX(seq), 8, 0))),
   '2024-02-29', IF(seq % 3, '2026-01-01 00:00:00', NULL), seq / 7, seq / 3, 'b', 'x,y', b'101', '{"a": "(1),\\n(2)"}'
   FROM seq_1_to_3000;
 CREATE TABLE `odd ``table` (`a b` INT, `INSERT INTO ``x``` TEXT, FOREIGN KEY (`a b`) REFERENCES users (id));
@@ -66,16 +67,20 @@ class MariadbParticipant(Participant):
 
     @property
     def settings(self) -> Source:
+        """See `Participant.settings`."""
         return self.server.settings(_DATABASE)
 
     @property
     def broken(self) -> Source:
+        """See `Participant.broken`."""
         return self.server.settings(_DATABASE, socket=str(self.server.folder / "no-socket"))
 
     def fill(self) -> None:
+        """See `Participant.fill`."""
         self.server.run(CONTENT)
 
     def count(self) -> int:
+        """See `Participant.count`."""
         names = [
             row[0] for row in self.server.run(f"SHOW FULL TABLES IN `{_DATABASE}` WHERE table_type = 'BASE TABLE'")
         ]
@@ -83,12 +88,14 @@ class MariadbParticipant(Participant):
         return sum(int(row[0]) for row in self.server.run("".join(counts)))
 
     def grow(self, megabytes: int) -> None:
+        """See `Participant.grow`."""
         self.server.run(
             f"USE `{_DATABASE}`; CREATE TABLE bulk (at INT, t LONGTEXT) "
             f"SELECT seq AS at, CONCAT(seq, REPEAT(MD5(seq), 2047)) AS t FROM seq_1_to_{megabytes * 16};"
         )
 
     def content(self) -> object:
+        """See `Participant.content`."""
         return self.dumped(_DATABASE)
 
     def dumped(self, database: str) -> object:
@@ -102,12 +109,14 @@ class MariadbParticipant(Participant):
         return made[0][1].replace(database, "X"), re.sub(rb"AUTO_INCREMENT=\d+ ", b"", done.stdout)
 
     def spoil(self) -> None:
+        """See `Participant.spoil`."""
         self.server.run(
             f"USE `{_DATABASE}`; SET foreign_key_checks=0; DELETE FROM users WHERE id % 2; DROP TABLE one_row; "
             "CREATE TABLE more (id INT); DROP VIEW b_view; DROP PROCEDURE count_them;"
         )
 
     def elsewhere(self, folder: Path) -> tuple[Wanted, Callable[[], object]]:
+        """See `Participant.elsewhere`."""
         self.server.run("DROP DATABASE IF EXISTS `else where`")
         return Wanted(to="else where"), lambda: self.dumped("else where")
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from nanumpay_backupd.settings.sources import Source
 from nanumpay_backupd.sources.base import Wanted
-from nanumpay_backupd.sources.pg_client import open_pg
 from tests.contract.participants import Participant
-from tests.servers.postgres import PASSWORD, Postgres, start_postgres
+from tests.servers.postgres import PASSWORD, Postgres, start_postgres, tool
 
 __all__ = ["postgres"]
 
@@ -35,7 +34,8 @@ CREATE SCHEMA "Odd .x";
 CREATE TABLE "Odd .x"."t "".b" (a text);
 INSERT INTO "Odd .x"."t "".b" VALUES (NULL), (''), (E'\\.'), (E'a\nb');
 CREATE FUNCTION twice(n int) RETURNS int LANGUAGE sql AS 'SELECT n * 2';
-CREATE FUNCTION upper_name() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.name := upper(NEW.name); RETURN NEW; END $$;
+CREATE FUNCTION upper_name() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN NEW.name := upper(NEW.name); RETURN NEW; END $$;
 CREATE TRIGGER upper_name BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION upper_name();
 SELECT lo_from_bytea(4711, '\x0102030a');
 """
@@ -52,13 +52,16 @@ class PostgresParticipant(Participant):
 
     @property
     def settings(self) -> Source:
+        """See `Participant.settings`."""
         return self.server.settings(_DATABASE)
 
     @property
     def broken(self) -> Source:
+        """See `Participant.broken`."""
         return self.server.settings(_DATABASE, host=str(self.server.folder / "nothing"))
 
     def fill(self) -> None:
+        """See `Participant.fill`."""
         self._drop(_DATABASE)
         self.server.run(f'CREATE DATABASE "{_DATABASE}"')
         self.server.run(CONTENT, _DATABASE)
@@ -67,23 +70,26 @@ class PostgresParticipant(Participant):
         self.server.run(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def count(self) -> int:
-        query = """SELECT sum((xpath('/row/c/text()', query_to_xml(format('SELECT count(*) AS c FROM %I.%I', nspname, relname),
-          false, true, '')))[1]::text::int) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+        """See `Participant.count`."""
+        query = """SELECT sum((xpath('/row/c/text()', query_to_xml(format('SELECT count(*) AS c FROM %I.%I', nspname,
+          relname), false, true, '')))[1]::text::int) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
           WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema')"""
         return int(self.server.run(query, _DATABASE)[0][0])
 
     def grow(self, megabytes: int) -> None:
+        """See `Participant.grow`."""
         self.server.run(
             f"CREATE TABLE bulk AS SELECT g, repeat(md5(g::text), 2048) t FROM generate_series(1, {megabytes * 16}) g",
             _DATABASE,
         )
 
     def content(self) -> object:
+        """See `Participant.content`."""
         return self.dumped(_DATABASE)
 
     def dumped(self, database: str) -> object:
         """Return all of a database as statements."""
-        argv = [str(open_pg("pg_dump")[0]), "-h", str(self.server.folder), "-U", "postgres", "-d", database]
+        argv = [str(tool("pg_dump")), "-h", str(self.server.folder), "-U", "postgres", "-d", database]
         done = subprocess.run(argv, capture_output=True, check=False, env={**os.environ, "PGPASSWORD": PASSWORD})
         made = self.server.run(
             "SELECT pg_encoding_to_char(encoding), datcollate, pg_get_userbyid(datdba) "
@@ -93,12 +99,14 @@ class PostgresParticipant(Participant):
         return made, lines, done.returncode
 
     def spoil(self) -> None:
+        """See `Participant.spoil`."""
         self.server.run(
             "DELETE FROM users WHERE id % 2 = 0; DROP TABLE p; CREATE TABLE more (id int); DROP FUNCTION twice",
             _DATABASE,
         )
 
     def elsewhere(self, folder: Path) -> tuple[Wanted, Callable[[], object]]:
+        """See `Participant.elsewhere`."""
         self._drop("else where")
         return Wanted(to="else where"), lambda: self.dumped("else where")
 

@@ -17,12 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from nanumpay_backupd.errors import ToolError
 from nanumpay_backupd.settings.sources import PostgresSource
 from nanumpay_backupd.sources.pg_client import open_pg
 from nanumpay_backupd.system.process import die_with_parent
 from nanumpay_backupd.system.secrets import Secret
+from tests.servers.tools import find_tool
 
-__all__ = ["PASSWORD", "Postgres", "start_postgres"]
+__all__ = ["PASSWORD", "Postgres", "start_postgres", "tool"]
 
 PASSWORD: Final = "geheim:\\ '백업\"%"
 """Of the user ``backup`` and the superuser: with signs that a password file takes for something else."""
@@ -39,11 +41,13 @@ class Postgres:
     def settings(self, *databases: str, user: str = "backup", **more: object) -> PostgresSource:
         """Return settings that reach it."""
         given = {"host": str(self.folder), "user": user, "password": Secret(PASSWORD), "database": databases}
-        return PostgresSource(**{**given, **more})  # type: ignore[arg-type]
+        names = ("pg_dump", "pg_dumpall", "pg_restore", "psql", "initdb", "postgres")
+        tools = {name: str(tool(name)) for name in names}
+        return PostgresSource(**{**given, **tools, **more})  # type: ignore[arg-type]
 
     def run(self, statements: str, database: str = "postgres", *, check: bool = True) -> list[list[str]]:
         """Run statements as the superuser and return the rows."""
-        argv = [str(open_pg("psql")[0]), "-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1"]
+        argv = [str(tool("psql")), "-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1"]
         done = subprocess.run(
             [*argv, "-h", str(self.folder), "-U", "postgres", "-d", database],
             input=statements.encode(),
@@ -65,10 +69,10 @@ class Postgres:
         secret = self.folder / "password"
         secret.write_text(PASSWORD, encoding="utf-8")
         secret.chmod(0o644)
-        argv = [*before, str(open_pg("initdb")[0]), "-D", str(self.folder / "data"), "-U", "postgres", "-E", "UTF8"]
+        argv = [*before, str(tool("initdb")), "-D", str(self.folder / "data"), "-U", "postgres", "-E", "UTF8"]
         argv += ["--locale=C.UTF-8", "-N", "-A", "scram-sha-256", f"--pwfile={secret}"]
         subprocess.run(argv, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-        argv = [*before, str(open_pg("postgres")[0]), "-D", str(self.folder / "data"), "-k", str(self.folder)]
+        argv = [*before, str(tool("postgres")), "-D", str(self.folder / "data"), "-k", str(self.folder)]
         argv += ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=32MB"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -102,6 +106,14 @@ def _is_there(name: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+def tool(name: str) -> Path:
+    """Return a program: that of the host's newest version, else the one that `make tools` fetched."""
+    try:
+        return open_pg(name)[0]
+    except ToolError:
+        return find_tool(name)
 
 
 @contextlib.contextmanager
