@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import fcntl
 import hashlib
+import importlib
 import importlib.util
 import os
 import shlex
@@ -23,10 +24,6 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
-
-# Run as a program it is beside this one, imported by a test it is in the package.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from setup_databases import fetch_servers
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 VENV: Final = ROOT / ".venv"
@@ -100,7 +97,9 @@ def main(argv: Sequence[str]) -> int:
             mongodb_tools()
             if wanted == "test":
                 promtool()
-                fetch_servers(TOOLS, debian_packages)
+                # Run as a program, this file has its neighbours beside it, and knows no package.
+                sys.path.insert(0, str(ROOT / "tests"))
+                importlib.import_module("setup_databases").fetch_servers(TOOLS, debian_packages)
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
         return 1

@@ -106,6 +106,7 @@ class MariadbServer(FolderSource):
         if facts.versioned and not with_history(tool, facts):
             yield f"rows of earlier are not saved, that takes MariaDB 10.11: {_some(facts.versioned)}"
         grants = [row[0] for row in self._client.rows("SHOW GRANTS")]
+        _refuse_columns(self._settings, grants, facts.databases)
         for database in facts.databases:
             if missing := missing_rights(grants, database):
                 yield f"the user lacks {', '.join(missing)} on {database}, so what that shows is missing in the backup"
@@ -165,6 +166,20 @@ def missing_rights(grants: Iterable[str], database: str) -> tuple[str, ...]:
     if held & {"ALL", "ALL PRIVILEGES"}:
         return ()
     return tuple(right for right in _NEEDED if right not in held)
+
+
+def _refuse_columns(settings: MariadbSource, grants: Iterable[str], databases: Iterable[str]) -> None:
+    """Raise SourceError where this user may read only some columns of a table: the tool would dump those alone."""
+    for grant in grants:
+        rights, _, rest = grant.partition(" ON ")
+        scope = rest.rpartition(" TO ")[0]
+        if "SELECT (" in rights and any(scope.startswith(f"`{name}`.") for name in databases):
+            raise SourceError(
+                f"MariaDB at {address(settings)}: the user may read only some columns of {scope}",
+                hint="give it SELECT on the whole database (docs/sources/mariadb.md)",
+                code="source-auth",
+                retryable=False,
+            )
 
 
 def _require_log(settings: MariadbSource, client: Client, facts: Facts) -> None:
