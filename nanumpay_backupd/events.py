@@ -180,7 +180,9 @@ def _details(run: Run, backup: Backup | None) -> Iterator[tuple[str, str]]:
         yield "took", f"{(run.ended - run.started).total_seconds():.1f} s"
     if backup is not None:
         yield "size", human_size(backup.size)
-        yield "documents", f"{backup.documents:,}"
+        manifest = backup.manifest
+        mongodb = manifest is None or manifest.source.type == "mongodb"
+        yield "documents" if mongodb else "items", f"{backup.documents:,}"
         places = [copy.destination for copy in backup.copies if copy.state in _PRESENT]
         if places:
             yield "copies", ", ".join(places)

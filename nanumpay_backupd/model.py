@@ -117,6 +117,7 @@ class Outcome(StrEnum):
 class Stage(StrEnum):
     """The pipeline's stages, in the order of what they promise; ``fetch`` and what follows are those of a restore."""
 
+    BEFORE = "before"
     PREFLIGHT = "preflight"
     DUMP = "dump"
     CAPTURE = "capture"
@@ -131,6 +132,7 @@ class Stage(StrEnum):
     RESTORE = "restore"
     COMPARE = "compare"
     SWAP = "swap"
+    AFTER = "after"
 
 
 class Kind(StrEnum):

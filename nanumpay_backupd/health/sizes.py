@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.system.units import human_size
+from nanumpay_backupd.wording import Words, words_for
 
 __all__ = ["HISTORY", "LEAST", "Figures", "Oddity", "in_words", "loses", "oddities", "usual"]
 
@@ -103,20 +104,20 @@ def loses(odd: Sequence[Oddity]) -> bool:
     return any(item.kind != "grew" for item in odd)
 
 
-def in_words(odd: Sequence[Oddity]) -> str:
-    """Say what is odd, for people; of many only the first are named."""
-    said = [_told(item) for item in odd[:_NAMED]]
+def in_words(odd: Sequence[Oddity], source: str = "mongodb") -> str:
+    """Say what is odd of a backup of that type of source, for people; of many only the first are named."""
+    said = [_told(item, words_for(source)) for item in odd[:_NAMED]]
     more = len(odd) - _NAMED
     return "; ".join([*said, *([f"and {more} more"] if more > 0 else [])])
 
 
-def _told(item: Oddity) -> str:
+def _told(item: Oddity, words: Words) -> str:
     if item.what == "bytes":
         return f"{human_size(item.now)} of data instead of {human_size(item.was)}"
     if item.what == "documents":
-        return f"{item.now:,} documents instead of {item.was:,}"
+        return f"{item.now:,} {words.items} instead of {item.was:,}"
     if item.kind == "lost":
-        return f"collection {item.what} is gone (it held {item.was:,})"
+        return f"{words.part} {item.what} is gone (it held {item.was:,})"
     if item.kind == "emptied":
-        return f"collection {item.what} is empty (it held {item.was:,})"
-    return f"collection {item.what} holds {item.now:,} instead of {item.was:,}"
+        return f"{words.part} {item.what} is empty (it held {item.was:,})"
+    return f"{words.part} {item.what} holds {item.now:,} instead of {item.was:,}"

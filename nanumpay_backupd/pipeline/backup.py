@@ -33,6 +33,7 @@ from nanumpay_backupd.model import (
     Stage,
     error_info,
 )
+from nanumpay_backupd.pipeline import hooks
 from nanumpay_backupd.pipeline.again import repeated
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
@@ -58,6 +59,7 @@ from nanumpay_backupd.system.sandbox import way_out
 __all__ = [
     "announce",
     "back_up",
+    "between_hooks",
     "disk_fault",
     "interrupt",
     "name_backup",
@@ -86,7 +88,34 @@ def back_up(spec: RunSpec, source: Source, catalog: Catalog, recorder: Recorder,
         with Keyring(spec.job.encryption) as keys:
             return _stages(spec, source, layout, catalog, recorder, open_store, keys=keys)
 
-    return recorded(spec, layout, recorder, work, partly=Outcome.DEGRADED)
+    return recorded(
+        spec, layout, recorder, lambda: between_hooks(spec, catalog, recorder, work), partly=Outcome.DEGRADED
+    )
+
+
+def between_hooks(
+    spec: RunSpec, catalog: Catalog, recorder: Recorder, work: Callable[[], list[BackupdError]]
+) -> list[BackupdError]:
+    """Do ``work`` between the job's own commands; what fails before fails the run, what fails after degrades it.
+
+    That after is run in any case, also where that before failed: it may have to take back what was begun.
+    """
+    error: BackupdError | None = None
+    faults: list[BackupdError] = []
+    try:
+        hooks.before(spec, recorder)
+        faults = work()
+    except BackupdError as raised:
+        error = raised
+        raise
+    finally:
+        made = catalog.backup(recorder.run.backup) if recorder.run.backup else None
+        fault = hooks.after(spec, recorder, made, error)
+        if fault is not None and error is None:
+            faults.append(fault)
+        elif fault is not None:
+            recorder.warn(f"after the backup: {fault.message}", fault)
+    return faults
 
 
 def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:

@@ -30,7 +30,7 @@ from nanumpay_backupd.model import (
     Stream,
 )
 from nanumpay_backupd.pipeline.again import repeated
-from nanumpay_backupd.pipeline.backup import announce, name_backup, recorded, upload_new
+from nanumpay_backupd.pipeline.backup import announce, between_hooks, name_backup, recorded, upload_new
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.outbox import sweep_outbox
@@ -59,7 +59,13 @@ def take_increment(spec: RunSpec, source: Source, catalog: Catalog, recorder: Re
         with Keyring(spec.job.encryption) as keys:
             return _Increment(spec, source, catalog, recorder, open_store, keys=keys).take()
 
-    return recorded(spec, Layout(spec.paths.backups), recorder, work, partly=Outcome.DEGRADED)
+    return recorded(
+        spec,
+        Layout(spec.paths.backups),
+        recorder,
+        lambda: between_hooks(spec, catalog, recorder, work),
+        partly=Outcome.DEGRADED,
+    )
 
 
 class _Increment:

@@ -20,7 +20,7 @@ _STEADY: Final = frozenset(
     {Stage.DUMP, Stage.CAPTURE, Stage.COMPRESS, Stage.ENCRYPT, Stage.VERIFY, Stage.FETCH, Stage.CHECK}
 )
 """Stages in which something moves all the time. A restore is silent for as long as an index takes."""
-_AFTERWARDS: Final = frozenset({Stage.PUBLISH, Stage.RETENTION})
+_AFTERWARDS: Final = frozenset({Stage.PUBLISH, Stage.RETENTION, Stage.AFTER})
 """Stages that are ended only when they take as long as a whole run by themselves: what is good is to stay good."""
 _LONG: Final = frozenset({"upload", "verify", "restore"})
 """What may take as long as it takes, beside the limits of its own."""

@@ -30,6 +30,7 @@ from nanumpay_backupd.model import (
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.pins import BY_ANOMALY, pin, unpin
 from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.settings.sources import type_of
 
 __all__ = ["OPEN", "PINNED", "accept", "examine", "figures"]
 
@@ -62,7 +63,9 @@ def figures(manifest: Manifest) -> Figures:
         name = item.namespace
         if item.type != "view" and not name.partition(".")[2].startswith("system."):
             counted[name] = counted.get(name, 0) + item.documents
-    size = sum(item.bytes for item in manifest.source.collections)
+    for part in manifest.source.parts:
+        counted[part.name] = part.items
+    size = sum(item.bytes for item in manifest.source.collections) + sum(part.bytes for part in manifest.source.parts)
     return Figures(documents=sum(counted.values()), size=size, collections=counted)
 
 
@@ -89,7 +92,8 @@ def examine(
         _learn(catalog, job.name, backup, found)
         return None
     told = _told_before(catalog, open_ones, found, odd, job)
-    text = in_words(odd) if told is None else f"{in_words(odd)}, as in {told}"
+    what = in_words(odd, type_of(job.source))
+    text = what if told is None else f"{what}, as in {told}"
     # Before it is on record: what is pinned for nothing does no harm, and is let go when all is well.
     kept = _keep(catalog, layout, backup, now) if told is None else []
     record = OddityRecord(

@@ -13,6 +13,7 @@ from nanumpay_backupd.model import FULLS, SLICES, Backup, BackupState, CopyState
 from nanumpay_backupd.pipeline.chains import known
 from nanumpay_backupd.plans import Task
 from nanumpay_backupd.settings.schema import JobSpec
+from nanumpay_backupd.settings.sources import type_of
 
 __all__ = ["Day", "JobReport", "PlaceReport", "Promise", "Report", "gather", "promise"]
 
@@ -87,6 +88,7 @@ class JobReport(_Record, frozen=True):
     next_verify: str | None
     places: tuple[PlaceReport, ...]
     days: tuple[Day, ...]
+    source: str = "mongodb"
 
 
 class Report(_Record, frozen=True):
@@ -133,6 +135,7 @@ def gather(
     _, total, _ = catalog.totals(job.name)
     return JobReport(
         job=job.name,
+        source=type_of(job.source),
         enabled=job.enabled,
         outcomes=outcomes,
         made=len(within),

@@ -19,6 +19,7 @@ from nanumpay_backupd.notifiers.words import LANGUAGES
 from nanumpay_backupd.reports.figures import Day, JobReport, PlaceReport, Report
 from nanumpay_backupd.system.secrets import redact
 from nanumpay_backupd.system.units import human_size, human_span
+from nanumpay_backupd.wording import words_for
 
 __all__ = ["page", "report_message", "text"]
 
@@ -69,7 +70,6 @@ _WORDS: Final = {
         "missing": "{count} missing",
         "corrupt": "{count} corrupt",
         "disabled": "disabled",
-        "documents": "{count} documents",
         "problems": "To look at",
         "span": "{since} to {until}",
         "chart": "Size by day",
@@ -110,7 +110,6 @@ _WORDS: Final = {
         "missing": "없어짐 {count}",
         "corrupt": "손상 {count}",
         "disabled": "사용 안 함",
-        "documents": "문서 {count}개",
         "problems": "확인할 것",
         "span": "{since} ~ {until}",
         "chart": "날짜별 크기",
@@ -248,7 +247,8 @@ def _rows(job: JobReport, report: Report, language: str) -> Iterator[tuple[str, 
     yield words["runs"], ", ".join(told) or words["none"]
     if job.size:
         grown = f" ({'+' if job.growth >= 0 else '-'}{human_size(abs(job.growth))})" if job.growth is not None else ""
-        count = words["documents"].format(count=f"{job.documents:,}")
+        own = words_for(job.source)
+        count = own.korean.format(count=f"{job.documents:,}") if language == "ko" else own.count_items(job.documents)
         yield words["size"], f"{human_size(job.size)}{grown}, {count}"
     yield words["rpo"], _rpo(job, language)
     if job.rto or job.restore_seconds is not None:

@@ -388,6 +388,11 @@ class _Reader:
         own = SOURCES[kind].options if kind in SOURCES else ()
         values = self._values(JOB._replace(options=(*JOB.options, *own)), said_here, path)
         source = self._source(kind, {option.target: values.pop(option.target, None) for option in own}, path, mongodb)
+        for key in ("incremental", "differential", "pitr"):
+            if values.get(key) and source is not None and not source.increments:
+                self.problems.add(
+                    f"{path}.{key}", f"is not for a job that saves {kind}", "take it out: its backups are whole"
+                )
         values["retention"] = self._retention(raw, "retention", f"{path}.")
         values["monitor"] = self._monitor(raw, "monitor", f"{path}.")
         said = self._table(raw, "encryption", f"{path}.")

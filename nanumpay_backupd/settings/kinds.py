@@ -24,6 +24,7 @@ __all__ = [
     "AbsolutePath",
     "Choice",
     "ClockTime",
+    "Command",
     "Cron",
     "Day",
     "Duration",
@@ -55,6 +56,7 @@ _SIZE: Final = re.compile(r"([0-9]+)\s*(B|[KMGT]i?B)")
 _CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _NEVER: Final = "never"
+_SHELL: Final = ("/bin/sh", "-c")
 _CRON_FIELDS: Final = 5
 _CRON_CHECK_FROM: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -346,6 +348,30 @@ class PathPatterns(Kind):
         """Show the list."""
         assert isinstance(value, tuple)
         return json.dumps(list(value))
+
+
+class Command(Kind):
+    """A command: a text for the shell, or a list of its words, of which the first is a path; empty for none."""
+
+    expected = "a command: a text for the shell, or a list of words that begins with an absolute path; or empty"
+    example = '["/usr/local/bin/before-backup", "--quiet"]'
+
+    def parse(self, value: object, place: Place) -> tuple[str, ...]:  # noqa: ARG002 - the contract of Kind
+        """Return the words; a text is given to the shell."""
+        if value in ("", []):
+            return ()
+        if isinstance(value, str) and value.strip() and "\0" not in value:
+            return (*_SHELL, value.strip())
+        if not isinstance(value, list) or not all(isinstance(word, str) and "\0" not in word for word in value):
+            raise self.mismatch(value)
+        if not value[0].startswith("/"):
+            raise self.mismatch(value[0])
+        return tuple(value)
+
+    def show(self, value: object) -> str:
+        """Show the list, or the text."""
+        assert isinstance(value, tuple)
+        return json.dumps(value[-1] if value[:-1] == _SHELL else list(value)) if value else '""'
 
 
 class Url(Kind):

@@ -12,6 +12,7 @@ from nanumpay_backupd.settings.key_kinds import DecryptKeys, Passphrase, Recipie
 from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
     Choice,
+    Command,
     Cron,
     Day,
     Duration,
@@ -130,6 +131,14 @@ _PROTECTION: Final = (
         "Dead-man switch: pinged when a backup begins (`/start`), succeeded, or did not (`/fail`).",
         '{ credential = "heartbeat" }',
     ),
+    Option(
+        "before",
+        Command(),
+        "A command before each backup; where it fails, none is made ([more](operations.md#commands-before-and-after)).",
+        '["/usr/local/bin/before-backup"]',
+    ),
+    Option("after", Command(), "A command after each backup, whatever came of it.", '"systemctl start app-worker"'),
+    Option("hook_timeout", Duration("1s", "1d"), "How long each of them may take; then it is ended.", '"10m"'),
 )
 _BANDWIDTH: Final = Option(
     "bandwidth",

@@ -261,6 +261,8 @@ class Protection(_Settings, frozen=True, kw_only=True):
     the former that often. ``verify`` reads all copies again, at most ``verify_rate`` bytes per second (0: no limit);
     ``drill`` restores the newest backup into a scratch place. ``rpo`` is the most that may be lost, ``rto`` the longest
     that a restore may take; ``tier`` is a preset for both. ``heartbeat`` is an address that is pinged at each backup.
+    ``before`` and ``after`` are commands that are run with each backup (one text: by a shell), each for at most
+    ``hook_timeout``.
     """
 
     incremental: tuple[str, ...] = ()
@@ -273,6 +275,9 @@ class Protection(_Settings, frozen=True, kw_only=True):
     rpo: float = 0.0
     rto: float = 0.0
     heartbeat: Secret = Secret("")
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    hook_timeout: float = 600.0
 
 
 class EncryptionOptions(_Settings, frozen=True):

@@ -39,9 +39,13 @@ class SourceKind(StrEnum):
 
 
 class SourceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
-    """Common shape of all sources' settings. ``tag`` of a record is what ``type`` says in the host file."""
+    """Common shape of all sources' settings. ``tag`` of a record is what ``type`` says in the host file.
+
+    ``increments``: backups of the changes alone can be made (`sources.base.Source.kinds`).
+    """
 
     holds: ClassVar[SourceKind] = SourceKind.DATABASE
+    increments: ClassVar[bool] = False
 
     @property
     def described(self) -> str:
@@ -60,6 +64,7 @@ class MongoSource(SourceSettings, frozen=True, tag="mongodb"):
     own default of 4 takes 290 MB) and its speed hardly does.
     """
 
+    increments: ClassVar[bool] = True
     uri: Secret
     database: str
     mongodump: str = "mongodump"

@@ -1,6 +1,6 @@
 """A full dump of MariaDB or MySQL: one mariadb-dump of all databases, parted into a file for each on its way.
 
-One run of the tool is one transaction, so that all databases are of one moment without a lock (decision 0022). Each
+One run of the tool is one transaction, so that all databases are of one moment without a lock (decision 0026). Each
 file begins and ends as the whole dump does and names no database, so that it can be restored under any name. What makes
 the databases themselves is in a file of its own.
 """

@@ -69,7 +69,8 @@ def main(order: str) -> int:
             _say(fault="damaged", path=str(path), text=str(error))
             return 1
         except sqlite3.Error as error:
-            _say(fault="sqlite", path=str(path), text=str(error))
+            damaged = "malformed" in str(error) or "not a database" in str(error)
+            _say(fault="damaged" if damaged else "sqlite", path=str(path), text=str(error))
             return 1
         except OSError as error:
             _say(fault="system", path=str(path), text=error.strerror or str(error), errno=error.errno)

@@ -24,6 +24,8 @@ from nanumpay_backupd.system.secrets import Secret, redact
 __all__ = ["Filter", "Typed"]
 
 _KEPT_LINES: Final = 200
+_PIPE: Final = 1 << 20
+"""Bytes that a pipe holds where it may: what every user may have. Else it is 64 KiB."""
 _LONGEST_LINE: Final = 4096
 _ECHO: Final = 3
 """Where the flags of a terminal lie in what termios gives."""
@@ -71,7 +73,13 @@ class Filter:
             if slave >= 0:
                 os.close(slave)
         born(self._process.pid)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         assert self._process.stderr is not None
+        for stream in (self._process.stdin, self._process.stdout):
+            # Fewer changes between two processes that hand on hundreds of MB; a limit of the host may forbid it.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE)
         self._begin("filter-said", self._listen, self._process.stderr)
         if master >= 0:
             self._begin("filter-typed", self._type, master, tuple(typed))

@@ -157,7 +157,8 @@ class Child:
 
     ``on_line`` is called from a reader thread. The last lines are kept for the error text. ``both`` also reads the
     standard output, for tools that complain there. ``stdin`` and ``stdout`` are descriptors it gets as such; they stay
-    the caller's to close. ``extra`` is added to its environment.
+    the caller's to close. ``extra`` is added to its environment. ``group``: it leads a process group of its own, and
+    `kill` ends all that is in it, also when the child itself has ended.
     """
 
     KEPT_LINES: Final = 30
@@ -173,8 +174,10 @@ class Child:
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.DEVNULL,
         extra: Mapping[str, str] | None = None,
+        group: bool = False,
     ) -> None:
         self.name = Path(argv[0]).name
+        self._group = group
         self._tail: deque[str] = deque(maxlen=self.KEPT_LINES)
         self._on_line = on_line
         self._stopped = False
@@ -188,6 +191,7 @@ class Child:
                 cwd=cwd,
                 env=child_environment(extra),
                 preexec_fn=die_with_parent,
+                process_group=0 if group else None,
             )
         except OSError as error:
             raise ToolError(f"{self.name} cannot be started: {error.strerror}", code="tool-missing") from None
@@ -241,6 +245,9 @@ class Child:
         """End the child at once with all that it started; harmless when it has ended."""
         if self.running:
             end_family(self._process.pid)
+        if self._group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self.wait()
 
     def _read(self, stream: IO[bytes]) -> None:

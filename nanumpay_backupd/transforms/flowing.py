@@ -6,6 +6,8 @@ one valid gzip file (RFC 1952, 2.2). What the archive holds is not known here.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import select
@@ -20,6 +22,8 @@ __all__ = ["FlowingArchive"]
 
 _AHEAD = 8
 """Blocks that are read, or compressed and not yet written, at once: with their results at most 32 MiB."""
+_PIPE = 1 << 20
+"""Bytes that the pipe is asked to hold, instead of 64 KiB: the tool then waits less often."""
 _TICK = 0.1
 """Seconds that a silent pipe is waited for, before the caller gets a chance to look at other things."""
 
@@ -33,6 +37,8 @@ class FlowingArchive:
     def __init__(self, fileno: int, take: Callable[[bytes], object], *, codec: Codec, threads: int = 2) -> None:
         """Read from ``fileno``, which stays the caller's; ``take`` gets the compressed archive piece by piece."""
         self._fileno = fileno
+        with contextlib.suppress(OSError):  # no pipe, or a user who may not have more: it is only slower
+            fcntl.fcntl(fileno, fcntl.F_SETPIPE_SZ, _PIPE)
         self._take = take
         self._codec = codec
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="compress")

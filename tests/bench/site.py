@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from nanumpay_backupd.control.client import Client
 from nanumpay_backupd.errors import UnreachableError
 from tests.sample_data import save_settings
 from tests.servers.mongod import Mongod
+from tests.servers.tools import PROJECT
 
 __all__ = ["DATABASE", "SETTINGS", "Site", "median_of"]
 
@@ -29,6 +32,13 @@ SETTINGS: Final[dict[str, Any]] = {
     "storage": {"type": "none"},
 }
 _PATIENCE: Final = 30.0
+_AS_INSTALLED: Final = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(",")))
+from nanumpay_backupd.__main__ import main
+sys.exit(main())
+"""
+"""Starts the daemon as if what only the tests need were not there: structlog, pymongo and others take it up unasked."""
 
 
 class Site:
@@ -55,7 +65,7 @@ class Site:
         """Run the daemon for the length of a with block."""
         with self._log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "nanumpay_backupd", "--config", str(self._config)],
+                [sys.executable, "-c", _AS_INSTALLED, ",".join(_foreign()), "--config", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -134,3 +144,15 @@ def median_of(work: list[float]) -> float:
     ordered = sorted(work)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def _foreign() -> list[str]:
+    """Return the modules that are here and not where the daemon is installed (`requirements.lock`)."""
+    lock = (PROJECT / "requirements.lock").read_text(encoding="utf-8")
+    ours = {"nanumpay-backupd", *re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE)}
+    found = importlib.metadata.packages_distributions().items()
+    return [module for module, owners in found if not {_plain(owner) for owner in owners} & ours]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -51,6 +51,8 @@ def server(running: Mariadb) -> Mariadb:
 class Backup:
     """What a dump left: its folder, and the manifest that a run would write."""
 
+    manifest: Manifest
+
     def __init__(self, settings: MariadbSource, folder: Path, since: Backup | None = None) -> None:
         source = MariadbDriver(settings).source()
         self.warnings = source.preflight().warnings
@@ -90,7 +92,7 @@ def _bring_back(settings: MariadbSource, backups: list[Backup], work: Path, **wa
     work.mkdir()
     target.look(backups[0].manifest, asked)
     for backup in backups:
-        running = target.start(backup.folder, backup.manifest, asked, work)  # type: ignore[call-arg, arg-type]
+        running = target.start(backup.folder, backup.manifest, asked, work)
         assert running.wait(_ENOUGH)
         running.judge()
     found = target.compare(backups[-1].manifest, asked, work)
@@ -115,7 +117,7 @@ def test_the_documented_rights_are_enough(server: Mariadb, tmp_path: Path) -> No
 
 
 def test_what_a_user_may_not_see_is_told(server: Mariadb, tmp_path: Path) -> None:
-    """Without TRIGGER the tool leaves triggers out in silence: a warning says so; to read some columns only is a fault."""
+    """Without TRIGGER the tool leaves triggers out in silence: a warning says so. Some columns only are a fault."""
     server.run("CREATE OR REPLACE USER less; GRANT SELECT, SHOW VIEW, EVENT ON shop.* TO less")
     less = server.settings("shop", user="less", password="")
     assert any("TRIGGER" in line for line in Backup(less, tmp_path / "less").warnings)

@@ -42,8 +42,10 @@ from nanumpay_backupd.settings.schema import (
     RetryPolicy,
     S3Destination,
     Tools,
+    to_public,
 )
 from nanumpay_backupd.settings.source_tables import SOURCES
+from nanumpay_backupd.settings.sources import SqliteSource
 from nanumpay_backupd.system.secrets import Secret
 
 ROOT = Path(__file__).parents[2]
@@ -678,3 +680,39 @@ def test_root_reads_what_root_owns(host_file: Path) -> None:
     """The mode counts, not who asks: a private file of the service is read."""
     assert os.stat(host_file).st_mode & 0o777 == 0o600
     assert load_host_file(host_file, environ={}).origin == str(host_file)
+
+
+@pytest.mark.parametrize(
+    "keys,key,reason,fix",
+    [
+        ('type = "oracle"\npath = "/a"', "type", 'must be "mongodb"', ""),
+        ("type = 5", "type", "must be", ""),
+        ('type = "sqlite"', "path", "is missing", "path = "),
+        ('type = "sqlite"\npath = "/a"\nuri = "mongodb://h/"', "uri", 'is a key of type = "mongodb"', "take it out"),
+        ('path = "/a"', "path", 'is a key of type = "sqlite", and this is "mongodb"', 'type = "sqlite"'),
+        ('type = "sqlite"\npath = "a.db"', "path", "an absolute path", '["/srv/app/*.db"]'),
+        ('type = "sqlite"\npath = []', "path", "an absolute path", ""),
+        ('type = "sqlite"\npath = "/a/../b"', "path", "an absolute path", ""),
+        ('type = "sqlite"\npaht = "/a"\npath = "/a"', "paht", "is not a known key", "did you mean job.a.path?"),
+        ('type = "sqlite"\npath = "/a"\npitr = "60s"', "pitr", "is not for a job that saves sqlite", "take it out"),
+        ('before = ["touch"]', "before", "must be a command", ""),
+        ("before = 5", "before", "must be a command", ""),
+    ],
+)
+def test_what_a_job_saves_is_said_by_its_type(keys: str, key: str, reason: str, fix: str) -> None:
+    """A type that there is not, a key of another type and one that is missing are told with their path and the fix."""
+    error = refusal(f'[[job]]\nname = "a"\n{keys}')
+    assert f"job.a.{key}" in error.message
+    assert reason in error.message
+    assert fix in error.hint + error.message
+
+
+def test_a_job_of_another_type_is_read() -> None:
+    """Its own keys are in its source, those of all jobs in the job; of the others there is nothing."""
+    config = parse(
+        '[[job]]\nname = "a"\ntype = "sqlite"\npath = "/srv/a.db"\nexclude = ["/srv/b"]\nschedule = "0 3 * * *"'
+    )
+    (job,) = config.jobs
+    assert job.source == SqliteSource(path=("/srv/a.db",), exclude=("/srv/b",))
+    assert job.schedule == ("0 3 * * *",)
+    assert config.mongodb.uri.reveal() not in str(to_public(job))
