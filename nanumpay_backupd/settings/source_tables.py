@@ -59,7 +59,7 @@ _TABLES: Final = (
         "Databases of a MariaDB or MySQL server, all of one moment ([sources/mariadb.md](sources/mariadb.md)).",
         (
             Option("host", _HOST, "Name or address of the server.", '"db.example.com"', default="the socket is used"),
-            Option("port", Whole(1, 65535), "Its port."),
+            Option("port", Whole(1, 65535), "Its port.", "3307"),
             Option(
                 "socket",
                 AbsolutePath(as_text=True, empty=True),
@@ -98,7 +98,7 @@ _TABLES: Final = (
                 '"db.example.com"',
                 default="the tools' own socket",
             ),
-            Option("port", Whole(1, 65535), "Its port."),
+            Option("port", Whole(1, 65535), "Its port.", "5433"),
             Option("user", Text("a user's name"), "Who reads it.", '"backup"', default="the service's own login"),
             Option("password", SecretValue(), "The password.", '{ credential = "shop-db" }', default="none"),
             Option("database", Names(), "Which databases.", '["shop"]', default="all but the templates"),
