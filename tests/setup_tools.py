@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import fcntl
 import hashlib
+import importlib
 import importlib.util
 import os
 import shlex
@@ -109,6 +110,9 @@ def main(argv: Sequence[str]) -> int:
             if wanted == "test":
                 promtool()
                 redis()
+                # Run as a program, this file has its neighbours beside it, and knows no package.
+                sys.path.insert(0, str(ROOT / "tests"))
+                importlib.import_module("setup_databases").fetch_servers(TOOLS, debian_packages)
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
         return 1
@@ -209,18 +213,10 @@ def promtool() -> None:
     folder = TOOLS / "bin"
     if os.access(folder / "promtool", os.X_OK) or shutil.which("promtool", path=PATH) is not None:
         return
-    if shutil.which("apt-get") is None:
-        raise SetupError("promtool is missing, and there is no apt-get to fetch it: install the package prometheus")
-    _say("fetching promtool")
     cache = TOOLS / "download"
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
-    fetch = ["apt-get", "download", "-q", "prometheus"]
-    if subprocess.run(fetch, cwd=cache, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
-        # The lists of packages are old, or were never fetched.
-        update = ["apt-get", "update", "-q"]
-        _run_quietly([*_as_root([update]), *update])
-        _run_quietly(fetch, cwd=cache)
+    debian_packages(["prometheus"], cache)
     (package,) = cache.glob("prometheus_*.deb")
     _run(["dpkg-deb", "-x", str(package), str(cache / "tree")])
     folder.mkdir(exist_ok=True)
@@ -233,17 +229,10 @@ def redis() -> None:
     folder, tree = TOOLS / "bin", TOOLS / "redis"
     if all(os.access(folder / name, os.X_OK) for name in REDIS_BINARIES):
         return
-    if shutil.which("apt-get") is None:
-        raise SetupError("redis-server is missing, and there is no apt-get to fetch it")
-    _say("fetching redis-server")
     cache = TOOLS / "download"
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
-    fetch = ["apt-get", "download", "-q", *REDIS_PACKAGES]
-    if subprocess.run(fetch, cwd=cache, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
-        update = ["apt-get", "update", "-q"]
-        _run_quietly([*_as_root([update]), *update])
-        _run_quietly(fetch, cwd=cache)
+    debian_packages(REDIS_PACKAGES, cache)
     shutil.rmtree(tree, ignore_errors=True)
     for package in sorted(cache.glob("*.deb")):
         _run(["dpkg-deb", "-x", str(package), str(tree)])
@@ -258,6 +247,19 @@ def redis() -> None:
         )
         starter.chmod(0o755)
     shutil.rmtree(cache)
+
+
+def debian_packages(names: Sequence[str], folder: Path) -> None:
+    """Fetch Debian packages into a folder, without installing them; raises SetupError where that cannot be done."""
+    if shutil.which("apt-get") is None:
+        raise SetupError(f"there is no apt-get to fetch these: {', '.join(names)}")
+    _say(f"fetching {' '.join(names)}")
+    fetch = ["apt-get", "download", "-q", *names]
+    if subprocess.run(fetch, cwd=folder, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
+        # The lists of packages are old, or were never fetched.
+        update = ["apt-get", "update", "-q"]
+        _run_quietly([*_as_root([update]), *update])
+        _run_quietly(fetch, cwd=folder)
 
 
 @contextlib.contextmanager

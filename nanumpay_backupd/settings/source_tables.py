@@ -11,13 +11,24 @@ from nanumpay_backupd.settings.kinds import (
     Flag,
     Folders,
     MongoUri,
+    Names,
     PathPatterns,
     PathRules,
+    SecretValue,
     Text,
     Whole,
 )
 from nanumpay_backupd.settings.redisurl import Databases, RedisUrl
-from nanumpay_backupd.settings.sources import FilesSource, MongoSource, RedisMode, RedisSource, SqliteSource, type_of
+from nanumpay_backupd.settings.sources import (
+    FilesSource,
+    MariadbSource,
+    MongoSource,
+    PostgresSource,
+    RedisMode,
+    RedisSource,
+    SqliteSource,
+    type_of,
+)
 from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = ["DEFAULT_TYPE", "SOURCES", "keys_elsewhere"]
@@ -26,6 +37,7 @@ DEFAULT_TYPE: Final = "mongodb"
 """What a job saves that does not say it."""
 _DATABASE: Final = Text('a database\'s name, or "*" for all', pattern=r'[^\s/\\."$]+', example='"nanumpay"')
 _GRAVITY: Final = Choice("warn", "fail")
+_HOST: Final = Text("a host's name, an address or a socket's folder", pattern=r"[^\s,]*")
 _TABLES: Final = (
     Table(
         "job",
@@ -124,6 +136,72 @@ _TABLES: Final = (
                 "Whether a folder on another device number is a new one; `false` for snapshots and NFS.",
                 "true",
             ),
+        ),
+    ),
+    Table(
+        "job",
+        MariadbSource,
+        "Databases of a MariaDB or MySQL server, all of one moment ([sources/mariadb.md](sources/mariadb.md)).",
+        (
+            Option("host", _HOST, "Name or address of the server.", '"db.example.com"', default="the socket is used"),
+            Option("port", Whole(1, 65535), "Its port.", "3307"),
+            Option(
+                "socket",
+                AbsolutePath(as_text=True, empty=True),
+                "Its Unix socket, where there is no `host`.",
+                '"/run/mysqld/mysqld.sock"',
+                default="the tools' own",
+            ),
+            Option("user", Text("a user's name"), "Who reads it.", '"backup"', default="the service's own login"),
+            Option("password", SecretValue(), "The password.", '{ credential = "shop-db" }', default="none"),
+            Option("database", Names(), "Which databases.", '["shop"]', default="all but the server's own"),
+            Option("tls", Choice("auto", "required", "verify"), "Whether the connection is encrypted.", '"verify"'),
+            Option(
+                "tls_ca",
+                AbsolutePath(as_text=True, empty=True),
+                "The certificates that are trusted.",
+                '"/etc/ssl/db-ca.pem"',
+            ),
+            Option("accounts", Flag(), "Users and their rights are saved too.", "true"),
+            Option(
+                "binlog",
+                Choice("auto", "off", "required"),
+                "The position in the binary log is noted, for increments: where there is one, never, or it must be.",
+                '"required"',
+            ),
+        ),
+    ),
+    Table(
+        "job",
+        PostgresSource,
+        "Databases of a PostgreSQL server, each of one moment ([sources/postgresql.md](sources/postgresql.md)).",
+        (
+            Option(
+                "host",
+                _HOST,
+                "Name or address of the server, or the folder of its socket.",
+                '"db.example.com"',
+                default="the tools' own socket",
+            ),
+            Option("port", Whole(1, 65535), "Its port.", "5433"),
+            Option("user", Text("a user's name"), "Who reads it.", '"backup"', default="the service's own login"),
+            Option("password", SecretValue(), "The password.", '{ credential = "shop-db" }', default="none"),
+            Option("database", Names(), "Which databases.", '["shop"]', default="all but the templates"),
+            Option("maintenance", Text("a database's name"), "Database for what is not about one.", '"postgres"'),
+            Option(
+                "tls",
+                Choice("disable", "prefer", "require", "verify-ca", "verify-full"),
+                "Whether the connection is encrypted, as libpq's sslmode.",
+                '"verify-full"',
+            ),
+            Option(
+                "tls_ca",
+                AbsolutePath(as_text=True, empty=True),
+                "The certificates that are trusted.",
+                '"/etc/ssl/db-ca.pem"',
+            ),
+            Option("accounts", Flag(), "Roles and tablespaces are saved too.", "false"),
+            Option("passwords", Flag(), "Also the roles' password hashes, which only a superuser can read.", "true"),
         ),
     ),
 )

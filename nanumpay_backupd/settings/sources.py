@@ -21,7 +21,9 @@ from nanumpay_backupd.wording import words_for
 
 __all__ = [
     "FilesSource",
+    "MariadbSource",
     "MongoSource",
+    "PostgresSource",
     "RedisMode",
     "RedisSource",
     "Source",
@@ -189,7 +191,83 @@ class FilesSource(SourceSettings, frozen=True, tag="files"):
             yield "path", "names the whole system", "name the folders that the application needs, such as /etc, /srv"
 
 
-Source = MongoSource | RedisSource | SqliteSource | FilesSource
+class MariadbSource(SourceSettings, frozen=True, tag="mariadb"):
+    """Databases of a MariaDB or MySQL server: ``database`` empty means all but the server's own.
+
+    Without ``host`` it is reached by ``socket`` (empty: the tools' own). ``tls`` is ``auto`` (as the tools do it),
+    ``required`` or ``verify`` (the server's certificate is checked against ``tls_ca``). ``accounts``: users and their
+    rights are saved too. ``binlog`` is ``auto``, ``off`` or ``required``: whether the position in the binary log is
+    noted, from which increments go on.
+    """
+
+    host: str = ""
+    port: int = 3306
+    socket: str = ""
+    user: str = ""
+    password: Secret = Secret("")
+    database: tuple[str, ...] = ()
+    tls: str = "auto"
+    tls_ca: str = ""
+    accounts: bool = False
+    binlog: str = "auto"
+    mariadb_dump: str = "mariadb-dump"
+    mariadb: str = "mariadb"
+    mariadb_binlog: str = "mariadb-binlog"
+    mariadbd: str = "mariadbd"
+    mariadb_install_db: str = "mariadb-install-db"
+
+    @property
+    def described(self) -> str:
+        """See `SourceSettings.described`."""
+        return f"mariadb {', '.join(self.database)}" if self.database else "mariadb, all databases"
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `SourceSettings.conflicts`."""
+        if self.host and self.socket:
+            yield "socket", "is of no use beside host", "leave out one of them"
+        if self.tls_ca and self.tls != "verify":
+            yield "tls_ca", f'is of no use with tls = "{self.tls}"', 'write tls = "verify", or leave it out'
+
+
+class PostgresSource(SourceSettings, frozen=True, tag="postgresql"):
+    """Databases of a PostgreSQL server: ``database`` empty means all but the templates.
+
+    ``host`` is a name, an address or the folder of a Unix socket (empty: the tools' own). ``maintenance`` is the
+    database that is connected to for what is not about one. ``tls`` is libpq's sslmode. ``accounts``: roles and
+    tablespaces (``pg_dumpall --globals-only``) are saved too, with ``passwords`` also their password hashes.
+    """
+
+    host: str = ""
+    port: int = 5432
+    user: str = ""
+    password: Secret = Secret("")
+    database: tuple[str, ...] = ()
+    maintenance: str = "postgres"
+    tls: str = "prefer"
+    tls_ca: str = ""
+    accounts: bool = True
+    passwords: bool = False
+    pg_dump: str = "pg_dump"
+    pg_dumpall: str = "pg_dumpall"
+    pg_restore: str = "pg_restore"
+    psql: str = "psql"
+    initdb: str = "initdb"
+    postgres: str = "postgres"
+
+    @property
+    def described(self) -> str:
+        """See `SourceSettings.described`."""
+        return f"postgresql {', '.join(self.database)}" if self.database else "postgresql, all databases"
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `SourceSettings.conflicts`."""
+        if self.tls_ca and not self.tls.startswith("verify-"):
+            yield "tls_ca", f'is of no use with tls = "{self.tls}"', 'write tls = "verify-full", or leave it out'
+        if self.passwords and not self.accounts:
+            yield "passwords", "is of no use without accounts", "write accounts = true, or leave it out"
+
+
+Source = MongoSource | RedisSource | SqliteSource | FilesSource | MariadbSource | PostgresSource
 """Every record; msgspec tells them apart by ``type``."""
 
 

@@ -8,7 +8,9 @@ from nanumpay_backupd.errors import InternalError
 from nanumpay_backupd.settings.schema import CollectionOrder
 from nanumpay_backupd.settings.sources import (
     FilesSource,
+    MariadbSource,
     MongoSource,
+    PostgresSource,
     RedisSource,
     SourceSettings,
     SqliteSource,
@@ -30,6 +32,10 @@ def open_driver(settings: SourceSettings) -> Driver:
         from nanumpay_backupd.sources.redis_driver import RedisDriver
 
         return RedisDriver(settings)
+    if isinstance(settings, MariadbSource):
+        from nanumpay_backupd.sources.mariadb import MariadbDriver
+
+        return MariadbDriver(settings)
     if isinstance(settings, SqliteSource):
         from nanumpay_backupd.sources.sqlite import SqliteDriver
 
@@ -38,6 +44,10 @@ def open_driver(settings: SourceSettings) -> Driver:
         from nanumpay_backupd.sources.files import FilesDriver
 
         return FilesDriver(settings)
+    if isinstance(settings, PostgresSource):
+        from nanumpay_backupd.sources.postgresql import PostgresDriver
+
+        return PostgresDriver(settings)
     raise InternalError(f"there is no driver for sources of the type {type_of(settings)!r}")
 
 

@@ -103,7 +103,12 @@ class Finished:
 
 
 def run_bytes(
-    argv: Sequence[str], *, given: bytes = b"", extra: Mapping[str, str] | None = None, timeout: float = 30.0
+    argv: Sequence[str],
+    *,
+    given: bytes = b"",
+    extra: Mapping[str, str] | None = None,
+    timeout: float = 30.0,
+    pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run a short command with ``given`` on its standard input, whatever its exit code.
 
@@ -118,6 +123,7 @@ def run_bytes(
             capture_output=True,
             timeout=timeout,
             check=False,
+            pass_fds=tuple(pass_fds),
             env=child_environment(extra),
             preexec_fn=die_with_parent,
         )
@@ -141,6 +147,8 @@ def secret_file(text: str) -> Iterator[int]:
     """Yield a descriptor whose content a child can read as ``/dev/fd/N``; it never touches a disk (memfd)."""
     fd = os.memfd_create("nanumpay-secret", os.MFD_CLOEXEC)
     try:
+        # MariaDB's and PostgreSQL's tools pass over a file that others may write or read.
+        os.fchmod(fd, 0o600)
         os.write(fd, text.encode("utf-8"))
         yield fd
     finally:
@@ -161,8 +169,9 @@ class Child:
     """A long-running child whose standard error is read line by line; it dies when we do.
 
     ``on_line`` is called from a reader thread. The last lines are kept for the error text. ``both`` also reads the
-    standard output, for tools that complain there. ``extra`` is added to its environment. ``group``: it leads a process
-    group of its own, and `kill` ends all that is in it, also when the child itself has ended.
+    standard output, for tools that complain there. ``stdin`` and ``stdout`` are descriptors it gets as such; they stay
+    the caller's to close. ``extra`` is added to its environment. ``group``: it leads a process group of its own, and
+    `kill` ends all that is in it, also when the child itself has ended.
     """
 
     KEPT_LINES: Final = 30
@@ -175,6 +184,8 @@ class Child:
         pass_fds: Sequence[int] = (),
         cwd: Path | None = None,
         both: bool = False,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
         extra: Mapping[str, str] | None = None,
         group: bool = False,
     ) -> None:
@@ -186,8 +197,8 @@ class Child:
         try:
             self._process = subprocess.Popen(  # noqa: S603 - argv comes from configuration, no shell
                 list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if both else subprocess.DEVNULL,
+                stdin=stdin,
+                stdout=subprocess.PIPE if both else stdout,
                 stderr=subprocess.STDOUT if both else subprocess.PIPE,
                 pass_fds=tuple(pass_fds),
                 cwd=cwd,

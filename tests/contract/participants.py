@@ -197,11 +197,29 @@ def _files(folder: Path) -> Iterator[Participant]:
     yield FilesParticipant(folder)
 
 
+@contextlib.contextmanager
+def _mariadb(folder: Path) -> Iterator[Participant]:
+    from tests.contract.mariadb_participant import mariadb
+
+    with mariadb(folder) as participant:
+        yield participant
+
+
+@contextlib.contextmanager
+def _postgres(folder: Path) -> Iterator[Participant]:
+    from tests.contract.postgres_participant import postgres
+
+    with postgres(folder) as participant:
+        yield participant
+
+
 PARTICIPANTS: Final[dict[str, Callable[[Path], contextlib.AbstractContextManager[Participant]]]] = {
     "mongodb": _mongodb,
     "redis": _redis,
     "redis, key by key": partial(_redis, mode="logical"),
     "sqlite": _sqlite,
     "files": _files,
+    "mariadb": _mariadb,
+    "postgresql": _postgres,
 }
 """Each by the type of its settings, and behind a comma what is special: makes it in an empty folder."""

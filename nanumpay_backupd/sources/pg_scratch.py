@@ -1,0 +1,183 @@
+"""A scratch PostgreSQL server for drills: data in a folder of its own, reached by a socket only.
+
+PostgreSQL refuses to run as root. Where this process is root it runs as the user ``postgres``, else ``nobody``, in a
+folder of that user below the one for temporary files.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from nanumpay_backupd.errors import BackupdError, RefusedError, ToolError
+from nanumpay_backupd.model import Manifest
+from nanumpay_backupd.settings.sources import PostgresSource
+from nanumpay_backupd.sources.base import FolderTarget, Scratch
+from nanumpay_backupd.sources.pg_client import Psql, major, open_pg
+from nanumpay_backupd.sources.pg_target import PostgresTarget
+from nanumpay_backupd.sources.sockets import socket_folder
+from nanumpay_backupd.system.files import remove_tree
+from nanumpay_backupd.system.process import Child, run_bytes
+from nanumpay_backupd.system.secrets import Secret, redact
+
+__all__ = ["PostgresScratch"]
+
+_HINT: Final = (
+    "install the server on this host (package postgresql-15; it need not run), or name it in [tools] postgres"
+)
+_PORT: Final = 5432
+_SOCKET: Final = f".s.PGSQL.{_PORT}.lock"
+_START_SECONDS: Final = 60.0
+_INIT_SECONDS: Final = 120.0
+_NAP: Final = 0.1
+_OTHERS: Final = ("postgres", "nobody")
+
+
+class PostgresScratch(Scratch):
+    """A server of our own."""
+
+    def __init__(self, settings: PostgresSource, folder: Path, manifest: Manifest) -> None:
+        """Find the server; raises ToolError (``tool-missing``, ``tool-too-old``), RefusedError."""
+        try:
+            self._initdb, version = open_pg(settings.initdb)
+            self._postgres, _ = open_pg(settings.postgres)
+        except ToolError as error:
+            raise ToolError(error.message, hint=_HINT, code=error.code) from None
+        if major(version) < major(manifest.source.server_version):
+            raise ToolError(
+                f"{self._postgres} is of version {version}, the backup of a server of {manifest.source.server_version}",
+                hint=_HINT,
+                code="tool-too-old",
+            )
+        self._settings = settings
+        self._folder = folder
+        self._before = _as_other() if os.geteuid() == 0 else []
+        self._sockets: Path | None = None
+        self._child: Child | None = None
+        self.described = f"a PostgreSQL {version} of its own"
+
+    def start(self, check: Callable[[], None]) -> None:
+        """Make a data folder, start the server, wait until it answers; raises ToolError (``scratch-failed``)."""
+        check()
+        self._make_folder()
+        data = self._folder / "data"
+        argv = [*self._before, str(self._initdb), f"--pgdata={data}", "--username=postgres", "--auth=trust"]
+        argv += ["--encoding=UTF8", "--locale=C", "--no-sync"]
+        done = run_bytes(argv, timeout=_INIT_SECONDS, extra={"LC_ALL": "C"})
+        if done.code != 0:
+            self.stop()
+            raise _failed(f"initdb failed: {done.said}", self._folder)
+        self._sockets = socket_folder(self._folder, _SOCKET)
+        self._settings = msgspec.structs.replace(
+            self._settings,
+            host=str(self._sockets),
+            port=_PORT,
+            user="postgres",
+            password=Secret(""),
+            maintenance="postgres",
+            tls="disable",
+            tls_ca="",
+        )
+        self._child = Child([*self._before, *self._argv(data)], both=True)
+        psql = Psql(self._settings)
+        for _ in range(int(_START_SECONDS / _NAP)):
+            # Waiting for its end is our way to sleep.
+            if self._child.wait(_NAP) is not None:
+                break
+            check()
+            if _answers(psql):
+                return
+        why = self.trouble() or f"it did not answer within {_START_SECONDS:.0f} s"
+        self.stop()
+        raise _failed(why, self._folder)
+
+    @property
+    def gone(self) -> bool:
+        """See `Scratch.gone`."""
+        return self._child is None or not self._child.running
+
+    def trouble(self) -> str:
+        """See `Scratch.trouble`."""
+        if self._child is None:
+            return "it was not started"
+        if self._child.running:
+            return ""
+        said = self._child.tail.splitlines()
+        return f"it ended with code {self._child.wait()} ({redact(said[-1] if said else '')[:300]})"
+
+    def stop(self) -> None:
+        """Kill the server (nobody needs what it would still write) and remove its data."""
+        if self._child is not None:
+            self._child.kill()
+        for folder in {self._folder, self._sockets} - {None}:
+            assert folder is not None
+            remove_tree(folder)
+
+    def target(self) -> FolderTarget:
+        """See `Scratch.target`."""
+        return PostgresTarget(self._settings, plain=True)
+
+    def _make_folder(self) -> None:
+        if not self._before:
+            self._folder.mkdir(mode=0o700, parents=True)
+            return
+        # The staging folder is root's own; the other user could not even reach a folder in it.
+        self._folder = Path(tempfile.mkdtemp(prefix=f"nanumpay-drill-{os.getpid()}-"))
+        shutil.chown(self._folder, user=self._before[1].removeprefix("--reuid="))
+
+    def _argv(self, data: Path) -> list[str]:
+        settings = {
+            "unix_socket_directories": str(self._sockets),
+            "unix_socket_permissions": "0700",
+            "listen_addresses": "",
+            "port": str(_PORT),
+            # What is written is read once and thrown away.
+            "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": "off",
+            "wal_level": "minimal",
+            "max_wal_senders": "0",
+            "shared_buffers": "64MB",
+            "autovacuum": "off",
+            "jit": "off",
+        }
+        return [str(self._postgres), "-D", str(data), *(f"--{key}={value}" for key, value in settings.items())]
+
+
+def _as_other() -> list[str]:
+    """Return what runs a command as an ordinary user; raises RefusedError (``drill-impossible``)."""
+    setpriv = shutil.which("setpriv")
+    for name in _OTHERS:
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if setpriv is not None:
+            return [setpriv, f"--reuid={found.pw_name}", f"--regid={found.pw_gid}", "--clear-groups"]
+    raise RefusedError(
+        "no drill is possible: PostgreSQL does not run as root, and there is no other user to run it as",
+        hint="run the daemon as its own user, as its unit does",
+        code="drill-impossible",
+    )
+
+
+def _answers(psql: Psql) -> bool:
+    try:
+        return psql.rows("SELECT 1") == [["1"]]
+    except BackupdError:
+        return False
+
+
+def _failed(why: str, folder: Path) -> ToolError:
+    return ToolError(
+        f"the scratch server could not be started: {why}",
+        hint=f"is there room in {folder.parent}? does the server run by hand with an empty data folder?",
+        code="scratch-failed",
+    )

@@ -1,0 +1,291 @@
+"""MariaDB beyond the contract: rights, several databases, the binary log, restores to a moment and by hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from nanumpay_backupd.errors import BackupdError, RefusedError, SourceError, VerifyError
+from nanumpay_backupd.model import Artifact, Kind, Manifest
+from nanumpay_backupd.settings.sources import MariadbSource
+from nanumpay_backupd.sources.base import Since, Unchanged, Wanted
+from nanumpay_backupd.sources.mariadb import MariadbDriver
+from tests.servers.mariadb import Mariadb, start_mariadb
+from tests.servers.tools import tools_path
+
+pytestmark = pytest.mark.servers
+
+_ENOUGH: Final = 60.0
+_FILL: Final = """
+CREATE DATABASE shop; CREATE DATABASE other; CREATE DATABASE aside;
+CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(50)); CREATE TABLE other.u (id INT);
+INSERT INTO shop.t (v) VALUES ('one'), ('two'); INSERT INTO other.u VALUES (1);
+CREATE VIEW other.of_shop AS SELECT v FROM shop.t; CREATE VIEW aside.of_other AS SELECT * FROM other.of_shop;
+CREATE TABLE aside.kept (id INT);
+"""
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Mariadb]:
+    """Run one server for all tests here."""
+    with start_mariadb() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: Mariadb) -> Mariadb:
+    """Give the server with three small databases that look at each other."""
+    names = [row[0] for row in running.run("SHOW DATABASES")]
+    own = {"mysql", "sys", "information_schema", "performance_schema"}
+    running.run("".join(f"DROP DATABASE `{name}`;" for name in names if name not in own) + _FILL)
+    return running
+
+
+class Backup:
+    """What a dump left: its folder, and the manifest that a run would write."""
+
+    manifest: Manifest
+
+    def __init__(self, settings: MariadbSource, folder: Path, since: Backup | None = None) -> None:
+        source = MariadbDriver(settings).source()
+        self.warnings = source.preflight().warnings
+        self.folder = folder / "dump"
+        self.folder.mkdir(parents=True)
+        dump = (
+            source.start(self.folder)
+            if since is None
+            else source.follow_on(self.folder, Since(manifest=since.manifest))
+        )
+        try:
+            assert dump.wait(_ENOUGH)
+            files = [path for path in self.folder.rglob("*") if path.is_file()]
+            harvest = dump.harvest({path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files})
+        finally:
+            dump.kill()
+        assert [path.name for path in folder.iterdir()] == ["dump"], "nothing is left beside it"
+        now = datetime.now(UTC)
+        self.manifest = Manifest(
+            backup=folder.name,
+            job="thing",
+            kind=Kind.FULL if since is None else Kind.INCREMENTAL,
+            run="run",
+            host="host",
+            started=now,
+            ended=now,
+            source=harvest.source,
+            consistency=harvest.consistency,
+            artifact=Artifact(name="a", size=1, sha256="", compression="gzip", level=1, raw_bytes=1),
+            tools=harvest.tools,
+        )
+
+
+def _bring_back(settings: MariadbSource, backups: list[Backup], work: Path, **wanted: object) -> None:
+    """Restore a full and its increments, and compare."""
+    target, asked = MariadbDriver(settings).target(), Wanted(overwrite=True, **wanted)  # type: ignore[arg-type]
+    work.mkdir()
+    target.look(backups[0].manifest, asked)
+    for backup in backups:
+        running = target.start(backup.folder, backup.manifest, asked, work)
+        assert running.wait(_ENOUGH)
+        running.judge()
+    found = target.compare(backups[-1].manifest, asked, work)
+    assert found.differences == ()
+
+
+def _values(server: Mariadb, query: str = "SELECT v FROM shop.t ORDER BY id") -> list[str]:
+    return [row[0] for row in server.run(query)]
+
+
+def test_the_documented_rights_are_enough(server: Mariadb, tmp_path: Path) -> None:
+    """A user with the rights of the documentation, and no other, makes fulls and increments without a warning."""
+    settings = server.settings()
+    full = Backup(settings, tmp_path / "full")
+    assert full.warnings == ()
+    assert full.manifest.source.databases == ("aside", "other", "shop")
+    assert full.manifest.consistency.level == "point-in-time"
+    assert full.manifest.consistency.position
+    server.run("INSERT INTO shop.t (v) VALUES ('three')")
+    increment = Backup(settings, tmp_path / "increment", full)
+    assert [part.items for part in increment.manifest.source.parts] == [1]
+
+
+def test_what_a_user_may_not_see_is_told(server: Mariadb, tmp_path: Path) -> None:
+    """Without TRIGGER the tool leaves triggers out in silence: a warning says so. Some columns only are a fault."""
+    server.run("CREATE OR REPLACE USER less; GRANT SELECT, SHOW VIEW, EVENT ON shop.* TO less")
+    less = server.settings("shop", user="less", password="")
+    assert any("TRIGGER" in line for line in Backup(less, tmp_path / "less").warnings)
+    server.run("REVOKE SELECT ON shop.* FROM less; GRANT SELECT (v) ON shop.t TO less")
+    with pytest.raises(BackupdError) as caught:
+        Backup(less, tmp_path / "none")
+    assert caught.value.code == "source-auth"
+
+
+def test_a_wrong_password_is_told(server: Mariadb) -> None:
+    """The server's own refusal is told, with a hint and without the password."""
+    wrong = server.settings("shop", password="certainly wrong")
+    with pytest.raises(SourceError) as caught:
+        MariadbDriver(wrong).source().preflight()
+    assert caught.value.code == "source-auth"
+    assert "certainly" not in caught.value.message
+
+
+def test_option_files_of_the_host_change_nothing(
+    server: Mariadb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a ~/.my.cnf says to every dump does not thin out a backup."""
+    (tmp_path / ".my.cnf").write_text("[mysqldump]\nwhere=1=0\n[client]\nuser=nobody\n", encoding="ascii")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    full = Backup(server.settings("shop"), tmp_path / "full")
+    assert [part.items for part in full.manifest.source.parts] == [2]
+
+
+def test_tables_that_stand_still_for_nobody_are_told(server: Mariadb, tmp_path: Path) -> None:
+    """A table that is not transactional is named, and the backup is not said to be of one moment."""
+    server.run("CREATE TABLE shop.old (id INT) ENGINE=MyISAM")
+    full = Backup(server.settings("shop"), tmp_path / "full")
+    assert "shop.old" in full.warnings[0]
+    assert full.manifest.consistency.level == "none"
+    assert "shop.old" in full.manifest.consistency.reason
+
+
+def test_databases_that_look_at_each_other_come_back(server: Mariadb, tmp_path: Path) -> None:
+    """Views over other databases are restored after all tables, whatever the order of the databases is."""
+    full = Backup(server.settings(), tmp_path / "full")
+    server.run("DROP DATABASE shop; DROP DATABASE other; DROP DATABASE aside")
+    _bring_back(server.root(), [full], tmp_path / "work")
+    assert _values(server, "SELECT v FROM aside.of_other ORDER BY v") == ["one", "two"]
+
+
+def test_only_tables_that_are_wanted_are_replaced(server: Mariadb, tmp_path: Path) -> None:
+    """One table comes back; what else is in its database stays as it is."""
+    full = Backup(server.settings("shop"), tmp_path / "full")
+    server.run("DELETE FROM shop.t; CREATE TABLE shop.later (id INT)")
+    _bring_back(server.root("shop"), [full], tmp_path / "work", only=("shop.t",))
+    assert _values(server) == ["one", "two"]
+    assert _values(server, "SHOW TABLES IN shop") == ["later", "t"]
+
+
+def test_it_comes_back_to_any_moment(server: Mariadb, tmp_path: Path) -> None:
+    """A full and two increments lead to any second: what was written in it is there, what came after is not."""
+    settings = server.settings("shop", "other")
+    full = Backup(settings, tmp_path / "full")
+    server.run("USE shop; INSERT INTO t (v) VALUES ('three'); UPDATE t SET v = 'ONE' WHERE id = 1;")
+    first = Backup(settings, tmp_path / "first", full)
+    server.run("FLUSH BINARY LOGS; USE aside; INSERT INTO shop.t (v) VALUES ('from aside')")
+    server.run("CREATE TABLE shop.made (id INT); CREATE USER IF NOT EXISTS new_one; GRANT SELECT ON shop.* TO new_one")
+    moment = int(_values(server, "SELECT UNIX_TIMESTAMP()")[0])
+    time.sleep(2.1)
+    server.run("DELETE FROM shop.t; DROP TABLE other.u; INSERT INTO aside.kept VALUES (7)")
+    second = Backup(settings, tmp_path / "second", first)
+    _bring_back(server.root(), [full, first, second], tmp_path / "work", until=f"{moment}:0")
+    assert _values(server) == ["ONE", "two", "three", "from aside"]
+    assert _values(server, "SHOW TABLES IN shop") == ["made", "t"]
+    assert _values(server, "SELECT COUNT(*) FROM other.u") == ["1"]
+    assert _values(server, "SELECT id FROM aside.kept") == ["7"], "of other databases nothing is replayed"
+    _bring_back(server.root(), [full, first, second], tmp_path / "again", until=f"{moment + 60}:0")
+    assert _values(server) == []
+
+
+def test_changes_that_a_later_full_has_are_not_replayed_again(server: Mariadb, tmp_path: Path) -> None:
+    """An increment that began before the full on which it is brought back adds only what came after that."""
+    settings = server.settings("shop")
+    full = Backup(settings, tmp_path / "full")
+    server.run("INSERT INTO shop.t (v) VALUES ('three')")
+    later = Backup(settings, tmp_path / "later")
+    server.run("INSERT INTO shop.t (v) VALUES ('four')")
+    increment = Backup(settings, tmp_path / "increment", full)
+    _bring_back(server.root(), [later, increment], tmp_path / "work")
+    assert _values(server) == ["one", "two", "three", "four"]
+    server.run("INSERT INTO shop.t (v) VALUES ('five')")
+    far = Backup(settings, tmp_path / "far", increment)
+    with pytest.raises(BackupdError, match="what was brought back ends at"):
+        _bring_back(server.root(), [full, far], tmp_path / "gap")
+
+
+def test_nothing_new_is_no_increment(server: Mariadb, tmp_path: Path) -> None:
+    """Where nothing was written there is nothing to be kept."""
+    settings = server.settings("shop")
+    full = Backup(settings, tmp_path / "full")
+    with pytest.raises(Unchanged):
+        Backup(settings, tmp_path / "increment", full)
+
+
+@pytest.mark.parametrize("what", ["PURGE BINARY LOGS TO '{newest}'", "RESET MASTER", "RESET MASTER; {much}"])
+def test_a_log_that_is_gone_breaks_the_chain(server: Mariadb, tmp_path: Path, what: str) -> None:
+    """Purged or begun anew, also grown beyond the old position since, only a full can follow: that is told."""
+    settings = server.settings("shop")
+    full = Backup(settings, tmp_path / "full")
+    server.run("FLUSH BINARY LOGS; INSERT INTO shop.t (v) VALUES ('three')")
+    newest = server.run("SHOW MASTER STATUS")[0][0]
+    much = "INSERT INTO shop.t (v) VALUES ('many');" * 200
+    server.run(what.format(newest=newest, much=much))
+    with pytest.raises(SourceError) as caught:
+        Backup(settings, tmp_path / "increment", full)
+    assert caught.value.code == "chain-broken"
+    assert not caught.value.retryable
+
+
+def test_increments_keep_their_names(server: Mariadb, tmp_path: Path) -> None:
+    """To another name only a full goes: statements of the log name the database, so that would hit the real one."""
+    full = Backup(server.settings("shop"), tmp_path / "full")
+    with pytest.raises(RefusedError) as caught:
+        _bring_back(server.root(), [full], tmp_path / "work", to="copy", until="1:0")
+    assert caught.value.code == "target-refused"
+
+
+def test_a_spoilt_log_is_found(server: Mariadb, tmp_path: Path) -> None:
+    """A flipped byte anywhere in an increment, or its missing end within an event, is refused by the reader."""
+    settings = server.settings("shop")
+    full = Backup(settings, tmp_path / "full")
+    server.run("INSERT INTO shop.t (v) VALUES ('three')")
+    increment = Backup(settings, tmp_path / "increment", full)
+    (path,) = (increment.folder / "binlog").iterdir()
+    data, source = path.read_bytes(), MariadbDriver(settings).source()
+    for at in range(0, len(data), 5):
+        check = source.check(f"binlog/{path.name}")
+        assert check is not None
+        with pytest.raises(VerifyError):
+            _through(check, data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :])
+    check = source.check(f"binlog/{path.name}")
+    with pytest.raises(VerifyError):
+        _through(check, data[:-3])
+
+
+def _through(check: object, data: bytes) -> None:
+    assert callable(check)
+    check(data)
+    check(b"")
+
+
+def test_accounts_come_back(server: Mariadb, tmp_path: Path) -> None:
+    """The file of accounts, run by the stock client, makes users, roles and rights as they were."""
+    server.run("CREATE ROLE IF NOT EXISTS clerks; CREATE USER IF NOT EXISTS kim@'10.%' IDENTIFIED BY 'x''y';")
+    server.run("GRANT SELECT ON shop.* TO clerks; GRANT clerks TO kim@'10.%'; GRANT INSERT ON shop.t TO kim@'10.%'")
+    before = server.run("SHOW CREATE USER kim@'10.%'; SHOW GRANTS FOR kim@'10.%'; SHOW GRANTS FOR clerks")
+    full = Backup(server.settings("shop", accounts=True), tmp_path / "full")
+    server.run("DROP USER kim@'10.%'; DROP ROLE clerks")
+    server.run((full.folder / "accounts.sql").read_text(encoding="utf-8"))
+    assert server.run("SHOW CREATE USER kim@'10.%'; SHOW GRANTS FOR kim@'10.%'; SHOW GRANTS FOR clerks") == before
+    server.run("DROP USER kim@'10.%'; DROP ROLE clerks")
+
+
+def test_it_comes_back_by_hand(server: Mariadb, tmp_path: Path) -> None:
+    """The commands that a backup carries with it, typed into a shell, bring back full and increment."""
+    settings = server.settings("shop")
+    full = Backup(settings, tmp_path / "full")
+    server.run("INSERT INTO shop.t (v) VALUES ('three')")
+    increment = Backup(settings, tmp_path / "increment", full)
+    server.run("DROP DATABASE shop")
+    (tmp_path / ".my.cnf").write_text(f"[client]\nsocket={server.socket}\nuser=root\n", encoding="ascii")
+    environment = {**os.environ, "PATH": tools_path(), "HOME": str(tmp_path)}
+    for backup in (full, increment):
+        lines = "\n".join(line.replace("{folder}", str(backup.folder)) for line in backup.manifest.source.by_hand)
+        subprocess.run(["bash", "-euo", "pipefail", "-c", lines], check=True, env=environment, capture_output=True)
+    assert _values(server) == ["one", "two", "three"]
