@@ -286,7 +286,7 @@ def test_a_snapshot_goes_into_a_data_folder(tmp_path: Path) -> None:
         site = site_of(tmp_path / "site", redis.settings())
         backup, _ = saved(site)
         redis.ask("FLUSHALL")
-        redis.ask("SAVE")
+        redis.save()
         wanted = Wanted(to=str(redis.folder))
         assert code_of(site.restore(backup, wanted)) == "target-refused"
         redis.stop()

@@ -78,6 +78,12 @@ class Redis:
         with self.link(database) as link:
             return link.ask(*parts)
 
+    def save(self) -> None:
+        """Have it write its RDB file; where a child of its still ends, which sent one, that is waited for."""
+        while b"rdb_bgsave_in_progress:1" in self.ask("INFO", "persistence"):
+            time.sleep(0.02)
+        self.ask("SAVE")
+
     @property
     def pid(self) -> int:
         """Return the process id."""
