@@ -27,7 +27,7 @@ from nanumpay_backupd.transforms.encryption import PROBE, Encryption
 from nanumpay_backupd.transforms.factory import open_method
 from nanumpay_backupd.transforms.sealing import DamagedError, Framing, Sealed
 
-__all__ = ["Keyring"]
+__all__ = ["Keyring", "SealedFile"]
 
 _CHUNK: Final = 1 << 20
 _SOON: Final = timedelta(days=30)

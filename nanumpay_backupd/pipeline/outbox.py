@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -16,9 +16,9 @@ from typing import Final, Self
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BusyError, CancelledError, NotFoundError
+from nanumpay_backupd.errors import BackupdError, BusyError, CancelledError, NotFoundError
 from nanumpay_backupd.model import LOCAL, Artifact, Backup, CopyState, Manifest
-from nanumpay_backupd.pipeline.keyring import Keyring
+from nanumpay_backupd.pipeline.keyring import Keyring, SealedFile
 from nanumpay_backupd.pipeline.layout import Layout, is_slice, job_of, parse_artifact
 from nanumpay_backupd.pipeline.members import chunks_of
 from nanumpay_backupd.pipeline.publish import rewrite_manifest
@@ -36,18 +36,24 @@ _PART: Final = ".part"
 
 
 class Encrypting:
-    """The encryption of an artifact for the destinations, under way in a thread beside its proof.
+    """The encryption of an artifact for the destinations, beside what is done with the plain one.
 
-    `close` always; what is not wanted then is not kept.
+    While the archive is put together it takes the same bytes (`open`, `write`, `written`) and is then read back in a
+    thread; or that thread makes it of the plain file (`start`). Its faults come out in `result` only, so that they are
+    not those of the plain one. `close` always; what is not wanted then is not kept.
     """
 
-    def __init__(self, manifest: Manifest, layout: Layout, keys: Keyring, recorder: Recorder) -> None:
+    def __init__(self, layout: Layout, keys: Keyring, recorder: Recorder) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encrypt")
         self._layout = layout
-        self._stop = False
-        self._taken = False
+        self._keys = keys
         self._recorder = recorder
-        self._future = self._pool.submit(_encrypt, manifest, layout, keys, recorder.clock, self._tick)
+        self._stop = False
+        self._part: Path | None = None
+        self._writer: SealedFile | None = None
+        self._fault: BackupdError | OSError | None = None
+        self._future: Future[Artifact] | None = None
+        self._taken = False
 
     def __enter__(self) -> Self:
         return self
@@ -57,14 +63,68 @@ class Encrypting:
     ) -> None:
         self._stop = True
         self._pool.shutdown(wait=True)
-        if not self._taken and self._future.exception() is None:
-            self._layout.waiting(self._future.result().name).unlink(missing_ok=True)
+        self._drop()
+        future = self._future
+        if not self._taken and future is not None and future.exception() is None:
+            self._layout.waiting(future.result().name).unlink(missing_ok=True)
+
+    def open(self, name: str) -> None:
+        """Begin with the artifact ``name``, as it is called without encryption; what was begun before is dropped."""
+        assert self._future is None, "nothing that was made is thrown away"
+        self._drop()
+        self._fault = None
+        try:
+            self._part = _part_of(self._layout, name)
+            self._writer = self._keys.writer(self._part)
+        except (BackupdError, OSError) as error:
+            self._fault = error
+
+    def write(self, data: bytes) -> None:
+        """Take so much more of the plain artifact."""
+        if self._writer is None:
+            return
+        try:
+            self._writer.write(data)
+        except (BackupdError, OSError) as error:
+            self._fault = error
+            self._drop()
+
+    def written(self, manifest: Manifest) -> None:
+        """Take the end of the plain artifact that ``manifest`` describes, and begin to read back what was made."""
+        if self._writer is not None:
+            self._future = self._pool.submit(self._finished, manifest)
+        elif self._fault is not None:
+            self._future = Future()
+            self._future.set_exception(self._fault)
+
+    def start(self, manifest: Manifest) -> None:
+        """Begin with the plain artifact as it lies in its folder, unless it was taken while it was made."""
+        if self._future is None:
+            self._future = self._pool.submit(
+                _encrypt, manifest, self._layout, self._keys, self._recorder.clock, self._tick
+            )
 
     def result(self) -> Artifact:
         """Wait for it; raises as `fill`."""
+        assert self._future is not None, "it was started"
         artifact = self._future.result()
         self._taken = True
         return artifact
+
+    def _finished(self, manifest: Manifest) -> Artifact:
+        writer, part = self._writer, self._part
+        assert writer is not None, "it was opened"
+        assert part is not None, "it was opened"
+        made = writer.finish(manifest.artifact)
+        writer.close()
+        self._writer = None
+        return _proven(part, made, manifest, self._layout, self._keys, self._recorder.clock, tick=self._tick)
+
+    def _drop(self) -> None:
+        """Remove what was begun and not finished."""
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
 
     def _tick(self, _count: int) -> None:
         self._recorder.alive()
@@ -150,13 +210,33 @@ def _queued(backup: Backup) -> bool:
 
 def _encrypt(manifest: Manifest, layout: Layout, keys: Keyring, clock: Clock, tick: Callable[[int], None]) -> Artifact:
     """Encrypt the plain artifact into the outbox, read it back from the disk, and only then let it be seen."""
-    layout.create_encrypted()
-    part = layout.outbox / f".{manifest.artifact.name}{_PART}"
-    part.unlink(missing_ok=True)
+    part = _part_of(layout, manifest.artifact.name)
     path = layout.artifact(manifest.artifact.name)
+    with opened(path, manifest) as stream:
+        made = keys.seal(chunks_of(path, stream), manifest.artifact, part, tick)
+    return _proven(part, made, manifest, layout, keys, clock, tick=tick)
+
+
+def _part_of(layout: Layout, name: str) -> Path:
+    """Return where the encrypted form of an artifact grows; nothing is there."""
+    layout.create_encrypted()
+    part = layout.outbox / f".{name}{_PART}"
+    part.unlink(missing_ok=True)
+    return part
+
+
+def _proven(
+    part: Path,
+    made: Artifact,
+    manifest: Manifest,
+    layout: Layout,
+    keys: Keyring,
+    clock: Clock,
+    *,
+    tick: Callable[[int], None],
+) -> Artifact:
+    """Read what was made of an artifact back from the disk, and let it be seen; what is not good is removed."""
     try:
-        with opened(path, manifest) as stream:
-            made = keys.seal(chunks_of(path, stream), manifest.artifact, part, tick)
         what = msgspec.structs.replace(manifest, artifact=made, elsewhere=None)
         with opened(part, what) as stream:
             chunks = chunks_of(part, stream)
