@@ -138,8 +138,8 @@ def produce(
 
     Where it is to be encrypted here, and can be decrypted to prove it, the archive goes straight to the tool: its plain
     bytes never touch the disk. Where it cannot, it is returned plain, to be proven first. With ``since`` it is an
-    increment. What the next one needs (`Harvest.state`) is then in `staged_state`. ``beside`` gets the archive too, as
-    it is put together, where the destinations get an encrypted one.
+    increment. What the next one needs (`Harvest.state`) is then in `staged_state`. ``beside`` encrypts the
+    archive while it is put together, where only the destinations get an encrypted one.
     """
     codec = gzip_codec(job.compression_level) if job.compress else stored_codec()
     keys = keys or Keyring()
@@ -152,8 +152,6 @@ def produce(
                 output = output.with_name(output.name + keys.suffix)
                 sealed = stack.enter_context(keys.writer(output))
             elsewhere = beside if keys.seals_for(job) else None
-            if elsewhere is not None:
-                elsewhere.open(output.name)
             into = sealed.write if sealed is not None else _written(output, elsewhere, stack)
             if isinstance(source, StreamSource):
                 harvest, result = _produce_stream(source, codec, staging, into, recorder, since)
@@ -173,21 +171,22 @@ def produce(
     except OSError as error:
         raise _write_error(error, staging) from None
     if elsewhere is not None:
-        elsewhere.written(manifest)
+        elsewhere.whole(manifest)
     return output, manifest
 
 
 def _written(output: Path, elsewhere: Encrypting | None, stack: contextlib.ExitStack) -> Callable[[bytes], object]:
-    """Return what takes the archive's bytes: into a new file, and to be encrypted too."""
+    """Return what takes the archive's bytes: into a new file, which is encrypted beside that."""
     write = writer_into(stack.enter_context(output.open("xb", buffering=0)))
     if elsewhere is None:
         return write
+    elsewhere.follow(output)
 
-    def both(data: bytes) -> None:
+    def and_tell(data: bytes) -> None:
         write(data)
-        elsewhere.write(data)
+        elsewhere.grown(len(data))
 
-    return both
+    return and_tell
 
 
 def staged_state(staging: Path) -> Path:

@@ -111,7 +111,7 @@ def encrypt_staged(
     with recorder.stage(Stage.ENCRYPT, total=manifest.artifact.size):
         target = plain.with_name(f"{manifest.artifact.name}{keys.suffix}")
         with opened(plain, manifest) as stream:
-            made = keys.seal(chunks_of(plain, stream), manifest.artifact, target, recorder.progress)
+            made = keys.seal(chunks_of(plain, stream), lambda: manifest.artifact, target, recorder.progress)
         plain.unlink()
         recorder.detail(encrypted_in_words(made))
     return target, msgspec.structs.replace(manifest, artifact=made)
