@@ -210,7 +210,7 @@ SOURCES: Final[dict[str, Table]] = {type_of(table.record): table for table in _T
 
 
 def keys_elsewhere(kind: str) -> dict[str, str]:
-    """Return the keys that a job of that type cannot have, each with the types that have it: ``"sqlite" or "files"``."""
+    """Return the keys that a job of that type cannot have, each with the types that have it, quoted."""
     own = {option.key for option in SOURCES[kind].options} if kind in SOURCES else set()
     found: dict[str, list[str]] = {}
     for other, table in SOURCES.items():
