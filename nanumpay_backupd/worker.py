@@ -35,7 +35,7 @@ from nanumpay_backupd.pipeline.limits import go_limit
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
 from nanumpay_backupd.pipeline.watch import Watch
 from nanumpay_backupd.settings.schema import Destination, MongoSource, RetryPolicy, RunSpec, decode_spec, encode_spec
-from nanumpay_backupd.sources.factory import open_oplog, open_source, open_target
+from nanumpay_backupd.sources.factory import needs_of, open_oplog, open_source, open_target
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
@@ -155,7 +155,7 @@ def _act_on_other(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: O
 
 def examine(spec: RunSpec) -> Iterator[Check]:
     """Do the checks of ``doctor``: all of a job's, or with the action ``doctor:NAME`` those of one destination."""
-    from nanumpay_backupd.doctor import check_destination, check_job
+    from nanumpay_backupd.doctor import check_destination, check_job, check_tools
 
     _, _, only = spec.action.partition(":")
     if only:
@@ -163,6 +163,7 @@ def examine(spec: RunSpec) -> Iterator[Check]:
             if destination.name == only:
                 yield from check_destination(spec.job.name, destination, open_store)
         return
+    yield from check_tools(spec.job, needs_of(spec.job.source))
     yield from check_job(spec.job, spec.paths, open_source(spec.job.source), open_store, SystemClock().now())
 
 
