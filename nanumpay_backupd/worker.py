@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -180,7 +181,8 @@ def _listed(spec: RunSpec) -> object:
     from nanumpay_backupd.pipeline.listing import list_tree
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:
-        return list_tree(spec, catalog)
+        opener = partial(open_store, retry=_FETCH_RETRY, hurry=True)
+        return list_tree(spec, catalog, SystemClock(), opener)
 
 
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
