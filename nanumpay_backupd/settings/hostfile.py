@@ -383,8 +383,8 @@ class _Reader:
         for key in [key for key in said_here if key in foreign]:
             del said_here[key]
             if kind in SOURCES:
-                fix = f'take it out, or write type = "{foreign[key]}"'
-                self.problems.add(f"{path}.{key}", f'is a key of type = "{foreign[key]}", and this is "{kind}"', fix)
+                fix = f"take it out, or write type = {foreign[key]}"
+                self.problems.add(f"{path}.{key}", f'is a key of type = {foreign[key]}, and this is "{kind}"', fix)
         own = SOURCES[kind].options if kind in SOURCES else ()
         values = self._values(JOB._replace(options=(*JOB.options, *own)), said_here, path)
         source = self._source(kind, {option.target: values.pop(option.target, None) for option in own}, path, mongodb)

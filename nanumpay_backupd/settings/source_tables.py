@@ -161,6 +161,7 @@ _TABLES: Final = (
                 AbsolutePath(as_text=True, empty=True),
                 "The certificates that are trusted.",
                 '"/etc/ssl/db-ca.pem"',
+                default="the tools' own",
             ),
             Option("accounts", Flag(), "Users and their rights are saved too.", "true"),
             Option(
@@ -199,8 +200,9 @@ _TABLES: Final = (
                 AbsolutePath(as_text=True, empty=True),
                 "The certificates that are trusted.",
                 '"/etc/ssl/db-ca.pem"',
+                default="the tools' own",
             ),
-            Option("accounts", Flag(), "Roles and tablespaces are saved too.", "false"),
+            Option("accounts", Flag(), "Roles and tablespaces are saved too.", "true"),
             Option("passwords", Flag(), "Also the roles' password hashes, which only a superuser can read.", "true"),
         ),
     ),
@@ -210,6 +212,11 @@ SOURCES: Final[dict[str, Table]] = {type_of(table.record): table for table in _T
 
 
 def keys_elsewhere(kind: str) -> dict[str, str]:
-    """Return the keys that a job of that type cannot have, each with a type that has it."""
+    """Return the keys that a job of that type cannot have, each with the types that have it, quoted."""
     own = {option.key for option in SOURCES[kind].options} if kind in SOURCES else set()
-    return {option.key: other for other, table in SOURCES.items() for option in table.options if option.key not in own}
+    found: dict[str, list[str]] = {}
+    for other, table in SOURCES.items():
+        for option in table.options:
+            if option.key not in own:
+                found.setdefault(option.key, []).append(f'"{other}"')
+    return {key: " or ".join(types) for key, types in found.items()}
