@@ -223,6 +223,13 @@ def test_a_snapshot_by_way_of_the_servers_disk(tmp_path: Path) -> None:
         assert f"[info] {keys} keys read" in said.stdout
 
 
+def test_a_server_that_waits_for_more_replicas_is_waited_for(tmp_path: Path) -> None:
+    """As Redis is installed, it begins some seconds later, and sends line feeds until then."""
+    with start_redis(tmp_path / "redis", repl_diskless_sync_delay="3") as redis:
+        redis.ask("SET", "key", "value")
+        assert dumped(redis.settings(), tmp_path / "dump").documents == 1
+
+
 def test_a_socket_will_do(tmp_path: Path) -> None:
     """A server that listens on a Unix socket only is saved as well."""
     with start_redis(tmp_path / "redis", unixsocket=str(tmp_path / "redis" / "s")) as redis:
