@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -91,7 +92,10 @@ def _in_place(record: _Record, *, check_device: bool) -> bool:
         known = os.lstat(record.name)
     except OSError:
         return False
-    return known.st_ino == record.inode and (not check_device or known.st_dev == record.device)
+    # A file that came in its place may have got its number.
+    if not stat.S_ISDIR(known.st_mode) or known.st_ino != record.inode:
+        return False
+    return not check_device or known.st_dev == record.device
 
 
 def _header(data: mmap.mmap) -> int:
