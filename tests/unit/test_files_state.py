@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanumpay_backupd.errors import SourceError
-from nanumpay_backupd.sources.files_state import begun, count_listed, forget_moved, is_state
+from nanumpay_backupd.sources.files_state import (
+    add_unread,
+    begun,
+    count_listed,
+    forget_folders,
+    forget_moved,
+    is_state,
+    take_unread,
+)
 from tests.trees import ODD
 
 
@@ -34,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 def save(tree: Path, state: Path) -> list[bytes]:
     """Let tar save it; returns the names in the archive that are no folders."""
-    command = ["tar", "-cf", tree.with_name("out.tar"), f"--listed-incremental={state}", str(tree)]
+    command = ["tar", "-cf", str(tree.with_name("out.tar")), f"--listed-incremental={state}", str(tree)]
     subprocess.run(command, check=True, capture_output=True)
     listed = subprocess.run(
         ["tar", "-tf", tree.with_name("out.tar"), "--quoting-style=escape"], check=True, capture_output=True
@@ -88,6 +96,26 @@ def test_another_device_is_another_tree_unless_told(tree: Path, tmp_path: Path) 
     state.write_bytes(other)
     assert forget_moved(state, check_device=False) == 0
     assert forget_moved(state, check_device=True) == len(ODD) + 6
+
+
+@pytest.mark.parametrize("names", [[], [b"/a"], [b"/a/\xff\n", b"/b"]])
+def test_what_could_not_be_read_is_noted_behind(tree: Path, tmp_path: Path, names: list[bytes]) -> None:
+    """Names of any bytes come back, once, and what tar wrote is as it was."""
+    state = tmp_path / "state"
+    save(tree, state)
+    held = state.read_bytes()
+    add_unread(state, names)
+    assert take_unread(state) == names
+    assert state.read_bytes() == held
+    assert take_unread(state) == []
+
+
+def test_a_folder_that_is_forgotten_is_saved_again(tree: Path, tmp_path: Path) -> None:
+    """Everything in it, and nothing beside it."""
+    state = tmp_path / "state"
+    save(tree, state)
+    assert forget_folders(state, {os.fsencode(tree / "Y"), b"/nowhere"}) == 1
+    assert save(tree, state) == [os.fsencode(tree / "Y" / "Y")[1:]]
 
 
 _DAMAGED = st.binary(max_size=300)
