@@ -203,7 +203,12 @@ _TABLES: Final = (
                 default="the tools' own",
             ),
             Option("accounts", Flag(), "Roles and tablespaces are saved too.", "false"),
-            Option("passwords", Flag(), "Also the roles' password hashes, which only a superuser can read.", "true"),
+            Option(
+                "passwords",
+                Flag(),
+                "Also the roles' password hashes; that takes `pg_read_all_data` or a superuser.",
+                "true",
+            ),
         ),
     ),
 )
