@@ -52,7 +52,7 @@ def look_at_folder(settings: RedisSource, manifest: Manifest, plan: Plan, *, ove
     if there and not overwrite:
         raise RefusedError(
             f"{folder} holds {', '.join(there)}",
-            hint="overwrite them (they are kept under another name), or name another folder",
+            hint="add --overwrite (they are kept under another name), or name another folder",
             code="target-exists",
         )
     steps = _AOF_STEPS if manifest.source.facts.get("mode") == RedisMode.AOF else _RDB_STEPS
