@@ -61,6 +61,13 @@ class RedisTarget(FolderTarget):
                 hint="restore into a server of that version or a newer one",
                 code="target-refused",
             )
+        if server.topology == "replica":
+            master = f"{server.info.get('master_host', '?')}:{server.info.get('master_port', '?')}"
+            raise RefusedError(
+                f"Redis at {link.place.address} is a replica: what were restored there would be lost again",
+                hint=f"restore into its master, which has it as {master}: --to redis://{master}",
+                code="target-refused",
+            )
         numbers = sorted({plan.number(part) for part in plan.parts})
         with link.faults():
             _check_databases(link, numbers)

@@ -99,6 +99,17 @@ class Redis:
             time.sleep(0.02)
         self.ask("SAVE")
 
+    def rewrite(self) -> None:
+        """Have it rewrite its append-only files."""
+        self.ask("BGREWRITEAOF")
+        while b"aof_rewrite_in_progress:1" in self.ask("INFO", "persistence"):
+            time.sleep(0.02)
+
+    def children(self) -> list[int]:
+        """Return its children: those that write or send its data."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(number) for number in found.read_text(encoding="ascii").split()]
+
     @property
     def pid(self) -> int:
         """Return the process id."""
