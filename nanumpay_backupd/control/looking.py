@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -22,6 +23,7 @@ from nanumpay_backupd.monitoring.checks import Check
 from nanumpay_backupd.monitoring.faults import faults_of
 from nanumpay_backupd.monitoring.judging import gather, judge
 from nanumpay_backupd.monitoring.memory import recall
+from nanumpay_backupd.pipeline.groups import all_at_once
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.plans import Task
 from nanumpay_backupd.settings.merge import encryption_in_words
@@ -137,14 +139,13 @@ class Looking(Desk):
         job, limit = call.params.get("job"), call.params.get("limit")
         if limit is not None:
             limit = limited(limit, 1, 1_000_000)
-        if job in self._supervisor.specs:
+        if job is not None and job in self._supervisor.specs:
             return await self._list_group(job, limit)
         slices = bool(call.params.get("slices"))
         kinds = frozenset(Kind) if slices else frozenset(Kind) - SLICES
         found = await self._supervisor.db(lambda catalog: catalog.backups(job, limit, kinds))
         hidden = 0 if slices else await self._supervisor.db(lambda catalog: catalog.count(job, SLICES))
         groups = await self._made_together("", limit) if job is None else []
-        groups = [group for group in groups if group["group"] in self._supervisor.specs]
         return {"backups": [self._typed(backup) for backup in found], "hidden_slices": hidden, "groups": groups}
 
     async def _list_group(self, group: str, limit: int | None) -> dict[str, Any]:
@@ -157,8 +158,10 @@ class Looking(Desk):
 
     async def _made_together(self, group: str, limit: int | None) -> list[dict[str, Any]]:
         layout = self._supervisor.layout
-        found = await self._supervisor.db(lambda catalog: groups_there(catalog, layout, group))
-        return [shown_group(*one) for one in found[:limit]]
+        found = await self._supervisor.db(
+            lambda catalog: list(itertools.islice(groups_there(catalog, layout, group, all_at_once(catalog)), limit))
+        )
+        return [shown_group(*one) for one in found]
 
     async def describe_group(self, call: Call) -> dict[str, Any]:
         """Answer DescribeGroup."""
@@ -222,6 +225,7 @@ class Looking(Desk):
             "retention": await self._supervisor.db(lambda catalog: retention(catalog, job)),
             "warnings": list(job.warnings),
             "encryption": encryption_in_words(job.encryption),
+            "group": job.group or None,
             "protection": shown,
             **facts,
         }

@@ -26,7 +26,7 @@ from nanumpay_backupd.model import (
     to_builtins,
 )
 from nanumpay_backupd.pipeline.chains import LATEST, known, no_such_moment, parse_moment, within
-from nanumpay_backupd.pipeline.groups import MemberState, state_of
+from nanumpay_backupd.pipeline.groups import MemberState, all_at_once, state_of
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, group_of, lane
 from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, SourceKind, VerifyOrder
 from nanumpay_backupd.settings.selection import jobs_of, must_hold
@@ -39,6 +39,8 @@ _KINDS: Final = {
     Kind.DIFFERENTIAL.value: "slice",
 }
 """What makes the kinds of backups that can be asked for."""
+_OF_JOBS: Final = ("collection", "format", "compress", "only_to")
+"""What can be asked for of a job, and not of a group."""
 _FORMATS: Final = ("bson", "json")
 _LOST: Final = {"corrupt": "its backup is damaged", "gone": "no copy is left", "never": "no backup was made"}
 _LEVELS: Final = ("checksum", "structure", "restore")
@@ -96,13 +98,12 @@ class Running(Desk):
         """Start the run of a group, and follow it."""
         params = call.params
         name, kind = params["job"], _kind_of(params)
-        other = next(
-            (key for key in ("collection", "format", "compress", "only_to") if params.get(key) is not None), ""
-        )
+        other = next((key for key in _OF_JOBS if params.get(key) is not None), "")
         if other or params.get("kind") not in (None, Kind.FULL.value):
+            jobs = ", ".join(self._supervisor.specs[name].jobs)
             raise RefusedError(
                 f"{name} is a group: of that, whole backups are made as its jobs have it",
-                hint=f"leave out {other or 'kind'}, or run one of its jobs: {', '.join(self._supervisor.specs[name].jobs)}",
+                hint=f"leave out {other or 'kind'}, or run one of its jobs: {jobs}",
             )
         muted = bool(params.get("disable_notifications"))
 
@@ -220,7 +221,9 @@ class Running(Desk):
         if group_of(name):
             return await self._supervisor.db(lambda catalog: find_group(catalog, layout, name))
         self._supervisor.groups.named(name)
-        found = await self._supervisor.db(lambda catalog: groups_there(catalog, layout, name))
+        found = await self._supervisor.db(
+            lambda catalog: list(groups_there(catalog, layout, name, all_at_once(catalog)))
+        )
         for manifest, states in found:
             if manifest.whole and state_of(states) == "whole":
                 return manifest, states
@@ -233,6 +236,8 @@ class Running(Desk):
         Raises NotFoundError, RefusedError.
         """
         name, at = call.params["backup"], call.params.get("at") or ""
+        if name in self._supervisor.specs:
+            raise RefusedError(f"{name} is a group", hint=f"its newest: backupctl restore {name} latest")
         order = RestoreOrder(
             backup="",
             to_database=call.params.get("to_database") or "",

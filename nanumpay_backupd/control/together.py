@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from nanumpay_backupd.catalog import Catalog
@@ -10,7 +10,7 @@ from nanumpay_backupd.control.desk import to_text
 from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.events import Event, Fault, Severity
 from nanumpay_backupd.model import GroupManifest, Outcome, to_builtins
-from nanumpay_backupd.pipeline.groups import MemberState, members_as_they_are, read_group, read_groups, state_of
+from nanumpay_backupd.pipeline.groups import Find, MemberState, members_as_they_are, read_group, read_groups, state_of
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.settings.schema import GroupSpec
 
@@ -21,10 +21,13 @@ _ENDED: Final = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED, Outcome.CA
 _BAD: Final = ("failed", "interrupted")
 
 
-def groups_there(catalog: Catalog, layout: Layout, group: str = "") -> list[Found]:
-    """Return what runs of a group (or of all) made and of which anything is left, the newest first."""
-    found = [(manifest, members_as_they_are(manifest, catalog)) for manifest in read_groups(layout, group)]
-    return [(manifest, states) for manifest, states in found if state_of(states) != "gone"]
+def groups_there(catalog: Catalog, layout: Layout, group: str = "", find: Find | None = None) -> Iterator[Found]:
+    """Yield what runs of a group (or of all) made and of which anything is left, the newest first."""
+    find = find or catalog.backup
+    for manifest in read_groups(layout, group):
+        states = members_as_they_are(manifest, find)
+        if state_of(states) != "gone":
+            yield manifest, states
 
 
 def find_group(catalog: Catalog, layout: Layout, identifier: str) -> Found:
@@ -32,7 +35,7 @@ def find_group(catalog: Catalog, layout: Layout, identifier: str) -> Found:
     manifest = read_group(layout, identifier)
     if manifest is None:
         raise NotFoundError(f"there is no group's backup {identifier!r}", hint="see: backupctl list")
-    return manifest, members_as_they_are(manifest, catalog)
+    return manifest, members_as_they_are(manifest, catalog.backup)
 
 
 def shown_group(manifest: GroupManifest, states: Iterable[MemberState]) -> dict[str, Any]:
@@ -70,12 +73,13 @@ def _member(state: MemberState) -> dict[str, Any]:
 
 def group_facts(catalog: Catalog, layout: Layout, group: GroupSpec) -> dict[str, Any]:
     """Return the part of the interface's type Group that the catalog and the manifests know."""
+    newest = next(groups_there(catalog, layout, group.name), None)
     there = groups_there(catalog, layout, group.name)
     whole = next((manifest.id for manifest, states in there if state_of(states) == "whole"), None)
     last = catalog.last_run(group.name, "group", *_ENDED)
     return {
         "last_run": to_builtins(last) if last is not None else None,
-        "newest": shown_group(*there[0]) if there else None,
+        "newest": shown_group(*newest) if newest is not None else None,
         "newest_whole": whole,
     }
 

@@ -18,6 +18,7 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, StoreError
 from nanumpay_backupd.model import (
+    FULLS,
     LOCAL,
     Backup,
     BackupState,
@@ -41,8 +42,10 @@ from nanumpay_backupd.system.locks import FileLock
 __all__ = [
     "WORST",
     "Concluded",
+    "Find",
     "MemberState",
     "adopt_groups",
+    "all_at_once",
     "conclude",
     "drop_groups",
     "members_as_they_are",
@@ -55,6 +58,7 @@ __all__ = [
 ]
 
 OpenStore = Callable[[Destination], Store]
+Find = Callable[[str], Backup | None]
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _LARGEST: Final = 1 << 20
 _SECOND: Final = timedelta(seconds=1)
@@ -77,17 +81,17 @@ def worst_of(outcomes: Iterable[Outcome]) -> Outcome:
 # Reading
 
 
-def read_groups(layout: Layout, group: str = "") -> list[GroupManifest]:
-    """Return what is there of a group, or of all, the newest first; a damaged manifest is as none."""
+def read_groups(layout: Layout, group: str = "") -> Iterator[GroupManifest]:
+    """Yield what is there of a group, or of all, the newest first; a damaged manifest is as none."""
     try:
         names = [path.name for path in layout.groups.iterdir()]
     except OSError:
-        return []
+        return
     ids = [name.removesuffix(GROUP_SUFFIX) for name in names if name.endswith(GROUP_SUFFIX)]
     chosen = [identifier for identifier in ids if group_of(identifier) and group in ("", group_of(identifier))]
-    found = [read_group(layout, identifier) for identifier in chosen]
-    there = [manifest for manifest in found if manifest is not None]
-    return sorted(there, key=lambda manifest: (manifest.started, manifest.id), reverse=True)
+    for identifier in sorted(chosen, key=lambda one: (one.removeprefix(group_of(one)), one), reverse=True):
+        if (manifest := read_group(layout, identifier)) is not None:
+            yield manifest
 
 
 def read_group(layout: Layout, identifier: str) -> GroupManifest | None:
@@ -121,15 +125,20 @@ class MemberState(msgspec.Struct, frozen=True):
     size: int = 0
 
 
-def members_as_they_are(manifest: GroupManifest, catalog: Catalog) -> list[MemberState]:
-    """Say of each member of a group whether its backup can be restored, by what the catalog knows."""
-    return [_member(member, catalog) for member in manifest.members]
+def members_as_they_are(manifest: GroupManifest, find: Find) -> list[MemberState]:
+    """Say of each member of a group whether its backup can be restored, by what the catalog knows (``find``)."""
+    return [_member(member, find) for member in manifest.members]
 
 
-def _member(member: GroupMember, catalog: Catalog) -> MemberState:
+def all_at_once(catalog: Catalog) -> Find:
+    """Return what finds any full of the catalog: for many of them quicker than asking for each."""
+    return {backup.id: backup for backup in catalog.backups(kinds=FULLS)}.get
+
+
+def _member(member: GroupMember, find: Find) -> MemberState:
     if member.backup is None:
         return MemberState(member, "never")
-    backup = catalog.backup(member.backup)
+    backup = find(member.backup)
     copies = _places(backup)
     if backup is None or not copies:
         return MemberState(member, "gone")
@@ -275,12 +284,12 @@ def _mark(layout: Layout, identifier: str, place: str, *, there: bool) -> None:
 
 def parted(manifests: Iterable[GroupManifest], catalog: Catalog, doomed: Collection[str]) -> list[str]:
     """Say which groups can be restored in part only once the ``doomed`` backups are gone, copies and all."""
-    told = []
-    for manifest in manifests:
+    told: list[str] = []
+    for manifest in manifests if doomed else ():
         going = [member.job for member in manifest.members if member.backup in doomed]
         if not going:
             continue
-        usable = [item for item in members_as_they_are(manifest, catalog) if item.state in {"good", "unproven"}]
+        usable = [item for item in members_as_they_are(manifest, catalog.backup) if item.state in {"good", "unproven"}]
         left = [item.member.job for item in usable if item.member.backup not in doomed]
         if left and len(usable) == len(manifest.members):
             told.append(
@@ -297,10 +306,11 @@ def drop_groups(job: JobSpec, catalog: Catalog, layout: Layout, open_store: Open
     """
     destinations = {destination.name: destination for destination in job.destinations}
     faults: list[BackupdError] = []
+    find = all_at_once(catalog)
     for manifest in read_groups(layout):
         if all(member.job != job.name for member in manifest.members):
             continue
-        backups = [catalog.backup(member.backup) for member in manifest.members if member.backup is not None]
+        backups = [find(member.backup) for member in manifest.members if member.backup is not None]
         known = {copy.destination for one in backups if one is not None for copy in one.copies}
         for place in set(manifest.sent) - known:
             if place in destinations:
@@ -311,7 +321,7 @@ def drop_groups(job: JobSpec, catalog: Catalog, layout: Layout, open_store: Open
                 except BackupdError as error:
                     faults.append(error)
         left = read_group(layout, manifest.id)
-        if not known and left is not None and not left.sent:
+        if not known and left is not None and not destinations.keys() & set(left.sent):
             with _changing(layout), contextlib.suppress(OSError):
                 layout.group(manifest.id).unlink(missing_ok=True)
                 fsync_dir(layout.groups)
