@@ -265,7 +265,7 @@ def rebuild_catalog(config: Path | None) -> int:
         sys.stdout.write(f"{count} backups found in {host.paths.backups}\n")
         faults: list[BackupdError] = []
         for job in build_jobs(host, _cached_settings(host)):
-            found, failed = adopt_remote(job, catalog, now, open_store)
+            found, failed = adopt_remote(job, catalog, now, open_store, Layout(host.paths.backups))
             faults += failed
             if job.destinations:
                 sys.stdout.write(f"{found} copies of job {job.name} found at its destinations\n")

@@ -182,6 +182,10 @@ def _sentences(context: Context, ended: Reply) -> list[str]:
     action = ended.get("action", "backup")
     if action == "restore":
         return _restored(ended, word)
+    if action in {"group", "group-restore"}:
+        from nanumpay_backupd.cli.together import ended_lines
+
+        return ended_lines(context, ended, word)
     if action in {"verify", "drill"}:
         from nanumpay_backupd.cli.proofs import proven_lines
 

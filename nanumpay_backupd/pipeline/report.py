@@ -254,9 +254,9 @@ class Recorder:
         self.reporter.stage(record)
 
 
-def new_run(run_id: str, job: str, trigger: Trigger, started: datetime, action: str = "backup") -> Run:
-    """Return the record of a run that begins now."""
-    return Run(id=run_id, job=job, trigger=trigger, started=started, action=action)
+def new_run(run_id: str, job: str, trigger: Trigger, started: datetime, action: str = "backup", group: str = "") -> Run:
+    """Return the record of a run that begins now; ``group`` is the id of the group's run that it is part of."""
+    return Run(id=run_id, job=job, trigger=trigger, started=started, action=action, group=group)
 
 
 def as_expected(error: Exception) -> BackupdError:
