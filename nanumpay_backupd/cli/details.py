@@ -236,7 +236,7 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
     oplog = manifest.get("kind") in SLICES and source["type"] == "mongodb"
     if oplog:
         holds = plural(consistency["entries"], "oplog entry", "oplog entries")
-    if source["databases"] or source["type"] == "mongodb":
+    if source["type"] == "mongodb":
         holds += f" of {', '.join(source['databases']) or 'no database'}"
     if manifest.get("closed"):
         holds = "its manifest is encrypted, and there is no key here that opens it"
@@ -246,7 +246,7 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
         ("holds", f"{holds}, {raw}"),
         ("encryption", _encryption(manifest)),
         ("source", _source(manifest)),
-        *([] if oplog else [("consistency", _consistency(consistency, times))]),
+        *([] if oplog else [("consistency", _consistency(source["type"], consistency, times))]),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()) or "not recorded"),
     ]
     for check in manifest.get("verification", ()):
@@ -292,10 +292,11 @@ def _slice_rows(backup: Reply, times: Times) -> list[tuple[str, str]]:
     ]
 
 
-def _consistency(consistency: Reply, times: Times) -> str:
+def _consistency(kind: str, consistency: Reply, times: Times) -> str:
     """Say of which moment a backup is, or why it is of none."""
     if consistency.get("moment"):
-        replay = f", {plural(consistency['entries'], 'oplog entry', 'oplog entries')} to replay"
+        entries = plural(consistency["entries"], "oplog entry", "oplog entries")
+        replay = f", {entries} to replay" if kind == "mongodb" else ""
         return f"{consistency['level']}: as of {times.when(consistency['moment'])}{replay}"
     return ": ".join(part for part in (consistency["level"], consistency.get("reason")) if part)
 

@@ -200,7 +200,7 @@ and what went wrong.""",
     "ls": (
         "list the files that a backup holds",
         (
-            _word("backup", "BACKUP", "id of a backup of files, or: latest"),
+            _word("backup", "BACKUP", "id of a backup of files, or latest: the newest full of files"),
             _maybe("path", "PATH", "a whole path in it (default: its first level)"),
             _flag("--recursive", "with all that is below"),
         ),
@@ -210,7 +210,7 @@ and what went wrong.""",
   backupctl ls latest --recursive --json | jq -r '.entries[].path'
 
 An increment is listed as the whole tree at its moment, together with the backups before it. The first listing of a
-backup reads it; what it holds is then remembered. Only copies on this host are read.""",
+backup reads it (where this host has no copy, at a destination); what it holds is then remembered.""",
     ),
     "timeline": (
         "show which moments can be restored, and which cannot",

@@ -188,6 +188,8 @@ def _brings(plan: Reply) -> str:
     if not names:
         return "what is in the archive"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    if plan["slices"] and not plan["documents"]:
+        return f"what the changes hold of {', '.join(names[:_SHOWN])}{more}"
     held = f"{words_for(_kind(plan)).count_items(plan['documents'])}, {size(plan['bytes'])}"
     replay = " before the replay" if plan["slices"] and _kind(plan) == "mongodb" else ""
     return f"{held}{replay}: {', '.join(names[:_SHOWN])}{more}"

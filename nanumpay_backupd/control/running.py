@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from nanumpay_backupd.active import ActiveRun
-from nanumpay_backupd.control.desk import Desk, find, limited
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.control.desk import Desk, find, limited, present
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.control.together import find_group, groups_there, shown_group
 from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, RefusedError
@@ -26,10 +27,12 @@ from nanumpay_backupd.model import (
     to_builtins,
 )
 from nanumpay_backupd.pipeline.chains import LATEST, known, no_such_moment, parse_moment, within
+from nanumpay_backupd.pipeline.chosen import no_files
 from nanumpay_backupd.pipeline.groups import MemberState, all_at_once, state_of
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, group_of, lane
 from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, SourceKind, VerifyOrder
 from nanumpay_backupd.settings.selection import jobs_of, must_hold
+from nanumpay_backupd.settings.sources import FilesSource
 
 __all__ = ["Running"]
 
@@ -353,7 +356,7 @@ class Running(Desk):
         """Answer ListFiles: a worker reads the archives."""
         await self._supervisor.refresh()
         name, path = call.params["backup"], call.params.get("path")
-        backup = await self._supervisor.db(lambda catalog: find(catalog, name))
+        backup = await self._supervisor.db(lambda catalog: self._with_files(catalog, name))
         order = RestoreOrder(
             backup="" if backup.kind in SLICES else backup.id,
             at=backup.end if backup.kind in SLICES else "",
@@ -365,6 +368,19 @@ class Running(Desk):
         )
         (found,) = await self._ask(self._restoring(backup), "ls", "listing", order)
         return dict(found)
+
+    def _with_files(self, catalog: Catalog, name: str) -> Backup:
+        """Return a backup of file trees, ``latest``: the newest full of any; raises NotFoundError, RefusedError."""
+        if name == LATEST:
+            jobs = [job.name for job in self._supervisor.jobs.values() if isinstance(job.source, FilesSource)]
+            fulls = [backup for job in jobs for backup in catalog.backups(job, kinds={Kind.FULL}) if present(backup)]
+            if not fulls:
+                raise NotFoundError("there is no backup of files", hint="see: backupctl list")
+            return max(fulls, key=lambda backup: backup.created)
+        backup = find(catalog, name)
+        if (kind := backup.manifest.source.type if backup.manifest is not None else "mongodb") != "files":
+            raise no_files(backup.id, kind)
+        return backup
 
     async def _foresee(self, job: JobSpec, order: RestoreOrder) -> dict[str, Any]:
         """Let a worker work the plan out: it asks the server, and drivers are not for this process."""

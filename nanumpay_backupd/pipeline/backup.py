@@ -40,7 +40,7 @@ from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
 from nanumpay_backupd.pipeline.oddities import examine
-from nanumpay_backupd.pipeline.outbox import sweep_outbox
+from nanumpay_backupd.pipeline.outbox import Encrypting, sweep_outbox
 from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
 from nanumpay_backupd.pipeline.produce import preflight, produce, staged_state
 from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
@@ -275,8 +275,9 @@ def _stages(
         punch = _look(spec, source, layout, catalog, recorder, keys)
         sweep(layout)
         sweep_outbox(layout, catalog, held=layout.lock(spec.job.name, spec.action))
-    manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
-    backup = prove_and_encrypt(spec.job, source, layout, manifest, catalog, recorder, keys=keys)
+    with Encrypting(layout, keys, recorder) as beside:
+        manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch, beside=beside)
+        backup = prove_and_encrypt(spec.job, source, layout, manifest, catalog, recorder, keys=keys, beside=beside)
     if _kind(spec) is Kind.FULL:
         _tell_oddity(spec, backup, layout, catalog, recorder)
     _verify_leftovers(spec, source, layout, catalog, recorder, keys)
@@ -350,6 +351,7 @@ def _make(
     keys: Keyring,
     *,
     punch: bool,
+    beside: Encrypting | None = None,
 ) -> Manifest:
     """Dump, compress, encrypt and commit; returns the committed backup's manifest."""
     staging, lock = open_staging(layout, spec.run)
@@ -358,7 +360,16 @@ def _make(
         clear_staging(staging)
         started, identifier = name_backup(spec, layout, catalog, recorder, _kind(spec))
         artifact, manifest = produce(
-            source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec), keys=keys
+            source,
+            spec.job,
+            identifier,
+            started,
+            staging,
+            recorder,
+            punch=punch,
+            kind=_kind(spec),
+            keys=keys,
+            beside=beside,
         )
         manifest = msgspec.structs.replace(manifest, only_to=spec.only_to)
         if source.kinds & SLICES:

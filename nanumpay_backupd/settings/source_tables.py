@@ -161,6 +161,7 @@ _TABLES: Final = (
                 AbsolutePath(as_text=True, empty=True),
                 "The certificates that are trusted.",
                 '"/etc/ssl/db-ca.pem"',
+                default="the tools' own",
             ),
             Option("accounts", Flag(), "Users and their rights are saved too.", "true"),
             Option(
@@ -199,9 +200,15 @@ _TABLES: Final = (
                 AbsolutePath(as_text=True, empty=True),
                 "The certificates that are trusted.",
                 '"/etc/ssl/db-ca.pem"',
+                default="the tools' own",
             ),
-            Option("accounts", Flag(), "Roles and tablespaces are saved too.", "true"),
-            Option("passwords", Flag(), "Also the roles' password hashes, which only a superuser can read.", "true"),
+            Option("accounts", Flag(), "Roles and tablespaces are saved too.", "false"),
+            Option(
+                "passwords",
+                Flag(),
+                "Also the roles' password hashes; that takes `pg_read_all_data` or a superuser.",
+                "true",
+            ),
         ),
     ),
 )
@@ -210,11 +217,6 @@ SOURCES: Final[dict[str, Table]] = {type_of(table.record): table for table in _T
 
 
 def keys_elsewhere(kind: str) -> dict[str, str]:
-    """Return the keys that a job of that type cannot have, each with the types that have it, quoted."""
+    """Return the keys that a job of that type cannot have, each with a type that has it."""
     own = {option.key for option in SOURCES[kind].options} if kind in SOURCES else set()
-    found: dict[str, list[str]] = {}
-    for other, table in SOURCES.items():
-        for option in table.options:
-            if option.key not in own:
-                found.setdefault(option.key, []).append(f'"{other}"')
-    return {key: " or ".join(types) for key, types in found.items()}
+    return {option.key: other for other, table in SOURCES.items() for option in table.options if option.key not in own}

@@ -233,9 +233,8 @@ def test_it_comes_back_as_a_whole(house: House, made: dict[str, Any]) -> None:
 def test_only_a_part_of_it(house: House, made: dict[str, Any]) -> None:
     """--only-files brings the files back and leaves the databases alone; a place that lacks a copy is told."""
     house.fill("third")
-    done = backupctl(
-        house.site.socket, "restore", made["id"], "--only-files", "--overwrite", "--yes", "--from", "cloud"
-    )
+    words = ("restore", made["id"], "--overwrite", "--yes", "--from", "cloud")
+    done = backupctl(house.site.socket, *words, "--only-files")
     assert done.returncode == 0, done.stdout + done.stderr
     assert house.words() == ["third", "first", "third", "third"]
     refused = backupctl(house.site.socket, *words)
