@@ -14,9 +14,9 @@ here is asked of every source on its real server (tests/contract/test_sources.py
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -36,6 +36,7 @@ __all__ = [
     "FolderTarget",
     "Goal",
     "Harvest",
+    "Need",
     "Restoring",
     "Scratch",
     "Since",
@@ -414,6 +415,16 @@ class Scratch(ABC):
         return Wanted()
 
 
+class Need(NamedTuple):
+    """Tools of this host for one thing, such as ``drills``.
+
+    ``find`` returns their names and versions, and raises ToolError (``tool-missing``) where one is not there.
+    """
+
+    what: str
+    find: Callable[[], str]
+
+
 class Driver(ABC):
     """One type of source with given settings: the door to its rooms. Making one connects to nothing."""
 
@@ -431,6 +442,10 @@ class Driver(ABC):
 
         Raises ToolError (``tool-missing``, ``tool-too-old``), RefusedError (``drill-impossible``).
         """
+
+    def needs(self) -> Iterator[Need]:
+        """Yield what is needed besides making a full backup, for which `Source.preflight` looks itself."""
+        return iter(())
 
 
 class TargetFacts(msgspec.Struct, frozen=True):
