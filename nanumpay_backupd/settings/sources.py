@@ -284,7 +284,8 @@ def settings_alone(kind: str, parts: tuple[str, ...]) -> Source | None:
 
     None: they have to say how a server is reached.
     """
-    return SqliteSource(path=parts) if kind == type_of(SqliteSource) else None
+    alone: tuple[type[SqliteSource | FilesSource], ...] = (SqliteSource, FilesSource)
+    return next((settings(path=parts) for settings in alone if kind == type_of(settings)), None)
 
 
 def mongodb_of(source: SourceSettings, what: str) -> MongoSource:

@@ -162,4 +162,5 @@ def _failed(why: str, folder: Path) -> ToolError:
         f"the scratch server could not be started: {why}",
         hint=f"is there room in {folder.parent}? does the server run by hand with an empty data folder?",
         code="scratch-failed",
+        retryable=True,
     )

@@ -691,7 +691,7 @@ def test_root_reads_what_root_owns(host_file: Path) -> None:
         ("type = 5", "type", "must be", ""),
         ('type = "sqlite"', "path", "is missing", "path = "),
         ('type = "sqlite"\npath = "/a"\nuri = "mongodb://h/"', "uri", 'is a key of type = "mongodb"', "take it out"),
-        ('path = "/a"', "path", 'is a key of type = "sqlite", and this is "mongodb"', 'type = "sqlite"'),
+        ('path = "/a"', "path", 'is a key of type = "sqlite" or "files", and this is "mongodb"', 'type = "sqlite" or'),
         ('type = "sqlite"\npath = "a.db"', "path", "an absolute path", '["/srv/app/*.db"]'),
         ('type = "sqlite"\npath = []', "path", "an absolute path", ""),
         ('type = "sqlite"\npath = "/a/../b"', "path", "an absolute path", ""),
