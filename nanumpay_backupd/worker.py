@@ -41,6 +41,7 @@ from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.family import adopt, end_descendants, end_family
+from nanumpay_backupd.system.heap import keep_blocks
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.process import die_with_parent, own_environment
 
@@ -100,7 +101,7 @@ def execute(
     with Catalog(spec.paths.state / "catalog.db") as catalog:
         # On record it is told apart: how a snapshot of one collection went says nothing of the job's backups.
         action = "collection" if spec.collection is not None else spec.action
-        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action)
+        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action, spec.group)
         quiet = spec.action == "slice" and run.trigger is Trigger.SCHEDULE
         recorder = Recorder(run, catalog, reporter, clock, quiet=quiet)
         if on_start is not None:
@@ -211,7 +212,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
     lock = FileLock(layout.lock(spec.job.name), f"job {spec.job.name}")
     with Catalog(spec.paths.state / "catalog.db") as catalog, lock:
         if spec.action == "adopt":
-            _, faults = adopt_remote(spec.job, catalog, clock.now(), open_store)
+            _, faults = adopt_remote(spec.job, catalog, clock.now(), open_store, layout)
             recall_pins(catalog, layout)
             if faults:
                 raise faults[0]
@@ -275,10 +276,21 @@ class _Pulse:
             self._reporter.emit("pulse")
 
 
+def _concluded(spec: RunSpec) -> object:
+    """Write the manifest of a group's run, here and at the destinations; raises BackupdError where it is not here."""
+    from nanumpay_backupd.pipeline.groups import conclude
+
+    assert spec.concluding is not None, "an order is needed"
+    with Catalog(spec.paths.state / "catalog.db") as catalog:
+        return conclude(spec.concluding, catalog, Layout(spec.paths.backups), open_store)
+
+
 def _answer(spec: RunSpec) -> tuple[str, Callable[[], object]] | None:
     """Return what answers a question that is no run, and of which kind that event is; None: it is a run."""
     if spec.action == "restore-plan":
         return "plan", lambda: foresee(spec, SystemClock())
+    if spec.action == "group":
+        return "concluded", lambda: _concluded(spec)
     if spec.action == "ls":
         return "listing", lambda: _listed(spec)
     if spec.action.startswith(("delete:", "prune", "adopt", "swap:")):
@@ -290,6 +302,7 @@ def main() -> int:
     """Run as the worker process: specification on standard input, events on standard output, exit code by outcome."""
     spec = decode_spec(sys.stdin.buffer.read())
     adopt()
+    keep_blocks()
     if spec.action != "restore":  # somebody waits for that
         _be_modest()
     reporter = _PipeReporter(sys.stdout)

@@ -35,6 +35,7 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline import hooks
 from nanumpay_backupd.pipeline.again import repeated
+from nanumpay_backupd.pipeline.groups import send_groups
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
@@ -126,6 +127,8 @@ def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_stor
         with recorder.stage(Stage.UPLOAD), Keyring(spec.job.encryption) as keys:
             done, count, faults = upload_due(spec.job, catalog, layout, recorder, open_store, keys=keys)
             recorder.detail(f"{done} of {count} queued copies uploaded", Outcome.FAILED if faults else None)
+            # What a group waits for may have arrived.
+            faults += send_groups([spec.job], catalog, layout, open_store)
         return faults
 
     return recorded(spec, layout, recorder, work, partly=Outcome.FAILED)
@@ -229,7 +232,7 @@ def tidy(catalog: Catalog, layout: Layout, now: datetime) -> None:
 def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the process of the run ended") -> Run:
     """Record that a run ended without a word of its own."""
     error = BackupdError(
-        f"{reason} before it was finished{unfinished(run)}",
+        f"{reason} before it was finished{_restored_by_then(run, catalog)}{unfinished(run)}",
         hint="backups committed before are untouched; look at the journal for the cause",
         code="interrupted",
         retryable=True,
@@ -241,6 +244,17 @@ def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the proc
     done = msgspec.structs.replace(run, ended=now, outcome=Outcome.INTERRUPTED, stages=stages, error=error_info(error))
     catalog.save_run(done)
     return done
+
+
+def _restored_by_then(run: Run, catalog: Catalog) -> str:
+    """Say, to be appended, which members of a group were restored when the run of its restore ended; else empty."""
+    if run.action != "group-restore":
+        return ""
+    members = [member for name in run.members if (member := catalog.run(name)) is not None]
+    done = [member.job for member in members if member.outcome is Outcome.SUCCEEDED]
+    others = [member.job for member in members if member.outcome is not Outcome.SUCCEEDED]
+    told = f"; restored by then: {', '.join(done) or 'nothing'}"
+    return told + (f"; begun and not finished: {', '.join(others)}" if others else "")
 
 
 def unfinished(run: Run) -> str:
@@ -466,12 +480,17 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     sync_local(catalog, layout, now)
     kinds = frozenset(Kind) if fulls else _alike(spec)
     deleted: list[PruneLine] = []
-    lines, faults = prune(spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append)
+    parted: list[str] = []
+    lines, faults = prune(
+        spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append, on_note=parted.append
+    )
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
     if fulls:
         for note in too_large(spec.job, lines):
             recorder.warn(f"retention: {note}")
+    for text in parted:
+        recorder.reporter.message("info", f"retention: {text}")
     if deleted:
         recorder.reporter.message("info", f"retention deleted {named(deleted)}", None, Message.COPIES_DELETED)
     locked = sum(line.action == "locked" for line in lines)

@@ -69,9 +69,11 @@ def prove_local(
         kind = manifest.source.type
         oplog = manifest.kind in SLICES and kind == "mongodb"
         what = f"{found.documents:,} oplog entries" if oplog else words_for(kind).count_items(found.documents)
+        # Not every file has its content counted while it is read back.
+        what = f"{what}, " if found.documents else ""
         recorder.detail(
             found.detail
-            or f"{what}, {human_size(found.bytes)} read back at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
+            or f"{what}{human_size(found.bytes)} read back at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
         )
         return keep_proof(layout, with_digests(manifest, proof), found, catalog, recorder)
 

@@ -202,8 +202,13 @@ _TABLES: Final = (
                 '"/etc/ssl/db-ca.pem"',
                 default="the tools' own",
             ),
-            Option("accounts", Flag(), "Roles and tablespaces are saved too.", "true"),
-            Option("passwords", Flag(), "Also the roles' password hashes, which only a superuser can read.", "true"),
+            Option("accounts", Flag(), "Roles and tablespaces are saved too.", "false"),
+            Option(
+                "passwords",
+                Flag(),
+                "Also the roles' password hashes; that takes `pg_read_all_data` or a superuser.",
+                "true",
+            ),
         ),
     ),
 )

@@ -161,6 +161,7 @@ class FilesSource(SourceSettings, frozen=True, tag="files"):
     """
 
     holds: ClassVar[SourceKind] = SourceKind.FILES
+    increments: ClassVar[bool] = True
 
     path: tuple[str, ...]
     preset: str = "none"
@@ -199,6 +200,8 @@ class MariadbSource(SourceSettings, frozen=True, tag="mariadb"):
     rights are saved too. ``binlog`` is ``auto``, ``off`` or ``required``: whether the position in the binary log is
     noted, from which increments go on.
     """
+
+    increments: ClassVar[bool] = True
 
     host: str = ""
     port: int = 3306

@@ -347,6 +347,11 @@ class Target(ABC):
         Raises SourceError, ToolError. ``manifest`` is of the last backup that was brought back.
         """
 
+    @property
+    def untouched(self) -> bool:
+        """Tell whether nothing of what is there was changed yet, also after a restore has begun."""
+        return False
+
     def undo(self) -> str:
         """Say, after a restore that failed, what of before is left and how to get it back; empty: nothing to say."""
         return ""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-__all__ = ["ALWAYS", "ASIDE", "PRESETS", "WORKING", "Rule", "Rules", "for_tar", "parse_rules"]
+__all__ = ["ALWAYS", "ASIDE", "PRESETS", "WORKING", "Here", "Rule", "Rules", "for_tar", "parse_rules"]
 
 ASIDE: Final = ".nanumpay-before-"
 """Begins the name of a folder in which a restore keeps what was there before."""
@@ -19,7 +19,7 @@ WORKING: Final = ".nanumpay-restore-"
 """Begins the name of a folder in which a restore works."""
 ALWAYS: Final = (f"{ASIDE}*/", f"{WORKING}*/")
 """Rules that hold for every tree, behind all others."""
-_SECRETS: Final = (".env", ".env.*", "!.env.example", "!.env.dist", "auth.json", "*.key", "*.pem")
+_SECRETS: Final = (".env", ".env.*", "!.env.example", "!.env.dist", "/auth.json", "/.npmrc", "/*.key", "/*.pem")
 PRESETS: Final[dict[str, tuple[str, ...]]] = {
     "none": (),
     "laravel": (
@@ -28,6 +28,8 @@ PRESETS: Final[dict[str, tuple[str, ...]]] = {
         ".git/",
         "/storage/logs/*",
         "/storage/framework/cache/*",
+        "!/storage/framework/cache/data/",
+        "/storage/framework/cache/data/*",
         "/storage/framework/sessions/*",
         "/storage/framework/testing/*",
         "/storage/framework/views/*",
@@ -41,24 +43,66 @@ PRESETS: Final[dict[str, tuple[str, ...]]] = {
         "!.gitignore",
         *_SECRETS,
     ),
-    "node": ("node_modules/", ".git/", ".cache/", ".npm/", ".next/cache/", "*.log", "/logs/*", *_SECRETS),
-    "wordpress": ("/wp-content/cache/*", "/wp-content/upgrade/*", "*.log", ".git/", "wp-config.php", *_SECRETS),
+    "node": (
+        "node_modules/",
+        ".git/",
+        ".cache/",
+        ".npm/",
+        ".pnpm-store/",
+        ".next/cache/",
+        "/logs/*",
+        "/*.log",
+        *_SECRETS,
+    ),
+    "wordpress": (
+        "/wp-content/cache/*",
+        "/wp-content/upgrade/*",
+        "/wp-content/debug.log",
+        "error_log",
+        ".git/",
+        "/wp-config.php",
+        *_SECRETS,
+    ),
 }
 """What is left out of a tree of that kind: what can be made again, and secrets, which belong into a safe of their own.
 
-An empty folder that the application needs (``storage/logs``) stays, with its ``.gitignore``.
+An empty folder that the application needs (``storage/logs``) stays, with its ``.gitignore``. Rules for files hold only
+where such files are the application's own: what people upload may be called anything.
 """
 _SPECIAL: Final = re.compile(r"[*?\[\\]")
+_NAMED: Final = re.compile(r":([a-z]+):\]")
+_CLASSES: Final = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "blank": " \t",
+    "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\s",
+    "upper": "A-Z",
+    "xdigit": "0-9A-Fa-f",
+}
+"""What stands for a class of letters within brackets, as in the C locale."""
 
 
 class Rule(NamedTuple):
-    """One line: whether it takes back in, is for folders only, begins at the root, and what fits its path or name."""
+    """One line: whether it takes back in, is for folders only, begins at the root, and what fits its path.
+
+    ``name`` fits the last part of a path, where that and a fit of ``above`` to the folder are the same as a fit to the
+    whole; None: only ``fits`` tells. ``literal`` is the only name that fits, empty: there are several.
+    """
 
     text: str
     back: bool
     folders: bool
     rooted: bool
     fits: re.Pattern[str]
+    name: re.Pattern[str] | None
+    above: re.Pattern[str] | None
+    literal: str
 
 
 class Rules:
@@ -66,22 +110,54 @@ class Rules:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
-        # The last one decides, so they are tried from the end; where none takes back in, all at once.
-        self._backwards = self.rules[::-1]
-        self._any: tuple[re.Pattern[str], re.Pattern[str]] | None = None
-        if not any(rule.back for rule in self.rules):
-            self._any = (_joined(rule for rule in self.rules if not rule.folders), _joined(self.rules))
+        self._known: dict[tuple[int, ...], Here] = {}
 
     def __bool__(self) -> bool:
         return bool(self.rules)
 
     def verdict(self, path: str, *, folder: bool) -> bool | None:
         """Tell whether ``path`` (from the rules' folder on, without a slash at its ends) is out; None: nothing said."""
-        if self._any is not None:
-            return True if self._any[folder].fullmatch(path) else None
-        for rule in self._backwards:
+        # The last one decides.
+        for rule in reversed(self.rules):
             if (folder or not rule.folders) and rule.fits.fullmatch(path):
                 return not rule.back
+        return None
+
+    def within(self, folder: str) -> Here:
+        """Return the rules that may fit what is in a folder (its path from the rules' folder on, empty: that itself).
+
+        Of most folders they are the same, so it is cheap.
+        """
+        some = tuple(
+            at
+            for at, rule in enumerate(self.rules)
+            if rule.name is None or rule.above is None or rule.above.fullmatch(folder)
+        )
+        found = self._known.get(some)
+        if found is None:
+            found = self._known[some] = Here(tuple(self.rules[at] for at in some))
+        return found
+
+
+class Here:
+    """Those of some rules that may fit what is in one folder."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self._rules = rules[::-1]
+        self._literals = frozenset(rule.literal for rule in rules if rule.literal)
+        odd = [rule.name.pattern for rule in rules if rule.name is not None and not rule.literal]
+        self._odd = re.compile("|".join(f"(?:{pattern})" for pattern in odd), re.DOTALL) if odd else None
+        self._deep = any(rule.name is None for rule in rules)
+
+    def verdict(self, name: str, path: str, *, folder: bool) -> bool | None:
+        """Do as `Rules.verdict`; ``name`` is the end of ``path``."""
+        if name not in self._literals and not self._deep and (self._odd is None or not self._odd.fullmatch(name)):
+            return None
+        for rule in self._rules:
+            if folder or not rule.folders:
+                fits = rule.fits.fullmatch(path) if rule.name is None else rule.name.fullmatch(name)
+                if fits:
+                    return not rule.back
         return None
 
 
@@ -115,25 +191,44 @@ def _takes_back(later: Rule, rule: Rule) -> bool:
 
 
 def _parse(line: str) -> Rule | None:
-    text = line.rstrip("\r\n")
-    # A blank at the end counts only behind a backslash.
-    while text.endswith(" ") and not text.endswith("\\ "):
-        text = text[:-1]
+    text = _trimmed(line.removesuffix("\n").removesuffix("\r"))
     if not text or text.startswith("#"):
         return None
     back = text.startswith("!")
     text = text[1:] if back else text
     folders = text.endswith("/")
-    text = text.rstrip("/") if folders else text
+    text = text.removesuffix("/")
     rooted = "/" in text
     text = text.removeprefix("/")
     if not text:
         raise ValueError(f"{line!r} names nothing")
+    above, slash, last = text.rpartition("/")
+    plain = "**" not in text and "[" not in text and "\\" not in text  # what has a slash in it stays whole
     try:
         fits = re.compile(_expression(text) if rooted else rf"(?:.*/)?{_expression(text)}", re.DOTALL)
+        name = re.compile(_expression(last), re.DOTALL) if plain or not slash else None
+        # A folder that is named has to be there: the "*" of "*/a" is not the folder of the rules itself.
+        there = f"(?=.){_expression(above)}" if above else ""
+        place = re.compile(there, re.DOTALL) if rooted and name is not None else None
     except re.error:
         raise ValueError(f"{line!r} is no pattern") from None
-    return Rule(text, back, folders, rooted, fits)
+    return Rule(
+        text,
+        back,
+        folders,
+        rooted,
+        fits,
+        name,
+        place,
+        last if name is not None and _SPECIAL.search(last) is None else "",
+    )
+
+
+def _trimmed(line: str) -> str:
+    """Take blanks from its end, but for one behind a backslash."""
+    text = line.rstrip(" ")
+    escapes = len(text) - len(text.rstrip("\\"))
+    return f"{text} " if escapes % 2 and len(text) < len(line) else text
 
 
 def _expression(text: str) -> str:
@@ -141,27 +236,26 @@ def _expression(text: str) -> str:
     out, at = [], 0
     while at < len(text):
         char = text[at]
-        if text.startswith("**/", at) and (at == 0 or text[at - 1] == "/"):
-            out.append("(?:[^/]+/)*")
-            at += 3
-            continue
-        if text[at:] == "**" and at and text[at - 1] == "/":
-            out.append(".+")
-            break
+        begins = at == 0 or text[at - 1] == "/"
         at += 1
         if char == "*":
+            first = at
             while text[at : at + 1] == "*":
                 at += 1
-            out.append("[^/]*")
+            if at == first or not begins or text[at : at + 1] not in ("", "/"):
+                out.append("[^/]*")
+            elif at == len(text):
+                out.append(".+")
+            else:
+                out.append("(?:[^/]+/)*")
+                at += 1
         elif char == "?":
             out.append("[^/]")
         elif char == "[":
             span, at = _bracket(text, at)
             out.append(span)
         elif char == "\\":
-            if at == len(text):
-                raise ValueError(f"{text!r} ends in a backslash")
-            out.append(re.escape(text[at]))
+            out.append(re.escape(_escaped(text, at)))
             at += 1
         else:
             out.append(re.escape(char))
@@ -169,21 +263,40 @@ def _expression(text: str) -> str:
 
 
 def _bracket(text: str, at: int) -> tuple[str, int]:
-    """Translate ``[…]`` whose inside begins at ``at``; one without an end stands for itself."""
-    end = at + 1 if text[at : at + 1] in ("!", "^") else at
-    end = text.find("]", end + 1)
-    if end < 0:
-        return re.escape("["), at
-    inside = text[at:end]
-    negated = inside[0] in "!^"
-    body = (inside[1:] if negated else inside).replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
-    return (f"(?!/)[^{body}]" if negated else f"(?!/)[{body}]"), end + 1
+    """Translate ``[…]`` whose inside begins at ``at``; returns where it goes on. Raises ValueError."""
+    negated = text[at : at + 1] in ("!", "^")
+    at += negated
+    spans: list[str] = []
+    last = ""  # the letter before, with which a span may begin
+    first = at
+    while (char := text[at : at + 1]) != "]" or at == first:
+        if not char:
+            raise ValueError(f"{text!r} has a [ without its ]")
+        at += 1
+        named = _NAMED.match(text, at) if char == "[" else None
+        if named is not None and named[1] in _CLASSES:
+            spans.append(_CLASSES[named[1]])
+            last, at = "", named.end()
+            continue
+        if char == "-" and last and text[at : at + 1] not in ("", "]"):
+            char = text[at]
+            at += 1
+            if char == "\\":
+                char = _escaped(text, at)
+                at += 1
+            if last <= char:
+                spans[-1] = f"{re.escape(last)}-{re.escape(char)}"
+            last = ""
+            continue
+        if char == "\\":
+            char = _escaped(text, at)
+            at += 1
+        spans.append(re.escape(char))
+        last = char
+    return f"(?!/)[{'^' if negated else ''}{''.join(spans)}]", at + 1
 
 
-def _joined(rules: Iterable[Rule]) -> re.Pattern[str]:
-    """Return one expression that fits what any of the rules fits; names first, since they share their beginning."""
-    rules = list(rules)
-    names = [_expression(rule.text) for rule in rules if not rule.rooted]
-    paths = [_expression(rule.text) for rule in rules if rule.rooted]
-    parts = ([rf"(?:.*/)?(?:{'|'.join(names)})"] if names else []) + paths
-    return re.compile("|".join(f"(?:{part})" for part in parts) if parts else r"(?!)", re.DOTALL)
+def _escaped(text: str, at: int) -> str:
+    if at == len(text):
+        raise ValueError(f"{text!r} ends in a backslash")
+    return text[at]

@@ -50,8 +50,14 @@ _REMEMBERED: Final = 10_000
 _SHOWN: Final = 10
 _PAUSE: Final = 0.2
 """Seconds before files that changed are read again."""
-_REST: Final = 0.001
-"""Seconds in which more may come than is there yet."""
+_ENOUGH: Final = 256 << 10
+"""Bytes in the pipe that are worth handing on."""
+_ROOM: Final = 2 * _ENOUGH
+"""Bytes that a pipe has to take, if the end of an archive is to stay in it."""
+_REST: Final = 1
+"""Milliseconds between two looks at the pipe."""
+_PATIENCE: Final = 10
+"""Looks after which what little there is is handed on."""
 _KILLED: Final = -9
 
 
@@ -70,6 +76,10 @@ class Faults:
         self.counts[said.what] += 1
         if len(self.named[said.what]) < _REMEMBERED:
             self.named[said.what].append((said.name, said.text))
+
+    def names(self, what: str) -> list[bytes]:
+        """Return the names of the first of them, as they are on the disk."""
+        return [unescape(os.fsencode(name)) for name, _ in self.named[what]]
 
     def told(self, what: str) -> str:
         """Return the first of them for a sentence: ``/a (Permission denied), /b (…) and 3 more``."""
@@ -163,25 +173,26 @@ class TarStream(Stream):
 
     def _carry(self, source: int) -> None:
         """Hand on all that comes but the end."""
-        ready = select.poll()
-        ready.register(source, select.POLLIN)
-        while True:
-            ended = any(event & select.POLLHUP for _, event in ready.poll())
+        if fcntl.fcntl(source, fcntl.F_GETPIPE_SZ) >= _ROOM:
+            self._leave_end(source)
+        while data := os.read(source, _HELD):
+            self._keep(data)
+
+    def _leave_end(self, source: int) -> None:
+        """Hand on what comes without copying it; what may be the end is left in the pipe until nothing follows."""
+        ended = select.poll()
+        ended.register(source, 0)
+        before = quiet = 0
+        while not ended.poll(_REST):
             waiting = _waiting(source)
-            if waiting < _HELD and not ended and not self._stopped.wait(_REST):
-                waiting = _waiting(source)
-            if not waiting:
-                data = os.read(source, _HELD)
-                if not data:
-                    return
-                self._keep(data)
-                continue
-            if waiting > _HELD:
+            quiet = quiet + 1 if waiting == before else 0
+            if waiting >= _ENOUGH or (waiting > _HELD and quiet > _PATIENCE):
+                # What was held of an archive before comes first.
                 self._write(self._held)
                 self._held = b""
                 self._splice(source, waiting - _HELD)
                 waiting = _HELD
-            self._keep(os.read(source, waiting))
+            before = waiting
 
     def _keep(self, data: bytes) -> None:
         """Hold back the end of what came, hand on what is before it."""
@@ -254,8 +265,7 @@ class TarStream(Stream):
     def still_changing(self) -> list[str]:
         """Return the plain files that changed, by their names on the disk; folders always may."""
         found = []
-        for shown, _ in self.faults.named[CHANGED]:
-            name = os.fsdecode(unescape(os.fsencode(shown)))
+        for name in map(os.fsdecode, self.faults.names(CHANGED)):
             with contextlib.suppress(OSError):
                 if stat.S_ISREG(os.lstat(name).st_mode):
                     found.append(name)

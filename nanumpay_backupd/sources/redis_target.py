@@ -78,7 +78,8 @@ class RedisTarget(FolderTarget):
             raise RefusedError(
                 f"{', '.join(f'db{number}' for number in there)} at {link.place.address} "
                 f"{'holds' if len(there) == 1 else 'hold'} {held:,} keys",
-                hint="overwrite them, or restore beside them: another database, or a prefix before every name",
+                hint="add --overwrite (the databases are emptied first; with --option existing=replace or skip the "
+                "others stay), or restore beside them: --option prefix=back: or database=1",
                 code="target-exists",
             )
         warnings = []

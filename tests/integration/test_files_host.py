@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import pytest
 
+from nanumpay_backupd.pipeline.layout import Layout
 from tests.file_site import evolve
 from tests.integration.test_cli import backupctl
 from tests.integration.test_sqlite import Nowhere
@@ -58,7 +59,7 @@ class Host:
 
     def stored(self, backup: dict[str, Any]) -> Path:
         """Return the object of a backup, as the bucket has it on its disk."""
-        (found,) = (self.s3.root / self.s3.bucket).glob(f"{backup['id']}.tar.gz.age")
+        (found,) = (self.s3.root / self.s3.bucket).rglob(f"{backup['id']}.tar.gz.age")
         return found
 
     def _save(self, *words: str) -> dict[str, Any]:
@@ -78,6 +79,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     root = tmp_path_factory.mktemp("host")
     tree = root / "srv" / "app"
     fill_tree(tree)
+    (tree / "many").mkdir()
+    for at in range(1100):  # more than a page
+        (tree / "many" / f"{at:04}").touch()
     (tree / ".env").write_text("APP_KEY=secret")
     (tree / "storage" / "logs" / "app.log").write_text("log")
     with contextlib.closing(sqlite3.connect(root / "app.db")) as db:
@@ -108,6 +112,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
             [destination.cloud]
             type = "s3"
             bucket = "{s3.bucket}"
+            prefix = "files/"
             endpoint_url = "{s3.endpoint}"
             path_style = true
             access_key_id = "{ACCESS_KEY}"
@@ -132,9 +137,9 @@ def test_ls_shows_each_backup_as_it_was(host: Host) -> None:
     assert (link["mode"], link["target"]) == ("lrwxrwxrwx", "../public/a")
     one = host.listed(host.last["id"], str(host.tree / "public" / "sparse"))
     assert one["public/sparse"]["size"] == 12 << 20
-    shown = host.ctl("ls", host.last["id"], str(host.tree / "public"))
-    assert "new\\nline" in shown
-    assert "\\xff\\xfe not utf-8" in shown.replace("\\\\", "\\")
+    shown = host.ctl("ls", host.full["id"], str(host.tree / "public"))
+    assert "/public/new\\nline\n" in shown
+    assert "/public/\\xff\\xfe not utf-8\n" in shown
     assert "한글 이름.txt" in shown
 
 
@@ -180,7 +185,7 @@ def test_the_bucket_alone_is_enough(host: Host, tmp_path: Path) -> None:
         "AWS_ENDPOINT_URL": host.s3.endpoint,
         "TMPDIR": str(tmp_path),
     }
-    command = ["restore", "--from", f"s3://{host.s3.bucket}/", "--config", str(tmp_path / "none"), "--at", "latest"]
+    command = ["restore", "--from", f"s3://{host.s3.bucket}/files/", "--at", "latest"]
     command += ["--job", "app", "--to", str(to), "--identity", str(host.identity), "--yes"]
     done = subprocess.run(
         [sys.executable, "-m", "nanumpay_backupd", *command],
@@ -214,7 +219,7 @@ def test_ls_reads_copies_elsewhere(host: Host) -> None:
     here = host.listed(host.last["id"], "--recursive")
     shutil.rmtree(host.site.state / "listings")
     for backup in (host.full, host.last):
-        (host.site.backups / backup["artifact"]).unlink()
+        Layout(host.site.backups).artifact(backup["artifact"]).unlink()
     assert host.listed(host.last["id"], "--recursive") == here
     # Once it is known what is in a backup, nothing is read for it any more.
     assert [path.name for path in (host.site.state / "listings").iterdir()] == [f"{host.last['id']}.db"]

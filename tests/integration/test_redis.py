@@ -224,6 +224,13 @@ def test_a_snapshot_by_way_of_the_servers_disk(tmp_path: Path) -> None:
         assert f"[info] {keys} keys read" in said.stdout
 
 
+def test_a_server_that_waits_for_more_replicas_is_waited_for(tmp_path: Path) -> None:
+    """As Redis is installed, it begins some seconds later, and sends line feeds until then."""
+    with start_redis(tmp_path / "redis", repl_diskless_sync_delay="3") as redis:
+        redis.ask("SET", "key", "value")
+        assert dumped(redis.settings(), tmp_path / "dump").documents == 1
+
+
 def test_a_socket_will_do(tmp_path: Path) -> None:
     """A server that listens on a Unix socket only is saved as well."""
     with start_redis(tmp_path / "redis", unixsocket=str(tmp_path / "redis" / "s")) as redis:
@@ -318,6 +325,18 @@ def test_a_snapshot_goes_into_a_data_folder(tmp_path: Path) -> None:
         assert list(redis.folder.glob("dump.rdb.before-restore-*"))
         redis.start()
         assert content_of(redis) == before
+
+
+@seven
+def test_a_server_that_does_not_say_where_it_works(server: Redis, tmp_path: Path) -> None:
+    """Where the job's user may not ask for the folder, the plan says that nobody knows whether it is in use."""
+    server.ask("ACL", "SETUSER", "tester", "reset", "on", ">pw", *rules()["backup-snapshot"].split())
+    site = site_of(tmp_path / "site", server.settings(user="tester", password="pw"))
+    backup, _ = saved(site)
+    (tmp_path / "data").mkdir()
+    run = good(site.restore(backup, Wanted(to=str(tmp_path / "data"))))
+    assert any("stop it first" in warning for warning in run.warnings)
+    server.ask("ACL", "DELUSER", "tester")
 
 
 # Append-only files
