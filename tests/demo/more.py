@@ -65,7 +65,8 @@ def protect_more(scene: Scene) -> None:
     if after != before:
         raise DemoError("what came back is not what was there")
     keys = f"{plural(len(before[0]), 'key')} with their times of expiry and " if redis else ""
-    files = f"{plural(sum(not path.is_dir() or path.is_symlink() for path in uploads.rglob('*')), 'file')} with owners and modes"
+    names = [path for path in uploads.rglob("*") if path.is_symlink() or not path.is_dir()]
+    files = f"{plural(len(names), 'file')} with owners and modes"
     tell.tick(f"as they were: {keys}{files}")
     scene.summary.append(("Redis and files" if redis else "files", f"{keys}{files} are back"))
 
