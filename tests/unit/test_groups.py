@@ -51,11 +51,10 @@ from nanumpay_backupd.pipeline.groups import (
 from nanumpay_backupd.pipeline.layout import Layout, backup_id, group_id, group_of, parse_artifact
 from nanumpay_backupd.pipeline.prune import delete_copy
 from nanumpay_backupd.plans import Plans, Task
-from nanumpay_backupd.settings.document import AppSettings
 from nanumpay_backupd.settings.grouping import build_groups
 from nanumpay_backupd.settings.hostfile import parse_host_file
 from nanumpay_backupd.settings.merge import build_jobs
-from nanumpay_backupd.settings.schema import Destination, GroupOrder, LocalDestination, SourceKind
+from nanumpay_backupd.settings.schema import AppSettings, Destination, GroupOrder, LocalDestination, SourceKind
 from nanumpay_backupd.settings.selection import members_of
 from nanumpay_backupd.settings.sources import FilesSource
 from nanumpay_backupd.stores.base import Store
