@@ -207,7 +207,11 @@ def _parse(line: str) -> Rule | None:
     try:
         fits = re.compile(_expression(text) if rooted else rf"(?:.*/)?{_expression(text)}", re.DOTALL)
         name = re.compile(_expression(last), re.DOTALL) if plain or not slash else None
-        place = re.compile(_expression(above), re.DOTALL) if rooted and name is not None else None
+        place = (
+            re.compile(f"(?=.){_expression(above)}" if above else "", re.DOTALL)
+            if rooted and name is not None
+            else None
+        )
     except re.error:
         raise ValueError(f"{line!r} is no pattern") from None
     return Rule(
