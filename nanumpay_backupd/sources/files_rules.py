@@ -207,23 +207,13 @@ def _parse(line: str) -> Rule | None:
     try:
         fits = re.compile(_expression(text) if rooted else rf"(?:.*/)?{_expression(text)}", re.DOTALL)
         name = re.compile(_expression(last), re.DOTALL) if plain or not slash else None
-        place = (
-            re.compile(f"(?=.){_expression(above)}" if above else "", re.DOTALL)
-            if rooted and name is not None
-            else None
-        )
+        # A folder that is named has to be there: the "*" of "*/a" is not the folder of the rules itself.
+        there = f"(?=.){_expression(above)}" if above else ""
+        place = re.compile(there, re.DOTALL) if rooted and name is not None else None
     except re.error:
         raise ValueError(f"{line!r} is no pattern") from None
-    return Rule(
-        text,
-        back,
-        folders,
-        rooted,
-        fits,
-        name,
-        place,
-        last if name is not None and _SPECIAL.search(last) is None else "",
-    )
+    literal = last if name is not None and _SPECIAL.search(last) is None else ""
+    return Rule(text, back, folders, rooted, fits, name, place, literal)
 
 
 def _trimmed(line: str) -> str:
