@@ -138,6 +138,11 @@ def test_it_is_called_by_name(source: Participant) -> None:
     assert type_of(source.settings) in WORDS
 
 
+def test_its_settings_take_increments_where_it_makes_them(able: Participant) -> None:
+    """A job may have ``incremental`` and the like exactly where its source makes increments."""
+    assert able.settings.increments == bool(open_source(able.settings).kinds & {Kind.INCREMENTAL, Kind.DIFFERENTIAL})
+
+
 def test_preflight_tells_and_writes_nothing(source: Participant, tmp_path: Path) -> None:
     """It can be asked twice, estimates more than nothing, and leaves what is backed up as it was."""
     before = source.content()
