@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -169,7 +169,7 @@ def test_tls_is_what_the_job_says(tmp_path: Path) -> None:
     extra = [f"--ssl-cert={trusted.certificate}", f"--ssl-key={trusted.key}"]
     with start_mariadb(extra=extra) as server:
         server.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT); ALTER USER backup@'%' REQUIRE SSL")
-        reach = {"socket": "", "host": "127.0.0.1", "port": server.port}
+        reach: dict[str, Any] = {"socket": "", "host": "127.0.0.1", "port": server.port}
         verified = {**reach, "tls": "verify", "tls_ca": str(trusted.authority)}
         full = Backup(server.settings("shop", **verified), tmp_path / "full")
         server.run("INSERT INTO shop.t VALUES (1)")
