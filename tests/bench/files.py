@@ -1,6 +1,6 @@
 """100,000 small files: beside `tar | igzip` by hand and restic's first backup; an increment of nothing new.
 
-By itself: -m tests.bench.files. igzip (package isal) and restic are measured where they are installed.
+By itself: -m tests.bench.files. restic is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nanumpay_backupd.settings.schema import JobSpec, Paths, RunSpec, encode_spe
 from nanumpay_backupd.settings.sources import FilesSource
 from tests.bench.measure import settle, timed
 from tests.bench.site import median_of
+from tests.servers.tools import find_tool, has_tool
 from tests.workbench import job_spec
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ def measure(folder: Path, report: Report, rounds: int) -> None:
     for number in range(rounds):
         out = folder / f"out{number}"
         out.mkdir()
-        if shutil.which("igzip"):
-            line = f"tar -cf - -C '{tree}' . | igzip -c > '{out}/plain.tar.gz' && sync '{out}/plain.tar.gz'"
+        if has_tool("igzip"):
+            target = f"'{out}/plain.tar.gz'"
+            line = f"tar -cf - -C '{tree}' . | {find_tool('igzip')} -c > {target} && sync {target}"
             by_hand.append(timed([], shell=line))
         if shutil.which("restic"):
             restic.append(_restic(tree, out))
