@@ -7,7 +7,7 @@ import contextlib
 from nanumpay_backupd.cli.actions import watched
 from nanumpay_backupd.cli.context import PATIENT, Context
 from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, BackupdError, UsageError
-from nanumpay_backupd.wording import words_for
+from nanumpay_backupd.wording import counted, words_for
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _brings(plan: Reply) -> str:
 def _target_rows(plan: Reply) -> list[tuple[str, str]]:
     """Say what is there now and what becomes of it."""
     words = words_for(_kind(plan))
-    there = f"{words.count_items(plan['target_documents'])} in {words.count_parts(plan['target_collections'])}"
+    there = counted(_kind(plan), plan["target_documents"], plan["target_collections"])
     if not plan["target_documents"] and _kind(plan) != "mongodb":
         there = words.count_parts(plan["target_collections"])
     safety = "a safety backup of what is there is made" if plan["safety_backup"] else "no safety backup is made"
