@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["restore"]
 
 _SHOWN = 6
+_LINES = 50
 _LATEST = "latest"
 
 
@@ -123,8 +124,15 @@ def _plan_lines(context: Context, params: Reply, plan: Reply) -> list[str]:
         *_target_rows(plan),
     ]
     lines = [f"{name.ljust(11)}{text}" for name, text in rows]
+    lines += _changes(plan.get("changes") or [])
     lines += [f"{screen.paint(screen.mark('warn'), 'yellow')} {text}" for text in plan["warnings"]]
     return [*lines, ""]
+
+
+def _changes(changes: list[str]) -> list[str]:
+    """Say what becomes of what is there, line by line, as far as that can be read on a screen."""
+    more = [f"  and {len(changes) - _LINES} more: see --dry-run --json"] if len(changes) > _LINES else []
+    return [*(f"  {line}" for line in changes[:_LINES]), *more]
 
 
 def _into(screen: Screen, plan: Reply) -> str:

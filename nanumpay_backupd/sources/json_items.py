@@ -1,4 +1,4 @@
-"""Takes JSON apart while it comes: an array's objects one by one, whatever its size. Knows nothing of what they mean."""
+"""Takes JSON apart while it comes: an array's objects one by one, whatever its size. Knows no meaning."""
 
 from __future__ import annotations
 

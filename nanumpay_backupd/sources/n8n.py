@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from nanumpay_backupd.errors import SourceError, ToolError, VerifyError
+from nanumpay_backupd.errors import SourceError, VerifyError
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import N8nCredentials, N8nSource
 from nanumpay_backupd.sources.base import Driver, Dump, Estimate, FolderSource, FolderTarget, Scratch
@@ -42,7 +42,7 @@ class N8nDriver(Driver):
         """See `Driver.scratch`: a folder, since an n8n of our own would be 1.6 GB."""
         from nanumpay_backupd.sources.n8n_folder import N8nScratch
 
-        return N8nScratch(self._settings, folder)
+        return N8nScratch(folder)
 
 
 class N8nServer(FolderSource):
@@ -72,7 +72,7 @@ class N8nServer(FolderSource):
                 code="source-empty",
                 retryable=False,
             )
-        tool = _tool_version(settings, version)
+        tool = N8nCommand(settings).fit(version) if settings.credentials != N8nCredentials.NONE else ""
         self._facts = N8nFacts(version=version, tool_version=tool, ids=tuple(ids))
         named = f"n8n {version}" if version else "n8n of an unknown version"
         how = f"credentials ({settings.credentials}) by n8n {tool}" if tool else "without credentials"
@@ -92,22 +92,6 @@ class N8nServer(FolderSource):
         if name.startswith(f"{FOLDER}/"):
             return _WorkflowCheck(name, 0)
         return _FileCheck(name, 0 if name == METADATA else 1)
-
-
-def _tool_version(settings: N8nSource, running: str) -> str:
-    """Return the version of n8n's program, empty where it is not needed; raises ToolError, SourceError, ConfigError."""
-    if settings.credentials == N8nCredentials.NONE:
-        return ""
-    command = N8nCommand(settings)
-    command.look()
-    found = command.version()
-    if running and found != running:
-        raise ToolError(
-            f"the program of command is n8n {found}, the n8n that runs is {running}: it would change the database to "
-            "its own version",
-            hint='name in command the program of that n8n (docs/sources/n8n.md), or write credentials = "none"',
-        )
-    return found
 
 
 class _FileCheck:
@@ -139,10 +123,10 @@ class _FileCheck:
             ) from None
 
     def _take(self, item: dict[str, object]) -> None:
-        """See one object; raises ValueError."""
+        """See one object."""
 
     def _end(self, around: object) -> None:
-        """See what is around the objects."""
+        """See what is around the objects; raises ValueError."""
 
 
 class _WorkflowCheck(_FileCheck):
@@ -151,9 +135,7 @@ class _WorkflowCheck(_FileCheck):
     count = 0
 
     def _take(self, item: dict[str, object]) -> None:
-        if not isinstance(item.get("nodes"), list) or not isinstance(item.get("id"), str):
-            raise ValueError("it is no workflow")
-        self.count += 1
+        self.count += isinstance(item.get("nodes"), list) and isinstance(item.get("id"), str)
 
     def _end(self, around: object) -> None:
         if self.count != 1 or around != 0:

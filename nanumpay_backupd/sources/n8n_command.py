@@ -64,7 +64,19 @@ class N8nCommand:
             raise ToolError(f"{self._name} does not tell its version (exit code {done.code}): {done.said}", hint=_HINT)
         return str(found[-1])
 
-    def look(self) -> None:
+    def fit(self, running: str) -> str:
+        """Return its version, which has to be ``running`` (empty: not known); raises ToolError, SourceError."""
+        self._look()
+        found = self.version()
+        if running and found != running:
+            raise ToolError(
+                f"the program of command is n8n {found}, the n8n that runs is {running}: it would change the database "
+                "to its own version",
+                hint="name in command the program of that n8n (docs/sources/n8n.md), or leave credentials out",
+            )
+        return found
+
+    def _look(self) -> None:
         """See that there is an n8n where it would look for one, as far as this host can tell; raises SourceError."""
         folder = self._folder()
         if folder is not None and self._settings.user_folder and not (folder / "config").exists():
@@ -178,9 +190,9 @@ class N8nCommand:
                 with self._lock:
                     if self._killed:
                         raise CancelledError("n8n's program was stopped")
-                    given = {} if stdin is None else {"stdin": stdin}
                     argv = [*self._settings.command, *arguments]
-                    child = self._child = Child(argv, stdout=writing, extra=self._extra(), group=True, **given)
+                    given = stdin if stdin is not None else stack.enter_context(Path(os.devnull).open("rb")).fileno()
+                    child = self._child = Child(argv, stdout=writing, extra=self._extra(), group=True, stdin=given)
             finally:
                 os.close(writing)
             stack.callback(child.kill)
@@ -255,5 +267,3 @@ def _credentials(output: bytes) -> list[dict[str, Any]] | None:
 
 def _is_credential(item: Any) -> bool:
     return isinstance(item, Mapping) and {"id", "name", "type", "data"} <= item.keys()
-
-

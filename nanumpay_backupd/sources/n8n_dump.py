@@ -1,4 +1,4 @@
-"""Reads all of an n8n: each workflow into a file of its own, all into one, tags, projects, credentials, and what is what.
+"""Reads all of an n8n: each workflow into a file of its own, all into one; tags, projects, credentials.
 
 The list of workflows comes in pages by number: what is made or deleted meanwhile moves the others. So it only says
 which there are; each is asked for by itself, and the list is read again until it says nothing new.
@@ -148,7 +148,7 @@ class N8nDump(Dump):
         )
 
     def _told(self) -> dict[str, str]:
-        facts = {"url": self._settings.url, "credentials": self._settings.credentials, "active": str(self._active)}
+        facts = {"url": self._settings.url, "credentials": str(self._settings.credentials), "active": str(self._active)}
         if self._key:
             facts[FINGERPRINT] = self._key
         prints = {f"{PRINT}{name}": msgspec.json.encode(one).decode() for name, one in self._prints.items()}
@@ -221,7 +221,11 @@ class N8nDump(Dump):
             if refusal.status == 404:
                 return
             raise address(self._settings, refusal, f"to show workflow {number}") from None
-        if not isinstance(workflow, dict) or workflow.get("id") != number or not isinstance(workflow.get("nodes"), list):
+        if (
+            not isinstance(workflow, dict)
+            or workflow.get("id") != number
+            or not isinstance(workflow.get("nodes"), list)
+        ):
             raise SourceError(f"n8n at {self._settings.url} shows something else than workflow {number}")
         workflow = without_people(workflow)
         name = f"{FOLDER}/{file_name(workflow, self._taken)}"
@@ -303,9 +307,7 @@ class N8nDump(Dump):
             output.write(data)
         digest = hashlib.sha256(data).hexdigest()
         self._files[name] = _File(len(data), digest)
-        self._parts.append(
-            Part(name=part or name, kind=kind, items=items, bytes=len(data), file=name, digest=digest)
-        )
+        self._parts.append(Part(name=part or name, kind=kind, items=items, bytes=len(data), file=name, digest=digest))
 
     def _pass(self) -> None:
         """Wait while the dump is held; raises CancelledError once it was ended."""
@@ -323,7 +325,7 @@ def written_list(items: list[dict[str, Any]]) -> bytes:
 def _entry(workflow: dict[str, Any], file: str) -> dict[str, Any]:
     """Return what the metadata say of a workflow."""
     owner = next((one for one in workflow.get("shared") or () if isinstance(one, dict)), {})
-    project = owner.get("project") if isinstance(owner.get("project"), dict) else {}
+    project: Any = owner.get("project")
     return {
         "id": workflow["id"],
         "name": workflow.get("name"),
@@ -331,7 +333,7 @@ def _entry(workflow: dict[str, Any], file: str) -> dict[str, Any]:
         "active": bool(workflow.get("active")),
         "updatedAt": workflow.get("updatedAt"),
         "tags": [tag.get("name") for tag in workflow.get("tags") or () if isinstance(tag, dict)],
-        "project": project.get("name") or owner.get("projectId"),
+        "project": project.get("name") if isinstance(project, dict) else owner.get("projectId"),
     }
 
 

@@ -111,7 +111,7 @@ class N8nLink:
             if cursor in seen:
                 raise SourceError(
                     f"{self._called} gives the same page of {path[-1]} again and again",
-                    hint="is there a proxy or a cache before it that leaves out what stands behind the ? of an address?",
+                    hint="does a proxy or a cache before it leave out what stands behind the ? of an address?",
                 )
             seen.add(cursor)
 
@@ -238,12 +238,15 @@ class N8nLink:
             )
         if 300 <= status < 400:
             return SourceError(
-                f"{self._called} answered {status}: its interface is elsewhere", hint="correct url of the job", retryable=False
+                f"{self._called} answered {status}: its interface is elsewhere",
+                hint="correct url of the job",
+                retryable=False,
             )
         if status == 429:
             wait = f" and asks to wait for {error.rest:.0f} s" if error.rest is not None else ""
             return SourceError(
-                f"{self._called} has had too many requests{wait}", hint="run it at another time, or allow more before n8n"
+                f"{self._called} has had too many requests{wait}",
+                hint="run it at another time, or allow more before n8n",
             )
         if status >= 500:
             return SourceError(f"{self._called} answered {status}: {text}", hint="its log tells more")

@@ -41,6 +41,8 @@ _SETTING_KEYS: Final = frozenset(
 )
 _NOT_TAKEN: Final = ("pinData", "description")
 """Its ``meta`` is not missed: n8n notes there which template it came from."""
+_NAMING: Final = ("value", "cachedResultUrl")
+"""What of a reference to another workflow names it by its id."""
 _SHORT: Final = 12
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -48,9 +50,13 @@ _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class Print(msgspec.Struct, frozen=True):
     """What tells whether two workflows are the same, without their content: digests of the nodes and of the rest.
 
-    ``nodes`` is empty where there were too many to be kept; ``whole`` is then of all of them.
+    ``nodes`` is empty where there were too many to be kept; ``whole`` is of all of them, the name and the connections.
+    ``published`` is of the version that works, where the last saved one is another. ``lost`` names what the interface
+    does not take.
     """
 
+    id: str
+    name: str
     whole: str
     nodes: dict[str, str] = {}
     connections: str = ""
@@ -122,6 +128,8 @@ def portrait(workflow: Mapping[str, Any]) -> Print:
     settings = {str(key): _digest(value) for key, value in (workflow.get("settings") or {}).items()}
     published = _published(workflow)
     return Print(
+        id=str(workflow.get("id")),
+        name=str(workflow.get("name") or ""),
         whole=_digest([str(workflow.get("name")), sorted(nodes.items()), connections]),
         nodes=nodes,
         connections=connections,
@@ -142,11 +150,13 @@ def changes(before: Print, after: Print) -> Iterator[str]:
     Of settings those count that ``after`` has: n8n keeps the others. What its nodes remember (static data) counts only
     beside something else: it changes with every execution.
     """
+    if before.name != after.name:
+        yield f"is called {shown_name({'name': before.name})} now"
     if before.whole != after.whole:
         found = list(_changed_nodes(before.nodes, after.nodes)) if after.nodes and before.nodes else ["its nodes"]
         if before.connections != after.connections:
             found.append("connections")
-        yield from found or ["its name"]
+        yield from found
     changed = [key for key, digest in after.settings.items() if before.settings.get(key) != digest]
     if changed:
         yield f"settings {_some(sorted(changed))}"
@@ -172,32 +182,32 @@ def sendable(workflow: Mapping[str, Any], *, all_keys: bool = True) -> Workflow:
 
 
 def rewired(workflow: Workflow, ids: Mapping[str, str]) -> Workflow:
-    """Return it with the ids of other workflows that it calls (sub-workflows, its error workflow) changed by ``ids``."""
+    """Return it with the ids of workflows that it calls (sub-workflows, its error workflow) changed by ``ids``."""
     if not ids:
         return workflow
-    nodes = [_rewired_node(node, ids) for node in workflow.get("nodes") or ()]
     settings = dict(workflow.get("settings") or {})
     if settings.get("errorWorkflow") in ids:
         settings["errorWorkflow"] = ids[settings["errorWorkflow"]]
     if isinstance(callers := settings.get("callerIds"), str):
         settings["callerIds"] = re.sub(r"[^\s,]+", lambda found: ids.get(found[0], found[0]), callers)
-    changed = {**workflow, "nodes": nodes, "settings": settings}
+    changed = {**workflow, "nodes": _rewired(workflow, ids), "settings": settings}
     if isinstance(active := workflow.get("activeVersion"), dict):
-        changed["activeVersion"] = {**active, "nodes": [_rewired_node(node, ids) for node in active.get("nodes") or ()]}
+        changed["activeVersion"] = {**active, "nodes": _rewired(active, ids)}
     return changed
 
 
-def _rewired_node(node: Any, ids: Mapping[str, str]) -> Any:
-    parameters = node.get("parameters") if isinstance(node, dict) else None
-    called = parameters.get("workflowId") if isinstance(parameters, dict) else None
+def _rewired(version: Mapping[str, Any], ids: Mapping[str, str]) -> list[Workflow]:
+    return [_rewired_node(node, ids) for node in _nodes(version)]
+
+
+def _rewired_node(node: Workflow, ids: Mapping[str, str]) -> Workflow:
+    parameters: Any = node.get("parameters")
+    called: Any = parameters.get("workflowId") if isinstance(parameters, dict) else None
     if isinstance(called, str) and called in ids:
         return {**node, "parameters": {**parameters, "workflowId": ids[called]}}
     if isinstance(called, dict) and isinstance(old := called.get("value"), str) and old in ids:
-        found = {
-            key: value.replace(old, ids[old]) if key in ("value", "cachedResultUrl") and isinstance(value, str) else value
-            for key, value in called.items()
-        }
-        return {**node, "parameters": {**parameters, "workflowId": found}}
+        found = {key: called[key].replace(old, ids[old]) for key in _NAMING if isinstance(called.get(key), str)}
+        return {**node, "parameters": {**parameters, "workflowId": {**called, **found}}}
     return node
 
 
