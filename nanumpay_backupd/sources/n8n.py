@@ -6,7 +6,6 @@ The reading itself is next door (`n8n_dump`), as is the way back (`n8n_target`).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,17 +53,16 @@ class N8nServer(FolderSource):
 
     def preflight(self) -> Estimate:
         """List what is there, and look at n8n's program. See `Source.preflight`."""
-        settings, ids, size, active = self._settings, dict[str, None](), 0, 0
+        settings, ids, active = self._settings, dict[str, None](), 0
         with N8nLink(settings) as link:
             try:
                 for item in link.listed("workflows", excludePinnedData="true"):
                     if isinstance(item.get("id"), str) and item["id"] not in ids:
                         ids[item["id"]] = None
                         active += bool(item.get("active"))
-                        size += len(json.dumps(item))
             except Refusal as refusal:
                 raise address(settings, refusal, "to list workflows") from None
-            version = link.version()
+            size, version = link.received, link.version()
         if not ids:
             raise SourceError(
                 f"n8n at {settings.url} shows no workflow: there is nothing to back up",

@@ -69,6 +69,8 @@ class N8nLink:
         self._path = parts.path.rstrip("/")
         self._connection: http.client.HTTPConnection | None = None
         self._closed = threading.Event()
+        self.received = 0
+        """Bytes of pages so far."""
         self._key = settings.api_key.reveal().strip()
         if not self._key.isascii() or not self._key.isprintable() or not self._key:
             raise ConfigError("the API key of n8n is no key", hint="copy it anew: n8n, Settings, n8n API")
@@ -139,6 +141,7 @@ class N8nLink:
                 with self._faults():
                     response = self._start("GET", f"{self._path}{_API}{asked}", None)
                     while piece := response.read(_PIECE):
+                        self.received += len(piece)
                         yield from page.feed(piece)
                     self._see_end(response)
                     yield from page.feed(b"")

@@ -100,11 +100,10 @@ def file_name(workflow: Mapping[str, Any], taken: set[str]) -> str:
 
 def written(workflow: Mapping[str, Any], *, indent: int | None = 2) -> bytes:
     """Return it as JSON with a line's end; lone surrogates, which a script may hold, stay escapes."""
-    text = json.dumps(workflow, ensure_ascii=False, indent=indent)
     try:
-        return f"{text}\n".encode()
+        return (json.dumps(workflow, ensure_ascii=False, indent=indent) + "\n").encode()
     except UnicodeEncodeError:
-        return f"{json.dumps(workflow, indent=indent)}\n".encode()
+        return (json.dumps(workflow, indent=indent) + "\n").encode()
 
 
 def without_people(workflow: Workflow) -> Workflow:

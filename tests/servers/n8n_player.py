@@ -12,6 +12,7 @@ import json
 import secrets
 import ssl
 import string
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -22,11 +23,13 @@ from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from nanumpay_backupd.settings.sources import N8nSource
+from nanumpay_backupd.system.process import die_with_parent
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.certs import Certificate
 from tests.servers.n8n_scenario import Api
+from tests.servers.tools import PROJECT
 
-__all__ = ["KEY", "Broken", "Player", "start_player"]
+__all__ = ["KEY", "Broken", "Played", "Player", "play_apart", "start_player"]
 
 KEY: Final = "eyJhbGciOiJIUzI1NiJ9.the-key-of-the-played-n8n.Zm9v"
 _DATE: Final = "2026-11-22T09:00:00.000Z"
@@ -44,7 +47,9 @@ _ROW: Final = (
     "updatedAt createdAt id name description active isArchived nodes connections settings staticData meta pinData "
     "versionId activeVersionId".split()
 )
-_LICENSE: Final = "Your license does not allow for {0}. To enable {0}, please upgrade to a license that supports this feature."
+_LICENSE: Final = (
+    "Your license does not allow for {0}. To enable {0}, please upgrade to a license that supports this feature."
+)
 Row = dict[str, Any]
 
 
@@ -73,42 +78,11 @@ class Broken:
         self.cut, self.silence = cut, silence
 
 
-class Player:
-    """The played n8n: what it holds, what it was asked, and what shall go wrong next."""
+class Played:
+    """A played n8n as its guests see it: the same for one in this process and one in a process of its own."""
 
-    def __init__(self, folder: Path, certificate: Certificate | None = None) -> None:
-        self.folder = folder
-        self.rows: dict[str, Row] = {}
-        self.versions: dict[str, Row] = {}
-        self.tags: dict[str, Row] = {}
-        self.asked: list[str] = []
-        self.broken: list[Broken] = []
-        self.projects: list[Row] | None = None
-        self.release = "2.4.8"
-        self.before: Callable[[str], None] = lambda path: None
-        (folder / ".n8n").mkdir(parents=True, exist_ok=True)
-        (folder / ".n8n" / "config").write_text('{"encryptionKey": "the-key-of-the-credentials"}')
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._secure = certificate is not None
-        player = self
-
-        class Handler(_Handler):
-            n8n = player
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate.bundle)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        """Return its address."""
-        return f"{'https' if self._secure else 'http'}://127.0.0.1:{self._server.server_address[1]}"
+    folder: Path
+    url: str
 
     @property
     def api(self) -> Api:
@@ -127,9 +101,43 @@ class Player:
 
     def clear(self) -> None:
         """Delete all workflows, tags and credentials."""
-        for held in (self.rows, self.versions, self.tags):
-            held.clear()
+        for kind in ("workflows", "tags"):
+            for item in self.api.good("GET", f"/{kind}?limit=250")["data"]:
+                self.api.good("DELETE", f"/{kind}/{item['id']}")
         (self.folder / ".n8n" / "credentials.json").unlink(missing_ok=True)
+
+
+class Player(Played):
+    """The played n8n itself: what it holds, what it was asked, and what shall go wrong next."""
+
+    def __init__(self, folder: Path, certificate: Certificate | None = None) -> None:
+        self.folder = folder
+        self.rows: dict[str, Row] = {}
+        self.versions: dict[str, Row] = {}
+        self.tags: dict[str, Row] = {}
+        self.asked: list[str] = []
+        self.broken: list[Broken] = []
+        self.projects: list[Row] | None = None
+        self.release = "2.4.8"
+        self.before: Callable[[str], None] = lambda path: None
+        (folder / ".n8n").mkdir(parents=True, exist_ok=True)
+        (folder / ".n8n" / "config").write_text('{"encryptionKey": "the-key-of-the-credentials"}')
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        player = self
+
+        class Handler(_Handler):
+            n8n = player
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.bundle)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """End it."""
@@ -288,12 +296,12 @@ class Player:
             user = {
                 **{"email": "owner@example.com", "firstName": "Test", "lastName": "Owner", "isPending": False},
                 **{"personalizationAnswers": None, "settings": {"userActivated": False}, "lastActiveAt": "2026-11-22"},
-                **{**dates, "id": "the-owner", "disabled": False, "mfaEnabled": False},
+                **{**dates, "id": "some-account", "disabled": False, "mfaEnabled": False},
             }
-            ids = {"userId": "the-owner", "projectId": "project-of-the-owner"}
+            ids = {"userId": "some-account", "projectId": "project-of-the-owner"}
             share["project"] = {
                 **{**dates, "id": "project-of-the-owner", "name": "Test Owner <owner@example.com>"},
-                **{"type": "personal", "icon": None, "description": None, "creatorId": "the-owner"},
+                **{"type": "personal", "icon": None, "description": None, "creatorId": "some-account"},
                 "projectRelations": [{**dates, **ids, "user": user}],
             }
         return [share]
@@ -370,6 +378,27 @@ def _word(length: int) -> str:
     return "".join(secrets.choice(_SIGNS) for _ in range(length))
 
 
+class _Apart(Played):
+    """A player in a process of its own, whose memory is not that of this one."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
+
+
+@contextlib.contextmanager
+def play_apart(folder: Path) -> Iterator[Played]:
+    """Play an n8n in a process of its own until the block ends."""
+    argv = [sys.executable, "-m", __name__, str(folder)]
+    process = subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            yield _Apart(folder, process.stdout.readline().decode().strip())
+        finally:
+            process.kill()
+            process.wait()
+
+
 @contextlib.contextmanager
 def start_player(folder: Path, certificate: Certificate | None = None) -> Iterator[Player]:
     """Play an n8n until the block ends."""
@@ -378,3 +407,9 @@ def start_player(folder: Path, certificate: Certificate | None = None) -> Iterat
         yield player
     finally:
         player.stop()
+
+
+if __name__ == "__main__":
+    with start_player(Path(sys.argv[1])) as _player:
+        print(_player.url, flush=True)
+        threading.Event().wait()

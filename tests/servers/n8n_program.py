@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 _NONE = "No credentials found with specified filters\n"
-_NO_LIST = (
-    "File does not seem to contain credentials. Make sure the credentials are contained in an array.\n"
-)
+_NO_LIST = "File does not seem to contain credentials. Make sure the credentials are contained in an array.\n"
 
 
 def main(arguments: list[str]) -> int:
