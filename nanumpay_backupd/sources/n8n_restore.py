@@ -113,15 +113,15 @@ class N8nRestore(Restoring):
                 self._command.bring_in(file, count)
         self._there = {one.id: one for one in list_prints(self._link)}
         met, _ = meet(self._plan, self._there.values())
+        self._ids = {self._plan.prints[name].id: number for name, number in met.items()}
         if self._tagged:
             self._tags = {str(tag.get("name")): str(tag.get("id")) for tag in self._link.listed("tags")}
         for part in self._plan.workflows:
             if part.name not in met:
                 self._make(part)
-        self._ids = {old: new for old, new in self._ids.items() if old != new}
         for part in self._plan.workflows:
-            number = met.get(part.name) or self._ids.get(self._plan.prints[part.name].id) or ""
-            if number:
+            number = self._ids.get(self._plan.prints[part.name].id)
+            if number is not None:
                 self._bring(part, number)
         self._activate()
 

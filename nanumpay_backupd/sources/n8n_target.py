@@ -72,7 +72,8 @@ class N8nTarget(FolderTarget):
             server=f"n8n {version} at {settings.url}".replace("  ", " "),
             place="n8n",
             parts=tuple(brought),
-            there=(*changed, *(["credentials"] if credentials else [])),
+            # An n8n without any workflow is new: of that there is nothing to be backed up first.
+            there=(*changed, *(["credentials"] if credentials and there else [])),
             there_documents=len(changed),
             changes=tuple(lines),
             warnings=tuple(self._warnings(plan, manifest, version, met, unclear, credentials=credentials)),

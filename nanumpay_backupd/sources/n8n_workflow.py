@@ -182,6 +182,7 @@ def sendable(workflow: Mapping[str, Any], *, all_keys: bool = True) -> Workflow:
 
 def rewired(workflow: Workflow, ids: Mapping[str, str]) -> Workflow:
     """Return it with the ids of workflows that it calls (sub-workflows, its error workflow) changed by ``ids``."""
+    ids = {old: new for old, new in ids.items() if old != new}
     if not ids:
         return workflow
     settings = dict(workflow.get("settings") or {})

@@ -294,14 +294,27 @@ class Player(Played):
         share = {**dates, "role": "workflow:owner", "workflowId": row["id"], "projectId": "project-of-the-owner"}
         if project:
             user = {
-                **{"email": "owner@example.com", "firstName": "Test", "lastName": "Owner", "isPending": False},
-                **{"personalizationAnswers": None, "settings": {"userActivated": False}, "lastActiveAt": "2026-11-22"},
-                **{**dates, "id": "some-account", "disabled": False, "mfaEnabled": False},
+                "email": "owner@example.com",
+                "firstName": "Test",
+                "lastName": "Owner",
+                "isPending": False,
+                "personalizationAnswers": None,
+                "settings": {"userActivated": False},
+                "lastActiveAt": "2026-11-22",
+                **dates,
+                "id": "some-account",
+                "disabled": False,
+                "mfaEnabled": False,
             }
             ids = {"userId": "some-account", "projectId": "project-of-the-owner"}
             share["project"] = {
-                **{**dates, "id": "project-of-the-owner", "name": "Test Owner <owner@example.com>"},
-                **{"type": "personal", "icon": None, "description": None, "creatorId": "some-account"},
+                **dates,
+                "id": "project-of-the-owner",
+                "name": "Test Owner <owner@example.com>",
+                "type": "personal",
+                "icon": None,
+                "description": None,
+                "creatorId": "some-account",
                 "projectRelations": [{**dates, **ids, "user": user}],
             }
         return [share]
