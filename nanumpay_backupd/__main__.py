@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_EXIT_BROKEN_PIPE: Final = 141  # what the shell shows for `... | head` of any other program
 _NEW_OBJECTS: Final = 20_000
 """How many new ones the garbage collector waits for: records come by the ten thousand, and hold no cycles."""
 
@@ -29,7 +30,13 @@ def main(argv: list[str] | None = None) -> int:
             _send()
         from nanumpay_backupd.arguments import parse
 
-        return _run(parse(words))
+        code = _run(parse(words))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader left, as `| head` does. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_BROKEN_PIPE
     except BackupdError as error:
         sys.stderr.write(f"nanumpay-backupd: {error.message}\n")
         if error.hint:

@@ -19,11 +19,11 @@ from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import Trigger
 from nanumpay_backupd.pipeline.layout import job_of, lane
-from nanumpay_backupd.plans import Plans, Task, verdict_on
+from nanumpay_backupd.plans import Planned, Plans, Task, verdict_on
 from nanumpay_backupd.repairs import Repairs
 from nanumpay_backupd.retries import Retries
 from nanumpay_backupd.scheduler import Verdict
-from nanumpay_backupd.settings.schema import JobSpec, VerifyOrder
+from nanumpay_backupd.settings.schema import GroupSpec, JobSpec, VerifyOrder
 from nanumpay_backupd.system.clock import Clock
 
 __all__ = ["ACTIONS", "LONGEST_SLEEP", "Agenda", "Wait"]
@@ -43,6 +43,7 @@ ACTIONS: Final = {
 }
 """What a run does that is due for a task."""
 _SLICES: Final = frozenset({Task.INCREMENTAL, Task.DIFFERENTIAL})
+_UNCOUNTED: Final = frozenset({"slice", "group", "group-restore"})
 _PROOFS: Final = {"verify": "checksum", "drill": "restore"}
 log = structlog.get_logger()
 
@@ -72,6 +73,11 @@ class House(Protocol):
     jobs: dict[str, JobSpec]
 
     @property
+    def specs(self) -> Mapping[str, GroupSpec]:
+        """Return the groups by their name."""
+        ...
+
+    @property
     def running(self) -> Mapping[str, Active]:
         """Return the active runs by their lane."""
         ...
@@ -95,7 +101,7 @@ class _Item(NamedTuple):
     what: str
     due: datetime
     action: str
-    begin: Callable[[JobSpec, datetime], Awaitable[float]]
+    begin: Callable[[Any, datetime], Awaitable[float]]
     skips: bool = False
 
 
@@ -116,8 +122,8 @@ class Agenda:
 
     @property
     def active(self) -> int:
-        """Return how many runs count: slices take a moment and little."""
-        return sum(item.action != "slice" for item in self._house.running.values())
+        """Return how many runs count: slices take a moment and little, of a group its members' runs do."""
+        return sum(item.action not in _UNCOUNTED for item in self._house.running.values())
 
     def hold_uploads(self, job: str) -> None:
         """Let a job's queue rest for a moment."""
@@ -182,7 +188,7 @@ class Agenda:
 
     async def _consider(self, item: _Item, now: datetime, waits: list[Wait]) -> float:
         """Begin something, if it is due and nothing holds it back; returns the seconds until the next look at it."""
-        job = self._house.jobs.get(item.job)
+        job: Planned | None = self._house.jobs.get(item.job) or self._house.specs.get(item.job)
         if job is None:
             return LONGEST_SLEEP
         if item.due > now:
@@ -193,7 +199,7 @@ class Agenda:
                 waits.append(Wait(item.job, item.what, item.due, "blackout", free))
                 return (free - now).total_seconds()
         other = self._house.running.get(lane(item.job, item.action))
-        if other is not None and not (item.skips and other.action == "backup"):
+        if other is not None and not (item.skips and other.action in {"backup", "group"}):
             return LONGEST_SLEEP  # its end wakes us
         if item.action != "slice" and other is None and self.active >= self.most:
             self._note(job, item, now)
@@ -201,19 +207,19 @@ class Agenda:
             return LONGEST_SLEEP
         return await item.begin(job, now)
 
-    def _note(self, job: JobSpec, item: _Item, now: datetime) -> None:
+    def _note(self, job: Planned, item: _Item, now: datetime) -> None:
         """Remember of what has to wait that it came in time."""
         task = next((task for task in Task if task.value == item.what), None)
         if task is not None and self._verdict(job, task, item.due, now) is Verdict.RUN:
             self._kept[job.name, task] = item.due
 
-    def _verdict(self, job: JobSpec, task: Task, due: datetime, now: datetime) -> Verdict:
+    def _verdict(self, job: Planned, task: Task, due: datetime, now: datetime) -> Verdict:
         """Decide about a due time that has come; one that lay in a blackout counts from its end."""
         if self._kept.get((job.name, task)) == due:
             return Verdict.RUN
         return verdict_on(job, task, due if task in _SLICES else self._plans.free_at(job, due), now)
 
-    async def _due(self, job: JobSpec, now: datetime, *, task: Task, due: datetime) -> float:
+    async def _due(self, job: Planned, now: datetime, *, task: Task, due: datetime) -> float:
         """Take up a task whose time has come; what was missed for long is told, of a slice only the next one counts."""
         if self._plans.planned(job.name, task) != due:  # the settings changed while another was begun
             return _SHORTEST
@@ -222,7 +228,7 @@ class Agenda:
             return self._plans.hold
         self._kept.pop((job.name, task), None)
         await self._plans.advance(job, task, now)
-        action = ACTIONS[task]
+        action = ACTIONS[task] if isinstance(job, JobSpec) else "group"
         if task not in _SLICES:
             await self._retries.drop(job.name, action)
         late = verdict is not Verdict.RUN and task not in {Task.INCREMENTAL, Task.DIFFERENTIAL}

@@ -30,6 +30,7 @@ from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Trigger
 from nanumpay_backupd.promises import Promises
 from nanumpay_backupd.scheduler import zone_of
 from nanumpay_backupd.settings.cache import SettingsCache
+from nanumpay_backupd.settings.grouping import build_groups
 from nanumpay_backupd.settings.hostfile import load_host_file
 from nanumpay_backupd.settings.merge import build_jobs
 from nanumpay_backupd.settings.schema import HostConfig, Schedule, to_public
@@ -232,7 +233,7 @@ class Daemon:
             app = update.app if update else None
             jobs = build_jobs(self._host, app, update.warnings if update else ())
             self.supervisor.agenda.most = self._host.limits.max_parallel
-            await self.supervisor.apply(jobs)
+            await self.supervisor.apply(jobs, build_groups(self._host, jobs))
             self._settings = update
             self.announcer.configure(self._host, jobs)
             self.metrics.configure(self._host.metrics, self._host.control.group)

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -19,14 +19,14 @@ from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import as_expected
 from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import Destination, JobSpec, LocalDestination, Paths, S3Destination
-from nanumpay_backupd.sources.base import Source
+from nanumpay_backupd.sources.base import Need, Source
 from nanumpay_backupd.stores.base import Keeping, Store
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes
 from nanumpay_backupd.system.process import run_text
 from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["Check", "check_destination", "check_encryption", "check_folder", "check_job"]
+__all__ = ["Check", "check_destination", "check_encryption", "check_folder", "check_job", "check_tools"]
 
 _PROBE: Final = b"nanumpay-backupd doctor probe\n"
 _EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -88,6 +88,18 @@ def check_encryption(job: JobSpec, now: datetime) -> Iterator[Check]:
     yield Check(name, "ok", f"{words}; {done} ({tool})", hint)
     for warning in warnings:
         yield Check(name, "warning", warning, "docs/encryption.md has how keys are changed")
+
+
+def check_tools(job: JobSpec, needs: Iterable[Need]) -> Iterator[Check]:
+    """Look for the tools that restores, drills and increments take: better now than when data are gone."""
+    name, found = f"{job.name}: tools", []
+    for need in needs:
+        try:
+            found.append(f"{need.what}: {need.find()}")
+        except BackupdError as error:
+            yield Check(name, "warning", f"{need.what} would fail: {error.message}", error.hint)
+    if found:
+        yield Check(name, "ok", "; ".join(found))
 
 
 def check_destination(

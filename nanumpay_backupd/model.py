@@ -30,6 +30,8 @@ __all__ = [
     "Copy",
     "CopyState",
     "ErrorInfo",
+    "GroupManifest",
+    "GroupMember",
     "Kind",
     "Lock",
     "Manifest",
@@ -56,6 +58,7 @@ __all__ = [
 ]
 
 MANIFEST_FORMAT = 1
+GROUP_FORMAT: Final = 1
 BUCKETS: Final = "system.buckets."
 """Begins the name of the collection in which MongoDB keeps what a time-series collection shows."""
 BY_DAEMON: Final = "daemon:"
@@ -92,7 +95,8 @@ class OpTime(NamedTuple):
 class Trigger(StrEnum):
     """Why a run was started. ``repair``: a chain broke or a verification failed, so a new full is made.
 
-    ``retry`` is of queued uploads; ``again``: a run by schedule failed for a passing reason, and is made again.
+    ``retry`` is of queued uploads; ``again``: a run by schedule failed for a passing reason, and is made again;
+    ``group``: it is part of the run of a group.
     """
 
     SCHEDULE = "schedule"
@@ -101,6 +105,7 @@ class Trigger(StrEnum):
     RETRY = "retry"
     AGAIN = "again"
     REPAIR = "repair"
+    GROUP = "group"
 
 
 class Outcome(StrEnum):
@@ -201,7 +206,9 @@ class Run(_Record, frozen=True):
 
     ``action`` is what it is to do: ``backup``, ``collection`` (a backup of one collection), ``slice``, ``upload``
     (queued copies only), ``verify``, ``drill`` or ``restore``; ``backup`` is what it made, in a restore the safety
-    backup, in ``verify`` and ``drill`` what was proven.
+    backup, in ``verify`` and ``drill`` what was proven. A run of a group has its name as ``job`` and the action
+    ``group`` (or ``group-restore``), ``members`` are the ids of the runs that it began, and ``backup`` is the id of its
+    `GroupManifest`. In each of those ``group`` is the id of that run.
     """
 
     id: str
@@ -215,6 +222,8 @@ class Run(_Record, frozen=True):
     error: ErrorInfo | None = None
     warnings: tuple[str, ...] = ()
     action: str = "backup"
+    group: str = ""
+    members: tuple[str, ...] = ()
 
 
 class Content(_Record, frozen=True):
@@ -401,6 +410,48 @@ class Manifest(_Record, frozen=True):
         if self.kind is not Kind.COLLECTION or not self.source.collections:
             return ""
         return self.source.collections[0].namespace
+
+
+class GroupMember(_Record, frozen=True):
+    """What one job made in a run of its group. ``type`` and ``holds`` are those of its source.
+
+    ``backup`` is None where it made none; ``code`` then is that of the fault. ``places`` are the destinations that its
+    copies go to, ``local`` among them.
+    """
+
+    job: str
+    type: str
+    holds: str
+    run: str
+    outcome: Outcome
+    backup: str | None = None
+    created: datetime | None = None
+    code: str = ""
+    places: tuple[str, ...] = ()
+
+
+class GroupManifest(_Record, frozen=True):
+    """What belongs together: written when all members of a run are committed, and last of all at each destination.
+
+    ``group`` is the name, ``id`` that of what was made (`pipeline.layout.group_id`), ``outcome`` the worst of the
+    members'. ``sent`` are the destinations that have this manifest. It is stored as it is also where backups are
+    encrypted, and names no database, folder or host.
+    """
+
+    id: str
+    group: str
+    run: str
+    started: datetime
+    ended: datetime
+    outcome: Outcome
+    members: tuple[GroupMember, ...]
+    sent: tuple[str, ...] = ()
+    format: int = GROUP_FORMAT
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether every member made a backup."""
+        return bool(self.members) and all(member.backup is not None for member in self.members)
 
 
 class Lock(_Record, frozen=True, gc=False):

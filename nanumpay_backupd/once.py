@@ -42,6 +42,7 @@ from nanumpay_backupd.settings.schema import (
     SourceKind,
 )
 from nanumpay_backupd.settings.selection import jobs_of, must_hold, only_places
+from nanumpay_backupd.settings.sources import MongoSource
 from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import SystemClock
@@ -219,9 +220,13 @@ def check_config(config: Path | None) -> int:
     sys.stdout.write(f"  control socket {host.paths.socket}\n")
     for job in build_jobs(host, None):
         places = ", ".join(destination.name for destination in job.destinations) or "none"
-        due = " | ".join(job.schedule.cron) if job.schedule else "from the application's settings"
+        due = "schedule from the application's settings"
+        if job.schedule:
+            due = f"schedule {' | '.join(job.schedule.cron)}"
+            if not isinstance(job.source, MongoSource):
+                due = f"{job.source.described}; {due}"
         beat = "; a heartbeat" if job.heartbeat else ""
-        sys.stdout.write(f"  job {job.name}: schedule {due}; further destinations: {places}{beat}\n")
+        sys.stdout.write(f"  job {job.name}: {due}; further destinations: {places}{beat}\n")
         if job.encryption.on:
             sys.stdout.write(f"    encryption: {encryption_in_words(job.encryption)}\n")
         for warning in job.warnings:
@@ -260,7 +265,7 @@ def rebuild_catalog(config: Path | None) -> int:
         sys.stdout.write(f"{count} backups found in {host.paths.backups}\n")
         faults: list[BackupdError] = []
         for job in build_jobs(host, _cached_settings(host)):
-            found, failed = adopt_remote(job, catalog, now, open_store)
+            found, failed = adopt_remote(job, catalog, now, open_store, Layout(host.paths.backups))
             faults += failed
             if job.destinations:
                 sys.stdout.write(f"{found} copies of job {job.name} found at its destinations\n")

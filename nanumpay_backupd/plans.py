@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import structlog
 
@@ -19,12 +19,14 @@ from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.model import OpTime, Outcome, Run, Stream
 from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next_due, zone_of
-from nanumpay_backupd.settings.schema import JobSpec, Schedule
+from nanumpay_backupd.settings.schema import GroupSpec, JobSpec, Schedule
 from nanumpay_backupd.system.clock import Clock
 
-__all__ = ["Ask", "Plans", "Task", "headroom", "slice_interval", "verdict_on"]
+__all__ = ["Ask", "Planned", "Plans", "Task", "headroom", "slice_interval", "verdict_on"]
 
 T = TypeVar("T")
+Planned: TypeAlias = JobSpec | GroupSpec
+"""What can be due: a job with its tasks, or a group, whose only task is its backup."""
 _MOMENT: Final = timedelta(seconds=1)
 _SETTLE: Final = 120.0
 """Seconds that catch-up waits after the start for MongoDB to come up beside us."""
@@ -49,7 +51,7 @@ class Task(StrEnum):
 
 
 _SLICES: Final = frozenset({Task.INCREMENTAL, Task.DIFFERENTIAL})
-_CAUGHT_UP: Final = {"backup": Task.BACKUP, "verify": Task.VERIFY, "drill": Task.DRILL}
+_CAUGHT_UP: Final = {"backup": Task.BACKUP, "group": Task.BACKUP, "verify": Task.VERIFY, "drill": Task.DRILL}
 """What runs are whose task is done again where they were cut off; slices are the first thing after a start anyway."""
 
 
@@ -62,7 +64,7 @@ class Ask(Protocol):
 
 
 class Plans:
-    """The due times of all jobs. All methods belong to the event loop."""
+    """The due times of all jobs and groups. All methods belong to the event loop."""
 
     def __init__(self, clock: Clock, ask: Ask) -> None:
         self._clock = clock
@@ -72,6 +74,7 @@ class Plans:
         self._hold_until = clock.monotonic() + _SETTLE
         self._failures: dict[str, int] = {}
         self._windows: dict[str, tuple[list[Window], tzinfo]] = {}
+        self._groups: dict[str, str] = {}
 
     def settled(self) -> None:
         """Tell that the sources can be reached: neither catch-up nor slices that failed need wait any longer."""
@@ -87,14 +90,15 @@ class Plans:
 
     def get(self, job: str, task: Task = Task.BACKUP) -> datetime | None:
         """Return when a task is begun next, at the soonest: what is due in a blackout, at its end. None: never."""
-        due = self._due.get((job, task))
-        return due if due is None or task in _SLICES else self._free(job, due)
+        name = self._groups.get(job, job) if task is Task.BACKUP else job
+        due = self._due.get((name, task))
+        return due if due is None or task in _SLICES else self._free(name, due)
 
     def planned(self, job: str, task: Task = Task.BACKUP) -> datetime | None:
         """Return when a task is due next by its schedule, or None."""
         return self._due.get((job, task))
 
-    def free_at(self, job: JobSpec, moment: datetime) -> datetime:
+    def free_at(self, job: Planned, moment: datetime) -> datetime:
         """Return the first moment from ``moment`` on at which something of a job may begin by itself."""
         return self._free(job.name, moment)
 
@@ -114,8 +118,14 @@ class Plans:
             if (due := self._due.get((name, task))) is not None:
                 yield name, task, due
 
-    async def apply(self, job: JobSpec, before: JobSpec | None) -> None:
-        """Plan the tasks of a job whose settings are new, or changed from ``before``."""
+    async def apply(self, job: Planned, before: Planned | None) -> None:
+        """Plan the tasks of a job or a group whose settings are new, or changed from ``before``.
+
+        The backup of a job that is in a group is due with the group.
+        """
+        self._groups.pop(job.name, None)
+        if isinstance(job, JobSpec) and job.group:
+            self._groups[job.name] = job.group
         zone = zone_of(Schedule(cron=(), timezone=job.timezone))
         self._windows[job.name] = ([parse(text) for text in job.limits.blackout], zone)
         for task in Task:
@@ -124,10 +134,11 @@ class Plans:
     async def forget(self, job: str) -> None:
         """Drop the plans of a job that is no more."""
         self._windows.pop(job, None)
+        self._groups.pop(job, None)
         for task in Task:
             await self._save(job, task, None)
 
-    async def advance(self, job: JobSpec, task: Task, after: datetime) -> None:
+    async def advance(self, job: Planned, task: Task, after: datetime) -> None:
         """Plan a task's next time, because its last one was taken up or left out."""
         await self._save(job.name, task, _following(job, task, after))
 
@@ -174,8 +185,11 @@ class Plans:
         if (job.name, task) in self._due:
             self._due[job.name, task] = self._clock.now()
 
-    async def _apply(self, job: JobSpec, before: JobSpec | None, task: Task) -> None:
+    async def _apply(self, job: Planned, before: Planned | None, task: Task) -> None:
         key = (job.name, task)
+        if task is Task.BACKUP and job.name in self._groups:
+            await self._save(job.name, task, None)
+            return
         if task is Task.BACKUP and job.schedule is None:
             # Settings that are not known yet may turn out to be those that the saved plan was made from.
             self._due.pop(key, None)
@@ -186,7 +200,7 @@ class Plans:
             await self._save(job.name, task, None)
             return
         same = before is not None and before.enabled and _schedule(before, task) == _schedule(job, task)
-        if same and before is not None and before.pitr == job.pitr and key in self._due:
+        if same and before is not None and _steady(before) == _steady(job) and key in self._due:
             return
         now = self._clock.now()
         # Only the first look after a start may find a due time that nobody was there to keep.
@@ -221,7 +235,7 @@ class Plans:
         return None
 
 
-def verdict_on(job: JobSpec, task: Task, due: datetime, now: datetime) -> Verdict:
+def verdict_on(job: Planned, task: Task, due: datetime, now: datetime) -> Verdict:
     """Decide what to do about a due time: as `scheduler.judge`, but one that is past for long may stand for a later."""
     window = timedelta(seconds=job.catch_up)
     verdict = judge(due, now, window)
@@ -246,22 +260,29 @@ def headroom(stream: Stream) -> float | None:
     return max(0.0, stream.window - behind)
 
 
-def _has(job: JobSpec, task: Task) -> bool:
-    return _schedule(job, task) is not None or (task is Task.INCREMENTAL and job.pitr > 0)
+def _steady(job: Planned) -> float:
+    """Return the seconds after which a slice is taken whatever a schedule says, 0: only by that."""
+    return job.pitr if isinstance(job, JobSpec) else 0.0
 
 
-def _schedule(job: JobSpec, task: Task) -> Schedule | None:
+def _has(job: Planned, task: Task) -> bool:
+    return _schedule(job, task) is not None or (task is Task.INCREMENTAL and _steady(job) > 0)
+
+
+def _schedule(job: Planned, task: Task) -> Schedule | None:
     if task is Task.BACKUP:
         return job.schedule
+    if isinstance(job, GroupSpec):
+        return None
     lines: tuple[str, ...] = getattr(job, task.value)
     return Schedule(cron=lines, timezone=job.timezone) if lines else None
 
 
-def _following(job: JobSpec, task: Task, after: datetime) -> datetime | None:
+def _following(job: Planned, task: Task, after: datetime) -> datetime | None:
     schedule = _schedule(job, task)
     due = next_due(schedule, after) if schedule is not None else None
-    if task is Task.INCREMENTAL and job.pitr > 0:
-        steady = after + timedelta(seconds=job.pitr)
+    if task is Task.INCREMENTAL and _steady(job) > 0:
+        steady = after + timedelta(seconds=_steady(job))
         return min(due, steady) if due is not None else steady
     return due
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 
+from nanumpay_backupd.active import ActiveGroup, ActiveRun
 from nanumpay_backupd.agenda import LONGEST_SLEEP, Agenda
 from nanumpay_backupd.broadcast import Broadcast
 from nanumpay_backupd.catalog import Catalog
@@ -29,6 +30,7 @@ from nanumpay_backupd.errors import (
     NotFoundError,
     RefusedError,
 )
+from nanumpay_backupd.groups import Groups
 from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
@@ -39,7 +41,15 @@ from nanumpay_backupd.pipeline.upload import queue_again
 from nanumpay_backupd.plans import Plans, Task
 from nanumpay_backupd.repairs import Cause, Repairs, cause_of
 from nanumpay_backupd.retries import Retries
-from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, Paths, RestoreOrder, RunSpec, VerifyOrder
+from nanumpay_backupd.settings.schema import (
+    CollectionOrder,
+    GroupSpec,
+    JobSpec,
+    Paths,
+    RestoreOrder,
+    RunSpec,
+    VerifyOrder,
+)
 from nanumpay_backupd.settings.selection import only_places
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.units import human_span
@@ -59,42 +69,6 @@ _GRACE: Final = 10.0
 _TASKS: Final = {"backup": Task.BACKUP, "verify": Task.VERIFY, "drill": Task.DRILL}
 _DONE: Final = frozenset({Outcome.SUCCEEDED, Outcome.DEGRADED})
 log = structlog.get_logger()
-
-
-class ActiveRun:
-    """A run that has a worker process now, or is about to have one."""
-
-    def __init__(self, run: Run, kind: str = "") -> None:
-        self.run = run
-        self.kind = kind
-        self.lane = lane(run.job, run.action)
-        self.process: WorkerProcess | None = None
-        self.stage = ""
-        self.cancelled_by = ""
-        self.fault: ErrorInfo | None = None
-        self.heard = 0.0
-        self.ended = asyncio.Event()
-
-    @property
-    def action(self) -> str:
-        """Return what it does."""
-        return self.run.action
-
-    @property
-    def quiet(self) -> bool:
-        """Tell whether it is worth a word only when it fails: the slices, which come every minute."""
-        return self.run.action == "slice" and self.run.trigger is Trigger.SCHEDULE
-
-    def cancel(self, who: str) -> None:
-        """Ask for the end; one that is just being started ends as soon as it can be told."""
-        self.cancelled_by = self.cancelled_by or who
-        if self.process is not None:
-            self.process.cancel()
-
-    def kill(self) -> None:
-        """End the process at once."""
-        if self.process is not None:
-            self.process.kill()
 
 
 class Supervisor:
@@ -119,6 +93,7 @@ class Supervisor:
         self.retries = Retries(self.db)
         self.agenda = Agenda(clock, self.plans, self.retries, self._repairs, self)
         self._told: dict[str, str] = {}
+        self.groups = Groups(self, clock)
         self.on_change: Callable[[], None] = lambda: None
 
     # Catalog: blocking calls happen in one thread of their own, so that a slow disk never stops the event loop
@@ -214,16 +189,18 @@ class Supervisor:
 
     # Jobs and plans
 
-    async def apply(self, jobs: Iterable[JobSpec]) -> None:
-        """Replace the jobs: plans are made anew, running runs keep the settings they began with."""
+    async def apply(self, jobs: Iterable[JobSpec], groups: Iterable[GroupSpec] = ()) -> None:
+        """Replace the jobs and the groups: plans are made anew, running runs keep the settings they began with."""
         before, self.jobs = self.jobs, {job.name: job for job in jobs}
-        for name in before.keys() - self.jobs.keys():
+        groups = list(groups)
+        for name in before.keys() - self.jobs.keys() - {group.name for group in groups}:
             await self.plans.forget(name)
             await self.retries.forget(name)
         for name, job in list(self.jobs.items()):
             await self.plans.apply(job, before.get(name))
             await self.retries.apply(job)
             await self._requeue(job, before.get(name))
+        await self.groups.apply(groups)
         self._publish("plan")
         self._wake.set()
 
@@ -250,9 +227,17 @@ class Supervisor:
         """Return the active runs by their lane."""
         return self.active
 
+    @property
+    def specs(self) -> Mapping[str, GroupSpec]:
+        """Return the groups by their name."""
+        return self.groups.specs
+
     async def begin(self, name: str, trigger: Trigger, **order: Any) -> None:
-        """Begin a run as `start_run`."""
-        await self.start_run(name, trigger, **order)
+        """Begin a run as `start_run`, or that of a group."""
+        if order.get("action") == "group":
+            await self.groups.make(name, trigger)
+        else:
+            await self.start_run(name, trigger, **order)
 
     # Runs
 
@@ -269,10 +254,12 @@ class Supervisor:
         collection: CollectionOrder | None = None,
         kind: str = "incremental",
         only_to: Sequence[str] | None = None,
+        group: str = "",
     ) -> ActiveRun:
         """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped).
 
-        ``only_to`` are names as people give them (`settings.selection.only_places`).
+        ``only_to`` are names as people give them (`settings.selection.only_places`), ``group`` is the id of the group's
+        run that it is part of.
         """
         job = self.jobs.get(name)
         if job is None:
@@ -280,7 +267,7 @@ class Supervisor:
             raise NotFoundError(f"there is no job {name!r}", hint=f"the jobs are: {known}")
         if self.stopping:
             raise RefusedError("the daemon is stopping", hint="try again when it is back", retryable=True)
-        run_id = _run_id(self._clock.now())
+        run_id = self.new_id()
         if not job.enabled and trigger is Trigger.MANUAL and not force:
             raise RefusedError(
                 f"job {name} is disabled",
@@ -289,7 +276,7 @@ class Supervisor:
             )
         places = None if only_to is None else only_places(job, only_to)
         if lane(name, action) in self.active:
-            await self._skip(run_id, job, trigger, action)
+            await self.skip(run_id, name, trigger, action)
         if compress is not None:
             job = msgspec.structs.replace(job, compress=compress)
         now = self._clock.now()
@@ -305,10 +292,11 @@ class Supervisor:
             collection=collection,
             kind=kind,
             only_to=places,
+            group=group,
         )
         # A snapshot of one collection is no backup of the job: one that comes due meanwhile waits for it.
         told = action if collection is None else "collection"
-        active = ActiveRun(new_run(run_id, name, trigger, now, told), kind if action == "slice" else "")
+        active = ActiveRun(new_run(run_id, name, trigger, now, told, group), kind if action == "slice" else "")
         # The job counts as busy from here on, also while the process is being started.
         self.active[active.lane] = active
         try:
@@ -323,13 +311,36 @@ class Supervisor:
             active.process.cancel()
         self._warn_of_blackout(job, active)
         if not active.quiet:
-            about = {"run": run_id, "job": name, "trigger": trigger.value, "action": action}
-            log.info("run started", message=Message.RUN_STARTED, **about)
-            self._publish("run-started", run=active.run)
-        task = asyncio.create_task(self._follow(active, active.process))
+            self.began(active)
+        self.spawn(self._follow(active, active.process))
+        return active
+
+    def new_id(self) -> str:
+        """Return the id of a run that begins now."""
+        return _run_id(self._clock.now())
+
+    def began(self, active: ActiveRun) -> None:
+        """Tell that a run began."""
+        run = active.run
+        about = {"run": run.id, "job": run.job, "trigger": run.trigger.value, "action": run.action}
+        log.info("run started", message=Message.RUN_STARTED, **about)
+        self._publish("run-started", run=run)
+
+    def over(self, active: ActiveRun) -> None:
+        """Tell that the run of a group ended, and look what is due."""
+        self._tell(active.run)
+        self._publish("run-ended", run=active.run)
+        self._wake.set()
+
+    def say(self, run_id: str, text: str) -> None:
+        """Tell those who watch a run."""
+        self._publish("message", run_id=run_id, message=text)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do ``work`` beside, until the end of the daemon."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return active
 
     def _warn_of_blackout(self, job: JobSpec, active: ActiveRun) -> None:
         """Say of what a person starts in a blackout that it would have waited."""
@@ -353,17 +364,17 @@ class Supervisor:
             self._tell(failed)
             raise
 
-    async def _skip(self, run_id: str, job: JobSpec, trigger: Trigger, action: str) -> None:
+    async def skip(self, run_id: str, name: str, trigger: Trigger, action: str) -> None:
         """Record that a run could not begin because the job is running already, then raise BusyError."""
-        other = self.active[lane(job.name, action)].run.id
-        text = f"job {job.name} is running already (run {other})"
+        other = self.active[lane(name, action)].run.id
+        text = f"{'group' if name in self.specs else 'job'} {name} is running already (run {other})"
         error = BusyError(text, hint="follow it: backupctl status --watch")
         now = self._clock.now()
         run = msgspec.structs.replace(
-            new_run(run_id, job.name, trigger, now, action), ended=now, outcome=Outcome.SKIPPED, error=error_info(error)
+            new_run(run_id, name, trigger, now, action), ended=now, outcome=Outcome.SKIPPED, error=error_info(error)
         )
         await self.db(lambda catalog: catalog.save_run(run))
-        about = {"run": run_id, "job": job.name, "trigger": trigger.value, "code": "busy"}
+        about = {"run": run_id, "job": name, "trigger": trigger.value, "code": "busy"}
         log.warning(f"run skipped: {error.message}", message=message_of(run), **about)
         self._publish("run-ended", run=run)
         raise error
@@ -371,6 +382,9 @@ class Supervisor:
     async def cancel(self, run_id: str | None, who: str) -> ActiveRun:
         """Ask a run (or the only one) to stop; raises NotFoundError."""
         candidates = [item for item in self.active.values() if run_id in (None, item.run.id, item.run.job)]
+        groups = {item.run.id for item in candidates if isinstance(item, ActiveGroup)}
+        # A group's run stands for those that it began.
+        candidates = [item for item in candidates if item.run.group not in groups]
         if len(candidates) > 1:
             # Nobody who sees a backup running means the slice that is taken beside it just now.
             candidates = [item for item in candidates if not item.quiet] or candidates
@@ -383,9 +397,7 @@ class Supervisor:
         chosen = candidates[0]
         chosen.cancel(who)
         log.info(f"run cancelled by {who}", run=chosen.run.id, job=chosen.run.job)
-        task = asyncio.create_task(self._insist(chosen))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.spawn(self._insist(chosen))
         return chosen
 
     async def _insist(self, active: ActiveRun) -> None:
@@ -515,6 +527,7 @@ class Supervisor:
         elif kind == "hangs" and active.process is not None:
             self._end_by_force(active, active.process, msgspec.convert(event["fault"], ErrorInfo))
         elif kind == "committed":
+            active.committed.set()
             self._publish("message", run_id=run_id, message=f"committed {event['artifact']}")
         self.on_change()
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -35,7 +36,7 @@ from nanumpay_backupd.pipeline.limits import go_limit
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
 from nanumpay_backupd.pipeline.watch import Watch
 from nanumpay_backupd.settings.schema import Destination, MongoSource, RetryPolicy, RunSpec, decode_spec, encode_spec
-from nanumpay_backupd.sources.factory import open_oplog, open_source, open_target
+from nanumpay_backupd.sources.factory import needs_of, open_oplog, open_source, open_target
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
@@ -99,7 +100,7 @@ def execute(
     with Catalog(spec.paths.state / "catalog.db") as catalog:
         # On record it is told apart: how a snapshot of one collection went says nothing of the job's backups.
         action = "collection" if spec.collection is not None else spec.action
-        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action)
+        run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action, spec.group)
         quiet = spec.action == "slice" and run.trigger is Trigger.SCHEDULE
         recorder = Recorder(run, catalog, reporter, clock, quiet=quiet)
         if on_start is not None:
@@ -155,7 +156,7 @@ def _act_on_other(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: O
 
 def examine(spec: RunSpec) -> Iterator[Check]:
     """Do the checks of ``doctor``: all of a job's, or with the action ``doctor:NAME`` those of one destination."""
-    from nanumpay_backupd.doctor import check_destination, check_job
+    from nanumpay_backupd.doctor import check_destination, check_job, check_tools
 
     _, _, only = spec.action.partition(":")
     if only:
@@ -163,6 +164,7 @@ def examine(spec: RunSpec) -> Iterator[Check]:
             if destination.name == only:
                 yield from check_destination(spec.job.name, destination, open_store)
         return
+    yield from check_tools(spec.job, needs_of(spec.job.source))
     yield from check_job(spec.job, spec.paths, open_source(spec.job.source), open_store, SystemClock().now())
 
 
@@ -179,7 +181,8 @@ def _listed(spec: RunSpec) -> object:
     from nanumpay_backupd.pipeline.listing import list_tree
 
     with Catalog(spec.paths.state / "catalog.db") as catalog:
-        return list_tree(spec, catalog)
+        opener = partial(open_store, retry=_FETCH_RETRY, hurry=True)
+        return list_tree(spec, catalog, SystemClock(), opener)
 
 
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
@@ -208,7 +211,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
     lock = FileLock(layout.lock(spec.job.name), f"job {spec.job.name}")
     with Catalog(spec.paths.state / "catalog.db") as catalog, lock:
         if spec.action == "adopt":
-            _, faults = adopt_remote(spec.job, catalog, clock.now(), open_store)
+            _, faults = adopt_remote(spec.job, catalog, clock.now(), open_store, layout)
             recall_pins(catalog, layout)
             if faults:
                 raise faults[0]
@@ -272,10 +275,21 @@ class _Pulse:
             self._reporter.emit("pulse")
 
 
+def _concluded(spec: RunSpec) -> object:
+    """Write the manifest of a group's run, here and at the destinations; raises BackupdError where it is not here."""
+    from nanumpay_backupd.pipeline.groups import conclude
+
+    assert spec.concluding is not None, "an order is needed"
+    with Catalog(spec.paths.state / "catalog.db") as catalog:
+        return conclude(spec.concluding, catalog, Layout(spec.paths.backups), open_store)
+
+
 def _answer(spec: RunSpec) -> tuple[str, Callable[[], object]] | None:
     """Return what answers a question that is no run, and of which kind that event is; None: it is a run."""
     if spec.action == "restore-plan":
         return "plan", lambda: foresee(spec, SystemClock())
+    if spec.action == "group":
+        return "concluded", lambda: _concluded(spec)
     if spec.action == "ls":
         return "listing", lambda: _listed(spec)
     if spec.action.startswith(("delete:", "prune", "adopt", "swap:")):

@@ -17,7 +17,7 @@ __all__ = ["MARIADB", "POSTGRES", "fetch_servers"]
 
 MARIADB: Final = (
     *("mariadb-server-core", "mariadb-server", "mariadb-client-core", "mariadb-client"),
-    *("libmariadb3", "liburing2", "libnuma1", "libaio1"),
+    *("libmariadb3", "liburing2", "libnuma1", "libaio1", "libedit2", "libncurses6", "libbsd0", "libmd0"),
 )
 POSTGRES: Final = ("postgresql-15", "postgresql-client-15", "libpq5", "libldap-2.5-0", "libxml2", "libicu72")
 _MARIADB_PROGRAMS: Final[Mapping[str, str]] = {

@@ -182,6 +182,10 @@ def _sentences(context: Context, ended: Reply) -> list[str]:
     action = ended.get("action", "backup")
     if action == "restore":
         return _restored(ended, word)
+    if action in {"group", "group-restore"}:
+        from nanumpay_backupd.cli.together import ended_lines
+
+        return ended_lines(context, ended, word)
     if action in {"verify", "drill"}:
         from nanumpay_backupd.cli.proofs import proven_lines
 
@@ -191,7 +195,7 @@ def _sentences(context: Context, ended: Reply) -> list[str]:
         return [f"{word} after {took(ended)}: {made}", *copies]
     if action == "slice" and outcome == "succeeded":
         # What was not written about needs no file.
-        found = next((stage["detail"] for stage in ended["stages"] if stage["detail"]), "nothing new")
+        found = next((stage["detail"] for stage in reversed(ended["stages"]) if stage["detail"]), "nothing new")
         return [f"{word} after {took(ended)}: {found}."]
     broken = [stage["stage"] for stage in ended["stages"] if stage.get("outcome") == outcome]
     where = f" in stage {broken[-1]}" if broken and outcome != "succeeded" else ""

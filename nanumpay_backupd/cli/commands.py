@@ -50,8 +50,12 @@ def jobs(context: Context) -> int:
     if not context.json(reply):
         from nanumpay_backupd.cli.views import NO_JOBS, jobs_table
 
-        found = reply["jobs"]
-        context.screen.lines(jobs_table(context.screen, found, context.times()) if found else [NO_JOBS])
+        found, times = reply["jobs"], context.times()
+        context.screen.lines(jobs_table(context.screen, found, times) if found else [NO_JOBS])
+        if groups := reply.get("groups"):
+            from nanumpay_backupd.cli.together import groups_table
+
+            context.screen.lines(["", *groups_table(context.screen, groups, times)])
     return EXIT_OK
 
 
@@ -75,9 +79,13 @@ def list_backups(context: Context) -> int:
     if not context.json(reply):
         from nanumpay_backupd.cli.views import backups_table
 
-        found = reply["backups"]
+        found, times = reply["backups"], context.times()
         nothing = ["No backups yet. Make one: backupctl run"]
-        context.screen.lines(backups_table(context.screen, found, context.times()) if found else nothing)
+        context.screen.lines(backups_table(context.screen, found, times) if found else nothing)
+        if groups := reply.get("groups"):
+            from nanumpay_backupd.cli.together import made_table
+
+            context.screen.lines(["", *made_table(context.screen, groups, times)])
         context.screen.lines(_hidden(reply.get("hidden_slices") or 0, args.job))
     return EXIT_OK
 
@@ -94,8 +102,15 @@ def _hidden(count: int, job: str | None) -> list[str]:
 
 
 def show(context: Context) -> int:
-    """Show a backup or a run: an id may be either, and backups are asked for first."""
+    """Show a backup, a run or what a run of a group made: an id may be any, and backups are asked for first."""
     name = context.args.id
+    from nanumpay_backupd.cli.together import group_lines, is_group
+
+    if is_group(name):
+        reply = context.ask("DescribeGroup", {"group": name})
+        if not context.json(reply):
+            context.screen.lines(group_lines(context.screen, reply["group"], context.times()))
+        return EXIT_OK
     try:
         reply = context.ask("DescribeBackup", {"backup": name})
     except BackupdError as error:
@@ -110,7 +125,8 @@ def show(context: Context) -> int:
             backup = reply["backup"]
             context.screen.lines(backup_lines(context.screen, backup, times, _companions(context, backup)))
         else:
-            context.screen.lines(run_lines(context.screen, reply["run"], times))
+            members = [_run_of(context, one)["run"] for one in reply["run"].get("members") or ()]
+            context.screen.lines(run_lines(context.screen, reply["run"], times, members))
     return EXIT_OK
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nanumpay_backupd.cli.protection import protection_rows
 from nanumpay_backupd.cli.terminal import Column, Screen, width
+from nanumpay_backupd.cli.together import group_rows
 from nanumpay_backupd.cli.views import (
     ACTIONS,
     NO_JOBS,
@@ -17,6 +18,7 @@ from nanumpay_backupd.cli.views import (
     only_to_text,
     outcome_style,
     outcome_text,
+    runs_table,
     settings_source,
     took,
 )
@@ -53,6 +55,10 @@ def status_lines(screen: Screen, status: Reply, going: dict[str, str] | None = N
         lines.extend(["", *_job_lines(screen, job, times, status["problems"], going or {})])
     if not status["jobs"]:
         lines.extend(["", NO_JOBS])
+    for group in status.get("groups") or ():
+        when = job_schedule(group, times) if group["enabled"] else screen.paint("disabled, runs only by hand", "yellow")
+        head = f"group {screen.paint(group['name'], 'bold')}  {when}"
+        lines.extend(["", head, *_block(screen, group_rows(screen, group, times))])
     free = f"{size(status['free_bytes'])} free in {status['backups_path']}"
     return [*lines, "", *_block(screen, [("settings", settings_source(status["settings"], times)), ("disk", free)], "")]
 
@@ -230,7 +236,7 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
     oplog = manifest.get("kind") in SLICES and source["type"] == "mongodb"
     if oplog:
         holds = plural(consistency["entries"], "oplog entry", "oplog entries")
-    if source["databases"] or source["type"] == "mongodb":
+    if source["type"] == "mongodb":
         holds += f" of {', '.join(source['databases']) or 'no database'}"
     if manifest.get("closed"):
         holds = "its manifest is encrypted, and there is no key here that opens it"
@@ -240,7 +246,7 @@ def _manifest_rows(manifest: Reply, times: Times) -> list[tuple[str, str]]:
         ("holds", f"{holds}, {raw}"),
         ("encryption", _encryption(manifest)),
         ("source", _source(manifest)),
-        *([] if oplog else [("consistency", _consistency(consistency, times))]),
+        *([] if oplog else [("consistency", _consistency(source["type"], consistency, times))]),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest["tools"].items()) or "not recorded"),
     ]
     for check in manifest.get("verification", ()):
@@ -286,10 +292,11 @@ def _slice_rows(backup: Reply, times: Times) -> list[tuple[str, str]]:
     ]
 
 
-def _consistency(consistency: Reply, times: Times) -> str:
+def _consistency(kind: str, consistency: Reply, times: Times) -> str:
     """Say of which moment a backup is, or why it is of none."""
     if consistency.get("moment"):
-        replay = f", {plural(consistency['entries'], 'oplog entry', 'oplog entries')} to replay"
+        entries = plural(consistency["entries"], "oplog entry", "oplog entries")
+        replay = f", {entries} to replay" if kind == "mongodb" else ""
         return f"{consistency['level']}: as of {times.when(consistency['moment'])}{replay}"
     return ": ".join(part for part in (consistency["level"], consistency.get("reason")) if part)
 
@@ -384,8 +391,11 @@ def _replay_lines(screen: Screen, backup: Reply, others: list[Reply]) -> list[st
     return [*lines, *(f"  {line}" for line in replay_commands(chain.full["artifact"], names, backup["end"]))]
 
 
-def run_lines(screen: Screen, run: Reply, times: Times) -> list[str]:
-    """Write one run: stages with their times, outcome, fault and warnings, and where its log is."""
+def run_lines(screen: Screen, run: Reply, times: Times, members: list[Reply] | None = None) -> list[str]:
+    """Write one run: stages with their times, outcome, fault and warnings, and where its log is.
+
+    ``members`` are the runs that the run of a group began.
+    """
     rows = [
         (
             "job",
@@ -394,6 +404,8 @@ def run_lines(screen: Screen, run: Reply, times: Times) -> list[str]:
         ("started", f"{times.exact(run['started'])}, {times.ago(run['started'])}"),
         ("outcome", outcome_text(screen, run) + (f" after {took(run)}" if run.get("ended") else "")),
     ]
+    if run.get("group"):
+        rows.append(("group run", run["group"]))
     if run.get("backup"):
         rows.append(("backup", run["backup"]))
     if run.get("error"):
@@ -411,6 +423,8 @@ def run_lines(screen: Screen, run: Reply, times: Times) -> list[str]:
             Column("DETAIL", [one["detail"] for one in stages]),
         ]
         lines.extend(["", *screen.table(*columns, indent="  ")])
+    if members:
+        lines.extend(["", *runs_table(screen, members, times)])
     return [*lines, "", f"Its log: backupctl logs {run['id']}"]
 
 

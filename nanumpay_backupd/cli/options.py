@@ -88,7 +88,7 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
     "run": (
         "make a backup now and watch it",
         (
-            _maybe("job", "JOB", "name of a job (default: the only one, or the application's)"),
+            _maybe("job", "JOB", "name of a job, or of a group (default: the only job, or the application's)"),
             _NO_WAIT,
             _flag("--force", "run although the job is disabled"),
             ("--collection", {"metavar": "C", "help": "only this collection (DB.C where a job has all databases)"}),
@@ -110,8 +110,8 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
                     "help": "copies to this destination only, this once; several with commas; local: none elsewhere",
                 },
             ),
-            _flag("--only-db", "only what saves a database: without JOB every enabled job that does"),
-            _flag("--only-files", "only what saves files: without JOB every enabled job that does"),
+            _flag("--only-db", "only what saves a database: of a group, or without JOB of all enabled jobs"),
+            _flag("--only-files", "only what saves files: of a group, or without JOB of all enabled jobs"),
         ),
         """\
   backupctl run
@@ -128,6 +128,8 @@ The exit code is 0 when health is ok or warning, 8 when it is failing.""",
 With --only-to the backup is kept here as always. The other destinations do not get it, also not later by themselves,
 and nobody misses it there; backupctl list and show say so. The next run goes everywhere again.
 With --only-db or --only-files and no JOB one job after the other runs; the exit code is that of the worst.
+Of a group all jobs are made, and what they made belongs together: backupctl restore GROUP latest. With --only-db or
+--only-files only some of them are, and no group is made of it.
 
 A backup of one collection is listed and restored like others, and never counts as the job's newest backup.
 
@@ -171,7 +173,7 @@ The exit code is 0 when nothing is running, 5 when something still is after that
     "list": (
         "list backups and where their copies are, newest first",
         (
-            _maybe("job", "JOB", "name of a job (default: all)"),
+            _maybe("job", "JOB", "name of a job, or of a group (default: all)"),
             _newest("show only the newest N"),
             _flag("--slices", "also the slices of changes, with what each covers"),
         ),
@@ -185,8 +187,8 @@ STATE is verified (read back and compared), committed (whole, not read back yet)
 dumped) or legacy (of the old program, nothing to compare with). What is pinned stays; backupctl show says why.""",
     ),
     "show": (
-        "show a backup or a run in detail",
-        (_word("id", "BACKUP|RUN", "id of a backup or of a run, or: latest"),),
+        "show a backup, a run or a group's backup in detail",
+        (_word("id", "BACKUP|RUN", "id of a backup, of a run or of what a group made, or: latest"),),
         """\
   backupctl show latest
   backupctl show nanumpay-backup-2026-11-21T02-00-00
@@ -198,7 +200,7 @@ and what went wrong.""",
     "ls": (
         "list the files that a backup holds",
         (
-            _word("backup", "BACKUP", "id of a backup of files, or: latest"),
+            _word("backup", "BACKUP", "id of a backup of files, or latest: the newest full of files"),
             _maybe("path", "PATH", "a whole path in it (default: its first level)"),
             _flag("--recursive", "with all that is below"),
         ),
@@ -208,7 +210,7 @@ and what went wrong.""",
   backupctl ls latest --recursive --json | jq -r '.entries[].path'
 
 An increment is listed as the whole tree at its moment, together with the backups before it. The first listing of a
-backup reads it; what it holds is then remembered. Only copies on this host are read.""",
+backup reads it (where this host has no copy, at a destination); what it holds is then remembered.""",
     ),
     "timeline": (
         "show which moments can be restored, and which cannot",
@@ -223,6 +225,10 @@ Any moment of a range can be restored to the second: backupctl restore latest --
         "bring a backup back to where it came from, or to another place",
         (
             _word("backup", "BACKUP|latest", "id of a backup, or latest: the newest, with --at the one that fits"),
+            (
+                "which",
+                {"nargs": "?", "metavar": "latest", "choices": ("latest",), "help": "of the group that is named"},
+            ),
             ("--at", {"metavar": "TIME", "help": "as of this moment (see below)"}),
             ("--job", {"metavar": "JOB", "help": "with --at: name of a job (default: as for run)"}),
             _flag("--swap", "restore beside the database, check, then change places; keeps what was there"),
@@ -236,6 +242,9 @@ Any moment of a range can be restored to the second: backupctl restore latest --
             _flag("--overwrite", "what is there may be replaced (other sources than MongoDB)"),
             ("--option", {"metavar": "KEY=VALUE", "action": "append", "help": "what the source knows besides"}),
             _FROM,
+            _flag("--only-db", "of a group: only what is of a database"),
+            _flag("--only-files", "of a group: only what is of files"),
+            _flag("--partial", "of a group: what there is, although not everything can be restored"),
             _flag("--dry-run", "only show what would be done"),
             _flag("--no-safety-backup", "do not back up first what is going to be replaced"),
             _YES,
@@ -247,6 +256,11 @@ Any moment of a range can be restored to the second: backupctl restore latest --
   backupctl restore latest --collection users --from nas
   backupctl restore latest --at 10:30:59
   backupctl restore latest --at "yesterday 18:00" --swap
+  backupctl restore shop latest --dry-run
+  backupctl restore shop-group-2026-11-21T02-00-00 --only-files
+
+Of a group (its id, or its name and latest: the newest that is whole) everything is restored, one job after the other in
+the order of the host file. All plans are shown first; where one does not succeed, nothing more is begun.
 
 TIME is a time of day (today's, or yesterday's when it is still to come), a date and a time, with Z or an offset like
 +09:00 when it is not one of the daemon's zone, "5 minutes ago" or "5m ago", "yesterday 18:00", an oplog time
@@ -624,6 +638,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         _check_prune(args)
     if args.command == "run":
         _check_run(args)
+    if args.command == "restore" and args.only_db and args.only_files:
+        raise UsageError("--only-db and --only-files together are everything", hint="leave both out")
     return args
 
 

@@ -96,27 +96,43 @@ class Progress:
         event = event or {}
         with self._lock:
             lines: list[str] = []
+            # Of a group several jobs are in stages of the same name at a time.
+            whose = f"{event['member']} " if event.get("member") else ""
             heard = event.get("progress")
-            if heard and heard["stage"] in self._going:
-                self._going[heard["stage"]].progress = heard
-            known = (run or {}).get("stages", ())
+            at = f"{whose}{heard['stage']}" if heard else ""
+            if at in self._going:
+                self._going[at].progress = heard
+            known = () if whose else (run or {}).get("stages", ())
             if event.get("kind") in {"message", "progress", "stage"}:
                 # The run in a reply is newer than the event in it: its stages' ends would overtake messages.
                 known = [one for one in known if one.get("outcome") is None]
             for stage in [*known, *([event["stage"]] if event.get("stage") else [])]:
-                lines.extend(self._stage(stage, event.get("time")))
-            if heard and heard["stage"] in self._going:
-                self._going[heard["stage"]].progress = heard
+                lines.extend(self._stage(stage, event.get("time"), whose))
+            if at in self._going:
+                self._going[at].progress = heard
+            if whose and event.get("kind") in {"run-started", "run-ended"}:
+                lines.extend(self._member(event))
             # The publish stage's own line says the same as "committed NAME".
             told = event.get("message") or ""
             if event.get("kind") == "message" and told and not told.startswith("committed "):
                 self.said.add(event["message"])
-                lines.append(f"  {event['message']}")
+                lines.append(f"  {whose.rstrip()}{': ' if whose else ''}{event['message']}")
             if lines:
                 self._draw(lines)
 
-    def _stage(self, stage: Reply, at: str | None) -> list[str]:
-        name = stage["stage"]
+    def _member(self, event: Reply) -> list[str]:
+        """Say that a member of a group begins, or how it ended."""
+        run = event["run"]
+        if run.get("outcome") is None:
+            return []
+        self._going = {name: going for name, going in self._going.items() if not name.startswith(f"{run['job']} ")}
+        name, style = _MARKS.get(run["outcome"], ("bad", "red"))
+        error = run.get("error")
+        what = f": {error['message']}" if error else f": {run['backup']}" if run.get("backup") else ""
+        return [f"{self._screen.paint(self._screen.mark(name), style)} {run['job']} {run['outcome']}{what}"]
+
+    def _stage(self, stage: Reply, at: str | None, whose: str = "") -> list[str]:
+        name = whose + stage["stage"]
         key = (name, stage["started"])
         if key in self._told:
             return []
@@ -127,15 +143,15 @@ class Progress:
             return []
         self._told.add(key)
         going = self._going.pop(name, None)
-        return [self._finished(stage, going.progress if going else None)]
+        return [self._finished(stage, going.progress if going else None, whose)]
 
-    def _finished(self, stage: Reply, heard: Reply | None) -> str:
+    def _finished(self, stage: Reply, heard: Reply | None, whose: str) -> str:
         name, bad = _MARKS.get(stage["outcome"], ("bad", "red"))
         mark = self._screen.paint(self._screen.mark(name), bad)
         spent = duration(Times.between(stage["started"], stage.get("ended") or stage["started"]))
         detail = stage["detail"] or (measures({**heard, "text": "", "total": None}) if heard else "")
         outcome = "" if stage["outcome"] == "succeeded" else f"{stage['outcome']}  "
-        return f"{mark} {stage['stage'].ljust(_NAME_WIDTH)} {spent.rjust(9)}  {outcome}{detail}".rstrip()
+        return f"{mark} {whose}{stage['stage'].ljust(_NAME_WIDTH)} {spent.rjust(9)}  {outcome}{detail}".rstrip()
 
     def _live(self) -> list[str]:
         spin = self._screen.symbols["spin"]

@@ -6,6 +6,7 @@ import contextlib
 
 from nanumpay_backupd.cli.actions import watched
 from nanumpay_backupd.cli.context import PATIENT, Context
+from nanumpay_backupd.cli.together import is_group, restore_group
 from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, BackupdError, UsageError
 from nanumpay_backupd.wording import counted, words_for
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["restore"]
+__all__ = ["plan_lines", "restore"]
 
 _SHOWN = 6
 _LINES = 50
@@ -28,6 +29,11 @@ _LATEST = "latest"
 def restore(context: Context) -> int:
     """Restore a backup; the exit code tells the outcome. What the target holds is asked about by its name."""
     args = context.args
+    if args.which or is_group(args.backup):
+        return restore_group(context)
+    if args.only_db or args.only_files or args.partial:
+        flag = "--only-db" if args.only_db else "--only-files" if args.only_files else "--partial"
+        raise UsageError(f"{flag} is for a group", hint=f"backupctl restore GROUP latest {flag}; see: backupctl list")
     if not args.yes and not args.dry_run:
         context.must_be_asked(
             "replaces what is in a database",
@@ -110,11 +116,12 @@ def _plan(context: Context, params: Reply) -> Reply:
             screen.raw("\r\x1b[K")
     plan: Reply = reply["plan"]
     if not context.args.json:
-        screen.lines(_plan_lines(context, params, plan))
+        screen.lines(plan_lines(context, params, plan))
     return plan
 
 
-def _plan_lines(context: Context, params: Reply, plan: Reply) -> list[str]:
+def plan_lines(context: Context, params: Reply, plan: Reply) -> list[str]:
+    """Write what a restore will do."""
     screen, times = context.screen, context.times()
     to_moment = bool(params["at"] or plan["slices"])
     rows = _moment_rows(context, params, plan, times) if to_moment else _backup_rows(context, plan, times)
@@ -189,6 +196,8 @@ def _brings(plan: Reply) -> str:
     if not names:
         return "what is in the archive"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    if plan["slices"] and not plan["documents"]:
+        return f"what the changes hold of {', '.join(names[:_SHOWN])}{more}"
     held = f"{words_for(_kind(plan)).count_items(plan['documents'])}, {size(plan['bytes'])}"
     replay = " before the replay" if plan["slices"] and _kind(plan) == "mongodb" else ""
     return f"{held}{replay}: {', '.join(names[:_SHOWN])}{more}"

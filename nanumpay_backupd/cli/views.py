@@ -123,8 +123,9 @@ def only_to_text(backup: Reply) -> str:
 
 
 def job_schedule(job: Reply, times: Times) -> str:
-    """Say a job's schedule in words, with the name that its time zone has at the next run."""
-    return schedule(job["schedule"], times.label(job["timezone"], job.get("next_run")))
+    """Say the schedule of a job or a group in words, with the name that its time zone has at the next run."""
+    text = schedule(job["schedule"], times.label(job["timezone"], job.get("next_run")))
+    return f"{text}, with group {job['group']}" if job.get("group") else text
 
 
 def settings_source(state: Reply, times: Times) -> str:

@@ -160,7 +160,8 @@ class _Told(msgspec.Struct, frozen=True):
     def as_error(self) -> BackupdError:
         kinds: dict[str, type[BackupdError]] = {"not-found": NotFoundError, "refused": RefusedError, "busy": BusyError}
         kinds |= {"copy-unusable": RefusedError, "bad-time": RefusedError, "no-such-moment": NotFoundError}
-        kinds |= {"swap-impossible": RefusedError, "object-locked": RefusedError}
+        kinds |= {"swap-impossible": RefusedError, "object-locked": RefusedError, "not-for-this-source": RefusedError}
+        kinds |= {"target-exists": RefusedError, "target-refused": RefusedError, "drill-impossible": RefusedError}
         kind = kinds.get(self.code, BackupdError)
         return kind(self.message, hint=self.hint, code=self.code, retryable=self.retryable)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from nanumpay_backupd import __version__
 from nanumpay_backupd.control.desk import Desk, find, limited, to_text
 from nanumpay_backupd.control.facts import disk_fault, health_of, job_facts, job_faults, protection, retention, timeline
 from nanumpay_backupd.control.server import Call
+from nanumpay_backupd.control.together import find_group, group_facts, group_faults, groups_there, shown_group
 from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.events import Fault
 from nanumpay_backupd.model import SLICES, Backup, Kind, to_builtins
@@ -19,6 +23,7 @@ from nanumpay_backupd.monitoring.checks import Check
 from nanumpay_backupd.monitoring.faults import faults_of
 from nanumpay_backupd.monitoring.judging import gather, judge
 from nanumpay_backupd.monitoring.memory import recall
+from nanumpay_backupd.pipeline.groups import all_at_once
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.plans import Task
 from nanumpay_backupd.settings.merge import encryption_in_words
@@ -43,7 +48,7 @@ class Looking(Desk):
 
     async def standing(self) -> tuple[dict[str, Any], list[Fault]]:
         """Return the status, and what is wrong now in more than its words."""
-        jobs, free, faults = await self._look()
+        jobs, groups, free, faults = await self._look()
         status = {
             "version": __version__,
             "pid": os.getpid(),
@@ -56,23 +61,48 @@ class Looking(Desk):
             "free_bytes": free or 0,
             "settings": self._daemon.settings_state(),
             "jobs": jobs,
+            "groups": groups,
         }
         return status, faults
 
     async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
         """Return what is wrong now, as the status tells it, and the jobs as it shows them."""
-        jobs, _, faults = await self._look()
+        jobs, _, _, faults = await self._look()
         return faults, jobs
 
-    async def _look(self) -> tuple[list[dict[str, Any]], int | None, list[Fault]]:
+    async def _look(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int | None, list[Fault]]:
         specs = list(self._supervisor.jobs.values())  # settings may change while the catalog is asked
         jobs = [await self._job(job) for job in specs]
+        groups = await self._groups()
         free = await asyncio.to_thread(_free, self._supervisor)
-        faults = [*self._daemon.problems(), *job_faults(jobs), *disk_fault(free, self._supervisor.paths.backups)]
+        faults = [*self._daemon.problems(), *job_faults(jobs), *group_faults(groups, jobs)]
+        faults += disk_fault(free, self._supervisor.paths.backups)
         checks: list[Check] = []
         for job, shown in zip(specs, jobs, strict=True):
             checks += await self._judged(job, shown)
-        return jobs, free, [*faults, *faults_of(checks, faults)]
+        return jobs, groups, free, [*faults, *faults_of(checks, faults)]
+
+    async def _groups(self) -> list[dict[str, Any]]:
+        """Describe the groups as the interface's type Group."""
+        layout, found = self._supervisor.layout, []
+        for group in list(self._supervisor.specs.values()):
+            facts = await self._supervisor.db(lambda catalog, group=group: group_facts(catalog, layout, group))  # type: ignore[misc]
+            active = self._supervisor.active.get(group.name)
+            due = self._supervisor.plans.get(group.name)
+            found.append(
+                {
+                    "name": group.name,
+                    "jobs": list(group.jobs),
+                    "enabled": group.enabled,
+                    "schedule": list(group.schedule.cron) if group.schedule else [],
+                    "timezone": (group.schedule.timezone if group.schedule else "") or self._daemon.timezone,
+                    "next_run": to_text(due) if due else None,
+                    "running": active.run.id if active else None,
+                    "notes": list(group.notes),
+                    **facts,
+                }
+            )
+        return found
 
     async def _judged(self, job: JobSpec, shown: dict[str, Any], *, thorough: bool = False) -> list[Check]:
         """Judge a job and its places by what the catalog knows and the last look saw; ``shown`` is of `_job`."""
@@ -84,7 +114,8 @@ class Looking(Desk):
 
     async def list_jobs(self, _call: Call) -> dict[str, Any]:
         """Answer ListJobs."""
-        return {"jobs": [await self._job(job) for job in self._supervisor.jobs.values()]}
+        jobs = [await self._job(job) for job in self._supervisor.jobs.values()]
+        return {"jobs": jobs, "groups": await self._groups()}
 
     async def list_runs(self, call: Call) -> dict[str, Any]:
         """Answer ListRuns."""
@@ -108,11 +139,35 @@ class Looking(Desk):
         job, limit = call.params.get("job"), call.params.get("limit")
         if limit is not None:
             limit = limited(limit, 1, 1_000_000)
+        if job is not None and job in self._supervisor.specs:
+            return await self._list_group(job, limit)
         slices = bool(call.params.get("slices"))
         kinds = frozenset(Kind) if slices else frozenset(Kind) - SLICES
         found = await self._supervisor.db(lambda catalog: catalog.backups(job, limit, kinds))
         hidden = 0 if slices else await self._supervisor.db(lambda catalog: catalog.count(job, SLICES))
-        return {"backups": [self._typed(backup) for backup in found], "hidden_slices": hidden}
+        groups = await self._made_together("", limit) if job is None else []
+        return {"backups": [self._typed(backup) for backup in found], "hidden_slices": hidden, "groups": groups}
+
+    async def _list_group(self, group: str, limit: int | None) -> dict[str, Any]:
+        """Describe what runs of a group made, and the backups that this consists of."""
+        groups = await self._made_together(group, limit)
+        names = [member["backup"] for one in groups for member in one["members"] if member["copies"]]
+        found = await self._supervisor.db(lambda catalog: [catalog.backup(name) for name in names])
+        shown = [self._typed(msgspec.structs.replace(item, manifest=None)) for item in found if item is not None]
+        return {"backups": shown, "hidden_slices": 0, "groups": groups}
+
+    async def _made_together(self, group: str, limit: int | None) -> list[dict[str, Any]]:
+        layout = self._supervisor.layout
+        found = await self._supervisor.db(
+            lambda catalog: list(itertools.islice(groups_there(catalog, layout, group, all_at_once(catalog)), limit))
+        )
+        return [shown_group(*one) for one in found]
+
+    async def describe_group(self, call: Call) -> dict[str, Any]:
+        """Answer DescribeGroup."""
+        await self._supervisor.refresh()
+        layout, name = self._supervisor.layout, call.params["group"]
+        return {"group": shown_group(*await self._supervisor.db(lambda catalog: find_group(catalog, layout, name)))}
 
     async def describe_backup(self, call: Call) -> dict[str, Any]:
         """Answer DescribeBackup."""
@@ -170,6 +225,7 @@ class Looking(Desk):
             "retention": await self._supervisor.db(lambda catalog: retention(catalog, job)),
             "warnings": list(job.warnings),
             "encryption": encryption_in_words(job.encryption),
+            "group": job.group or None,
             "protection": shown,
             **facts,
         }

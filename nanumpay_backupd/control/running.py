@@ -9,15 +9,30 @@ from typing import Any, Final
 
 import msgspec
 
-from nanumpay_backupd.control.desk import Desk, find, limited
+from nanumpay_backupd.active import ActiveRun
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.control.desk import Desk, find, limited, present
 from nanumpay_backupd.control.server import Call
+from nanumpay_backupd.control.together import find_group, groups_there, shown_group
 from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, RefusedError
-from nanumpay_backupd.model import SLICES, Backup, ErrorInfo, Kind, OpTime, Trigger, error_info, to_builtins
+from nanumpay_backupd.model import (
+    SLICES,
+    Backup,
+    ErrorInfo,
+    GroupManifest,
+    Kind,
+    OpTime,
+    Trigger,
+    error_info,
+    to_builtins,
+)
 from nanumpay_backupd.pipeline.chains import LATEST, known, no_such_moment, parse_moment, within
-from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, lane
+from nanumpay_backupd.pipeline.chosen import no_files
+from nanumpay_backupd.pipeline.groups import MemberState, all_at_once, state_of
+from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, group_of, lane
 from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, SourceKind, VerifyOrder
 from nanumpay_backupd.settings.selection import jobs_of, must_hold
-from nanumpay_backupd.supervisor import ActiveRun
+from nanumpay_backupd.settings.sources import FilesSource
 
 __all__ = ["Running"]
 
@@ -27,7 +42,10 @@ _KINDS: Final = {
     Kind.DIFFERENTIAL.value: "slice",
 }
 """What makes the kinds of backups that can be asked for."""
+_OF_JOBS: Final = ("collection", "format", "compress", "only_to")
+"""What can be asked for of a job, and not of a group."""
 _FORMATS: Final = ("bson", "json")
+_LOST: Final = {"corrupt": "its backup is damaged", "gone": "no copy is left", "never": "no backup was made"}
 _LEVELS: Final = ("checksum", "structure", "restore")
 
 
@@ -36,6 +54,11 @@ class Running(Desk):
 
     async def run(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         """Answer Run: start it, and with ``more`` stream its events until it ends."""
+        if call.params.get("job") in self._supervisor.specs:
+            async with contextlib.aclosing(self._group_run(call)) as replies:
+                async for reply in replies:
+                    yield reply
+            return
         name = self._meant(call.params)
         kind = call.params.get("kind") or Kind.FULL.value
         if kind not in _KINDS:
@@ -74,16 +97,40 @@ class Running(Desk):
             async for reply in replies:
                 yield reply
 
+    async def _group_run(self, call: Call) -> AsyncGenerator[dict[str, Any], None]:
+        """Start the run of a group, and follow it."""
+        params = call.params
+        name, kind = params["job"], _kind_of(params)
+        other = next((key for key in _OF_JOBS if params.get(key) is not None), "")
+        if other or params.get("kind") not in (None, Kind.FULL.value):
+            jobs = ", ".join(self._supervisor.specs[name].jobs)
+            raise RefusedError(
+                f"{name} is a group: of that, whole backups are made as its jobs have it",
+                hint=f"leave out {other or 'kind'}, or run one of its jobs: {jobs}",
+            )
+        muted = bool(params.get("disable_notifications"))
+
+        def hear(active: ActiveRun) -> None:
+            if muted:
+                self._daemon.announcer.mute(active.run.id)
+
+        async def start() -> ActiveRun:
+            active = await self._supervisor.groups.make(
+                name, Trigger.MANUAL, force=bool(params.get("force")), kind=kind, on_part=hear
+            )
+            hear(active)
+            return active
+
+        async with contextlib.aclosing(self._followed(start)) as replies:
+            async for reply in replies:
+                yield reply
+
     def _meant(self, params: Mapping[str, Any]) -> str:
         """Return the name of the job that a caller of Run asked for; ``holds`` says what it must save."""
         name: str | None = params.get("job")
-        if params.get("holds") is None:
+        kind = _kind_of(params)
+        if kind is None:
             return name or self._only_job()
-        try:
-            kind = SourceKind(params["holds"])
-        except ValueError:
-            hint = f"kinds: {', '.join(SourceKind)}"
-            raise RefusedError(f"{params['holds']!r} is no kind of source", hint=hint) from None
         if name:
             must_hold(self._named(name), kind)
             return name
@@ -147,12 +194,53 @@ class Running(Desk):
             async for reply in replies:
                 yield reply
 
+    async def restore_group(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        """Answer RestoreGroup: with ``dry_run`` the plans, else start it, and with ``more`` stream its events."""
+        self._admin(call, "restore")
+        await self._supervisor.refresh()
+        chosen, states = await self._group(call.params["group"])
+        wanted = _members(chosen, states, _kind_of(call.params), partial=bool(call.params.get("partial")))
+        orders = [(self._named(state.member.job), _member_order(state, call.params)) for state in wanted]
+        plans = [await self._foresee(job, order) for job, order in orders]
+        if call.params.get("dry_run"):
+            yield {"plans": plans, "group": shown_group(chosen, states)}
+            return
+        # The copies that were planned with are those that are taken.
+        orders = [
+            (job, msgspec.structs.replace(order, source=plan["copy"]))
+            for (job, order), plan in zip(orders, plans, strict=True)
+        ]
+
+        async def start() -> ActiveRun:
+            return await self._supervisor.groups.restore(chosen.group, orders, chosen.id)
+
+        async with contextlib.aclosing(self._followed(start)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _group(self, name: str) -> tuple[GroupManifest, list[MemberState]]:
+        """Return what is meant by an id, or by a group's name: its newest that is whole. Raises NotFoundError."""
+        layout = self._supervisor.layout
+        if group_of(name):
+            return await self._supervisor.db(lambda catalog: find_group(catalog, layout, name))
+        self._supervisor.groups.named(name)
+        found = await self._supervisor.db(
+            lambda catalog: list(groups_there(catalog, layout, name, all_at_once(catalog)))
+        )
+        for manifest, states in found:
+            if manifest.whole and state_of(states) == "whole":
+                return manifest, states
+        hint = "what there is: backupctl list" if found else "make one: backupctl run"
+        raise NotFoundError(f"group {name} has no backup that is whole", hint=f"{hint} {name}")
+
     async def _restore_order(self, call: Call) -> tuple[JobSpec, RestoreOrder, list[str]]:
         """Work out which job, backup and moment are meant, and what is to be said of that.
 
         Raises NotFoundError, RefusedError.
         """
         name, at = call.params["backup"], call.params.get("at") or ""
+        if name in self._supervisor.specs:
+            raise RefusedError(f"{name} is a group", hint=f"its newest: backupctl restore {name} latest")
         order = RestoreOrder(
             backup="",
             to_database=call.params.get("to_database") or "",
@@ -237,9 +325,11 @@ class Running(Desk):
             yield {"run": to_builtins(active.run)}
             event = await first
             while True:
-                if event["run_id"] == active.run.id and event["kind"] != "run-started":
-                    yield {"run": to_builtins(active.run), "event": _public(event)}
-                    if event["kind"] == "run-ended":
+                member = active.member(event["run_id"])
+                if member is not None and (member or event["kind"] != "run-started"):
+                    told = {**event, "member": member} if member else event
+                    yield {"run": to_builtins(active.run), "event": _public(told)}
+                    if event["kind"] == "run-ended" and not member:
                         return
                 try:
                     event = await anext(events)
@@ -266,7 +356,7 @@ class Running(Desk):
         """Answer ListFiles: a worker reads the archives."""
         await self._supervisor.refresh()
         name, path = call.params["backup"], call.params.get("path")
-        backup = await self._supervisor.db(lambda catalog: find(catalog, name))
+        backup = await self._supervisor.db(lambda catalog: self._with_files(catalog, name))
         order = RestoreOrder(
             backup="" if backup.kind in SLICES else backup.id,
             at=backup.end if backup.kind in SLICES else "",
@@ -278,6 +368,19 @@ class Running(Desk):
         )
         (found,) = await self._ask(self._restoring(backup), "ls", "listing", order)
         return dict(found)
+
+    def _with_files(self, catalog: Catalog, name: str) -> Backup:
+        """Return a backup of file trees, ``latest``: the newest full of any; raises NotFoundError, RefusedError."""
+        if name == LATEST:
+            jobs = [job.name for job in self._supervisor.jobs.values() if isinstance(job.source, FilesSource)]
+            fulls = [backup for job in jobs for backup in catalog.backups(job, kinds={Kind.FULL}) if present(backup)]
+            if not fulls:
+                raise NotFoundError("there is no backup of files", hint="see: backupctl list")
+            return max(fulls, key=lambda backup: backup.created)
+        backup = find(catalog, name)
+        if (kind := backup.manifest.source.type if backup.manifest is not None else "mongodb") != "files":
+            raise no_files(backup.id, kind)
+        return backup
 
     async def _foresee(self, job: JobSpec, order: RestoreOrder) -> dict[str, Any]:
         """Let a worker work the plan out: it asks the server, and drivers are not for this process."""
@@ -302,6 +405,54 @@ def _told_why(error: BackupdError, fault: ErrorInfo | None) -> BackupdError:
     if fault is not None:
         error.message += f"; they could not be captured up to now: {fault.message}"
     return error
+
+
+def _kind_of(params: Mapping[str, Any]) -> SourceKind | None:
+    """Return what the source must hold, None: anything; raises RefusedError."""
+    if params.get("holds") is None:
+        return None
+    try:
+        return SourceKind(params["holds"])
+    except ValueError:
+        hint = f"kinds: {', '.join(SourceKind)}"
+        raise RefusedError(f"{params['holds']!r} is no kind of source", hint=hint) from None
+
+
+def _members(
+    manifest: GroupManifest, states: list[MemberState], kind: SourceKind | None, *, partial: bool
+) -> list[MemberState]:
+    """Return what of a group is to be restored. Raises RefusedError where that is not all that was asked for."""
+    meant = [state for state in states if kind is None or state.member.holds == kind.value]
+    usable = [state for state in meant if state.state in {"good", "unproven"}]
+    lost = [state for state in meant if state not in usable]
+    if not usable:
+        raise NotFoundError(
+            f"nothing that was asked for of group {manifest.id} can be restored",
+            hint=f"what became of its backups: backupctl show {manifest.id}",
+        )
+    if lost and not partial:
+        why = ", ".join(f"{state.member.job} ({_LOST[state.state]})" for state in lost)
+        raise RefusedError(
+            f"group {manifest.id} cannot be restored as a whole: {why}",
+            hint="what there is of it: add --partial; or one by itself: backupctl restore "
+            + " | ".join(str(state.member.backup) for state in usable),
+            code="group-partial",
+        )
+    return usable
+
+
+def _member_order(state: MemberState, params: Mapping[str, Any]) -> RestoreOrder:
+    source = params.get("source") or ""
+    if source and source not in state.copies:
+        raise NotFoundError(
+            f"{state.member.backup} has no copy at {source!r}", hint=f"it is at: {', '.join(state.copies)}"
+        )
+    return RestoreOrder(
+        backup=state.member.backup or "",
+        source=source,
+        safety=params.get("safety") is not False,
+        overwrite=bool(params.get("overwrite")),
+    )
 
 
 def _collection(params: Mapping[str, Any]) -> CollectionOrder | None:

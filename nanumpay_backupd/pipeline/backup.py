@@ -35,11 +35,12 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline import hooks
 from nanumpay_backupd.pipeline.again import repeated
+from nanumpay_backupd.pipeline.groups import send_groups
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import SEALS, Layout, backup_id
 from nanumpay_backupd.pipeline.oddities import examine
-from nanumpay_backupd.pipeline.outbox import sweep_outbox
+from nanumpay_backupd.pipeline.outbox import Encrypting, sweep_outbox
 from nanumpay_backupd.pipeline.outlook import PruneLine, too_large
 from nanumpay_backupd.pipeline.produce import preflight, produce, staged_state
 from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
@@ -126,6 +127,8 @@ def upload_queued(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_stor
         with recorder.stage(Stage.UPLOAD), Keyring(spec.job.encryption) as keys:
             done, count, faults = upload_due(spec.job, catalog, layout, recorder, open_store, keys=keys)
             recorder.detail(f"{done} of {count} queued copies uploaded", Outcome.FAILED if faults else None)
+            # What a group waits for may have arrived.
+            faults += send_groups([spec.job], catalog, layout, open_store)
         return faults
 
     return recorded(spec, layout, recorder, work, partly=Outcome.FAILED)
@@ -272,8 +275,9 @@ def _stages(
         punch = _look(spec, source, layout, catalog, recorder, keys)
         sweep(layout)
         sweep_outbox(layout, catalog, held=layout.lock(spec.job.name, spec.action))
-    manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch)
-    backup = prove_and_encrypt(spec.job, source, layout, manifest, catalog, recorder, keys=keys)
+    with Encrypting(layout, keys, recorder) as beside:
+        manifest = _make(spec, source, layout, catalog, recorder, keys, punch=punch, beside=beside)
+        backup = prove_and_encrypt(spec.job, source, layout, manifest, catalog, recorder, keys=keys, beside=beside)
     if _kind(spec) is Kind.FULL:
         _tell_oddity(spec, backup, layout, catalog, recorder)
     _verify_leftovers(spec, source, layout, catalog, recorder, keys)
@@ -347,6 +351,7 @@ def _make(
     keys: Keyring,
     *,
     punch: bool,
+    beside: Encrypting | None = None,
 ) -> Manifest:
     """Dump, compress, encrypt and commit; returns the committed backup's manifest."""
     staging, lock = open_staging(layout, spec.run)
@@ -355,7 +360,16 @@ def _make(
         clear_staging(staging)
         started, identifier = name_backup(spec, layout, catalog, recorder, _kind(spec))
         artifact, manifest = produce(
-            source, spec.job, identifier, started, staging, recorder, punch=punch, kind=_kind(spec), keys=keys
+            source,
+            spec.job,
+            identifier,
+            started,
+            staging,
+            recorder,
+            punch=punch,
+            kind=_kind(spec),
+            keys=keys,
+            beside=beside,
         )
         manifest = msgspec.structs.replace(manifest, only_to=spec.only_to)
         if source.kinds & SLICES:
@@ -455,12 +469,17 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     sync_local(catalog, layout, now)
     kinds = frozenset(Kind) if fulls else _alike(spec)
     deleted: list[PruneLine] = []
-    lines, faults = prune(spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append)
+    parted: list[str] = []
+    lines, faults = prune(
+        spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append, on_note=parted.append
+    )
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
     if fulls:
         for note in too_large(spec.job, lines):
             recorder.warn(f"retention: {note}")
+    for text in parted:
+        recorder.reporter.message("info", f"retention: {text}")
     if deleted:
         recorder.reporter.message("info", f"retention deleted {named(deleted)}", None, Message.COPIES_DELETED)
     locked = sum(line.action == "locked" for line in lines)

@@ -345,7 +345,7 @@ class _BringingBack:
             error.message += f"; nothing was changed in {where}"
             return error
         is_now = "is half restored" if self._state == "half" else "is restored, but not as it should be"
-        error.message += f"; {where} {is_now}"
-        kept = self._target.undo()
+        untouched, kept = self._target.untouched, self._target.undo()
+        error.message += f"; nothing was changed in {where}" if untouched else f"; {where} {is_now}"
         error.hint = "; ".join(part for part in (error.hint, kept, again) if part) + back
         return error

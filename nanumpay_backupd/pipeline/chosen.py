@@ -12,8 +12,9 @@ from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.restore_plan import choose_copy
 from nanumpay_backupd.settings.schema import RunSpec
+from nanumpay_backupd.wording import words_for
 
-__all__ = ["known_backup", "unlocked_backup", "usable_copy"]
+__all__ = ["known_backup", "no_files", "unlocked_backup", "usable_copy"]
 
 
 def known_backup(catalog: Catalog, name: str, layout: Layout) -> Backup:
@@ -47,3 +48,13 @@ def usable_copy(backup: Backup, spec: RunSpec, catalog: Catalog) -> Copy:
     except RefusedError as error:
         error.hint = other_choice(backup, source, spec, catalog)
         raise
+
+
+def no_files(backup: str, kind: str) -> RefusedError:
+    """Return what is to be said of a backup of another type of source."""
+    words = words_for(kind)
+    return RefusedError(
+        f"{backup} is a backup of {words.name}: it holds {words.parts}, and no files that could be listed",
+        hint=f"what it holds: backupctl show {backup}",
+        code="not-for-this-source",
+    )

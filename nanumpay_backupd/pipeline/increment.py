@@ -33,7 +33,7 @@ from nanumpay_backupd.pipeline.again import repeated
 from nanumpay_backupd.pipeline.backup import announce, between_hooks, name_backup, recorded, upload_new
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
-from nanumpay_backupd.pipeline.outbox import sweep_outbox
+from nanumpay_backupd.pipeline.outbox import Encrypting, sweep_outbox
 from nanumpay_backupd.pipeline.produce import preflight, produce, staged_state
 from nanumpay_backupd.pipeline.proving import encrypt_staged, prove_and_encrypt, prove_local
 from nanumpay_backupd.pipeline.publish import clear_staging, commit, open_staging
@@ -108,7 +108,7 @@ class _Increment:
             sweep_outbox(self._layout, catalog, held=self._layout.lock(job.name, self._spec.action))
             recorder.detail(f"since {parent.id}")
         try:
-            manifest = self._make(parent, chain, punch=punch)
+            backup = self._made(parent, chain, punch=punch)
         except Unchanged:
             self._note(parent, chain, parent.end)
             return []
@@ -116,8 +116,6 @@ class _Increment:
             if error.code == "chain-broken":
                 self._broken(error)
             raise
-        recorder.loud()
-        backup = prove_and_encrypt(job, self._source, self._layout, manifest, catalog, recorder, keys=self._keys)
         self._note(backup, chain, backup.end)
         self._states.tidy(catalog)
         return upload_new(self._spec, backup, catalog, self._layout, recorder, self._open_store, keys=self._keys)
@@ -171,7 +169,17 @@ class _Increment:
             return backup
         return None
 
-    def _make(self, parent: Backup, chain: str, *, punch: bool) -> Manifest:
+    def _made(self, parent: Backup, chain: str, *, punch: bool) -> Backup:
+        """Make and prove it; raises as `_make`."""
+        job, layout, recorder, keys = self._spec.job, self._layout, self._recorder, self._keys
+        with Encrypting(layout, keys, recorder) as beside:
+            manifest = self._make(parent, chain, beside, punch=punch)
+            recorder.loud()
+            return prove_and_encrypt(
+                job, self._source, layout, manifest, self._catalog, recorder, keys=keys, beside=beside
+            )
+
+    def _make(self, parent: Backup, chain: str, beside: Encrypting, *, punch: bool) -> Manifest:
         """Dump, compress, encrypt and commit; raises Unchanged where there is nothing to be kept."""
         spec, recorder, layout = self._spec, self._recorder, self._layout
         staging, lock = open_staging(layout, f"{spec.run}")
@@ -193,6 +201,7 @@ class _Increment:
                 kind=self._kind,
                 keys=self._keys,
                 since=since,
+                beside=beside,
             )
             manifest = msgspec.structs.replace(
                 stamped(manifest, started, since=parent.end), parent=parent.id, chain=chain

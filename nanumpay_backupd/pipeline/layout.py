@@ -20,6 +20,8 @@ __all__ = [
     "SEALS",
     "Layout",
     "backup_id",
+    "group_id",
+    "group_of",
     "is_slice",
     "job_of",
     "lane",
@@ -39,6 +41,9 @@ _ID: Final = re.compile(r"(?P<job>[a-z0-9][a-z0-9-]*)-(?:backup|collection|slice
 _SLICE: Final = re.compile(
     r"[a-z0-9][a-z0-9-]*-(?:slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:(?:\.bson\.zst|\.tar(?:\.gz)?)(?:\.gpg|\.age)?)?"
 )
+_GROUP: Final = re.compile(r"(?P<group>[a-z][a-z0-9-]*)-group-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
+GROUP_SUFFIX: Final = ".json"
+"""Ends the name of a group's manifest, also at the destinations."""
 SEALS: Final = {".gpg": "openpgp", ".age": "age"}
 """What ends the name of an encrypted artifact, and the method."""
 _WORDS: Final = {
@@ -57,6 +62,17 @@ _STAMP: Final = "%Y-%m-%dT%H-%M-%S"
 def backup_id(job: str, moment: datetime, kind: Kind = Kind.FULL) -> str:
     """Return a backup's id, which also names its artifact and the folder inside; ``moment`` counts to the second."""
     return f"{job}-{_WORDS[kind]}-{moment.astimezone(UTC).strftime(_STAMP)}"
+
+
+def group_id(group: str, moment: datetime) -> str:
+    """Return the id of what a run of a group made; ``moment`` counts to the second."""
+    return f"{group}-group-{moment.astimezone(UTC).strftime(_STAMP)}"
+
+
+def group_of(name: str) -> str:
+    """Return the group that such an id names, empty when it is none."""
+    match = _GROUP.fullmatch(name)
+    return match["group"] if match is not None else ""
 
 
 def lane(job: str, action: str) -> str:
@@ -116,6 +132,7 @@ class Layout:
         self.locks = self.private / "locks"
         self.pinned = self.private / "pins"
         self.outbox = self.private / "outbox"
+        self.groups = self.private / "groups"
 
     def artifact(self, name: str) -> Path:
         """Return where an artifact stands once it is published."""
@@ -140,6 +157,14 @@ class Layout:
     def pins(self, backup: str) -> Path:
         """Return where the pins of a backup stand, if it has any."""
         return self.pinned / f"{backup}.json"
+
+    def group(self, identifier: str) -> Path:
+        """Return where the manifest of a group stands once it is committed."""
+        return self.groups / f"{identifier}{GROUP_SUFFIX}"
+
+    def groups_lock(self) -> Path:
+        """Return the lock file of whoever changes a group's manifest; no job's has such a name."""
+        return self.locks / ".groups.lock"
 
     def run_staging(self, run: str) -> Path:
         """Return the folder in which one run works."""
@@ -171,6 +196,11 @@ class Layout:
         """Make the folders for encrypted artifacts as well; raises OSError."""
         self.create()
         self._make(self.encrypted, self.outbox)
+
+    def create_groups(self) -> None:
+        """Make the folder for the manifests of groups as well; raises OSError."""
+        self.create()
+        self._make(self.groups)
 
     def _make(self, *folders: Path) -> None:
         for folder in folders:

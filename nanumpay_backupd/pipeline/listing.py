@@ -1,13 +1,16 @@
 """What file trees hold as of a backup, listed folder by folder. Brings nothing back, proves nothing.
 
-The archives of a chain are read once; what they hold is then kept in the state folder for the next listing of the same
-backup, for this user only. Only copies on this host are read.
+The archives of a chain are read once, and proven on the way (`verify`), wherever their copies are; those at a
+destination come through the network and are not kept. What they hold is kept in the state folder for the next listing
+of the same backup, for this user only.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Generator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -15,13 +18,18 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import NotFoundError, RefusedError
+from nanumpay_backupd.errors import NotFoundError
 from nanumpay_backupd.model import LOCAL
-from nanumpay_backupd.pipeline.bringback import Piece, feed, pieces_of
+from nanumpay_backupd.pipeline.bringback import Piece, pieces_of
+from nanumpay_backupd.pipeline.chosen import no_files
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.members import chunks_of
+from nanumpay_backupd.pipeline.upload import OpenStore
+from nanumpay_backupd.pipeline.verify import opened, prove_stream
 from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.sources.files_index import Entry, TreeIndex
+from nanumpay_backupd.system.clock import Clock
 
 __all__ = ["PAGE", "FileLine", "Listing", "list_tree"]
 
@@ -62,11 +70,12 @@ class Listing(msgspec.Struct, frozen=True):
     more: bool
 
 
-def list_tree(spec: RunSpec, catalog: Catalog) -> Listing:
+def list_tree(spec: RunSpec, catalog: Catalog, clock: Clock, open_store: OpenStore) -> Listing:
     """List what the order of ``spec.restore`` names: its ``only`` is the path, none: the whole tree's first level.
 
     Its options: ``skip``, how many entries were given before; ``recursive``, where not empty: with all that is below.
-    Raises NotFoundError, RefusedError (``not-for-this-source``, ``copy-unusable``), VerifyError, DecryptError.
+    Raises NotFoundError, RefusedError (``not-for-this-source``, ``copy-unusable``), VerifyError, DecryptError,
+    StoreError.
     """
     order = spec.restore
     assert order is not None, "a listing needs an order"
@@ -75,12 +84,8 @@ def list_tree(spec: RunSpec, catalog: Catalog) -> Listing:
         pieces = pieces_of(spec, catalog, layout, keys)
         last = pieces[-1].manifest
         if last.source.type != "files":
-            raise RefusedError(
-                f"{last.backup} holds no files",
-                hint=f"what it holds: backupctl show {last.backup}",
-                code="not-for-this-source",
-            )
-        index = _index(spec.paths.state / "listings", pieces, layout, keys)
+            raise no_files(last.backup, last.source.type)
+        index = _Maker(spec, layout, keys, clock, open_store).index(pieces)
     try:
         roots = [part.name for part in last.source.parts]
         path = os.path.normpath(order.only[0]) if order.only else (roots[0] if len(roots) == 1 else "")
@@ -103,36 +108,70 @@ def list_tree(spec: RunSpec, catalog: Catalog) -> Listing:
         index.close()
 
 
-def _index(folder: Path, pieces: tuple[Piece, ...], layout: Layout, keys: Keyring) -> TreeIndex:
-    """Return the index of a chain, made where it is not there yet."""
-    path = folder / f"{pieces[-1].backup.id}.db"
-    if path.exists():
-        return TreeIndex.opened(path)
-    for piece in pieces:
-        if piece.copy.destination != LOCAL:
-            raise RefusedError(
-                f"{piece.backup.id} has no good copy on this host, and only such are read to list them",
-                hint="restore it into an empty folder, and look there: backupctl restore --to",
-                code="copy-unusable",
+class _Maker:
+    """Makes the index of a chain, out of copies wherever they are."""
+
+    def __init__(self, spec: RunSpec, layout: Layout, keys: Keyring, clock: Clock, open_store: OpenStore) -> None:
+        self._spec = spec
+        self._folder = spec.paths.state / "listings"
+        self._layout = layout
+        self._keys = keys
+        self._clock = clock
+        self._open_store = open_store
+
+    def index(self, pieces: tuple[Piece, ...]) -> TreeIndex:
+        """Return the index, made where it is not there yet."""
+        folder = self._folder
+        path = folder / f"{pieces[-1].backup.id}.db"
+        if path.exists():
+            os.utime(path)
+            return TreeIndex.opened(path)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._tidy()
+        fresh = folder / f".{path.name}.{os.getpid()}"
+        index = TreeIndex(fresh)
+        try:
+            for piece in pieces:
+                self._read(piece, index)
+        except BaseException:
+            index.close()
+            fresh.unlink()
+            raise
+        fresh.replace(path)
+        kept = sorted(folder.glob("*.db"), key=lambda one: one.stat().st_mtime)
+        for old in kept[:-_KEPT]:
+            old.unlink(missing_ok=True)
+        return index
+
+    def _read(self, piece: Piece, index: TreeIndex) -> None:
+        """Read one archive into the index; raises VerifyError where it is not what was stored."""
+        with closing(self._chunks(piece)) as chunks:
+            prove_stream(
+                chunks,
+                piece.manifest,
+                lambda _: index.follow(contents=False),
+                self._clock,
+                lambda _: None,
+                keys=self._keys,
             )
-    folder.mkdir(mode=0o700, exist_ok=True)
-    fresh = folder / f".{path.name}.{os.getpid()}"
-    index = TreeIndex(fresh)
-    try:
-        for piece in pieces:
-            reader = index.follow(contents=False)
-            for data in feed(piece, layout.artifact(piece.manifest.artifact.name), keys):
-                reader(data)
-            reader(b"")
-    except BaseException:
-        index.close()
-        fresh.unlink()
-        raise
-    fresh.replace(path)
-    kept = sorted(folder.glob("*.db"), key=lambda one: one.stat().st_mtime)
-    for old in kept[:-_KEPT]:
-        old.unlink(missing_ok=True)
-    return index
+
+    def _chunks(self, piece: Piece) -> Generator[bytes]:
+        """Yield a copy as it is stored."""
+        place, key = piece.copy.destination, piece.copy.key
+        if place == LOCAL:
+            path = self._layout.artifact(key)
+            with opened(path, piece.manifest) as stream:
+                yield from chunks_of(path, stream)
+            return
+        destination = next(item for item in self._spec.job.destinations if item.name == place)
+        with self._open_store(destination) as store:
+            yield from store.get(key)
+
+    def _tidy(self) -> None:
+        """Remove what a listing that was killed left behind."""
+        for left in self._folder.glob(".*.db.*"):
+            if not Path(f"/proc/{left.name.rpartition('.')[2]}").exists():
+                left.unlink(missing_ok=True)
 
 
 def _line(entry: Entry) -> FileLine:

@@ -7,8 +7,9 @@ same; the plain artifact, from which it is made, stays in the backups folder. Up
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -33,21 +34,26 @@ __all__ = ["Encrypting", "can_be_sent", "discard", "fill", "note", "sweep_outbox
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED, CopyState.CORRUPT)
 _PART: Final = ".part"
+_CHUNK: Final = 1 << 20
 
 
 class Encrypting:
-    """The encryption of an artifact for the destinations, under way in a thread beside its proof.
+    """The encryption of an artifact for the destinations, in a thread beside what is done with the plain one.
 
-    `close` always; what is not wanted then is not kept.
+    It follows an archive while that is put together (`follow`, `grown`, `whole`), or takes it as it lies in its folder
+    (`start`). Its faults come out in `result` only: they are not those of the plain one. `close` always; what is not
+    wanted then is not kept.
     """
 
-    def __init__(self, manifest: Manifest, layout: Layout, keys: Keyring, recorder: Recorder) -> None:
+    def __init__(self, layout: Layout, keys: Keyring, recorder: Recorder) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="encrypt")
         self._layout = layout
+        self._keys = keys
+        self._recorder = recorder
+        self._followed: _Growing | None = None
+        self._future: Future[Artifact] | None = None
         self._stop = False
         self._taken = False
-        self._recorder = recorder
-        self._future = self._pool.submit(_encrypt, manifest, layout, keys, recorder.clock, self._tick)
 
     def __enter__(self) -> Self:
         return self
@@ -56,20 +62,112 @@ class Encrypting:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop = True
+        self._leave()
         self._pool.shutdown(wait=True)
-        if not self._taken and self._future.exception() is None:
-            self._layout.waiting(self._future.result().name).unlink(missing_ok=True)
+        future = self._future
+        if not self._taken and future is not None and future.exception() is None:
+            self._layout.waiting(future.result().name).unlink(missing_ok=True)
+
+    def follow(self, plain: Path) -> None:
+        """Begin with a file that is just being written, with the artifact's name; one before that is left."""
+        self._leave()
+        self._followed = _Growing(plain)
+        self._future = self._pool.submit(self._follow, self._followed)
+
+    def grown(self, count: int) -> None:
+        """Tell that the file has so many bytes more."""
+        if self._followed is not None:
+            self._followed.add(count)
+
+    def whole(self, manifest: Manifest) -> None:
+        """Tell that the file is whole, and is what ``manifest`` says."""
+        if self._followed is not None:
+            self._followed.end(manifest)
+
+    def start(self, manifest: Manifest) -> None:
+        """Begin with the plain artifact as it lies in its folder, unless it was followed."""
+        if self._followed is None:
+            self._future = self._pool.submit(
+                _encrypt, manifest, self._layout, self._keys, self._recorder.clock, self._tick
+            )
 
     def result(self) -> Artifact:
         """Wait for it; raises as `fill`."""
+        assert self._future is not None, "it was begun"
         artifact = self._future.result()
         self._taken = True
         return artifact
+
+    def _follow(self, growing: _Growing) -> Artifact:
+        keys, part = self._keys, _part_of(self._layout, growing.path.name)
+        # What decrypts here is compared with what was made when it is read back.
+        with growing:
+            made = keys.seal(growing.chunks(), growing.artifact, part, self._tick, compare=not keys.provable)
+        return _proven(part, made, growing.manifest, self._layout, keys, self._recorder.clock, tick=self._tick)
+
+    def _leave(self) -> None:
+        """Let go of what is followed, unless it is whole."""
+        if self._followed is not None:
+            self._followed.end(None)
 
     def _tick(self, _count: int) -> None:
         self._recorder.alive()
         if self._stop:
             raise CancelledError("it is not wanted any more")
+
+
+class _Growing:
+    """A file that one thread writes and another one reads close behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream = path.open("rb", buffering=0)
+        self._news = threading.Condition()
+        self._size = 0
+        self._ended = False
+        self._manifest: Manifest | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+    def add(self, count: int) -> None:
+        with self._news:
+            self._size += count
+            self._news.notify()
+
+    def end(self, manifest: Manifest | None) -> None:
+        """Without a manifest it never gets whole; only the first end counts."""
+        with self._news:
+            if not self._ended:
+                self._ended, self._manifest = True, manifest
+            self._news.notify()
+
+    @property
+    def manifest(self) -> Manifest:
+        """Return what the whole file is; raises CancelledError when it did not get so far."""
+        if self._manifest is None:
+            raise CancelledError("it is not wanted any more")
+        return self._manifest
+
+    def artifact(self) -> Artifact:
+        return self.manifest.artifact
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield its bytes as they come, to the end."""
+        taken, ended = 0, False
+        while not ended:
+            with self._news:
+                while self._size - taken < _CHUNK and not self._ended:
+                    self._news.wait()
+                there, ended = self._size, self._ended
+            while taken < there and (data := self._stream.read(min(_CHUNK, there - taken))):
+                taken += len(data)
+                yield data
 
 
 def fill(backup: Backup, layout: Layout, keys: Keyring, catalog: Catalog, recorder: Recorder) -> Backup:
@@ -150,13 +248,33 @@ def _queued(backup: Backup) -> bool:
 
 def _encrypt(manifest: Manifest, layout: Layout, keys: Keyring, clock: Clock, tick: Callable[[int], None]) -> Artifact:
     """Encrypt the plain artifact into the outbox, read it back from the disk, and only then let it be seen."""
-    layout.create_encrypted()
-    part = layout.outbox / f".{manifest.artifact.name}{_PART}"
-    part.unlink(missing_ok=True)
+    part = _part_of(layout, manifest.artifact.name)
     path = layout.artifact(manifest.artifact.name)
+    with opened(path, manifest) as stream:
+        made = keys.seal(chunks_of(path, stream), lambda: manifest.artifact, part, tick)
+    return _proven(part, made, manifest, layout, keys, clock, tick=tick)
+
+
+def _part_of(layout: Layout, name: str) -> Path:
+    """Return where the encrypted form of an artifact grows; nothing is there."""
+    layout.create_encrypted()
+    part = layout.outbox / f".{name}{_PART}"
+    part.unlink(missing_ok=True)
+    return part
+
+
+def _proven(
+    part: Path,
+    made: Artifact,
+    manifest: Manifest,
+    layout: Layout,
+    keys: Keyring,
+    clock: Clock,
+    *,
+    tick: Callable[[int], None],
+) -> Artifact:
+    """Read what was made of an artifact back from the disk, and let it be seen; what is not good is removed."""
     try:
-        with opened(path, manifest) as stream:
-            made = keys.seal(chunks_of(path, stream), manifest.artifact, part, tick)
         what = msgspec.structs.replace(manifest, artifact=made, elsewhere=None)
         with opened(part, what) as stream:
             chunks = chunks_of(part, stream)

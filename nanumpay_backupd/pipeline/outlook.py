@@ -12,6 +12,7 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog, Held
 from nanumpay_backupd.model import LOCAL, SLICES, Kind, Lock, OpTime
 from nanumpay_backupd.pipeline.layout import backup_id
+from nanumpay_backupd.pipeline.pins import BY_GROUP
 from nanumpay_backupd.retention import (
     Candidate,
     Coming,
@@ -25,7 +26,18 @@ from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.clock import host_timezone
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["PruneLine", "Seen", "as_locked", "in_order", "look", "plan", "plan_ahead", "together", "too_large"]
+__all__ = [
+    "PruneLine",
+    "Seen",
+    "as_locked",
+    "gone_by",
+    "in_order",
+    "look",
+    "plan",
+    "plan_ahead",
+    "together",
+    "too_large",
+]
 
 _ASK_AGAIN: Final = timedelta(days=1)
 """How long after a look at a lock without an end it is looked at again."""
@@ -61,7 +73,8 @@ class Seen(NamedTuple):
 
 def look(catalog: Catalog, job: str) -> Seen:
     """Read what `plan` needs to know of a job."""
-    anchors = {pin.backup for pin in catalog.pins() if pin.by_daemon}
+    # What is kept because of its group leads on from nothing that would have to stay with it.
+    anchors = {pin.backup for pin in catalog.pins() if pin.by_daemon and pin.owner != BY_GROUP}
     return Seen(catalog.held(job), catalog.locks(job), anchors)
 
 
@@ -74,6 +87,14 @@ def plan(job: JobSpec, seen: Seen, now: datetime) -> list[PruneLine]:
         decisions = decide_place(whole, slices, job.policy_at(place), now, zone)
         lines += _lines(decisions, place, sizes, seen.locks, now)
     return lines
+
+
+def gone_by(lines: Iterable[PruneLine]) -> set[str]:
+    """Return the backups of which no copy stays."""
+    lines = list(lines)
+    return {line.backup for line in lines if line.action == "delete"} - {
+        line.backup for line in lines if line.action != "delete"
+    }
 
 
 def in_order(seen: Seen, place: str, doomed: Collection[str]) -> list[str]:

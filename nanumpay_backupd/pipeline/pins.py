@@ -19,12 +19,14 @@ from nanumpay_backupd.model import BY_DAEMON, Pin, from_json, to_json
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.system.files import fsync_dir, make_private_dir, read_json_bytes, write_atomic
 
-__all__ = ["BY_ANOMALY", "BY_VERIFICATION", "drop_pins", "pin", "recall_pins", "unpin"]
+__all__ = ["BY_ANOMALY", "BY_GROUP", "BY_VERIFICATION", "drop_pins", "pin", "recall_pins", "unpin"]
 
 BY_VERIFICATION: Final = f"{BY_DAEMON}verify"
 """The owner of pins on backups that are older than one that was found damaged."""
 BY_ANOMALY: Final = f"{BY_DAEMON}anomaly"
 """The owner of pins on backups that are older than one from which data may be missing."""
+BY_GROUP: Final = f"{BY_DAEMON}group"
+"""The owner of pins on the backups of the newest whole group."""
 
 
 def pin(catalog: Catalog, layout: Layout, backup: str, owner: str, reason: str, now: datetime) -> None:

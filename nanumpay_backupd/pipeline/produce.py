@@ -17,6 +17,7 @@ from nanumpay_backupd.errors import BackupdError, SpaceError
 from nanumpay_backupd.model import FULLS, Artifact, BackupState, Kind, Manifest, Stage
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.outbox import Encrypting
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.sources.base import Dump, FolderSource, Harvest, Since, Source, StreamSource
@@ -131,12 +132,14 @@ def produce(
     kind: Kind = Kind.FULL,
     keys: Keyring | None = None,
     since: Since | None = None,
+    beside: Encrypting | None = None,
 ) -> tuple[Path, Manifest]:
     """Dump and compress into ``staging``; returns the staged artifact (not yet durable) and its manifest.
 
     Where it is to be encrypted here, and can be decrypted to prove it, the archive goes straight to the tool: its plain
     bytes never touch the disk. Where it cannot, it is returned plain, to be proven first. With ``since`` it is an
-    increment. What the next one needs (`Harvest.state`) is then in `staged_state`.
+    increment. What the next one needs (`Harvest.state`) is then in `staged_state`. ``beside`` encrypts the
+    archive while it is put together, where only the destinations get an encrypted one.
     """
     codec = gzip_codec(job.compression_level) if job.compress else stored_codec()
     keys = keys or Keyring()
@@ -148,7 +151,8 @@ def produce(
                 # From now on: what makes a key of a passphrase takes its time, and the dump does too.
                 output = output.with_name(output.name + keys.suffix)
                 sealed = stack.enter_context(keys.writer(output))
-            into = output if sealed is None else sealed.write
+            elsewhere = beside if keys.seals_for(job) else None
+            into = sealed.write if sealed is not None else _written(output, elsewhere, stack)
             if isinstance(source, StreamSource):
                 harvest, result = _produce_stream(source, codec, staging, into, recorder, since)
             else:
@@ -166,7 +170,23 @@ def produce(
                 manifest = msgspec.structs.replace(manifest, artifact=artifact)
     except OSError as error:
         raise _write_error(error, staging) from None
+    if elsewhere is not None:
+        elsewhere.whole(manifest)
     return output, manifest
+
+
+def _written(output: Path, elsewhere: Encrypting | None, stack: contextlib.ExitStack) -> Callable[[bytes], object]:
+    """Return what takes the archive's bytes: into a new file, which is encrypted beside that."""
+    write = writer_into(stack.enter_context(output.open("xb", buffering=0)))
+    if elsewhere is None:
+        return write
+    elsewhere.follow(output)
+
+    def and_tell(data: bytes) -> None:
+        write(data)
+        elsewhere.grown(len(data))
+
+    return and_tell
 
 
 def staged_state(staging: Path) -> Path:
@@ -185,7 +205,7 @@ def _produce_folder(
     source: FolderSource,
     archive: GrowingArchive,
     staging: Path,
-    into: Path | Callable[[bytes], object],
+    into: Callable[[bytes], object],
     recorder: Recorder,
     since: Since | None,
 ) -> tuple[Harvest, ArchiveResult]:
@@ -205,7 +225,7 @@ def _produce_stream(
     source: StreamSource,
     codec: Codec,
     staging: Path,
-    into: Path | Callable[[bytes], object],
+    into: Callable[[bytes], object],
     recorder: Recorder,
     since: Since | None,
 ) -> tuple[Harvest, ArchiveResult]:
@@ -213,10 +233,9 @@ def _produce_stream(
     work = staging / "work"
     work.mkdir()
     with recorder.stage(Stage.DUMP), contextlib.ExitStack() as stack:
-        take = into if callable(into) else writer_into(stack.enter_context(into.open("xb", buffering=0)))
         stream = source.open(work, since)
         stack.callback(stream.kill)
-        archive = FlowingArchive(stream.fileno(), take, codec=codec)
+        archive = FlowingArchive(stream.fileno(), into, codec=codec)
         stack.callback(archive.close)
         told, looked = 0, recorder.clock.monotonic()
         while archive.step():

@@ -6,6 +6,7 @@ beside its proof.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,9 +69,11 @@ def prove_local(
         kind = manifest.source.type
         oplog = manifest.kind in SLICES and kind == "mongodb"
         what = f"{found.documents:,} oplog entries" if oplog else words_for(kind).count_items(found.documents)
+        # Not every file has its content counted while it is read back.
+        what = f"{what}, " if found.documents else ""
         recorder.detail(
             found.detail
-            or f"{what}, {human_size(found.bytes)} read back at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
+            or f"{what}{human_size(found.bytes)} read back at {human_size(found.bytes / max(found.seconds, 0.001))}/s"
         )
         return keep_proof(layout, with_digests(manifest, proof), found, catalog, recorder)
 
@@ -110,7 +113,7 @@ def encrypt_staged(
     with recorder.stage(Stage.ENCRYPT, total=manifest.artifact.size):
         target = plain.with_name(f"{manifest.artifact.name}{keys.suffix}")
         with opened(plain, manifest) as stream:
-            made = keys.seal(chunks_of(plain, stream), manifest.artifact, target, recorder.progress)
+            made = keys.seal(chunks_of(plain, stream), lambda: manifest.artifact, target, recorder.progress)
         plain.unlink()
         recorder.detail(encrypted_in_words(made))
     return target, msgspec.structs.replace(manifest, artifact=made)
@@ -125,14 +128,18 @@ def prove_and_encrypt(
     recorder: Recorder,
     *,
     keys: Keyring,
+    beside: Encrypting | None = None,
 ) -> Backup:
     """Prove a committed artifact, as `prove_local`, and beside that encrypt it where only the destinations need that.
 
-    An encryption that fails is a warning here: the upload tries it again, and says so where it fails once more.
+    ``beside`` may have begun with that, and is left open. An encryption that fails is a warning here: the upload tries
+    it again, and says so where it fails once more.
     """
     if not keys.seals_for(job) or manifest.artifact.encryption != "none":
         return prove_local(source, layout, manifest, catalog, recorder, keys)
-    with Encrypting(manifest, layout, keys, recorder) as encrypting:
+    with contextlib.ExitStack() as stack:
+        encrypting = beside or stack.enter_context(Encrypting(layout, keys, recorder))
+        encrypting.start(manifest)
         backup = prove_local(source, layout, manifest, catalog, recorder, keys)
         with recorder.stage(Stage.ENCRYPT):
             try:

@@ -13,8 +13,9 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, LockedError, NotFoundError, StoreError
 from nanumpay_backupd.model import LOCAL, Copy, Kind, Lock
+from nanumpay_backupd.pipeline.groups import drop_groups, parted, read_groups
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
-from nanumpay_backupd.pipeline.outlook import PruneLine, as_locked, in_order, look, plan
+from nanumpay_backupd.pipeline.outlook import PruneLine, as_locked, gone_by, in_order, look, plan
 from nanumpay_backupd.pipeline.pins import drop_pins
 from nanumpay_backupd.retention import horizon
 from nanumpay_backupd.settings.schema import Destination, JobSpec
@@ -39,10 +40,12 @@ def prune(
     kinds: Collection[Kind] = frozenset(Kind),
     *,
     on_deleted: Callable[[PruneLine], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[PruneLine], list[BackupdError]]:
     """Delete what `plan` says, at every place; returns the lines and the faults of places that could not be reached.
 
-    ``on_deleted`` is called for each copy once it is gone. Backups of other ``kinds`` are left alone. A fault at one
+    ``on_deleted`` is called for each copy once it is gone, ``on_note`` with a sentence for each group that can be
+    restored in part only from then on. Backups of other ``kinds`` are left alone. A fault at one
     place does not stop the others; what was not deleted comes up again at the next run. What is locked at its place is
     recorded so, and comes up again when the lock has ended.
     """
@@ -52,6 +55,8 @@ def prune(
     destinations = {destination.name: destination for destination in job.destinations}
     faults: list[BackupdError] = []
     locked: dict[tuple[str, str], Lock] = {}
+    for note in parted(read_groups(layout), catalog, gone_by(lines)):
+        on_note(note)
     for place in dict.fromkeys(line.destination for line in lines):
         doomed = {line.backup: line for line in lines if line.destination == place and line.action == "delete"}
         if not doomed:
@@ -68,6 +73,7 @@ def prune(
         if line.action == "keep" and (line.backup, line.destination) in seen.locks:
             _mark_locked(catalog, line.backup, line.destination, None)
     _forget_vanished(job, catalog, layout, now, kinds)
+    faults += drop_groups(job, catalog, layout, open_store)
     return [as_locked(line, locked.get((line.backup, line.destination))) for line in lines], faults
 
 

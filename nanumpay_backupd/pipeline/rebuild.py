@@ -17,6 +17,7 @@ import msgspec
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, DecryptError, StoreError, ToolError, VerifyError
 from nanumpay_backupd.model import SLICES, Backup, BackupState, Copy, CopyState, Kind, Manifest, from_json
+from nanumpay_backupd.pipeline.groups import adopt_groups
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, rebuild
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, backup_id, parse_artifact
@@ -66,18 +67,28 @@ def rebuild_local(catalog: Catalog, layout: Layout, now: datetime) -> int:
 
 
 def adopt_remote(
-    job: JobSpec, catalog: Catalog, now: datetime, open_store: Callable[[Destination], Store]
+    job: JobSpec,
+    catalog: Catalog,
+    now: datetime,
+    open_store: Callable[[Destination], Store],
+    layout: Layout | None = None,
 ) -> tuple[int, list[BackupdError]]:
     """Record the copies of a job's backups that its destinations hold; returns how many, and the places' faults.
 
-    Only objects with one of our manifests beside them count; everything else at a destination is foreign.
+    Only objects with one of our manifests beside them count; everything else at a destination is foreign. With
+    ``layout`` the manifests of the job's groups that are there are taken over as well.
     """
     with Keyring(job.encryption) as keys:
-        return _adopt_remote(job, catalog, now, open_store, keys)
+        return _adopt_remote(job, catalog, now, open_store, layout, keys)
 
 
 def _adopt_remote(
-    job: JobSpec, catalog: Catalog, now: datetime, open_store: Callable[[Destination], Store], keys: Keyring
+    job: JobSpec,
+    catalog: Catalog,
+    now: datetime,
+    open_store: Callable[[Destination], Store],
+    layout: Layout | None,
+    keys: Keyring,
 ) -> tuple[int, list[BackupdError]]:
     count = 0
     faults: list[BackupdError] = []
@@ -92,6 +103,8 @@ def _adopt_remote(
                     destination.name, store, catalog, now, lambda name: name[1] == job.name, another=another, keys=keys
                 )
                 count += found.whole + len(found.misfits)
+                if layout is not None:
+                    adopt_groups(destination.name, store, layout, [job.name])
         except BackupdError as error:
             faults.append(error)
     return count, faults

@@ -14,6 +14,7 @@ from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, InternalError, LimitError
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Stage, StageRecord, Trigger, error_info
+from nanumpay_backupd.sources.base import Unchanged
 from nanumpay_backupd.system.clock import Clock
 
 __all__ = ["Elapsed", "Progress", "Recorder", "Reporter", "as_expected", "new_run"]
@@ -157,6 +158,9 @@ class Recorder:
         self._record(StageRecord(stage=stage, started=self.clock.now()))
         try:
             yield
+        except Unchanged:
+            self._close(None, "nothing has changed")
+            raise
         except BaseException as error:
             cancelled = isinstance(error, CancelledError)
             self._close(Outcome.CANCELLED if cancelled else Outcome.FAILED, str(error) if cancelled else "")
@@ -250,9 +254,9 @@ class Recorder:
         self.reporter.stage(record)
 
 
-def new_run(run_id: str, job: str, trigger: Trigger, started: datetime, action: str = "backup") -> Run:
-    """Return the record of a run that begins now."""
-    return Run(id=run_id, job=job, trigger=trigger, started=started, action=action)
+def new_run(run_id: str, job: str, trigger: Trigger, started: datetime, action: str = "backup", group: str = "") -> Run:
+    """Return the record of a run that begins now; ``group`` is the id of the group's run that it is part of."""
+    return Run(id=run_id, job=job, trigger=trigger, started=started, action=action, group=group)
 
 
 def as_expected(error: Exception) -> BackupdError:

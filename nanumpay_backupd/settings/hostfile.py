@@ -17,12 +17,14 @@ from typing import Any, Final, TypeGuard
 from nanumpay_backupd.blackout import covers_week, parse
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.model import LOCAL
+from nanumpay_backupd.settings.grouping import check_groups
 from nanumpay_backupd.settings.keeping import check_retention
 from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
 from nanumpay_backupd.settings.mongouri import uri_database
 from nanumpay_backupd.settings.options import (
     CHANNEL,
     DESTINATIONS,
+    GROUP,
     JOB,
     JOB_ENCRYPTION,
     JOB_LIMITS,
@@ -43,6 +45,7 @@ from nanumpay_backupd.settings.schema import (
     Destination,
     EncryptionOptions,
     HostConfig,
+    HostGroup,
     HostJob,
     Limits,
     LocalDestination,
@@ -164,6 +167,8 @@ class _Reader:
         names = [name for name in named if name not in _OWN] if isinstance(named, dict) else []
         self._check_names("nanumpay.destinations", tables["nanumpay"].get("destinations", ()), names)
         jobs = self._jobs(raw.get("job", []), mongodb, names)
+        groups = self._groups(raw.get("group", {}))
+        check_groups(groups, _said_jobs(raw), jobs, tables, self.problems)
         channels = self._channels(raw.get("channel", {}), [APPLICATION_JOB, *(job.name for job in jobs)])
         records = {
             table.path: table.record(**tables[table.path])
@@ -178,6 +183,7 @@ class _Reader:
             retentions=self._retentions,
             monitors=self._monitors,
             jobs=jobs,
+            groups=groups,
             channels=channels,
             **top,
             **records,
@@ -185,7 +191,7 @@ class _Reader:
 
     def _without_tables(self, raw: Values) -> Values:
         """Return the keys before the first table; a table nobody knows is a problem."""
-        tables = {table.path for table in SINGLE if "." not in table.path} | {"destination", "job", "channel"}
+        tables = {table.path for table in SINGLE if "." not in table.path} | {"destination", "job", "channel", "group"}
         rest = {key: value for key, value in raw.items() if key not in tables}
         options = {option.key for option in TOP.options}
         for key in [key for key in rest if isinstance(rest[key], (dict, list)) and key not in options]:
@@ -317,6 +323,19 @@ class _Reader:
                 channels.append(Channel(name=name, **values))
         return tuple(channels)
 
+    def _groups(self, raw: object) -> tuple[HostGroup, ...]:
+        """Check the tables of the groups each by itself; what they say of jobs is checked in `grouping`."""
+        if not isinstance(raw, dict):
+            self.problems.add("group", f"is {show(raw)}, but must be a table", "write [group.NAME] for each")
+            return ()
+        groups: list[HostGroup] = []
+        for name, table in raw.items():
+            path = f"group.{name}"
+            if not self._is_named_table(table, path, name, (APPLICATION_JOB,)):
+                continue
+            groups.append(HostGroup(name=name, **self._values(GROUP, table, path)))
+        return tuple(groups)
+
     def _check_jobs(self, path: str, wanted: Iterable[str], known: list[str]) -> None:
         for job in wanted:
             if job not in known:
@@ -385,8 +404,8 @@ class _Reader:
         for key in [key for key in said_here if key in foreign]:
             del said_here[key]
             if kind in SOURCES:
-                fix = f'take it out, or write type = "{foreign[key]}"'
-                self.problems.add(f"{path}.{key}", f'is a key of type = "{foreign[key]}", and this is "{kind}"', fix)
+                fix = f"take it out, or write type = {foreign[key]}"
+                self.problems.add(f"{path}.{key}", f'is a key of type = {foreign[key]}, and this is "{kind}"', fix)
         own = SOURCES[kind].options if kind in SOURCES else ()
         values = self._values(JOB._replace(options=(*JOB.options, *own)), said_here, path)
         source = self._source(kind, {option.target: values.pop(option.target, None) for option in own}, path, mongodb)
@@ -471,6 +490,13 @@ class _Reader:
                 close = nearest(name, known)
                 fix = f"did you mean {close}?" if close else f"add a table [destination.{name}]"
                 self.problems.add(path, f"names {show(name)}, but there is no [destination.{name}]", fix)
+
+
+def _said_jobs(raw: Values) -> list[str]:
+    """Return the names of the jobs that the file has, also of those that were refused: one mistake is told once."""
+    tables = raw.get("job", [])
+    named = [table.get("name") for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
+    return [name for name in named if isinstance(name, str)]
 
 
 def _database(uri: Secret) -> str:

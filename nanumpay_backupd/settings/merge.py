@@ -9,6 +9,7 @@ import msgspec
 
 from nanumpay_backupd.model import LOCAL, Policy
 from nanumpay_backupd.settings.document import to_schedule
+from nanumpay_backupd.settings.grouping import in_groups
 from nanumpay_backupd.settings.keeping import policy_of
 from nanumpay_backupd.settings.schema import (
     APPLICATION_DESTINATION,
@@ -51,7 +52,7 @@ def build_jobs(host: HostConfig, app: AppSettings | None, warnings: Iterable[str
     that it runs when asked but never by itself. ``warnings`` are the settings watch's; they join the settings' own.
     """
     first = (_application_job(host, app, tuple(warnings)),) if host.nanumpay.enabled else ()
-    return (*first, *(_host_job(host, job) for job in host.jobs))
+    return in_groups(host, (*first, *(_host_job(host, job) for job in host.jobs)))
 
 
 def application_destination(host: HostConfig, app: AppSettings) -> Destination | None:

@@ -40,6 +40,7 @@ from nanumpay_backupd.settings.schema import (
     FtpDestination,
     FtpExtras,
     HostConfig,
+    HostGroup,
     HostJob,
     HostLimits,
     HostMonitor,
@@ -65,6 +66,7 @@ __all__ = [
     "CHANNEL",
     "COUNTS",
     "DESTINATIONS",
+    "GROUP",
     "JOB",
     "JOB_ENCRYPTION",
     "JOB_LIMITS",
@@ -724,6 +726,30 @@ JOB: Final = Table(
         Option("enabled", Flag(), "Whether it runs by itself.", "true"),
         Option("catch_up", _CATCH_UP, _CATCH_UP_DOC, '"7d"'),
         *_PROTECTION,
+    ),
+)
+
+GROUP: Final = Table(
+    "group.NAME",
+    HostGroup,
+    "Jobs that are made together and can be brought back together ([groups.md](groups.md)).",
+    (
+        Option(
+            "jobs",
+            Names(),
+            "Which, in the order in which their backups begin. They have no `schedule` of their own.",
+            '["mariadb", "files"]',
+            required=True,
+        ),
+        Option(
+            "schedule",
+            Cron(),
+            "When all of them are made; not where `nanumpay` is one of them, for its form says when.",
+            '"0 2 * * *"',
+            default="only when asked, or as the application's form says",
+        ),
+        Option("enabled", Flag(), "Whether it runs by itself.", "true"),
+        Option("catch_up", _CATCH_UP, _CATCH_UP_DOC, '"7d"'),
     ),
 )
 

@@ -19,6 +19,7 @@ from nanumpay_backupd.settings.options import (
     CHANNEL,
     COUNTS,
     DESTINATIONS,
+    GROUP,
     JOB,
     JOB_ENCRYPTION,
     MONITOR,
@@ -143,6 +144,7 @@ def reference_markdown() -> str:
         lines += [f"\n### `[{table.path}]`\n\n{table.doc}\n\n", *_table(table)]
     lines += [f"\n#### `[{JOB_ENCRYPTION.path}]`\n\n{JOB_ENCRYPTION.doc}\n\n", *_table(JOB_ENCRYPTION)]
     lines.append(_OWN)
+    lines += [f"\n### `[{GROUP.path}]`\n\n{GROUP.doc}\n\n", *_table(GROUP)]
     return "".join(lines)
 
 
@@ -168,6 +170,7 @@ def example_toml() -> str:
     for kind, table in SOURCES.items():
         if kind != DEFAULT_TYPE:
             lines += _example(table, "[[job]]", f'name = "{kind}"', f'type = "{kind}"')
+    lines += _example(GROUP, "[group.shop]")
     return "".join(lines)
 
 

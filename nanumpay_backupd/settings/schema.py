@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from nanumpay_backupd.model import Policy
+from nanumpay_backupd.model import GroupManifest, Policy
 from nanumpay_backupd.settings.sources import MongoSource, Source, SourceKind, SourceSettings
 from nanumpay_backupd.system.secrets import Secret
 
@@ -31,9 +31,12 @@ __all__ = [
     "EncryptionOptions",
     "FtpDestination",
     "FtpExtras",
+    "GroupOrder",
+    "GroupSpec",
     "HealthLimits",
     "HealthOptions",
     "HostConfig",
+    "HostGroup",
     "HostJob",
     "HostLimits",
     "HostMonitor",
@@ -313,7 +316,8 @@ class JobSpec(Protection, frozen=True, kw_only=True):
 
     ``timezone`` is that of the schedules beside the backup's, and of the days that retention counts. ``policies`` are
     those of the places for which another than ``retention`` holds, ``healths`` the limits of those for which others
-    than ``health`` hold.
+    than ``health`` hold. ``group`` is the group that the job is made with: then ``schedule`` is that of the group, and
+    the job is not due by itself.
     """
 
     name: str
@@ -333,6 +337,7 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     limits: Limits = Limits()
     encryption: JobEncryption = JobEncryption()
     warnings: tuple[str, ...] = ()
+    group: str = ""
 
     def policy_at(self, place: str) -> Policy:
         """Return how long this job's copies are kept at a place."""
@@ -341,6 +346,22 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     def health_at(self, place: str) -> HealthLimits:
         """Return what counts as well of this job's copies at a place."""
         return self.healths.get(place, self.health)
+
+
+class GroupSpec(_Settings, frozen=True, kw_only=True):
+    """Jobs that are made and brought back together, complete. ``jobs`` are their names, in the order of the file.
+
+    ``limits`` has the blackouts of all of them. ``notes`` are sentences about what is legal, but should be known.
+    """
+
+    name: str
+    jobs: tuple[str, ...]
+    schedule: Schedule | None
+    enabled: bool = True
+    catch_up: float = 7 * 86400.0
+    timezone: str = ""
+    limits: Limits = Limits()
+    notes: tuple[str, ...] = ()
 
 
 class AppS3(_Settings, frozen=True):
@@ -494,6 +515,16 @@ class HostJob(Protection, frozen=True, kw_only=True):
     limits: Limits | None = None
 
 
+class HostGroup(_Settings, frozen=True, kw_only=True):
+    """Jobs of the host file that are made together. No ``schedule``: as the application's form says, or when asked."""
+
+    name: str
+    jobs: tuple[str, ...] = ()
+    schedule: tuple[str, ...] = ()
+    enabled: bool = True
+    catch_up: float = 7 * 86400.0
+
+
 class Channel(_Settings, frozen=True):
     """One way to tell people: ``address`` is apprise's. What it is told: `alerts.Rule`. Empty ``language``: the usual.
 
@@ -563,6 +594,7 @@ class HostConfig(_Settings, frozen=True):
     retentions: dict[str, Retention] = {}
     monitors: dict[str, PlaceMonitor] = {}
     jobs: tuple[HostJob, ...] = ()
+    groups: tuple[HostGroup, ...] = ()
 
 
 class RestoreOrder(_Settings, frozen=True):
@@ -607,6 +639,13 @@ class CollectionOrder(_Settings, frozen=True):
     format: str = "bson"
 
 
+class GroupOrder(_Settings, frozen=True):
+    """A run of a group that is to be concluded: what its members made, and their jobs as they were then."""
+
+    manifest: GroupManifest
+    jobs: tuple[JobSpec, ...]
+
+
 class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
@@ -614,8 +653,9 @@ class RunSpec(_Settings, frozen=True):
     ``slice`` (the changes, as ``kind``), ``verify`` and ``drill`` (with the order in ``verify``), ``upload`` (only the
     queued copies that are due), ``prune``, ``look``, ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations
     hold), ``doctor`` or ``doctor:DESTINATION``, ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``),
-    ``restore`` or ``restore-plan`` (both with the order in ``restore``). ``started`` (UTC) is when the run began for
-    whoever asked for it; None: when the worker begins.
+    ``restore`` or ``restore-plan`` (both with the order in ``restore``), ``group`` (conclude a group's run, with the
+    order in ``concluding``). ``group`` is the id of the group's run that this run is part of. ``started`` (UTC) is when
+    the run began for whoever asked for it; None: when the worker begins.
     """
 
     run: str
@@ -629,6 +669,8 @@ class RunSpec(_Settings, frozen=True):
     collection: CollectionOrder | None = None
     kind: str = "incremental"
     only_to: tuple[str, ...] | None = None
+    group: str = ""
+    concluding: GroupOrder | None = None
 
 
 def encode_hook(value: Any) -> Any:

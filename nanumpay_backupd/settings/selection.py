@@ -8,9 +8,9 @@ import msgspec
 
 from nanumpay_backupd.errors import NotFoundError, RefusedError
 from nanumpay_backupd.model import LOCAL
-from nanumpay_backupd.settings.schema import JobSpec, SourceKind
+from nanumpay_backupd.settings.schema import GroupSpec, JobSpec, SourceKind
 
-__all__ = ["bound_for", "jobs_of", "must_hold", "only_places"]
+__all__ = ["bound_for", "jobs_of", "members_of", "must_hold", "only_places"]
 
 _WORDS = {SourceKind.DATABASE: "a database", SourceKind.FILES: "files"}
 
@@ -62,3 +62,12 @@ def jobs_of(jobs: Mapping[str, JobSpec], kind: SourceKind, *, disabled: bool = F
         names = ", ".join(job.name for job in found)
         raise NotFoundError(f"every job that saves {_WORDS[kind]} is disabled", hint=f"name one, with --force: {names}")
     raise NotFoundError(f"there is no job that saves {_WORDS[kind]}", hint="the jobs are in: backupctl jobs")
+
+
+def members_of(group: GroupSpec, jobs: Mapping[str, JobSpec], kind: SourceKind | None = None) -> list[JobSpec]:
+    """Return the jobs of a group in its order, with ``kind`` those that save such; raises NotFoundError."""
+    found = [jobs[name] for name in group.jobs if name in jobs and kind in (None, jobs[name].source.holds)]
+    if not found:
+        what = "no job" if kind is None else f"no job that saves {_WORDS[kind]}"
+        raise NotFoundError(f"group {group.name} has {what}", hint=f"its jobs are: {', '.join(group.jobs)}")
+    return found

@@ -165,6 +165,7 @@ _TABLES: Final = (
                 AbsolutePath(as_text=True, empty=True),
                 "The certificates that are trusted.",
                 '"/etc/ssl/db-ca.pem"',
+                default="the tools' own",
             ),
             Option("accounts", Flag(), "Users and their rights are saved too.", "true"),
             Option(
@@ -203,9 +204,15 @@ _TABLES: Final = (
                 AbsolutePath(as_text=True, empty=True),
                 "The certificates that are trusted.",
                 '"/etc/ssl/db-ca.pem"',
+                default="the tools' own",
             ),
             Option("accounts", Flag(), "Roles and tablespaces are saved too.", "false"),
-            Option("passwords", Flag(), "Also the roles' password hashes, which only a superuser can read.", "true"),
+            Option(
+                "passwords",
+                Flag(),
+                "Also the roles' password hashes; that takes `pg_read_all_data` or a superuser.",
+                "true",
+            ),
         ),
     ),
     Table(

@@ -168,6 +168,7 @@ class FilesSource(SourceSettings, frozen=True, tag="files"):
     """
 
     holds: ClassVar[SourceKind] = SourceKind.FILES
+    increments: ClassVar[bool] = True
 
     path: tuple[str, ...]
     preset: str = "none"
@@ -206,6 +207,8 @@ class MariadbSource(SourceSettings, frozen=True, tag="mariadb"):
     rights are saved too. ``binlog`` is ``auto``, ``off`` or ``required``: whether the position in the binary log is
     noted, from which increments go on.
     """
+
+    increments: ClassVar[bool] = True
 
     host: str = ""
     port: int = 3306
@@ -336,7 +339,8 @@ def settings_alone(kind: str, parts: tuple[str, ...]) -> Source | None:
 
     None: they have to say how a server is reached.
     """
-    return SqliteSource(path=parts) if kind == type_of(SqliteSource) else None
+    alone: tuple[type[SqliteSource | FilesSource], ...] = (SqliteSource, FilesSource)
+    return next((settings(path=parts) for settings in alone if kind == type_of(settings)), None)
 
 
 def mongodb_of(source: SourceSettings, what: str) -> MongoSource:

@@ -196,10 +196,8 @@ class SettingsWatch:
             raise ConfigurationError(str(error)) from None
 
     async def _poll(self, client: _Client, collection: _Collection, server: str) -> None:
-        while True:
-            self._dirty.clear()
-            await self._refresh(collection, "polling", server)
-            await self._pause(self._poll_interval)
+        """Read again and again, until there are change streams."""
+        async for _ in self._readings(collection, server):
             if _has_change_streams(await client.admin.command("hello")):
                 _log.info("MongoDB has become a replica set: settings are watched by change stream from now on")
                 return
@@ -207,17 +205,24 @@ class SettingsWatch:
     async def _read_only(self, collection: _Collection, server: str) -> None:
         """Poll for a while because the user may read the settings, but not watch them."""
         until = self._clock.monotonic() + _RIGHTS_AGE
-        while self._clock.monotonic() < until:
+        async for _ in self._readings(collection, server, unwatched=True):
+            if self._clock.monotonic() >= until:
+                return
+
+    async def _readings(self, collection: _Collection, server: str, *, unwatched: bool = False) -> AsyncIterator[None]:
+        """Read the settings, and go on after each pause for as long as it is asked for."""
+        while True:
             self._dirty.clear()
             await self._refresh(collection, "polling", server)
-            if not self._unwatched:
+            if unwatched and not self._unwatched:
                 self._unwatched = True
-                text = f"the user of MongoDB at {self._place} may read the settings, but not watch them"
                 _log.warning(
-                    f"{text}: they are read every {self._poll_interval:g} s",
+                    f"the user of MongoDB at {self._place} may read the settings, but not watch them: "
+                    f"they are read every {self._poll_interval:g} s",
                     hint="give it the role read on that database",
                 )
             await self._pause(self._poll_interval)
+            yield
 
     async def _follow(self, collection: _Collection, server: str) -> None:
         """Keep a change stream open; one that was invalidated (drop, rename) or lost is replaced by a new one."""

@@ -14,9 +14,9 @@ here is asked of every source on its real server (tests/contract/test_sources.py
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -36,6 +36,7 @@ __all__ = [
     "FolderTarget",
     "Goal",
     "Harvest",
+    "Need",
     "Restoring",
     "Scratch",
     "Since",
@@ -348,6 +349,11 @@ class Target(ABC):
         Raises SourceError, ToolError. ``manifest`` is of the last backup that was brought back.
         """
 
+    @property
+    def untouched(self) -> bool:
+        """Tell whether nothing of what is there was changed yet, also after a restore has begun."""
+        return False
+
     def undo(self) -> str:
         """Say, after a restore that failed, what of before is left and how to get it back; empty: nothing to say."""
         return ""
@@ -411,6 +417,16 @@ class Scratch(ABC):
         return Wanted()
 
 
+class Need(NamedTuple):
+    """Tools of this host for one thing, such as ``drills``.
+
+    ``find`` returns their names and versions, and raises ToolError (``tool-missing``) where one is not there.
+    """
+
+    what: str
+    find: Callable[[], str]
+
+
 class Driver(ABC):
     """One type of source with given settings: the door to its rooms. Making one connects to nothing."""
 
@@ -428,6 +444,10 @@ class Driver(ABC):
 
         Raises ToolError (``tool-missing``, ``tool-too-old``), RefusedError (``drill-impossible``).
         """
+
+    def needs(self) -> Iterator[Need]:
+        """Yield what is needed besides making a full backup, for which `Source.preflight` looks itself."""
+        return iter(())
 
 
 class TargetFacts(msgspec.Struct, frozen=True):

@@ -25,9 +25,14 @@ from nanumpay_backupd.sources.mariadb_facts import Facts, read_log
 from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.process import Child
 
-__all__ = ["FOLDER", "BinlogDump", "BinlogWalk", "in_order"]
+__all__ = ["AS_IT_IS", "FOLDER", "BinlogDump", "BinlogWalk", "in_order"]
 
 FOLDER: Final = "binlog"
+AS_IT_IS: Final = "--loose-skip-gtid-strict-mode"
+"""Without it mariadb-binlog (10.8 and newer) misses, in a log that begins in the middle of a file, what came before.
+
+Older ones and MySQL's pass over it. That nothing is missing is known: events, positions and checksums were read.
+"""
 _MAGIC: Final = b"\xfebin"
 _HEADER: Final = struct.Struct("<IBIIIH")
 _FORMAT: Final = 15
@@ -224,6 +229,7 @@ class BinlogDump(Dump):
         if (names[-1], end) == (self._file, self._position):
             raise Unchanged
         parts = tuple(self._part(name, sizes) for name in names)
+        logs = " ".join("{folder}/" + shlex.quote(part.file) for part in parts)
         gtid = self._client.value(f"SELECT BINLOG_GTID_POS({literal(names[-1])}, {end})") if self._facts.mariadb else ""
         return Harvest(
             source=SourceInfo(
@@ -235,7 +241,7 @@ class BinlogDump(Dump):
                 parts=parts,
                 by_hand=(
                     "# after the backup that it goes on from; --stop-datetime='2026-01-31 12:00:00' ends it there",
-                    f"mariadb-binlog {' '.join('{folder}/' + shlex.quote(part.file) for part in parts)} | mariadb",
+                    f"mariadb-binlog {AS_IT_IS} {logs} | mariadb",
                 ),
                 facts={"gtid": gtid, "from": f"{self._file}:{self._position}"},
             ),

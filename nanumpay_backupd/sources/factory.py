@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from nanumpay_backupd.errors import InternalError
 from nanumpay_backupd.settings.schema import CollectionOrder
@@ -18,13 +19,20 @@ from nanumpay_backupd.settings.sources import (
     mongodb_of,
     type_of,
 )
-from nanumpay_backupd.sources.base import Driver, FolderSource, StreamSource
+from nanumpay_backupd.sources.base import Driver, FolderSource, Need, StreamSource
+from nanumpay_backupd.system.process import find_tool
 
 if TYPE_CHECKING:
     from nanumpay_backupd.sources.mongorestore import MongoTarget
     from nanumpay_backupd.sources.oplog_slice import OplogReader
 
-__all__ = ["open_driver", "open_oplog", "open_source", "open_target"]
+__all__ = ["needs_of", "open_driver", "open_oplog", "open_source", "open_target"]
+
+_MONGODB_TOOLS: Final = "install mongodb-database-tools, or name the program in [tools] of backupd.toml"
+_MONGOD: Final = (
+    "install mongodb-org-server (it need not run), or name it in [tools] mongod; "
+    "without it a drill takes a scratch database on the job's own server, where its user may"
+)
 
 
 def open_driver(settings: SourceSettings) -> Driver:
@@ -72,6 +80,15 @@ def open_source(settings: SourceSettings, order: CollectionOrder | None = None) 
     from nanumpay_backupd.sources.mongodb import MongoDatabase
 
     return MongoDatabase(settings)
+
+
+def needs_of(settings: SourceSettings) -> Iterator[Need]:
+    """Yield what restores, drills and increments of a source need on this host; nothing is connected."""
+    if not isinstance(settings, MongoSource):
+        yield from open_driver(settings).needs()
+        return
+    yield Need("restores", lambda: str(find_tool(settings.mongorestore, hint=_MONGODB_TOOLS)))
+    yield Need("drills", lambda: str(find_tool(settings.mongod, hint=_MONGOD)))
 
 
 def open_target(settings: SourceSettings) -> MongoTarget:

@@ -30,7 +30,15 @@ from nanumpay_backupd.sources.base import (
     Unchanged,
 )
 from nanumpay_backupd.sources.files_rules import ALWAYS, PRESETS, Rules, for_tar, parse_rules
-from nanumpay_backupd.sources.files_state import begun, count_listed, forget_moved, is_state
+from nanumpay_backupd.sources.files_state import (
+    add_unread,
+    begun,
+    count_listed,
+    forget_folders,
+    forget_moved,
+    is_state,
+    take_unread,
+)
 from nanumpay_backupd.sources.files_stream import Faults, TarStream
 from nanumpay_backupd.sources.files_survey import Survey, survey
 from nanumpay_backupd.sources.files_tar import CHANGED, SOCKET, UNREADABLE, VANISHED, create_command, tar_version
@@ -77,6 +85,8 @@ class FileTrees(StreamSource):
         self._roots: tuple[str, ...] = ()
         self._found = Survey()
         self._version = ""
+        self._unread: list[bytes] = []
+        """What could not be read the last time, nor now."""
 
     def preflight(self) -> Estimate:
         """Find tar and look over the trees. See `Source.preflight`."""
@@ -108,7 +118,7 @@ class FileTrees(StreamSource):
         """Start tar. See `StreamSource.open`."""
         assert self._roots, "preflight comes first"
         settings, found = self._settings, self._found
-        state, before = work / "snapshot", 0
+        state, before, self._unread = work / "snapshot", 0, []
         if since is not None:
             state = self._follow_on(since)
             before = begun(state)
@@ -149,6 +159,11 @@ class FileTrees(StreamSource):
             raise _full_needed("what tar kept of the last backup is not here any more")
         if since.manifest.source.facts.get("rules") != self._identity():
             raise _full_needed("what is saved, or what is left out, was changed since the last backup")
+        unread = take_unread(since.state)
+        # Without any change of its own a file may have become readable, and tar would not notice.
+        self._unread = [name for name in unread if not os.access(name, os.R_OK, effective_ids=True)]
+        if now := set(unread) - set(self._unread):
+            forget_folders(since.state, {os.fsencode(_folder_of(Path(os.fsdecode(name)))) for name in now})
         forget_moved(since.state, check_device=self._settings.check_device)
         return since.state
 
@@ -200,9 +215,28 @@ class FileTrees(StreamSource):
             consistency=Consistency(level="none", reason="files are of the moment at which each was read"),
             tools={"tar": self._version},
             documents=listing.items,
-            warnings=tuple(_told(faults, stream)),
-            state=stream.state,
+            warnings=(*_told(faults, stream), *self._still_unread(stream)),
+            state=self._kept_state(stream),
         )
+
+    def _still_unread(self, stream: TarStream) -> Iterator[str]:
+        """Tell of what tar does not try again, since it is as it was."""
+        now = set(stream.faults.names(UNREADABLE))
+        there = [os.fsdecode(name) for name in self._unread if name not in now and os.path.lexists(name)]
+        if there:
+            more = f" and {len(there) - _SHOWN:,} more" if len(there) > _SHOWN else ""
+            yield (
+                f"{len(there):,} files that could not be read before still cannot, and are not in this chain: "
+                f"{', '.join(there[:_SHOWN])}{more}"
+            )
+
+    def _kept_state(self, stream: TarStream) -> Path | None:
+        """Return the snapshot file to be kept; None: a full has to come next."""
+        names = stream.faults.names(UNREADABLE)
+        if len(names) < stream.faults.counts[UNREADABLE]:
+            return None
+        add_unread(stream.state, dict.fromkeys([*names, *self._unread]))
+        return stream.state
 
     def _info(self, stream: TarStream) -> SourceInfo:
         counts = stream.faults.counts
@@ -252,10 +286,16 @@ def _root(path: str) -> str:
         hint = "check path of this job in backupd.toml, and whether the disk is mounted"
         if hidden(Path(real)):
             hint = way_out(Path(real))
-    except OSError as error:
+    except PermissionError as error:
         reason, code = os.strerror(error.errno or 0), "source-auth"
         hint = "give the service the right to read it: docs/sources/files.md, Rights"
+    except OSError as error:
+        reason, code, hint = os.strerror(error.errno or 0), "source-failed", "name another folder in path"
     raise SourceError(f"{path} cannot be backed up: {reason}", hint=hint, code=code, retryable=False)
+
+
+def _folder_of(path: Path) -> Path:
+    return path if path.is_dir() and not path.is_symlink() else path.parent
 
 
 def _for_a_file(paths: list[str]) -> tuple[list[str], list[str]]:
@@ -292,7 +332,7 @@ def _judge_faults(settings: FilesSource, faults: Faults, changing: list[str]) ->
 def _told(faults: Faults, stream: TarStream) -> Iterator[str]:
     """Yield what is told of a backup that is good all the same."""
     if count := faults.counts[UNREADABLE]:
-        yield f"{count:,} files could not be read and are not in this backup: {faults.told(UNREADABLE)}"
+        yield f"{count:,} files or folders could not be read and are not in this backup: {faults.told(UNREADABLE)}"
     if count := faults.counts[VANISHED]:
         yield f"{count:,} files vanished before they were read: {faults.told(VANISHED)}"
     changing = stream.still_changing()

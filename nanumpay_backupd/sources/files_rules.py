@@ -19,7 +19,7 @@ WORKING: Final = ".nanumpay-restore-"
 """Begins the name of a folder in which a restore works."""
 ALWAYS: Final = (f"{ASIDE}*/", f"{WORKING}*/")
 """Rules that hold for every tree, behind all others."""
-_SECRETS: Final = (".env", ".env.*", "!.env.example", "!.env.dist", "auth.json", "*.key", "*.pem")
+_SECRETS: Final = (".env", ".env.*", "!.env.example", "!.env.dist", "/auth.json", "/.npmrc", "/*.key", "/*.pem")
 PRESETS: Final[dict[str, tuple[str, ...]]] = {
     "none": (),
     "laravel": (
@@ -28,6 +28,8 @@ PRESETS: Final[dict[str, tuple[str, ...]]] = {
         ".git/",
         "/storage/logs/*",
         "/storage/framework/cache/*",
+        "!/storage/framework/cache/data/",
+        "/storage/framework/cache/data/*",
         "/storage/framework/sessions/*",
         "/storage/framework/testing/*",
         "/storage/framework/views/*",
@@ -41,14 +43,49 @@ PRESETS: Final[dict[str, tuple[str, ...]]] = {
         "!.gitignore",
         *_SECRETS,
     ),
-    "node": ("node_modules/", ".git/", ".cache/", ".npm/", ".next/cache/", "*.log", "/logs/*", *_SECRETS),
-    "wordpress": ("/wp-content/cache/*", "/wp-content/upgrade/*", "*.log", ".git/", "wp-config.php", *_SECRETS),
+    "node": (
+        "node_modules/",
+        ".git/",
+        ".cache/",
+        ".npm/",
+        ".pnpm-store/",
+        ".next/cache/",
+        "/logs/*",
+        "/*.log",
+        *_SECRETS,
+    ),
+    "wordpress": (
+        "/wp-content/cache/*",
+        "/wp-content/upgrade/*",
+        "/wp-content/debug.log",
+        "error_log",
+        ".git/",
+        "/wp-config.php",
+        *_SECRETS,
+    ),
 }
 """What is left out of a tree of that kind: what can be made again, and secrets, which belong into a safe of their own.
 
-An empty folder that the application needs (``storage/logs``) stays, with its ``.gitignore``.
+An empty folder that the application needs (``storage/logs``) stays, with its ``.gitignore``. Rules for files hold only
+where such files are the application's own: what people upload may be called anything.
 """
 _SPECIAL: Final = re.compile(r"[*?\[\\]")
+_NAMED: Final = re.compile(r":([a-z]+):\]")
+_CLASSES: Final = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "blank": " \t",
+    "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\s",
+    "upper": "A-Z",
+    "xdigit": "0-9A-Fa-f",
+}
+"""What stands for a class of letters within brackets, as in the C locale."""
 
 
 class Rule(NamedTuple):
@@ -115,16 +152,13 @@ def _takes_back(later: Rule, rule: Rule) -> bool:
 
 
 def _parse(line: str) -> Rule | None:
-    text = line.rstrip("\r\n")
-    # A blank at the end counts only behind a backslash.
-    while text.endswith(" ") and not text.endswith("\\ "):
-        text = text[:-1]
+    text = _trimmed(line.removesuffix("\n").removesuffix("\r"))
     if not text or text.startswith("#"):
         return None
     back = text.startswith("!")
     text = text[1:] if back else text
     folders = text.endswith("/")
-    text = text.rstrip("/") if folders else text
+    text = text.removesuffix("/")
     rooted = "/" in text
     text = text.removeprefix("/")
     if not text:
@@ -136,32 +170,38 @@ def _parse(line: str) -> Rule | None:
     return Rule(text, back, folders, rooted, fits)
 
 
+def _trimmed(line: str) -> str:
+    """Take blanks from its end, but for one behind a backslash."""
+    text = line.rstrip(" ")
+    escapes = len(text) - len(text.rstrip("\\"))
+    return f"{text} " if escapes % 2 and len(text) < len(line) else text
+
+
 def _expression(text: str) -> str:
     """Translate a pattern into a regular expression over a path."""
     out, at = [], 0
     while at < len(text):
         char = text[at]
-        if text.startswith("**/", at) and (at == 0 or text[at - 1] == "/"):
-            out.append("(?:[^/]+/)*")
-            at += 3
-            continue
-        if text[at:] == "**" and at and text[at - 1] == "/":
-            out.append(".+")
-            break
+        begins = at == 0 or text[at - 1] == "/"
         at += 1
         if char == "*":
+            first = at
             while text[at : at + 1] == "*":
                 at += 1
-            out.append("[^/]*")
+            if at == first or not begins or text[at : at + 1] not in ("", "/"):
+                out.append("[^/]*")
+            elif at == len(text):
+                out.append(".+")
+            else:
+                out.append("(?:[^/]+/)*")
+                at += 1
         elif char == "?":
             out.append("[^/]")
         elif char == "[":
             span, at = _bracket(text, at)
             out.append(span)
         elif char == "\\":
-            if at == len(text):
-                raise ValueError(f"{text!r} ends in a backslash")
-            out.append(re.escape(text[at]))
+            out.append(re.escape(_escaped(text, at)))
             at += 1
         else:
             out.append(re.escape(char))
@@ -169,15 +209,43 @@ def _expression(text: str) -> str:
 
 
 def _bracket(text: str, at: int) -> tuple[str, int]:
-    """Translate ``[…]`` whose inside begins at ``at``; one without an end stands for itself."""
-    end = at + 1 if text[at : at + 1] in ("!", "^") else at
-    end = text.find("]", end + 1)
-    if end < 0:
-        return re.escape("["), at
-    inside = text[at:end]
-    negated = inside[0] in "!^"
-    body = (inside[1:] if negated else inside).replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
-    return (f"(?!/)[^{body}]" if negated else f"(?!/)[{body}]"), end + 1
+    """Translate ``[…]`` whose inside begins at ``at``; returns where it goes on. Raises ValueError."""
+    negated = text[at : at + 1] in ("!", "^")
+    at += negated
+    spans: list[str] = []
+    last = ""  # the letter before, with which a span may begin
+    first = at
+    while (char := text[at : at + 1]) != "]" or at == first:
+        if not char:
+            raise ValueError(f"{text!r} has a [ without its ]")
+        at += 1
+        named = _NAMED.match(text, at) if char == "[" else None
+        if named is not None and named[1] in _CLASSES:
+            spans.append(_CLASSES[named[1]])
+            last, at = "", named.end()
+            continue
+        if char == "-" and last and text[at : at + 1] not in ("", "]"):
+            char = text[at]
+            at += 1
+            if char == "\\":
+                char = _escaped(text, at)
+                at += 1
+            if last <= char:
+                spans[-1] = f"{re.escape(last)}-{re.escape(char)}"
+            last = ""
+            continue
+        if char == "\\":
+            char = _escaped(text, at)
+            at += 1
+        spans.append(re.escape(char))
+        last = char
+    return f"(?!/)[{'^' if negated else ''}{''.join(spans)}]", at + 1
+
+
+def _escaped(text: str, at: int) -> str:
+    if at == len(text):
+        raise ValueError(f"{text!r} ends in a backslash")
+    return text[at]
 
 
 def _joined(rules: Iterable[Rule]) -> re.Pattern[str]:

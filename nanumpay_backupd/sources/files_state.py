@@ -9,15 +9,18 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from nanumpay_backupd.errors import SourceError
 
-__all__ = ["begun", "count_listed", "forget_moved", "is_state"]
+__all__ = ["add_unread", "begun", "count_listed", "forget_folders", "forget_moved", "is_state", "take_unread"]
 
 _VERSION: Final = re.compile(rb"GNU tar-[^\n\0]*-2\n")
+_UNREAD: Final = b"nanumpay-backupd: not read\n"
 _FIELDS: Final = 6
 """Fields of a record before its contents: nfs, seconds, nanoseconds, device, inode, name."""
 
@@ -52,6 +55,38 @@ def count_listed(path: Path) -> int:
         return sum(1 for _ in re.finditer(rb"\0Y", data))
 
 
+def add_unread(path: Path, names: Collection[bytes]) -> None:
+    """Note behind all that tar wrote which names could not be read; `take_unread` has to come before tar reads it."""
+    if names:
+        told = b"\0".join(names)
+        with path.open("ab") as out:
+            out.write(told + len(told).to_bytes(8, "big") + _UNREAD)
+
+
+def take_unread(path: Path) -> list[bytes]:
+    """Return what `add_unread` noted, and take it away."""
+    with path.open("r+b") as stream:
+        behind = len(_UNREAD) + 8
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(size - behind, 0))
+        length, mark = stream.read(8), stream.read()
+        begin = size - behind - int.from_bytes(length, "big")
+        if mark != _UNREAD or begin < 0:
+            return []
+        stream.seek(begin)
+        names = stream.read(size - behind - begin).split(b"\0")
+        stream.truncate(begin)
+    return names
+
+
+def forget_folders(path: Path, folders: Collection[bytes]) -> int:
+    """Drop these folders (whole paths), so that tar saves all files in them next time; returns how many were there.
+
+    Raises SourceError as `forget_moved`.
+    """
+    return _forget(path, lambda record: record.name.rstrip(b"/") not in folders)
+
+
 def forget_moved(path: Path, *, check_device: bool) -> int:
     """Drop the folders that are no longer where they were; returns how many.
 
@@ -59,6 +94,10 @@ def forget_moved(path: Path, *, check_device: bool) -> int:
     which part of the archive is, and rules that held at the old place may not hold at the new one. Dropped, such a
     folder is a new one, and all of it is archived. Raises SourceError (``chain-broken``) for a file that is damaged.
     """
+    return _forget(path, partial(_in_place, check_device=check_device))
+
+
+def _forget(path: Path, keeps: Callable[[_Record], bool]) -> int:
     fresh = path.with_name(f"{path.name}.fit")
     dropped = 0
     try:
@@ -70,7 +109,7 @@ def forget_moved(path: Path, *, check_device: bool) -> int:
             begin = _header(data)
             out.write(data[:begin])
             for record in _records(data, begin):
-                if _in_place(record, check_device=check_device):
+                if keeps(record):
                     out.write(data[record.start : record.end])
                 else:
                     dropped += 1
@@ -91,7 +130,10 @@ def _in_place(record: _Record, *, check_device: bool) -> bool:
         known = os.lstat(record.name)
     except OSError:
         return False
-    return known.st_ino == record.inode and (not check_device or known.st_dev == record.device)
+    # A file that came in its place may have got its number.
+    if not stat.S_ISDIR(known.st_mode) or known.st_ino != record.inode:
+        return False
+    return not check_device or known.st_dev == record.device
 
 
 def _header(data: mmap.mmap) -> int:

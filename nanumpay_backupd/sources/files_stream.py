@@ -71,6 +71,10 @@ class Faults:
         if len(self.named[said.what]) < _REMEMBERED:
             self.named[said.what].append((said.name, said.text))
 
+    def names(self, what: str) -> list[bytes]:
+        """Return the names of the first of them, as they are on the disk."""
+        return [unescape(os.fsencode(name)) for name, _ in self.named[what]]
+
     def told(self, what: str) -> str:
         """Return the first of them for a sentence: ``/a (Permission denied), /b (…) and 3 more``."""
         names = [f"{name} ({text})" if text else name for name, text in self.named[what][:_SHOWN]]
@@ -254,8 +258,7 @@ class TarStream(Stream):
     def still_changing(self) -> list[str]:
         """Return the plain files that changed, by their names on the disk; folders always may."""
         found = []
-        for shown, _ in self.faults.named[CHANGED]:
-            name = os.fsdecode(unescape(os.fsencode(shown)))
+        for name in map(os.fsdecode, self.faults.names(CHANGED)):
             with contextlib.suppress(OSError):
                 if stat.S_ISREG(os.lstat(name).st_mode):
                     found.append(name)

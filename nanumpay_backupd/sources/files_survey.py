@@ -139,9 +139,9 @@ class _Walk:
 
     def _read_rules(self, path: str) -> Rules:
         try:
-            with Path(path).open(encoding="utf-8", errors="surrogateescape") as stream:
+            with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as stream:
                 text = stream.read(_LARGEST_RULES)
-            rules = parse_rules(text.splitlines())
+            rules = parse_rules(text.split("\n"))
         except OSError as error:
             raise _bad_rules(path, os.strerror(error.errno or 0)) from None
         except ValueError as error:

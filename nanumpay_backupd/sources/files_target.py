@@ -6,20 +6,24 @@ right takes the place; what was there is kept aside. So until that moment nothin
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Final
 
-from nanumpay_backupd.errors import NotFoundError, RefusedError, SpaceError, ToolError
+from nanumpay_backupd.errors import BusyError, NotFoundError, RefusedError, SpaceError, ToolError
 from nanumpay_backupd.model import Manifest, Part
 from nanumpay_backupd.settings.sources import FilesSource
 from nanumpay_backupd.sources.base import Comparison, Goal, Scratch, StreamTarget, Wanted, Writing
 from nanumpay_backupd.sources.files_index import TreeIndex
 from nanumpay_backupd.sources.files_place import Placement, exists, place, working_folder
+from nanumpay_backupd.sources.files_rules import WORKING
 from nanumpay_backupd.sources.files_tar import extract_command, tar_version
 from nanumpay_backupd.system.files import free_bytes, remove_tree
 from nanumpay_backupd.system.filter import Filter
+from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.process import find_tool, may_give_away, run_text
 from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
@@ -29,6 +33,10 @@ __all__ = ["FilesScratch", "FilesTarget"]
 _KEEP: Final = "keep_old"
 _RIGHTS: Final = "restore as root (docs/sources/files.md, Rights), or to another folder: --to"
 _SHOWN: Final = 3
+_LOCK: Final = "lock"
+"""Held by the restore that works in a folder; one that is not held was left by a restore that was cut off."""
+_FULL: Final = re.compile(r"No space left on device|Disk quota exceeded|Wrote only \d+ of \d+ bytes")
+"""What tar says of a full disk: the last is a write that the disk took a part of."""
 _HARMLESS: Final = ("Not found in archive", "Exiting with failure status", "Operation not permitted")
 
 
@@ -42,6 +50,7 @@ class FilesTarget(StreamTarget):
     def __init__(self, settings: FilesSource) -> None:
         self._settings = settings
         self._kept: list[Path] = []
+        self._placing = False
         self._unpacking: _Unpacking | None = None
 
     def look(self, manifest: Manifest, wanted: Wanted) -> Goal:
@@ -63,7 +72,8 @@ class FilesTarget(StreamTarget):
             )
         _refuse_several_disks(places)
         parts = _parts(manifest, places, wanted)
-        _make_sure_of_room(places, sum(part.bytes for part in parts))
+        # Of files with holes the archive has the content only, and so will the disk.
+        _make_sure_of_room(places, min(sum(part.bytes for part in parts), manifest.artifact.raw_bytes))
         return Goal(
             server="",
             place=wanted.to or _some([str(one.to) for one in places]),
@@ -100,15 +110,21 @@ class FilesTarget(StreamTarget):
             documents=found.items, parts=len(unpacking.places), differences=found.differences, unknown=found.unknown
         )
 
+    @property
+    def untouched(self) -> bool:
+        """See `Target.untouched`: only names are changed, and that comes last."""
+        return not self._placing
+
     def undo(self) -> str:
         """Throw away what was unpacked. See `Target.undo`."""
         if self._unpacking is not None:
             self._unpacking.throw_away()
         if self._kept:
             return f"what was there before is kept: {_some([str(path) for path in self._kept])}"
-        return "what was there before is unchanged, what was unpacked is thrown away"
+        return ""
 
     def _place(self, unpacking: _Unpacking, manifest: Manifest, wanted: Wanted) -> None:
+        self._placing = True
         for one in unpacking.places:
             skip = len(one.name) + 1
             left_out = (name[skip:] for name in unpacking.index.left_out(one.name))
@@ -169,14 +185,20 @@ class _Unpacking:
         self.tree = folder / "tree"
         self.index = TreeIndex(work / "index", [one.name for one in places])
         folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_tree(folder)
-        folder.mkdir(mode=0o700)
+        self._lock = FileLock(folder / _LOCK, f"the restore in {folder}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._lock.acquire()
+        for left in folder.iterdir():
+            if left.name != _LOCK:
+                remove_tree(left)
+        _sweep(folder)
         self.tree.mkdir()
 
     def throw_away(self) -> None:
         """Remove all that was not put into place; may be called twice."""
         self.index.close()
         remove_tree(self._folder)
+        self._lock.release()
 
 
 class _Extracting(Writing):
@@ -233,6 +255,11 @@ class _Extracting(Writing):
         if code is None or code < 0:
             raise ToolError(
                 f"tar was ended by signal {-(code or 0)} while it unpacked", code="tool-killed", retryable=True
+            )
+        if full := [line for line in bad if _FULL.search(line)]:
+            raise SpaceError(
+                f"the disk filled up while tar unpacked: {_some(full)}",
+                hint="what is there stays until all is unpacked; free space, or restore to another disk: --to",
             )
         if code and bad:
             raise ToolError(
@@ -307,12 +334,23 @@ def _refuse_several_disks(places: tuple[Placement, ...]) -> None:
 
 def _make_sure_of_room(places: tuple[Placement, ...], needed: int) -> None:
     folder = working_folder(places[0].to, "").parent
+    while not folder.is_dir():
+        folder = folder.parent
     free = free_bytes(folder)
     if free < needed:
         raise SpaceError(
             f"not enough room in {folder}: this needs about {human_size(needed)}, {human_size(free)} are free",
             hint="what is there stays until all is unpacked; free space, or restore to another disk: --to",
         )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what restores to the same place that were cut off have left beside ``folder``."""
+    for left in folder.parent.glob(f"{WORKING}*"):
+        if left == folder or not (left / _LOCK).is_file():
+            continue
+        with contextlib.suppress(BusyError, OSError), FileLock(left / _LOCK, "a restore"):
+            remove_tree(left)
 
 
 def _disk_fault(error: OSError) -> ToolError:

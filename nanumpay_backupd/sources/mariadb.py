@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, Final
 
-from nanumpay_backupd.errors import SourceError, VerifyError
+from nanumpay_backupd.errors import SourceError, ToolError, VerifyError
 from nanumpay_backupd.model import Content, Kind, Manifest
 from nanumpay_backupd.settings.sources import MariadbSource
-from nanumpay_backupd.sources.base import Driver, Dump, Estimate, FolderSource, FolderTarget, Scratch, Since
+from nanumpay_backupd.sources.base import Driver, Dump, Estimate, FolderSource, FolderTarget, Need, Scratch, Since
 from nanumpay_backupd.sources.binlog import BinlogDump, BinlogWalk
 from nanumpay_backupd.sources.mariadb_accounts import AccountsDump
-from nanumpay_backupd.sources.mariadb_client import Client, Tool, address, open_tool
+from nanumpay_backupd.sources.mariadb_client import SERVER_HINT, Client, Tool, address, open_tool
 from nanumpay_backupd.sources.mariadb_dump import ACCOUNTS, FOLDER, MariadbDump, database_of, with_history
 from nanumpay_backupd.sources.mariadb_facts import Facts, look, read_log
 from nanumpay_backupd.sources.sql_reader import SqlReader
@@ -44,6 +44,12 @@ class MariadbDriver(Driver):
         from nanumpay_backupd.sources.mariadb_scratch import MariadbScratch
 
         return MariadbScratch(self._settings, folder, manifest)
+
+    def needs(self) -> Iterator[Need]:
+        """See `Driver.needs`."""
+        settings = self._settings
+        yield Need("increments and restores to a moment", lambda: _called(settings.mariadb_binlog))
+        yield Need("drills", lambda: _called(settings.mariadbd, hint=SERVER_HINT))
 
 
 class MariadbServer(FolderSource):
@@ -191,6 +197,14 @@ def _require_log(settings: MariadbSource, client: Client, facts: Facts) -> None:
             retryable=False,
         )
     read_log(client, facts)
+
+
+def _called(name: str, *, hint: str = "") -> str:
+    try:
+        tool = open_tool(name)
+    except ToolError as error:
+        raise ToolError(error.message, hint=hint or error.hint, code=error.code) from None
+    return f"{tool.path} {tool.version}"
 
 
 def _some(names: tuple[str, ...]) -> str:

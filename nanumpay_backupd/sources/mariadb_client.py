@@ -20,6 +20,7 @@ from nanumpay_backupd.system.secrets import redact
 
 __all__ = [
     "CLIENT_HINT",
+    "SERVER_HINT",
     "SYSTEM_DATABASES",
     "Client",
     "Tool",
@@ -31,6 +32,10 @@ __all__ = [
 ]
 
 CLIENT_HINT: Final = "install MariaDB's client (package mariadb-client), or name the program in [tools] of backupd.toml"
+SERVER_HINT: Final = (
+    "install the server on this host (package mariadb-server-core; it need not run), "
+    "or name it in [tools] mariadbd and mariadb_install_db of backupd.toml"
+)
 SYSTEM_DATABASES: Final = frozenset({"information_schema", "performance_schema", "mysql", "sys"})
 _OTHER_NAMES: Final = {
     "mariadb-dump": "mysqldump",

@@ -17,7 +17,7 @@ from nanumpay_backupd.errors import BackupdError, SourceError, ToolError
 from nanumpay_backupd.model import OpTime
 from nanumpay_backupd.settings.sources import MariadbSource
 from nanumpay_backupd.sources.base import Restoring
-from nanumpay_backupd.sources.binlog import FOLDER, in_order
+from nanumpay_backupd.sources.binlog import AS_IT_IS, FOLDER, in_order
 from nanumpay_backupd.sources.binlog_filter import filter_log
 from nanumpay_backupd.sources.mariadb_client import Client, Tool, open_tool, tool_fault
 from nanumpay_backupd.sources.sql_reader import Mark, SqlReader, quoted
@@ -233,7 +233,7 @@ class LogReplay(_Working):
         if not self._files:
             return
         with self._fed("") as pipe:
-            argv = [str(self._tool.path), "--no-defaults"]
+            argv = [str(self._tool.path), "--no-defaults", AS_IT_IS]
             if self._until:
                 # It stops before that second; the wanted one belongs to what is wanted.
                 last = datetime.fromtimestamp(OpTime.parse(self._until).seconds + 1, UTC)

@@ -17,7 +17,7 @@ from nanumpay_backupd.errors import BackupdError, ToolError
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import MariadbSource
 from nanumpay_backupd.sources.base import FolderTarget, Scratch
-from nanumpay_backupd.sources.mariadb_client import Client, dotted, open_tool
+from nanumpay_backupd.sources.mariadb_client import SERVER_HINT, Client, dotted, open_tool
 from nanumpay_backupd.sources.mariadb_target import MariadbTarget
 from nanumpay_backupd.sources.sockets import socket_folder
 from nanumpay_backupd.system.files import remove_tree
@@ -26,10 +26,6 @@ from nanumpay_backupd.system.secrets import Secret, redact
 
 __all__ = ["MariadbScratch"]
 
-_HINT: Final = (
-    "install the server on this host (package mariadb-server-core; it need not run), "
-    "or name it in [tools] mariadbd and mariadb_install_db of backupd.toml"
-)
 _SOCKET: Final = "mariadb.sock"
 _START_SECONDS: Final = 60.0
 _INSTALL_SECONDS: Final = 120.0
@@ -44,7 +40,7 @@ class MariadbScratch(Scratch):
         try:
             self._tool = open_tool(settings.mariadbd)
         except ToolError as error:
-            raise ToolError(error.message, hint=_HINT, code=error.code) from None
+            raise ToolError(error.message, hint=SERVER_HINT, code=error.code) from None
         version = manifest.source.server_version
         same = self._tool.mariadb == ("MariaDB" in version)
         if not same or dotted(self._tool.version)[:2] < dotted(version)[:2]:
@@ -151,7 +147,7 @@ class MariadbScratch(Scratch):
 
 def _open_install(name: str) -> Path:
     """Find what makes a data folder; raises ToolError (``tool-missing``)."""
-    return find_tool(name, hint=_HINT)
+    return find_tool(name, hint=SERVER_HINT)
 
 
 def _answers(client: Client) -> bool:
@@ -166,4 +162,5 @@ def _failed(why: str, folder: Path) -> ToolError:
         f"the scratch server could not be started: {why}",
         hint=f"is there room in {folder.parent}? does the server run by hand with an empty data folder?",
         code="scratch-failed",
+        retryable=True,
     )

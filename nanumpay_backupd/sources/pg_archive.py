@@ -26,6 +26,7 @@ _CUSTOM: Final = 1
 _DATA: Final = 1
 _LARGE_OBJECTS: Final = 3
 _COPY_END: Final = b"\\.\n\n\n"
+_ABOUT: Final = frozenset({"ACL", "COMMENT", "SECURITY LABEL"})
 _TABLE_DATA: Final = "TABLE DATA"
 _LONGEST_TEXT: Final = 256 << 20
 _DATES: Final = 7
@@ -42,8 +43,9 @@ class Entry(NamedTuple):
 class PgArchive:
     """Takes an archive piece by piece; memory is that of its list. See `base.Checker`.
 
-    ``rows``, ``sizes`` (bytes) and ``digests`` are of each table as ``schema.table``. ``label`` stands before the names
-    in ``parts``.
+    ``about`` are the statements about the database itself: rights on it, its settings, its comment; all are there
+    once it is ``listed``. ``rows``, ``sizes`` (bytes) and ``digests`` are of each table as ``schema.table``.
+    ``label`` stands before the names in ``parts``.
     """
 
     def __init__(self, label: str = "") -> None:
@@ -53,6 +55,8 @@ class PgArchive:
         self.entries: dict[int, Entry] = {}
         self.all_kinds: dict[str, int] = {}
         self.counting = 0
+        self.about: list[str] = []
+        self.listed = False
         self._label = label
         self._held = b""
         self._in_chunks = False
@@ -146,6 +150,7 @@ class PgArchive:
         version, offset = yield from self._head()
         for _ in range((yield from self._number())):
             yield from self._entry(version, offset)
+        self.listed = True
         while True:
             self._between = not self._missing
             yield from self._block()
@@ -192,7 +197,8 @@ class PgArchive:
         name = yield from self._text()
         kind = yield from self._text()
         yield from self._number()
-        for _ in range(3):
+        statement = yield from self._text()
+        for _ in range(2):
             yield from self._text()
         schema = yield from self._text()
         yield from self._text()
@@ -206,6 +212,8 @@ class PgArchive:
             pass
         yield 1 + offset
         self.all_kinds[kind or ""] = self.all_kinds.get(kind or "", 0) + 1
+        if kind == "DATABASE PROPERTIES" or (kind in _ABOUT and (name or "").startswith("DATABASE ")):
+            self.about.append(statement or "")
         if has_data:
             self.entries[number] = Entry(kind or "", schema or "", name or "")
             self._missing.add(number)

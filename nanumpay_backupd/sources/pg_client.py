@@ -17,6 +17,7 @@ from nanumpay_backupd.system.secrets import redact
 
 __all__ = [
     "HINT",
+    "SERVER_HINT",
     "Psql",
     "address",
     "conninfo",
@@ -25,10 +26,14 @@ __all__ = [
     "literal",
     "major",
     "open_pg",
+    "open_server",
     "pg_fault",
 ]
 
 HINT: Final = "install PostgreSQL's client (package postgresql-client), or name the program in [tools] of backupd.toml"
+SERVER_HINT: Final = (
+    "install the server on this host (package postgresql-15; it need not run), or name it in [tools] postgres"
+)
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 _FIELD: Final = "\x1f"
 _RECORD: Final = "\x1e"
@@ -59,6 +64,14 @@ def open_pg(name: str) -> tuple[Path, str]:
     if match is None:
         raise ToolError(f"{path} does not look like a tool of PostgreSQL: it tells no version", hint=HINT)
     return path, match[1]
+
+
+def open_server(name: str) -> tuple[Path, str]:
+    """Find a program of the server, as `open_pg`."""
+    try:
+        return open_pg(name)
+    except ToolError as error:
+        raise ToolError(error.message, hint=SERVER_HINT, code=error.code) from None
 
 
 def major(version: str) -> int:

@@ -20,7 +20,7 @@ from nanumpay_backupd.errors import BackupdError, RefusedError, ToolError
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import PostgresSource
 from nanumpay_backupd.sources.base import FolderTarget, Scratch
-from nanumpay_backupd.sources.pg_client import Psql, major, open_pg
+from nanumpay_backupd.sources.pg_client import SERVER_HINT, Psql, major, open_server
 from nanumpay_backupd.sources.pg_target import PostgresTarget
 from nanumpay_backupd.sources.sockets import socket_folder
 from nanumpay_backupd.system.files import remove_tree
@@ -29,9 +29,6 @@ from nanumpay_backupd.system.secrets import Secret, redact
 
 __all__ = ["PostgresScratch"]
 
-_HINT: Final = (
-    "install the server on this host (package postgresql-15; it need not run), or name it in [tools] postgres"
-)
 _PORT: Final = 5432
 _SOCKET: Final = f".s.PGSQL.{_PORT}.lock"
 _START_SECONDS: Final = 60.0
@@ -45,15 +42,12 @@ class PostgresScratch(Scratch):
 
     def __init__(self, settings: PostgresSource, folder: Path, manifest: Manifest) -> None:
         """Find the server; raises ToolError (``tool-missing``, ``tool-too-old``), RefusedError."""
-        try:
-            self._initdb, version = open_pg(settings.initdb)
-            self._postgres, _ = open_pg(settings.postgres)
-        except ToolError as error:
-            raise ToolError(error.message, hint=_HINT, code=error.code) from None
+        self._initdb, version = open_server(settings.initdb)
+        self._postgres, _ = open_server(settings.postgres)
         if major(version) < major(manifest.source.server_version):
             raise ToolError(
                 f"{self._postgres} is of version {version}, the backup of a server of {manifest.source.server_version}",
-                hint=_HINT,
+                hint=SERVER_HINT,
                 code="tool-too-old",
             )
         self._settings = settings
@@ -180,4 +174,5 @@ def _failed(why: str, folder: Path) -> ToolError:
         f"the scratch server could not be started: {why}",
         hint=f"is there room in {folder.parent}? does the server run by hand with an empty data folder?",
         code="scratch-failed",
+        retryable=True,
     )

@@ -6,9 +6,9 @@ there. Programs that are connected to it are disconnected.
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError, S
 from nanumpay_backupd.model import Manifest, Part
 from nanumpay_backupd.settings.sources import PostgresSource, SourceSettings
 from nanumpay_backupd.sources.base import Comparison, FolderTarget, Goal, Restoring, Wanted
+from nanumpay_backupd.sources.pg_archive import PgArchive
 from nanumpay_backupd.sources.pg_client import (
     Psql,
     address,
@@ -39,6 +40,11 @@ _AT_ONCE: Final = 200
 """Tables that one statement counts."""
 _ENDED_SECONDS: Final = 60.0
 _NAME_BYTES: Final = 63
+_CHUNK: Final = 1 << 16
+_HEADS: Final = (
+    r"ALTER DATABASE |ALTER ROLE .* IN DATABASE |(?:GRANT|REVOKE) .* ON DATABASE |COMMENT ON DATABASE |"
+    r"SECURITY LABEL .* ON DATABASE "
+)
 
 
 class PostgresTarget(FolderTarget):
@@ -76,7 +82,6 @@ class PostgresTarget(FolderTarget):
             parts=parts,
             there=tuple(sorted(found)) or tuple(sorted(there)),
             drops=tuple(sorted(name for name, old in found.items() if old not in held)),
-            warnings=tuple(self._lost(there)),
         )
 
     def safety(self, manifest: Manifest, wanted: Wanted) -> SourceSettings | None:
@@ -129,15 +134,6 @@ class PostgresTarget(FolderTarget):
             rows = self._psql.rows(" UNION ALL ".join(counts[at : at + _AT_ONCE]), database, timeout=_LONG)
             found |= {name: int(count) for name, count in rows}
         return found
-
-    def _lost(self, there: set[str]) -> Iterator[str]:
-        """Say of which databases something is not kept that is about the database, and not in it."""
-        rows = self._psql.rows(
-            "SELECT datname FROM pg_database d WHERE datacl IS NOT NULL OR EXISTS "
-            "(SELECT FROM pg_db_role_setting s WHERE s.setdatabase = d.oid)"
-        )
-        for name in sorted(there & {row[0] for row in rows}):
-            yield f"rights on the database {name} itself and its ALTER DATABASE SET do not outlast the restore"
 
     def _there(self, names: dict[str, str]) -> set[str]:
         found = {row[0] for row in self._psql.rows("SELECT datname FROM pg_database")}
@@ -216,8 +212,11 @@ class _PgRestore(Restoring):
         """Restore a database under a name of its own, then let it take its place."""
         coming = _beside(new, "coming")
         self._psql.rows(_creating(coming, self._manifest.source.facts.get(f"made:{old}", ""), plain=self._plain))
+        file = self._folder / file_of(old)
         try:
-            self._restore(self._folder / file_of(old), coming)
+            self._restore(file, coming)
+            if not self._plain:
+                self._about(file, old, coming)
         except BackupdError:
             self._psql.rows(f"DROP DATABASE IF EXISTS {identifier(coming)} WITH (FORCE)")
             raise
@@ -242,6 +241,18 @@ class _PgRestore(Restoring):
         self._said = child.tail
         if code != 0:
             raise pg_fault("pg_restore", code, child.tail, self._settings)
+
+    def _about(self, file: Path, old: str, coming: str) -> None:
+        """Bring back what is about a database and not in it: rights on it, its settings, its comment.
+
+        pg_restore does so only where it makes the database itself, under its own name.
+        """
+        archive = PgArchive()
+        with file.open("rb", buffering=0) as stream:
+            while not archive.listed and (piece := stream.read(_CHUNK)):
+                archive(piece)
+        if archive.about:
+            self._psql.rows("\n".join(_of_another(statement, old, coming) for statement in archive.about))
 
     def _roles(self) -> None:
         """Make the roles that policies may name; those that are there, or need what is not here, are passed over."""
@@ -280,6 +291,13 @@ def _choose(manifest: Manifest, wanted: Wanted) -> tuple[dict[str, str], tuple[P
     names = {name: wanted.to or name for name in chosen}
     files = {file_of(name) for name in chosen}
     return names, tuple(part for part in manifest.source.parts if part.file in files)
+
+
+def _of_another(script: str, old: str, new: str) -> str:
+    """Return statements about a database as they are for another one."""
+    # pg_dump quotes a name only where it has to.
+    names = f"(?:{re.escape(identifier(old))}|{re.escape(old)})"
+    return re.sub(rf"(?m)^({_HEADS}){names}(?=[\s;])", lambda found: found[1] + identifier(new), script)
 
 
 def _beside(name: str, what: str) -> str:

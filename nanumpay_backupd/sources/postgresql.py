@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import msgspec
 from nanumpay_backupd.errors import SourceError, ToolError
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import PostgresSource
-from nanumpay_backupd.sources.base import Driver, Dump, Estimate, FolderSource, FolderTarget, Scratch
+from nanumpay_backupd.sources.base import Driver, Dump, Estimate, FolderSource, FolderTarget, Need, Scratch
 from nanumpay_backupd.sources.pg_archive import PgArchive
-from nanumpay_backupd.sources.pg_client import HINT, Psql, address, major, open_pg
+from nanumpay_backupd.sources.pg_client import HINT, Psql, address, major, open_pg, open_server
 from nanumpay_backupd.sources.pg_dump import PgDump, PgFacts, archived, tables_of
 
 __all__ = ["PostgresDriver", "PostgresServer"]
@@ -40,6 +40,12 @@ class PostgresDriver(Driver):
         from nanumpay_backupd.sources.pg_scratch import PostgresScratch
 
         return PostgresScratch(self._settings, folder, manifest)
+
+    def needs(self) -> Iterator[Need]:
+        """See `Driver.needs`."""
+        settings = self._settings
+        yield Need("restores", lambda: " ".join(map(str, open_pg(settings.pg_restore))))
+        yield Need("drills", lambda: " ".join(map(str, open_server(settings.postgres))))
 
 
 class PostgresServer(FolderSource):

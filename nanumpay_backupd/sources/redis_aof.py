@@ -152,6 +152,11 @@ class AofWalk:
         self._wait = 5
 
     @property
+    def in_base(self) -> bool:
+        """Tell whether what came so far ends within an RDB file."""
+        return self._rdb is not None and not self._rdb.ended
+
+    @property
     def digest(self) -> str:
         """Return a digest of keys and commands in their order."""
         keys = self._rdb.digest if self._rdb is not None else ""
@@ -164,7 +169,7 @@ class AofWalk:
             self._end()
             return
         self._fed += len(piece)
-        if self._rdb is not None and not self._rdb.ended:
+        if self._rdb is not None and self.in_base:
             self._preamble(piece)
             return
         self._data = self._data + piece if self._data else piece
@@ -214,7 +219,7 @@ class AofWalk:
             self.whole = base + after
 
     def _end(self) -> None:
-        if self._rdb is not None and not self._rdb.ended:
+        if self.in_base:
             self._preamble(b"")
         else:
             self._walk()
@@ -310,8 +315,11 @@ class AofDump(ThreadedDump):
                     write(memoryview(held)[:ready])  # type: ignore[arg-type]
                     held, written = held[ready:], walk.whole
             self.written[file.name] = stream.tell()
-        if held and not last:
-            raise SourceError(f"{file.name} ends within a command, and is not the last file", hint="redis-check-aof")
+        if held and (walk.in_base or not last):
+            # The server cuts the last command of the last file itself, but no more than that.
+            what = "ends within a key" if walk.in_base else "ends within a command, and is not the last file"
+            with _as_read():
+                raise VerifyError(f"{file.name} {what}")
 
     def judge(self, sizes: dict[str, int]) -> Harvest:
         """See `ThreadedDump.judge`: every file was walked to its end."""

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from nanumpay_backupd.settings.sources import RedisSource
 from nanumpay_backupd.sources.base import Comparison
 from nanumpay_backupd.sources.rdb_value import same, type_name
-from nanumpay_backupd.sources.redis_keys import Key
-from nanumpay_backupd.sources.redis_link import Link, Refusal, command, look_at, read_version
+from nanumpay_backupd.sources.redis_keys import FOOTER, Keys
+from nanumpay_backupd.sources.redis_link import Link, Refusal, Server, command, look_at
 from nanumpay_backupd.sources.redis_restore import Plan, wanted_keys
+from nanumpay_backupd.sources.redis_values import Asking
 
 __all__ = ["compare_keys"]
 
-_BATCH: Final = 500
-_BATCH_BYTES: Final = 4 << 20
-_FOOTER: Final = 10
+_LINE_AND_FOOTER: Final = 2 + FOOTER
 _TOLD: Final = 20
 _SLACK: Final = 100
 """Milliseconds that times of expiry may differ where the server tells only how much is left."""
+_LOOKED_AGAIN: Final = 10_000
 _SOON: Final = 5000
 """Milliseconds before its time at which a key may be gone already: clocks of hosts differ."""
 
@@ -31,20 +31,12 @@ def compare_keys(settings: RedisSource, files: list[Path], plan: Plan) -> Compar
     compared as it stands last.
     """
     with Link(settings) as link:
-        server = look_at(link)
-        comparing = _Comparing(link, plan, exact=read_version(server.version) >= (7, 0))
+        comparing = _Comparing(link, look_at(link), plan)
         with link.faults():
-            batch: list[Key] = []
-            size = 0
-            for key in wanted_keys(files, plan):
-                if isinstance(key, bytes):
-                    continue
-                batch.append(key)
-                size += len(key.payload)
-                if len(batch) >= _BATCH or size >= _BATCH_BYTES:
-                    comparing.take(batch)
-                    batch, size = [], 0
-            comparing.take(batch)
+            for keys in wanted_keys(files, plan):
+                if isinstance(keys, Keys):
+                    comparing.take(keys)
+            comparing.end()
             comparing.look_again(files)
             return comparing.result()
 
@@ -52,84 +44,77 @@ def compare_keys(settings: RedisSource, files: list[Path], plan: Plan) -> Compar
 class _Comparing:
     """One comparison under way."""
 
-    def __init__(self, link: Link, plan: Plan, *, exact: bool) -> None:
+    def __init__(self, link: Link, server: Server, plan: Plan) -> None:
         self._link = link
         self._plan = plan
-        self._exact = exact
-        self._database = -1
+        self._asking = Asking(link, server, timed=True)
+        self._asked = Keys(-1)
         self._counts: dict[int, int] = dict.fromkeys(plan.numbers.values(), 0)
         self._differing: dict[tuple[int, bytes], str] = {}
         self._gone = 0
 
-    def take(self, keys: list[Key]) -> None:
-        """Compare some keys."""
-        for key, what in self._differences(keys):
-            self._differing[key.database, key.name] = what
-        for key in keys:
-            self._counts[key.database] += 1
+    def take(self, keys: Keys) -> None:
+        """Ask for some keys, and compare those that were asked for before: so the server is not waited for."""
+        self._asking.ask(keys.names, command("SELECT", keys.database))
+        self._counts[keys.database] += len(keys.names)
+        self.end()
+        self._asked = keys
 
-    def look_again(self, files: list[Path]) -> None:
-        """Compare those that differ once more as they stand last."""
-        if not self._differing or len(self._differing) > 10_000:
+    def end(self) -> None:
+        """Compare those that were asked for last."""
+        keys, self._asked = self._asked, Keys(-1)
+        if not keys.names:
             return
-        last: dict[tuple[int, bytes], Key] = {}
-        twice = 0
-        for key in wanted_keys(files, self._plan):
-            if isinstance(key, Key) and (key.database, key.name) in self._differing:
-                twice += (key.database, key.name) in last
-                last[key.database, key.name] = key
-        if twice:
-            self._differing = {}
-            for key in last.values():
-                for _, what in self._differences([key]):
-                    self._differing[key.database, key.name] = what
-
-    def _differences(self, keys: list[Key]) -> list[tuple[Key, str]]:
-        link, ask = self._link, []
-        when = "PEXPIRETIME" if self._exact else "PTTL"
-        for key in keys:
-            if key.database != self._database:
-                self._database = key.database
-                ask.append(command("SELECT", key.database))
-            ask.append(command("DUMP", key.name) + command(when, key.name))
-        link.send(command("TIME") + b"".join(ask))
-        found = []
-        seconds, micro = self._answer()
-        now = int(seconds) * 1000 + int(micro) // 1000
-        for key in keys:
-            answer = self._answer()
-            if answer == b"OK":  # that was the database
-                answer = self._answer()
-            expiry = self._answer()
-            if not self._exact and expiry > 0:
-                expiry += now
-            what = self._difference(key, answer, max(0, expiry), now)
-            if what:
-                found.append((key, what))
-        return found
-
-    def _answer(self) -> Any:
         answer = self._link.reply()
         if isinstance(answer, Refusal):
             raise answer
-        return answer
+        expiries, payloads = self._asking.read(len(keys.names))
+        found = [payload[:-_LINE_AND_FOOTER] for payload in payloads]
+        wanted = keys.bare
+        if found == wanted and expiries == keys.expiries:
+            return
+        for at, name in enumerate(keys.names):
+            if found[at] != wanted[at] or expiries[at] != keys.expiries[at]:
+                what = self._difference(wanted[at], keys.expiries[at], found[at], expiries[at])
+                if what:
+                    self._differing[keys.database, name] = what
 
-    def _difference(self, key: Key, payload: bytes | None, expiry: int, now: int) -> str:
-        if payload is None:
-            if key.expiry and key.expiry <= now + _SOON:
+    def look_again(self, files: list[Path]) -> None:
+        """Compare those that differ once more as they stand last."""
+        if not self._differing or len(self._differing) > _LOOKED_AGAIN:
+            return
+        last: dict[tuple[int, bytes], Keys] = {}
+        twice = 0
+        for keys in wanted_keys(files, self._plan):
+            if isinstance(keys, Keys):
+                for at, name in enumerate(keys.names):
+                    if (keys.database, name) in self._differing:
+                        twice += (keys.database, name) in last
+                        last[keys.database, name] = keys.at([at])
+        if twice:
+            self._differing, counts = {}, dict(self._counts)
+            for keys in last.values():
+                self.take(keys)
+            self.end()
+            self._counts = counts
+
+    def _difference(self, wanted: bytes, until: int, found: bytes, expiry: int) -> str:
+        """Say in what a key differs; values come with their type, of a key that is not there nothing."""
+        if not found:
+            if until and until <= self._asking.now + _SOON:
                 self._gone += 1
                 return ""
             return "is not there"
-        if abs(expiry - key.expiry) > (0 if self._exact else _SLACK):
-            return f"expires at {expiry or 'no time'}, in the backup at {key.expiry or 'no time'}"
+        if abs(expiry - until) > (0 if self._asking.exact else _SLACK):
+            return f"expires at {expiry or 'no time'}, in the backup at {until or 'no time'}"
         try:
-            if same(payload[:-_FOOTER], key.payload[:-_FOOTER]):
+            if same(found, wanted):
                 return ""
         except (ValueError, KeyError, IndexError):
             return "cannot be compared: it is in a form that is not known here"
-        if type_name(payload[0]) != type_name(key.payload[0]):
-            return f"is a {type_name(payload[0])}, in the backup a {type_name(key.payload[0])}"
-        return f"holds another {type_name(payload[0])} than in the backup"
+        if type_name(found[0]) != type_name(wanted[0]):
+            return f"is a {type_name(found[0])}, in the backup a {type_name(wanted[0])}"
+        return f"holds another {type_name(found[0])} than in the backup"
 
     def result(self) -> Comparison:
         """Say what was found; where the databases were emptied before, nothing else may be there either."""

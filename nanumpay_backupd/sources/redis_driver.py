@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import RedisSource
-from nanumpay_backupd.sources.base import Driver, FolderSource, FolderTarget, Scratch
-from nanumpay_backupd.sources.redis_scratch import ScratchRedis
+from nanumpay_backupd.sources.base import Driver, FolderSource, FolderTarget, Need, Scratch
+from nanumpay_backupd.sources.redis_scratch import ScratchRedis, find_server
 from nanumpay_backupd.sources.redis_source import RedisServer
 from nanumpay_backupd.sources.redis_target import RedisTarget
 
@@ -31,3 +32,7 @@ class RedisDriver(Driver):
     def scratch(self, folder: Path, manifest: Manifest) -> Scratch:
         """See `Driver.scratch`."""
         return ScratchRedis(self._settings, folder, manifest)
+
+    def needs(self) -> Iterator[Need]:
+        """See `Driver.needs`: a server of our own."""
+        yield Need("drills", lambda: " ".join(map(str, find_server(self._settings))))

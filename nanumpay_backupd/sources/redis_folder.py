@@ -17,7 +17,7 @@ from nanumpay_backupd.sources.base import Comparison, Goal, Restoring
 from nanumpay_backupd.sources.redis_link import Link, Refusal
 from nanumpay_backupd.sources.redis_restore import Plan
 from nanumpay_backupd.sources.redis_source import checker_of
-from nanumpay_backupd.system.files import fsync_dir, fsync_file, is_disk_full, rename
+from nanumpay_backupd.system.files import fsync_dir, fsync_file, is_disk_full, remove_tree, rename
 
 __all__ = ["FolderRestore", "compare_files", "look_at_folder", "place_files"]
 
@@ -52,7 +52,7 @@ def look_at_folder(settings: RedisSource, manifest: Manifest, plan: Plan, *, ove
     if there and not overwrite:
         raise RefusedError(
             f"{folder} holds {', '.join(there)}",
-            hint="overwrite them (they are kept under another name), or name another folder",
+            hint="add --overwrite (they are kept under another name), or name another folder",
             code="target-exists",
         )
     steps = _AOF_STEPS if manifest.source.facts.get("mode") == RedisMode.AOF else _RDB_STEPS
@@ -96,6 +96,7 @@ class FolderRestore(Restoring):
         self._count = sum(part.items for part in manifest.source.parts)
         self.kept: tuple[str, ...] = ()
         self._error: BaseException | None = None
+        self._folder = plan.folder
         try:
             self.kept = place_files(folder, Path(plan.folder))
         except OSError as error:
@@ -123,7 +124,10 @@ class FolderRestore(Restoring):
         error = self._error
         if isinstance(error, OSError):
             if is_disk_full(error):
-                raise SpaceError(f"the disk of {error.filename or 'the data folder'} is full", hint="free space there")
+                raise SpaceError(
+                    f"the disk of {self._folder} has no room for the backup's files",
+                    hint="free space there and restore again; nothing in it was changed",
+                )
             raise ToolError(
                 f"the files could not be brought into the data folder: {error.strerror}",
                 hint="who runs this must be allowed to write there",
@@ -137,17 +141,31 @@ class FolderRestore(Restoring):
 def place_files(unpacked: Path, folder: Path) -> tuple[str, ...]:
     """Bring what was unpacked into a data folder, durably; what a server would load there is kept under another name.
 
-    Returns those names. The files get the folder's own owner, where we may give them. Raises OSError.
+    Returns those names. The files get the folder's own owner, where we may give them. Until all of them are on its
+    filesystem nothing in it changes. Raises OSError.
     """
     moment = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
-    kept = []
-    for path in _old(folder):
-        aside = path.with_name(f"{path.name}.before-restore-{moment}")
-        rename(path, aside)
-        kept.append(str(aside))
-    owner = folder.stat()
+    coming = folder / f".restore-{moment}"
+    coming.mkdir(mode=0o750)
+    try:
+        _bring_all(unpacked, coming, folder.stat())
+        kept = []
+        for path in _old(folder):
+            aside = path.with_name(f"{path.name}.before-restore-{moment}")
+            rename(path, aside)
+            kept.append(str(aside))
+        for path in sorted(coming.iterdir()):
+            rename(path, folder / path.name)
+    finally:
+        remove_tree(coming)
+    fsync_dir(folder)
+    return tuple(kept)
+
+
+def _bring_all(unpacked: Path, coming: Path, owner: os.stat_result) -> None:
+    """Bring files into a folder beside which they are to be, with their last owner and modes, durably."""
     for path in sorted(unpacked.rglob("*")):
-        target = folder / path.relative_to(unpacked)
+        target = coming / path.relative_to(unpacked)
         if path.is_dir():
             target.mkdir(exist_ok=True, mode=0o750)
         else:
@@ -155,9 +173,8 @@ def place_files(unpacked: Path, folder: Path) -> tuple[str, ...]:
             fsync_file(target)
         if os.geteuid() == 0:
             os.chown(target, owner.st_uid, owner.st_gid)
-    for place in {folder, *(path for path in folder.iterdir() if path.is_dir())}:
+    for place in {coming, *(path for path in coming.iterdir() if path.is_dir())}:
         fsync_dir(place)
-    return tuple(kept)
 
 
 def _bring(path: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from xxhash import xxh3_128_intdigest
@@ -18,7 +18,19 @@ from nanumpay_backupd.sources.rdb import RdbWalk, payload_of, payload_problem
 from nanumpay_backupd.sources.rdb_value import string_at
 from nanumpay_backupd.sources.redis_link import command
 
-__all__ = ["FUNCTIONS", "Key", "KeysWalk", "LinesWalk", "file_of", "functions_line", "head", "keys_in", "line"]
+__all__ = [
+    "FOOTER",
+    "FUNCTIONS",
+    "Keys",
+    "KeysWalk",
+    "LinesWalk",
+    "file_of",
+    "functions_line",
+    "head",
+    "keys_in",
+    "line",
+    "quick_line",
+]
 
 FUNCTIONS: Final = "functions.resp"
 """The file of the libraries of functions (Redis 7)."""
@@ -27,18 +39,50 @@ _BEGIN: Final = b"*6\r\n$7\r\nRESTORE\r\n$"
 _QUICK: Final = re.compile(re.escape(_BEGIN) + rb"(\d+)\r\n(.*?)\r\n\$\d+\r\n(\d+)\r\n\$(\d+)\r\n", re.DOTALL)
 """Up to a key's value, unless its name looks like what comes after it."""
 _END: Final = b"\r\n$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n"
+_FOR_EVER: Final = _BEGIN + b"%d\r\n%b\r\n$1\r\n0\r\n$%d\r\n%b" + _END[2:]
 _PIECE: Final = 1 << 20
+_MOST: Final = 1000
+_MOST_BYTES: Final = 1 << 20
+FOOTER: Final = 10
+"""Bytes behind a value in what DUMP returns: RDB version and checksum."""
 _MODULUS: Final = 1 << 128
 _HINT: Final = "do not rely on this backup; older verified ones are kept; run a new one now: backupctl run"
 
 
-class Key(NamedTuple):
-    """A key as it was: ``expiry`` is Unix milliseconds, 0: none; ``payload`` what RESTORE takes."""
+class Keys:
+    """Some keys of one database: ``expiries`` are Unix milliseconds, 0: none. As many lists as facts, for speed.
 
-    database: int
-    name: bytes
-    expiry: int
-    payload: bytes
+    ``values`` are what RESTORE takes, or with an RDB ``version`` the type and the value alone.
+    """
+
+    __slots__ = ("database", "expiries", "names", "size", "values", "version")
+
+    def __init__(self, database: int, version: int = 0) -> None:
+        self.database = database
+        self.version = version
+        self.names: list[bytes] = []
+        self.expiries: list[int] = []
+        self.values: list[bytes] = []
+        self.size = 0
+
+    @property
+    def payloads(self) -> list[bytes]:
+        """Return what RESTORE takes of each."""
+        version = self.version
+        return [payload_of(value, version) for value in self.values] if version else self.values
+
+    @property
+    def bare(self) -> list[bytes]:
+        """Return type and value of each."""
+        return self.values if self.version else [value[:-FOOTER] for value in self.values]
+
+    def at(self, wanted: list[int]) -> Keys:
+        """Return those of them that stand at these places."""
+        found = Keys(self.database, self.version)
+        found.names = [self.names[at] for at in wanted]
+        found.expiries = [self.expiries[at] for at in wanted]
+        found.values = [self.values[at] for at in wanted]
+        return found
 
 
 def file_of(database: int) -> str:
@@ -66,6 +110,11 @@ def line(name: bytes, expiry: int, payload: bytes) -> bytes:
     )
 
 
+def quick_line(name: bytes, payload: bytes) -> bytes:
+    """Return the command that restores a key for ever; ``payload`` has the end of its line behind it already."""
+    return _FOR_EVER % (len(name), name, len(payload) - 2, payload)
+
+
 def functions_line(payload: bytes) -> bytes:
     """Return the command that restores the libraries of functions."""
     return command("FUNCTION", "RESTORE", payload, "REPLACE")
@@ -74,14 +123,18 @@ def functions_line(payload: bytes) -> bytes:
 class KeysWalk:
     """Walks a file of keys that comes in pieces; a `Checker`. Every value's own checksum is compared.
 
-    ``on_key`` gets name, expiry and payload of each. It holds no more than the largest key.
+    ``on_key`` gets name, expiry and payload of each. It holds no more than the largest key. Without
+    ``digests`` it is no `Checker`, and compares no checksums: for what was proven already.
     """
 
-    def __init__(self, name: str, on_key: Callable[[bytes, int, bytes], object] | None = None) -> None:
+    def __init__(
+        self, name: str, on_key: Callable[[bytes, int, bytes], object] | None = None, *, digests: bool = True
+    ) -> None:
         self.count = 0
         self._sum = 0
         self._name = name
         self._on_key = on_key
+        self._digests = digests
         self._data = b""
         self._wait = 1
         match = _FILE.fullmatch(name.rpartition("/")[2])
@@ -119,6 +172,7 @@ class KeysWalk:
     def _keys(self, data: bytes, at: int) -> int:
         """Walk the keys that are whole; returns where the next one begins."""
         end, on_key, match, total, count = len(data), self._on_key, _QUICK.match, 0, 0
+        digests = self._digests
         while at < end:
             start = at
             quick = match(data, at)
@@ -138,9 +192,10 @@ class KeysWalk:
             if data[at : at + len(_END)] != _END:
                 raise ValueError
             at += len(_END)
-            if problem := payload_problem(payload):
-                raise self._damaged(f"is damaged: a value {problem}")
-            total += xxh3_128_intdigest(data[start:at])
+            if digests:
+                if problem := payload_problem(payload):
+                    raise self._damaged(f"is damaged: a value {problem}")
+                total += xxh3_128_intdigest(data[start:at])
             count += 1
             if on_key is not None:
                 on_key(name, int(when), payload)
@@ -198,34 +253,61 @@ class LinesWalk:
         self._data = rest
 
 
-def keys_in(path: Path) -> Iterator[Key | bytes]:
+def keys_in(path: Path) -> Iterator[Keys | bytes]:
     """Yield the keys of a file that was proven, of either form; of an RDB file last its functions (FUNCTION RESTORE).
 
-    Raises VerifyError, OSError.
+    They come some at a time: up to 1,000 and about 1 MiB, or one that is larger. Raises VerifyError, OSError.
     """
-    found: list[Key | bytes] = []
+    gathered = _Gathering()
     if path.suffix == ".resp":
-        database = int(path.stem[2:])
-        walk: KeysWalk | RdbWalk = KeysWalk(
-            path.name, lambda name, expiry, payload: found.append(Key(database, name, expiry, payload))
-        )
+        gathered.begin(int(path.stem[2:]), 0)
+        walk: KeysWalk | RdbWalk = KeysWalk(path.name, gathered.add, digests=False)
     else:
-        rdb = RdbWalk(path.name, digests=False, on_key=lambda *told: found.append(_key(rdb.version, *told)))
-        walk = rdb
+        walk = RdbWalk(path.name, digests=False, on_key=gathered.add_from_file)
     with path.open("rb", buffering=0) as stream:
         while piece := stream.read(_PIECE):
             walk(piece)
-            yield from found
-            found.clear()
+            yield from gathered.taken(walk.version if isinstance(walk, RdbWalk) else 0)
     if isinstance(walk, KeysWalk):
         walk(b"")
     elif walk.functions:
         yield payload_of(walk.functions, walk.version)
 
 
-def _key(  # noqa: PLR0917 - as `rdb.OnKey`
-    version: int, database: int, expiry: int, data: bytes, start: int, value: int, end: int
-) -> Key:
-    # The name stands between the type and the value.
-    name = string_at(data, start + 1)[0]
-    return Key(database, name, expiry, payload_of(data[start : start + 1] + data[value:end], version))
+class _Gathering:
+    """Keys that were walked, some at a time."""
+
+    def __init__(self) -> None:
+        self._whole: list[Keys] = []
+        self._keys = Keys(0)
+
+    def begin(self, database: int, version: int) -> None:
+        """Put what comes into a new lot."""
+        if self._keys.names:
+            self._whole.append(self._keys)
+        self._keys = Keys(database, version)
+
+    def add(self, name: bytes, expiry: int, payload: bytes) -> None:
+        """Add a key of the database that was begun."""
+        keys = self._keys
+        keys.names.append(name)
+        keys.expiries.append(expiry)
+        keys.values.append(payload)
+        keys.size += len(payload)
+        if len(keys.names) >= _MOST or keys.size >= _MOST_BYTES:
+            self.begin(keys.database, keys.version)
+
+    def add_from_file(self, database: int, expiry: int, data: bytes, start: int, value: int, end: int) -> None:
+        """Add a key of an RDB file: its name stands between the type and the value."""
+        if database != self._keys.database:
+            self.begin(database, 0)
+        name = data[start + 2 : value] if data[start + 1] < 64 else string_at(data, start + 1)[0]
+        self.add(name, expiry, data[start : start + 1] + data[value:end])
+
+    def taken(self, version: int) -> list[Keys]:
+        """Return what is there, and begin anew; ``version`` is that of the RDB file, 0: it is none."""
+        self.begin(self._keys.database, 0)
+        found, self._whole = self._whole, []
+        for keys in found:
+            keys.version = version
+        return found

@@ -57,8 +57,9 @@ class Link:
         self.place = parse_redis_url(settings.url.reveal())
         self._timeout = settings.timeout
         self._closed = False
-        with self.faults():
+        with self.faults(), _handshake(self.place):
             self.socket = _connect(self.place, settings)
+        with self.faults():
             self.socket.settimeout(settings.timeout)
             self.file = io.BufferedReader(socket.SocketIO(self.socket, "r"), _BUFFER)
         try:
@@ -167,6 +168,9 @@ def _connect(place: RedisPlace, settings: RedisSource) -> socket.socket:
         return plain
     try:
         return _context(settings).wrap_socket(plain, server_hostname=place.host)
+    except TimeoutError:
+        plain.close()
+        raise _Mute from None
     except BaseException:
         plain.close()
         raise
@@ -185,6 +189,28 @@ def _context(settings: RedisSource) -> ssl.SSLContext:
     return context
 
 
+@contextlib.contextmanager
+def _handshake(place: RedisPlace) -> Iterator[None]:
+    """Say of a connection that stands, on which then no TLS is spoken, what that mostly is."""
+    try:
+        yield
+    except ssl.SSLCertVerificationError:
+        raise
+    except (ssl.SSLError, _Mute, ConnectionResetError) as error:
+        if not place.tls:
+            raise
+        why = getattr(error, "reason", None) or "it says nothing"
+        raise _unreachable(
+            place,
+            f"no TLS could be agreed on ({why})",
+            hint="does it speak TLS on this port (tls-port in redis.conf)? if not, the url begins with redis://",
+        ) from None
+
+
+class _Mute(Exception):  # noqa: N818 - becomes a fault
+    """Nothing came in answer to the beginning of TLS."""
+
+
 def fault_of(refusal: Refusal, place: RedisPlace) -> BackupdError:
     """Return what to tell of a refusal."""
     if refusal.code in _AUTH or "unauthenticated" in refusal.text.lower():
@@ -192,6 +218,11 @@ def fault_of(refusal: Refusal, place: RedisPlace) -> BackupdError:
     if refusal.code == "LOADING":
         return SourceError(
             f"Redis at {place.address} is still loading its data", hint=_LOADING_HINT, code="source-loading"
+        )
+    if "BGSAVE failed" in refusal.text:
+        return SourceError(
+            f"Redis at {place.address} could not begin to send its data: {refusal.text}",
+            hint="mostly it got no memory for a child process: set vm.overcommit_memory = 1; its log tells",
         )
     return SourceError(
         f"Redis at {place.address} refused: {refusal.text}",

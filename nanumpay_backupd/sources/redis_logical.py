@@ -1,7 +1,8 @@
 """A Redis server read key by key: SCAN, and DUMP and the time of expiry of each. Writes commands, and JSON for people.
 
 While the answers to one batch are read the server works on the next. It is asked for no more at once than `_BATCH` keys
-and about `_BATCH_BYTES`, so that neither side holds much.
+and about `_BATCH_BYTES`, so that neither side holds much. What most keys of most servers are, a short string without a
+time of expiry, has a way of its own through here: each microsecond for a key is a second for a million.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from nanumpay_backupd.settings.sources import RedisMode, RedisSource
 from nanumpay_backupd.sources.base import Harvest
 from nanumpay_backupd.sources.rdb_value import date, readable, text, type_name
 from nanumpay_backupd.sources.redis_dump import ThreadedDump, made
-from nanumpay_backupd.sources.redis_keys import FUNCTIONS, file_of, functions_line, head
+from nanumpay_backupd.sources.redis_keys import FUNCTIONS, file_of, functions_line, head, quick_line
 from nanumpay_backupd.sources.redis_keys import line as key_line
-from nanumpay_backupd.sources.redis_link import Link, Refusal, Server, command, read_version
+from nanumpay_backupd.sources.redis_link import Link, Refusal, Server, command
+from nanumpay_backupd.sources.redis_values import Asking
 from nanumpay_backupd.transforms.growing import writer_into
 
 __all__ = ["LogicalDump", "databases_of"]
 
 _BATCH: Final = 500
 _BATCH_BYTES: Final = 4 << 20
-_GONE: Final = -2
-"""What the server says of the time of a key that is gone: by then it was deleted, whatever DUMP returned before."""
 _WRITE: Final = 1 << 20
 _LARGE: Final = 1 << 20
 """Bytes of a value beyond which people get no JSON of it: nobody reads that, and to unpack it takes long."""
 _REASON: Final = "keys are read one after the other while the server goes on"
+_PLAIN: Final = bytes(code for code in range(32, 127) if code not in b'"\\')
+"""Bytes that stand in JSON as they are."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -53,19 +55,20 @@ class _Database:
         self._shown: list[bytes] = []
         self._size = 0
 
-    @property
-    def readable(self) -> bool:
-        return self._lines is not None
-
-    def add(self, name: bytes, expiry: int, payload: bytes) -> None:
-        """Write one key."""
-        self._pending.append(key_line(name, expiry, payload))
-        self.count += 1
-        self._size += len(payload) + 64
+    def add(self, names: list[bytes], expiries: list[int], payloads: list[bytes]) -> None:
+        """Write some keys; each payload has the end of its line behind it."""
+        self._pending += [
+            quick_line(name, payload) if not expiry else key_line(name, expiry, payload[:-2])
+            for name, expiry, payload in zip(names, expiries, payloads, strict=True)
+        ]
         if self._lines is not None:
-            shown = _encode(_shown(name, expiry, payload))
-            self._shown.append(shown)
-            self._size += len(shown)
+            shown = [
+                _shown(name, expiry, payload) for name, expiry, payload in zip(names, expiries, payloads, strict=True)
+            ]
+            self._shown += shown
+            self._size += sum(map(len, shown))
+        self.count += len(names)
+        self._size += sum(map(len, payloads)) + 64 * len(names)
         if self._size >= _WRITE:
             self.flush()
 
@@ -73,8 +76,7 @@ class _Database:
         """Hand on what was gathered."""
         _write(self._keys, self._pending)
         if self._lines is not None and self._shown:
-            self._shown.append(b"")
-            _write(self._lines, [b"\n".join(self._shown)])
+            _write(self._lines, self._shown)
             self._shown = []
         self._pending, self._size = [], 0
 
@@ -94,11 +96,19 @@ def _write(stream: IO[bytes], pieces: list[bytes]) -> None:
     writer_into(stream)(b"".join(pieces))
 
 
-def _shown(name: bytes, expiry: int, payload: bytes) -> dict[str, Any]:
-    """Return what people read of a key."""
+def _shown(name: bytes, expiry: int, payload: bytes) -> bytes:
+    """Return the line that people read of a key; ``payload`` has the end of its line behind it."""
+    kind, first = payload[0], payload[1]
+    if kind == 0 and not expiry and first < 64:
+        value = payload[2:-12]
+        if not (name + value).translate(None, _PLAIN):
+            return b'{"key":"%b","type":"string","value":"%b"}\n' % (name, value)
+        return b'{"key":%b,"type":"string","value":%b}\n' % (_encode(text(name)), _encode(text(value)))
+    return _encode(_told(name, expiry, payload[:-2])) + b"\n"
+
+
+def _told(name: bytes, expiry: int, payload: bytes) -> dict[str, Any]:
     kind = payload[0]
-    if kind == 0 and not expiry and payload[1] < 64:  # most keys of most servers
-        return {"key": text(name), "type": "string", "value": text(payload[2:-10])}
     shown: dict[str, Any] = {"key": text(name), "type": type_name(kind)}
     if expiry:
         shown["expires"] = date(expiry)
@@ -120,8 +130,8 @@ class LogicalDump(ThreadedDump):
         self._databases = databases_of(settings, server, self._link.place.database)
         self._done: dict[int, int] = {}
         self._count = 0
-        self._exact = read_version(server.version) >= (7, 0)
-        self._functions = self._exact
+        self._asking = Asking(self._link, server)
+        self._functions = self._asking.exact
         self._warnings: list[str] = []
         self._began = datetime.now(UTC)
         super().__init__(settings, server, folder)
@@ -153,63 +163,46 @@ class LogicalDump(ThreadedDump):
     def _scan(self, number: int, files: _Database) -> None:
         link = self._link
         link.ask("SELECT", number)
-        names, cursor = _page(link.ask("SCAN", 0, "COUNT", _BATCH))
+        waiting, cursor = _page(link.ask("SCAN", 0, "COUNT", _BATCH))
+        asked, scanning = self._ask_for(waiting, cursor)
         while True:
-            waiting = names
-            following = cursor != b"0"
-            first = self._ask_for(waiting[: self._limit], scan=cursor if following else None)
-            if following:
+            self.step()
+            if scanning:
                 answer = link.reply()
                 if isinstance(answer, Refusal):
                     raise answer
-                names, cursor = _page(answer)
-            self._take(first, files)
-            # Of large values less is asked for at once.
-            at = len(first)
-            while at < len(waiting):
-                first = self._ask_for(waiting[at : at + self._limit], scan=None)
-                self._take(first, files)
-                at += len(first)
-            self.step()
-            if not following:
+                waiting, cursor = _page(answer)
+            # The next are asked for before these are taken: so the server never waits for us.
+            there, ended = asked, not waiting and cursor == b"0"
+            if not ended:
+                asked, scanning = self._ask_for(waiting, cursor)
+            self._take(there, files)
+            if ended:
                 return
 
     _limit = _BATCH
 
-    def _ask_for(self, names: list[bytes], scan: bytes | None) -> list[bytes]:
-        when = b"$11\r\nPEXPIRETIME\r\n" if self._exact else b"$4\r\nPTTL\r\n"
-        pieces = [command("SCAN", scan, "COUNT", _BATCH)] if scan is not None else []
-        if not self._exact:
-            pieces.append(command("TIME"))
-        for name in names:
-            key = b"$%d\r\n%b\r\n" % (len(name), name)
-            pieces.append(b"*2\r\n$4\r\nDUMP\r\n%b*2\r\n%b%b" % (key, when, key))
-        self._link.send(b"".join(pieces))
-        return names
+    def _ask_for(self, waiting: list[bytes], cursor: bytes) -> tuple[list[bytes], bool]:
+        """Ask for some of the names, which are taken out, and with the last for the next page; returns both.
+
+        Of large values less is asked for at once.
+        """
+        names = waiting[: self._limit]
+        del waiting[: self._limit]
+        scanning = not waiting and cursor != b"0"
+        self._asking.ask(names, command("SCAN", cursor, "COUNT", _BATCH) if scanning else b"")
+        return names, scanning
 
     def _take(self, names: list[bytes], files: _Database) -> None:
         """Read the answers about some keys; one that is gone meanwhile is no key."""
-        link, size, now = self._link, 0, 0
-        readline, exactly = link.file.readline, link.exactly
-        if not self._exact:
-            seconds, micro = link.reply()
-            now = int(seconds) * 1000 + int(micro) // 1000
-        for name in names:
-            header = readline()
-            if header[:1] != b"$":
-                raise _refusal(header)
-            length = int(header[1:])
-            payload = exactly(length + 2)[:-2] if length >= 0 else b""
-            header = readline()
-            if header[:1] != b":":
-                raise _refusal(header)
-            expiry = int(header[1:])
-            if not payload or expiry == _GONE:
-                continue
-            files.add(name, max(0, expiry + now if expiry > 0 else 0), payload)
-            size += length
+        expiries, payloads = self._asking.read(len(names))
+        if b"" in payloads:
+            there = [at for at, payload in enumerate(payloads) if payload]
+            names, expiries, payloads = [[of[at] for at in there] for of in (names, expiries, payloads)]  # type: ignore[assignment, index]
+        files.add(names, expiries, payloads)
         self._count = sum(self._done.values()) + files.count
         if names:
+            size = sum(map(len, payloads))
             self._limit = max(1, min(_BATCH, _BATCH_BYTES * len(names) // (size + 1)))
 
     def _save_functions(self) -> None:
@@ -252,9 +245,3 @@ def _page(answer: Any) -> tuple[list[bytes], bytes]:
     """Return the names in an answer to SCAN, each once, and where to go on."""
     cursor, names = answer
     return list(dict.fromkeys(names)), cursor
-
-
-def _refusal(header: bytes) -> Exception:
-    if header[:1] == b"-":
-        return Refusal(header[1:].strip().decode("utf-8", "replace"))
-    return EOFError() if not header else ValueError("what answers there is no Redis server")

@@ -14,13 +14,16 @@ from nanumpay_backupd.errors import BackupdError, CancelledError, InternalError,
 from nanumpay_backupd.model import Part
 from nanumpay_backupd.settings.sources import RedisSource
 from nanumpay_backupd.sources.base import Restoring
-from nanumpay_backupd.sources.redis_keys import FUNCTIONS, Key, keys_in
+from nanumpay_backupd.sources.redis_keys import FUNCTIONS, Keys, keys_in
 from nanumpay_backupd.sources.redis_link import Link, Refusal, command, fault_of
 
 __all__ = ["KeysRestore", "Plan", "wanted_keys"]
 
-_BATCH: Final = 1000
-_BATCH_BYTES: Final = 1 << 20
+_OK: Final = b"+OK\r\n"
+_FOR_EVER: Final = b"%b%%d\r\n%%b\r\n$1\r\n0\r\n$%%d\r\n%%b\r\n%b"
+_UNTIL: Final = b"%b%%d\r\n%%b\r\n$%%d\r\n%%d\r\n$%%d\r\n%%b\r\n%b"
+_REPLACING: Final = (b"*6\r\n$7\r\nRESTORE\r\n$", b"$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n")
+_SKIPPING: Final = (b"*5\r\n$7\r\nRESTORE\r\n$", b"$6\r\nABSTTL\r\n")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,26 +51,31 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return {int(part.name.removeprefix("db")): self.number(part) for part in self.parts}
 
 
-def wanted_keys(files: list[Path], plan: Plan) -> Iterator[Key | bytes]:
-    """Yield the wanted keys with the database and name that they get, then functions as RESTORE takes them."""
+def wanted_keys(files: list[Path], plan: Plan) -> Iterator[Keys | bytes]:
+    """Yield the wanted keys with the database and names that they get, then functions as RESTORE takes them."""
     numbers = plan.numbers
     for path in files:
         if path.name == FUNCTIONS:
             yield path.read_bytes().split(b"\r\n", 6)[6].rpartition(b"\r\n$7\r\nREPLACE\r\n")[0]
             continue
-        for key in keys_in(path):
-            if isinstance(key, bytes):
+        for keys in keys_in(path):
+            if isinstance(keys, bytes):
                 if not plan.narrow and not plan.patterns:
-                    yield key
-                continue
-            if key.database not in numbers:
-                continue
-            patterns = plan.patterns.get(f"db{key.database}")
-            if patterns is not None:
-                name = key.name.decode("utf-8", "surrogateescape")
-                if not any(fnmatchcase(name, pattern) for pattern in patterns):
-                    continue
-            yield Key(numbers[key.database], plan.prefix + key.name, key.expiry, key.payload)
+                    yield keys
+            elif keys.database in numbers and (found := _named(keys, plan)).names:
+                found.database = numbers[keys.database]
+                if plan.prefix:
+                    found.names = [plan.prefix + name for name in found.names]
+                yield found
+
+
+def _named(keys: Keys, plan: Plan) -> Keys:
+    """Return those whose names are wanted."""
+    patterns = plan.patterns.get(f"db{keys.database}")
+    if patterns is None:
+        return keys
+    names = [name.decode("utf-8", "surrogateescape") for name in keys.names]
+    return keys.at([at for at, name in enumerate(names) if any(fnmatchcase(name, pattern) for pattern in patterns)])
 
 
 class KeysRestore(Restoring):
@@ -130,47 +138,47 @@ class KeysRestore(Restoring):
             for number in sorted(set(plan.numbers.values())):
                 link.ask("SELECT", number)
                 link.ask("FLUSHDB", "ASYNC")
-        database, functions = -1, b""
-        batch: list[bytes] = []
-        names: list[bytes | None] = []
-        sent: list[bytes | None] = []
-        size = 0
-        end = b"$6\r\nABSTTL\r\n" if plan.existing == "skip" else b"$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n"
-        begin = b"*%d\r\n$7\r\nRESTORE\r\n$" % (5 if plan.existing == "skip" else 6)
-        for key in wanted_keys(self._files, plan):
-            if isinstance(key, bytes):
-                functions = key
+        begin, end = _SKIPPING if plan.existing == "skip" else _REPLACING
+        for_ever, until = _FOR_EVER % (begin, end), _UNTIL % (begin, end)
+        functions, sent = b"", Keys(-1)
+        for keys in wanted_keys(self._files, plan):
+            if isinstance(keys, bytes):
+                functions = keys
                 continue
-            if key.database != database:
-                database = key.database
-                batch.append(command("SELECT", database))
-                names.append(None)
-            when = b"%d" % key.expiry
-            batch.append(
-                b"%b%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n%b"
-                % (begin, len(key.name), key.name, len(when), when, len(key.payload), key.payload, end)
-            )
-            names.append(key.name)
-            size += len(key.payload)
-            if len(names) >= _BATCH or size >= _BATCH_BYTES:
-                link.send(b"".join(batch))
-                self._answers(sent)
-                sent, batch, names, size = names, [], [], 0
-        link.send(b"".join(batch))
+            pieces = [command("SELECT", keys.database)]
+            pieces += [
+                until % (len(name), name, len(str(expiry)), expiry, len(payload), payload)
+                if expiry
+                else for_ever % (len(name), name, len(payload), payload)
+                for name, expiry, payload in zip(keys.names, keys.expiries, keys.payloads, strict=True)
+            ]
+            link.send(b"".join(pieces))
+            self._answers(sent)
+            sent = keys
         self._answers(sent)
-        self._answers(names)
         if functions:
             self._functions(functions)
 
-    def _answers(self, names: list[bytes | None]) -> None:
-        readline = self._link.file.readline
-        for name in names:
-            answer = readline()
-            if answer == b"+OK\r\n":
+    def _answers(self, keys: Keys) -> None:
+        """Read the answers to a batch: OK for the database, and mostly for each key."""
+        if not keys.names:
+            return
+        count, readline = len(keys.names), self._link.file.readline
+        # No answer is shorter than OK: so much there is to read in any case.
+        answers = self._link.exactly(len(_OK) * (count + 1))
+        if answers == _OK * (count + 1):
+            self._count += count
+            return
+        lines = answers.splitlines(keepends=True)
+        if not lines[-1].endswith(b"\r\n"):
+            lines[-1] += readline()
+        lines += [readline() for _ in range(count + 1 - len(lines))]
+        for name, answer in zip([None, *keys.names], lines, strict=True):
+            if answer == _OK:
                 self._count += name is not None
             elif answer.startswith(b"-BUSYKEY"):
                 self._skipped += 1
-            elif not answer:
+            elif not answer.endswith(b"\r\n"):
                 raise EOFError
             else:
                 raise self._refused(Refusal(answer[1:].strip().decode("utf-8", "replace")), name)

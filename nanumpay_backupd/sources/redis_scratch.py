@@ -21,7 +21,7 @@ from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.process import Child, find_tool, run_text
 from nanumpay_backupd.system.secrets import Secret, redact
 
-__all__ = ["ScratchRedis"]
+__all__ = ["ScratchRedis", "find_server"]
 
 _INSTALL_HINT: Final = (
     "install redis-server on this host (it need not run), or set [tools] redis_server in backupd.toml"
@@ -38,7 +38,7 @@ class ScratchRedis(Scratch):
 
     def __init__(self, settings: RedisSource, folder: Path, manifest: Manifest) -> None:
         """Find the server; ``folder`` (not there yet) gets its data. Raises ToolError."""
-        self._tool, version = _find(settings.redis_server, manifest.source.server_version)
+        self._tool, version = find_server(settings, manifest.source.server_version)
         self._folder = folder
         self.manifest = manifest
         self._child: Child | None = None
@@ -232,12 +232,14 @@ class _Load(Restoring):
         return count
 
 
-def _find(name: str, oldest: str) -> tuple[Path, str]:
+def find_server(settings: RedisSource, oldest: str = "") -> tuple[Path, str]:
+    """Find redis-server and return it with its version; raises ToolError (``tool-missing``, ``tool-too-old``)."""
+    name = settings.redis_server
     tool = find_tool(name, hint=_INSTALL_HINT)
     match = _VERSION.search(run_text([str(tool), "--version"]))
     if match is None:
         raise ToolError(f"{tool} does not look like redis-server: it tells no version", hint=_INSTALL_HINT)
-    if read_version(match[1]) < read_version(oldest):
+    if oldest and read_version(match[1]) < read_version(oldest):
         raise ToolError(
             f"{tool} is of version {match[1]}, but the backup is of a server of version {oldest}",
             hint="install a redis-server of that version or a newer one, and name it in [tools] redis_server",

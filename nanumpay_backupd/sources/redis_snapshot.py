@@ -1,7 +1,8 @@
 """A Redis server as the RDB file that it sends a replica: all databases as they were at one moment. Local or far.
 
-Facts about Redis this relies on, each seen with 7.0: after ``PSYNC ? -1`` comes ``+FULLRESYNC ID OFFSET``, then line
-feeds while the server makes the file, then ``$SIZE`` or ``$EOF:MARK`` (40 bytes, which stand once more behind a file
+Facts about Redis this relies on, each seen with 7.0: after ``PSYNC ? -1`` come line feeds until the server begins (it
+waits ``repl-diskless-sync-delay``, 5 s, for more replicas), ``+FULLRESYNC ID OFFSET``, line feeds again while it makes
+the file, then ``$SIZE`` or ``$EOF:MARK`` (40 bytes, which stand once more behind a file
 without a known size), then the file; ``REPLCONF rdb-only 1`` makes it send nothing after it. A server whose child
 cannot write the file hangs up without a word, and says in ``INFO persistence`` that it failed.
 """
@@ -20,7 +21,8 @@ from nanumpay_backupd.settings.sources import RedisMode, RedisSource
 from nanumpay_backupd.sources.base import Harvest
 from nanumpay_backupd.sources.rdb import NEWEST, RdbWalk
 from nanumpay_backupd.sources.redis_dump import ThreadedDump, made
-from nanumpay_backupd.sources.redis_link import Link, Refusal, Server, fault_of, look_at
+from nanumpay_backupd.sources.redis_link import Link, Refusal, Server, command, fault_of, look_at
+from nanumpay_backupd.system.secrets import redact
 from nanumpay_backupd.transforms.growing import writer_into
 
 __all__ = ["FILE", "SnapshotDump", "parts_of"]
@@ -69,22 +71,24 @@ class SnapshotDump(ThreadedDump):
             # Servers before 7.0 know no rdb-only; then what comes after the file is not read.
             with contextlib.suppress(Refusal):
                 link.ask("REPLCONF", *option)
-        answer = link.ask("PSYNC", "?", "-1")
-        self._position = answer.decode("ascii", "replace").partition(" ")[2].replace(" ", ":")
-        while True:
-            line = link.file.readline()
-            if not line:
-                raise EOFError
-            if line := line.strip():
-                break
-            self.step()
-        if line[:1] == b"-":
-            raise Refusal(line[1:].decode("utf-8", "replace"))
+        link.send(command("PSYNC", "?", "-1"))
+        self._position = self._line()[1:].decode("ascii", "replace").partition(" ")[2].replace(" ", ":")
+        line = self._line()
         if line[:5] == b"$EOF:" and len(line) == 5 + _MARK:
             return -1, line[5:]
         if line[:1] != b"$" or not line[1:].isdigit():
             raise ValueError("it sends no RDB file")
         return int(line[1:]), b""
+
+    def _line(self) -> bytes:
+        """Return the next line that says something; raises Refusal, OSError, EOFError."""
+        while line := self._link.file.readline():
+            if line := line.strip():
+                if line[:1] == b"-":
+                    raise Refusal(redact(line[1:].decode("utf-8", "replace")))
+                return line
+            self.step()
+        raise EOFError
 
     def _receive(self, write: Callable[[bytes], None], left: int, mark: bytes) -> None:
         walk, file = self._walk, self._link.file

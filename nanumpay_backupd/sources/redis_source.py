@@ -16,6 +16,7 @@ from nanumpay_backupd.sources.redis_keys import FUNCTIONS, KeysWalk, LinesWalk
 from nanumpay_backupd.sources.redis_link import Link, Server, look_at, read_version
 from nanumpay_backupd.sources.redis_logical import LogicalDump, databases_of
 from nanumpay_backupd.sources.redis_snapshot import FILE, SnapshotDump
+from nanumpay_backupd.wording import counted
 
 __all__ = ["RedisServer", "checker_of"]
 
@@ -57,7 +58,7 @@ class RedisServer(FolderSource):
         where = f"{server.name} ({server.topology}) at {link.place.address}"
         return Estimate(
             raw_bytes=raw,
-            summary=f"{where}, {keys:,} keys in {len(numbers)} databases, {settings.mode}",
+            summary=f"{where}, {counted('redis', keys, len(numbers))}, {settings.mode}",
             warnings=(f"this is {named}; every node needs a job of its own",) if named else (),
         )
 

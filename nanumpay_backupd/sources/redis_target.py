@@ -61,6 +61,13 @@ class RedisTarget(FolderTarget):
                 hint="restore into a server of that version or a newer one",
                 code="target-refused",
             )
+        if server.topology == "replica":
+            master = f"{server.info.get('master_host', '?')}:{server.info.get('master_port', '?')}"
+            raise RefusedError(
+                f"Redis at {link.place.address} is a replica: what were restored there would be lost again",
+                hint=f"restore into its master, which has it as {master}: --to redis://{master}",
+                code="target-refused",
+            )
         numbers = sorted({plan.number(part) for part in plan.parts})
         with link.faults():
             _check_databases(link, numbers)
@@ -71,7 +78,8 @@ class RedisTarget(FolderTarget):
             raise RefusedError(
                 f"{', '.join(f'db{number}' for number in there)} at {link.place.address} "
                 f"{'holds' if len(there) == 1 else 'hold'} {held:,} keys",
-                hint="overwrite them, or restore beside them: another database, or a prefix before every name",
+                hint="add --overwrite (the databases are emptied first; with --option existing=replace or skip the "
+                "others stay), or restore beside them: --option prefix=back: or database=1",
                 code="target-exists",
             )
         warnings = []

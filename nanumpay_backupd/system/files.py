@@ -147,9 +147,23 @@ def remove_tree(path: Path) -> None:
     """Remove a file or folder of ours, whatever is in it; one that is already gone is fine."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            _open_up(path)
+            shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+
+
+def _open_up(path: Path) -> None:
+    """Let the owner into every folder: files that were restored may be in some that nobody may write."""
+    path.chmod(0o700)
+    for folder, folders, _ in os.walk(path):
+        for name in folders:
+            inside = Path(folder, name)
+            with contextlib.suppress(OSError):
+                if not inside.is_symlink():
+                    inside.chmod(0o700)
 
 
 def free_bytes(path: Path) -> int:

@@ -22,7 +22,7 @@ from tests.servers.process import free_port
 pytestmark = pytest.mark.servers
 
 NOW: Final = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
-SUBJECT: Final = "[db1] nanumpay 백업 실패: MongoDB에 연결할 수 없습니다"
+SUBJECT: Final = "[db1] nanumpay 백업 실패: 백업할 서버에 연결할 수 없습니다"
 TEXT: Final = (
     "마지막 백업이 성공하지 못했습니다.\n\nReason: *not* _there_ <b> & `co`\nWhat to do: systemctl status mongod"
 )

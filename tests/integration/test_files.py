@@ -2,131 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import shlex
 import subprocess
 import tarfile
 from collections import Counter
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import NotFoundError, VerifyError
-from nanumpay_backupd.model import Backup, BackupState, Outcome, Run
-from nanumpay_backupd.pipeline.layout import Layout
-from nanumpay_backupd.pipeline.listing import Listing, list_tree
-from nanumpay_backupd.settings.schema import Paths, RestoreOrder, RunSpec
-from nanumpay_backupd.settings.sources import FilesSource
+from nanumpay_backupd.model import Backup, Outcome
 from nanumpay_backupd.sources.files import FileTrees
 from nanumpay_backupd.sources.files_walk import TarCheck
-from nanumpay_backupd.worker import execute
-from tests.trees import ODD, fill_tree, read_tree
-from tests.workbench import Ear, SetClock, job_spec
+from tests.file_site import LEFT_OUT, Site, evolve, filled, good
+from tests.trees import read_tree
 
 pytestmark = pytest.mark.servers
-
-
-class Site:
-    """A host whose job saves one tree."""
-
-    def __init__(self, root: Path, **settings: Any) -> None:
-        self.tree = root / "srv" / "app"
-        self.tree.mkdir(parents=True)
-        self.settings = FilesSource(**{"path": (str(self.tree),), **settings})
-        self.layout = Layout(root / "backups")
-        self.clock = SetClock()
-        self.paths = Paths(backups=root / "backups", state=root / "state", socket=root / "socket")
-        (root / "state").mkdir()
-        self.runs = 0
-
-    def run(self, action: str = "backup", **more: Any) -> Run:
-        """Do one run as a worker does."""
-        self.runs += 1
-        self.clock.moment += timedelta(seconds=5)
-        job = job_spec(name="app", source=self.settings)
-        spec = RunSpec(run=f"run{self.runs}", job=job, paths=self.paths, trigger="manual", action=action, **more)
-        return execute(spec, Ear(), self.clock)
-
-    def full(self) -> Backup:
-        """Make a full and return it."""
-        return self._made(self.run())
-
-    def increment(self, kind: str = "incremental") -> Backup:
-        """Make an increment and return it."""
-        return self._made(self.run("slice", kind=kind))
-
-    def restore(self, backup: Backup, to: Path | None = None, **order: Any) -> Run:
-        """Restore a backup, an increment with all before it."""
-        return self.run("restore", restore=_order(backup, to_database=str(to or ""), **order))
-
-    def listed(self, backup: Backup, path: Path | None = None, **options: str) -> Listing:
-        """List what is in a backup."""
-        order = _order(backup, only=(str(path),) if path is not None else (), options=options)
-        job = job_spec(name="app", source=self.settings)
-        spec = RunSpec(run="none", job=job, paths=self.paths, trigger="manual", action="ls", restore=order)
-        with Catalog(self.paths.state / "catalog.db") as catalog:
-            return list_tree(spec, catalog)
-
-    def plain(self, backup: Backup) -> bytes:
-        """Return the archive of a backup."""
-        return gzip.decompress(self.layout.artifact(backup.artifact).read_bytes())
-
-    def _made(self, run: Run) -> Backup:
-        assert run.outcome is Outcome.SUCCEEDED, run.error
-        with Catalog(self.paths.state / "catalog.db") as catalog:
-            found = [catalog.backup(one.id) for one in catalog.backups()]
-        (backup,) = [one for one in found if one is not None and one.run == run.id]
-        assert backup.state is BackupState.VERIFIED
-        return backup
-
-
-def _order(backup: Backup, **more: Any) -> RestoreOrder:
-    if backup.kind == "full":
-        return RestoreOrder(backup=backup.id, **more)
-    return RestoreOrder(backup="", at=backup.end, **more)
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     """Give a host whose tree has everything in it."""
-    site = Site(tmp_path, exclude=(".env", "/vendor/", "*.log"), include=("keep.log",))
-    fill_tree(site.tree)
-    (site.tree / "vendor").mkdir()
-    (site.tree / "vendor" / "code").write_text("code")
-    (site.tree / ".env").write_text("secret")
-    (site.tree / "storage" / "keep.log").write_text("kept")
-    (site.tree / "storage" / "other.log").write_text("not kept")
-    return site
-
-
-LEFT_OUT = (".env", "vendor", "storage/other.log")
-
-
-def good(run: Run) -> Run:
-    """Return a run that succeeded."""
-    assert run.outcome is Outcome.SUCCEEDED, run.error
-    return run
-
-
-def evolve(tree: Path) -> None:
-    """Change a tree in every way that an increment has to notice."""
-    (tree / "public" / "none").write_text("no longer empty")
-    (tree / "public" / "zeros").unlink()
-    os.unlink(os.fsencode(tree / "public") + b"/" + ODD[2])
-    (tree / "storage").rename(tree / "store room")
-    (tree / "public" / "deep").rename(tree / "deep")
-    (tree / "empty").rmdir()
-    (tree / "empty").write_text("a folder before")
-    (tree / "public" / "fifo").unlink()
-    (tree / "public" / "fifo").mkdir()
-    (tree / "public" / "fifo" / "in it").write_text("a file in what was a fifo")
-    (tree / "restricted").chmod(0o700)
-    (tree / "public" / "hard two").hardlink_to(tree / "public" / "a")
+    return filled(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["incremental", "differential"])

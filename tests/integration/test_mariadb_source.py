@@ -6,17 +6,15 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from nanumpay_backupd.errors import BackupdError, RefusedError, SourceError, VerifyError
-from nanumpay_backupd.model import Artifact, Kind, Manifest
-from nanumpay_backupd.settings.sources import MariadbSource
-from nanumpay_backupd.sources.base import Since, Unchanged, Wanted
+from nanumpay_backupd.sources.base import Unchanged
 from nanumpay_backupd.sources.mariadb import MariadbDriver
+from tests.dumped import Backup, bring_back
 from tests.servers.mariadb import Mariadb, start_mariadb
 from tests.servers.tools import tools_path
 
@@ -46,57 +44,6 @@ def server(running: Mariadb) -> Mariadb:
     own = {"mysql", "sys", "information_schema", "performance_schema"}
     running.run("".join(f"DROP DATABASE `{name}`;" for name in names if name not in own) + _FILL)
     return running
-
-
-class Backup:
-    """What a dump left: its folder, and the manifest that a run would write."""
-
-    manifest: Manifest
-
-    def __init__(self, settings: MariadbSource, folder: Path, since: Backup | None = None) -> None:
-        source = MariadbDriver(settings).source()
-        self.warnings = source.preflight().warnings
-        self.folder = folder / "dump"
-        self.folder.mkdir(parents=True)
-        dump = (
-            source.start(self.folder)
-            if since is None
-            else source.follow_on(self.folder, Since(manifest=since.manifest))
-        )
-        try:
-            assert dump.wait(_ENOUGH)
-            files = [path for path in self.folder.rglob("*") if path.is_file()]
-            harvest = dump.harvest({path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files})
-        finally:
-            dump.kill()
-        assert [path.name for path in folder.iterdir()] == ["dump"], "nothing is left beside it"
-        now = datetime.now(UTC)
-        self.manifest = Manifest(
-            backup=folder.name,
-            job="thing",
-            kind=Kind.FULL if since is None else Kind.INCREMENTAL,
-            run="run",
-            host="host",
-            started=now,
-            ended=now,
-            source=harvest.source,
-            consistency=harvest.consistency,
-            artifact=Artifact(name="a", size=1, sha256="", compression="gzip", level=1, raw_bytes=1),
-            tools=harvest.tools,
-        )
-
-
-def _bring_back(settings: MariadbSource, backups: list[Backup], work: Path, **wanted: object) -> None:
-    """Restore a full and its increments, and compare."""
-    target, asked = MariadbDriver(settings).target(), Wanted(overwrite=True, **wanted)  # type: ignore[arg-type]
-    work.mkdir()
-    target.look(backups[0].manifest, asked)
-    for backup in backups:
-        running = target.start(backup.folder, backup.manifest, asked, work)
-        assert running.wait(_ENOUGH)
-        running.judge()
-    found = target.compare(backups[-1].manifest, asked, work)
-    assert found.differences == ()
 
 
 def _values(server: Mariadb, query: str = "SELECT v FROM shop.t ORDER BY id") -> list[str]:
@@ -159,7 +106,7 @@ def test_databases_that_look_at_each_other_come_back(server: Mariadb, tmp_path: 
     """Views over other databases are restored after all tables, whatever the order of the databases is."""
     full = Backup(server.settings(), tmp_path / "full")
     server.run("DROP DATABASE shop; DROP DATABASE other; DROP DATABASE aside")
-    _bring_back(server.root(), [full], tmp_path / "work")
+    bring_back(server.root(), [full], tmp_path / "work")
     assert _values(server, "SELECT v FROM aside.of_other ORDER BY v") == ["one", "two"]
 
 
@@ -167,7 +114,7 @@ def test_only_tables_that_are_wanted_are_replaced(server: Mariadb, tmp_path: Pat
     """One table comes back; what else is in its database stays as it is."""
     full = Backup(server.settings("shop"), tmp_path / "full")
     server.run("DELETE FROM shop.t; CREATE TABLE shop.later (id INT)")
-    _bring_back(server.root("shop"), [full], tmp_path / "work", only=("shop.t",))
+    bring_back(server.root("shop"), [full], tmp_path / "work", only=("shop.t",))
     assert _values(server) == ["one", "two"]
     assert _values(server, "SHOW TABLES IN shop") == ["later", "t"]
 
@@ -184,12 +131,12 @@ def test_it_comes_back_to_any_moment(server: Mariadb, tmp_path: Path) -> None:
     time.sleep(2.1)
     server.run("DELETE FROM shop.t; DROP TABLE other.u; INSERT INTO aside.kept VALUES (7)")
     second = Backup(settings, tmp_path / "second", first)
-    _bring_back(server.root(), [full, first, second], tmp_path / "work", until=f"{moment}:0")
+    bring_back(server.root(), [full, first, second], tmp_path / "work", until=f"{moment}:0")
     assert _values(server) == ["ONE", "two", "three", "from aside"]
     assert _values(server, "SHOW TABLES IN shop") == ["made", "t"]
     assert _values(server, "SELECT COUNT(*) FROM other.u") == ["1"]
     assert _values(server, "SELECT id FROM aside.kept") == ["7"], "of other databases nothing is replayed"
-    _bring_back(server.root(), [full, first, second], tmp_path / "again", until=f"{moment + 60}:0")
+    bring_back(server.root(), [full, first, second], tmp_path / "again", until=f"{moment + 60}:0")
     assert _values(server) == []
 
 
@@ -201,12 +148,12 @@ def test_changes_that_a_later_full_has_are_not_replayed_again(server: Mariadb, t
     later = Backup(settings, tmp_path / "later")
     server.run("INSERT INTO shop.t (v) VALUES ('four')")
     increment = Backup(settings, tmp_path / "increment", full)
-    _bring_back(server.root(), [later, increment], tmp_path / "work")
+    bring_back(server.root(), [later, increment], tmp_path / "work")
     assert _values(server) == ["one", "two", "three", "four"]
     server.run("INSERT INTO shop.t (v) VALUES ('five')")
     far = Backup(settings, tmp_path / "far", increment)
     with pytest.raises(BackupdError, match="what was brought back ends at"):
-        _bring_back(server.root(), [full, far], tmp_path / "gap")
+        bring_back(server.root(), [full, far], tmp_path / "gap")
 
 
 def test_nothing_new_is_no_increment(server: Mariadb, tmp_path: Path) -> None:
@@ -217,15 +164,16 @@ def test_nothing_new_is_no_increment(server: Mariadb, tmp_path: Path) -> None:
         Backup(settings, tmp_path / "increment", full)
 
 
-@pytest.mark.parametrize("what", ["PURGE BINARY LOGS TO '{newest}'", "RESET MASTER", "RESET MASTER; {much}"])
+@pytest.mark.parametrize("what", ["", "RESET MASTER", "RESET MASTER; {much}"], ids=["purged", "anew", "grown"])
 def test_a_log_that_is_gone_breaks_the_chain(server: Mariadb, tmp_path: Path, what: str) -> None:
     """Purged or begun anew, also grown beyond the old position since, only a full can follow: that is told."""
     settings = server.settings("shop")
     full = Backup(settings, tmp_path / "full")
-    server.run("FLUSH BINARY LOGS; INSERT INTO shop.t (v) VALUES ('three')")
-    newest = server.run("SHOW MASTER STATUS")[0][0]
-    much = "INSERT INTO shop.t (v) VALUES ('many');" * 200
-    server.run(what.format(newest=newest, much=much))
+    server.run("INSERT INTO shop.t (v) VALUES ('three')")
+    if what:
+        server.run(what.format(much="INSERT INTO shop.t (v) VALUES ('many');" * 200))
+    else:
+        server.purge()
     with pytest.raises(SourceError) as caught:
         Backup(settings, tmp_path / "increment", full)
     assert caught.value.code == "chain-broken"
@@ -236,7 +184,7 @@ def test_increments_keep_their_names(server: Mariadb, tmp_path: Path) -> None:
     """To another name only a full goes: statements of the log name the database, so that would hit the real one."""
     full = Backup(server.settings("shop"), tmp_path / "full")
     with pytest.raises(RefusedError) as caught:
-        _bring_back(server.root(), [full], tmp_path / "work", to="copy", until="1:0")
+        bring_back(server.root(), [full], tmp_path / "work", to="copy", until="1:0")
     assert caught.value.code == "target-refused"
 
 

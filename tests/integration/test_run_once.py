@@ -197,6 +197,16 @@ class TestCheckConfig:
         assert "pw-of-ops" not in done.stdout
         assert not site.state.exists(), "checking changes nothing"
 
+    def test_a_reader_who_leaves(self, site: Site) -> None:
+        """Who looks at the first lines only (`| head`) sees those, and no traceback."""
+        site.write_config("")
+        words = f"{sys.executable} -m nanumpay_backupd --config {site.config} check-config"
+        done = subprocess.run(
+            ["bash", "-c", f"{words} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True, check=True
+        )
+        assert "Traceback" not in done.stderr
+        assert done.stdout.strip() in {"0", "141"}
+
     @pytest.mark.parametrize(
         "text, words",
         [

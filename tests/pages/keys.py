@@ -13,6 +13,7 @@ from nanumpay_backupd.settings.document import FIELDS
 from nanumpay_backupd.settings.options import (
     CHANNEL,
     DESTINATIONS,
+    GROUP,
     JOB,
     JOB_ENCRYPTION,
     MONITOR,
@@ -48,7 +49,7 @@ def parts() -> dict[str, str]:
             (
                 _section(JOB),
                 *(_kind("[[job]]", name, table) for name, table in SOURCES.items()),
-                *(_section(one) for one in (RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION)),
+                *(_section(one) for one in (RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION, GROUP)),
             )
         ),
         "fields": "".join(_fields()),

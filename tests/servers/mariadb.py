@@ -100,6 +100,16 @@ class Mariadb:
             self._process.wait()
             self._process = None
 
+    def purge(self) -> None:
+        """Begin a new binary log and delete all before it, once InnoDB no longer needs those after a crash."""
+        self.run("FLUSH BINARY LOGS")
+        newest = self.run("SHOW MASTER STATUS")[0][0]
+        deadline = time.monotonic() + _START_SECONDS
+        while len(self.run(f"PURGE BINARY LOGS TO '{newest}'; SHOW BINARY LOGS")) > 1:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the binary log was not purged")
+            time.sleep(0.05)
+
     def make_user(self) -> None:
         """Make the user ``backup`` with the rights of the documentation, and no others."""
         secret = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")

@@ -22,6 +22,8 @@ from nanumpay_backupd.settings.sources import PostgresSource
 from nanumpay_backupd.sources.pg_client import open_pg
 from nanumpay_backupd.system.process import die_with_parent
 from nanumpay_backupd.system.secrets import Secret
+from tests.servers.certs import Certificate
+from tests.servers.mongod import free_port
 from tests.servers.tools import find_tool
 
 __all__ = ["PASSWORD", "Postgres", "start_postgres", "tool"]
@@ -34,13 +36,16 @@ _START_SECONDS: Final = 60.0
 class Postgres:
     """A running server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: Certificate | None = None) -> None:
         self.folder = folder
+        self.port = free_port() if certificate is not None else 5432
+        self._certificate = certificate
         self._process: subprocess.Popen[bytes] | None = None
 
     def settings(self, *databases: str, user: str = "backup", **more: object) -> PostgresSource:
         """Return settings that reach it."""
         given = {"host": str(self.folder), "user": user, "password": Secret(PASSWORD), "database": databases}
+        given["port"] = self.port
         names = ("pg_dump", "pg_dumpall", "pg_restore", "psql", "initdb", "postgres")
         tools = {name: str(tool(name)) for name in names}
         return PostgresSource(**{**given, **tools, **more})  # type: ignore[arg-type]
@@ -49,7 +54,7 @@ class Postgres:
         """Run statements as the superuser and return the rows."""
         argv = [str(tool("psql")), "-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1"]
         done = subprocess.run(
-            [*argv, "-h", str(self.folder), "-U", "postgres", "-d", database],
+            [*argv, "-h", str(self.folder), "-p", str(self.port), "-U", "postgres", "-d", database],
             input=statements.encode(),
             capture_output=True,
             check=False,
@@ -61,7 +66,7 @@ class Postgres:
 
     def start(self) -> None:
         """Make its data folder, start it, and wait until it answers."""
-        before = []
+        before, name = [], ""
         if os.geteuid() == 0:
             name = next(name for name in ("postgres", "nobody") if _is_there(name))
             shutil.chown(self.folder, user=name)
@@ -73,7 +78,7 @@ class Postgres:
         argv += ["--locale=C.UTF-8", "-N", "-A", "scram-sha-256", f"--pwfile={secret}"]
         subprocess.run(argv, check=True, capture_output=True, stdin=subprocess.DEVNULL)
         argv = [*before, str(tool("postgres")), "-D", str(self.folder / "data"), "-k", str(self.folder)]
-        argv += ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=32MB"]
+        argv += ["-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", f"port={self.port}", *self._network(name)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
@@ -86,6 +91,20 @@ class Postgres:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "log").read_text(errors="replace")[-2000:])
             time.sleep(0.05)
+
+    def _network(self, owner: str) -> list[str]:
+        """Return what has it listen, with TLS, where there is a certificate; it reads none but its own key."""
+        if self._certificate is None:
+            return ["-c", "listen_addresses="]
+        key = self.folder / "server.key"
+        key.write_bytes(self._certificate.key.read_bytes())
+        key.chmod(0o600)
+        certificate = self.folder / "server.pem"
+        certificate.write_bytes(self._certificate.certificate.read_bytes())
+        if owner:
+            shutil.chown(key, user=owner)
+        given = {"listen_addresses": "127.0.0.1", "ssl": "on", "ssl_cert_file": certificate, "ssl_key_file": key}
+        return [word for name, value in given.items() for word in ("-c", f"{name}={value}")]
 
     def stop(self) -> None:
         """End it at once (SIGQUIT: its children go with it)."""
@@ -117,10 +136,10 @@ def tool(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def start_postgres() -> Iterator[Postgres]:
-    """Run a server for the length of a with block; its data goes with it."""
+def start_postgres(certificate: Certificate | None = None) -> Iterator[Postgres]:
+    """Run a server for the length of a with block, with TLS where a certificate is given; its data goes with it."""
     folder = Path(tempfile.mkdtemp(prefix="test-postgres-"))
-    server = Postgres(folder)
+    server = Postgres(folder, certificate)
     try:
         server.start()
         yield server

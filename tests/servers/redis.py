@@ -1,7 +1,7 @@
 """Real Redis servers for tests, out of .tools: with a password, users, TLS, an AOF; and a dataset of all types.
 
 They listen on 127.0.0.1 and a free port, keep their data in a folder of the test's, and die with the process that
-started them. NANUMPAY_TEST_REDIS names another redis-server.
+started them. NANUMPAY_TEST_REDIS names another redis-server, such as an old one: what that cannot is left out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,21 @@ from typing import Any, Final
 
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.settings.sources import RedisSource
-from nanumpay_backupd.sources.redis_link import Link, Refusal, command
+from nanumpay_backupd.sources.redis_link import Link, Refusal, command, read_version
 from nanumpay_backupd.system.process import die_with_parent
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.process import free_port
 
-__all__ = ["FAR", "PASSWORD", "Redis", "content_of", "fill_with_everything", "find_redis", "start_redis"]
+__all__ = [
+    "FAR",
+    "PASSWORD",
+    "Redis",
+    "content_of",
+    "fill_with_everything",
+    "find_redis",
+    "redis_version",
+    "start_redis",
+]
 
 PASSWORD: Final = "geheim/백업:@%"
 FAR: Final = 4102444800123
@@ -36,6 +45,12 @@ def find_redis(name: str = "redis-server") -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no {name} at {path}: make tools")
     return str(path)
+
+
+def redis_version() -> tuple[int, int]:
+    """Return the version of redis-server."""
+    said = subprocess.run([find_redis(), "--version"], capture_output=True, text=True, check=True).stdout
+    return read_version(said.partition("v=")[2])
 
 
 class Redis:
@@ -77,6 +92,23 @@ class Redis:
         """Send one command and return its answer."""
         with self.link(database) as link:
             return link.ask(*parts)
+
+    def save(self) -> None:
+        """Have it write its RDB file; where a child of its still ends, which sent one, that is waited for."""
+        while b"rdb_bgsave_in_progress:1" in self.ask("INFO", "persistence"):
+            time.sleep(0.02)
+        self.ask("SAVE")
+
+    def rewrite(self) -> None:
+        """Have it rewrite its append-only files."""
+        self.ask("BGREWRITEAOF")
+        while b"aof_rewrite_in_progress:1" in self.ask("INFO", "persistence"):
+            time.sleep(0.02)
+
+    def children(self) -> list[int]:
+        """Return its children: those that write or send its data."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(number) for number in found.read_text(encoding="ascii").split()]
 
     @property
     def pid(self) -> int:
@@ -157,7 +189,8 @@ def fill_with_everything(server: Redis) -> None:
             ("SET", b"\xff\x00binary", bytes(range(256))),
             ("SET", "compressed", "a" * 5000 + long),
             ("SET", "empty", ""),
-            ("SET", "until 2100", "x", "PXAT", FAR),
+            ("SET", "until 2100", "x"),
+            ("PEXPIREAT", "until 2100", FAR),
             ("SET", "{odd} name * [?] \\ \r\n", "odd"),
             ("RPUSH", "list", *range(50), "끝", -5, 70000, 2**40),
             ("RPUSH", "list of large", "x" * 9000, long, "y" * 20000),
@@ -184,9 +217,10 @@ def fill_with_everything(server: Redis) -> None:
             ("PEXPIREAT", "hash", FAR),
             ("PEXPIREAT", "stream", FAR + 1),
         ]
-        rest = [("SET", f"user:{at}", f"value {at}", "PXAT", FAR + at) for at in range(10)]
+        rest: list[tuple[bytes | str | int, ...]] = [("SET", f"user:{at}", f"value {at}") for at in range(10)]
+        rest += [("PEXPIREAT", f"user:{at}", FAR + at) for at in range(10)]
         ask = [*small, *rest, ("SELECT", 3), ("SET", "text", "in three"), ("SADD", "tags", "a", "b")]
-        ask += [("SELECT", 15), ("SET", "last", "in fifteen", "PXAT", FAR)]
+        ask += [("SELECT", 15), ("SET", "last", "in fifteen"), ("PEXPIREAT", "last", FAR)]
         link.send(b"".join(command(*parts) for parts in ask))
         for parts in ask:
             answer = link.reply()
@@ -203,10 +237,19 @@ def content_of(server: Redis) -> dict[int, dict[bytes, Any]]:
             names = link.ask("KEYS", "*")
             if names:
                 found[number] = {
-                    name: (kind := link.ask("TYPE", name), link.ask("PEXPIRETIME", name), _value(link, name, kind))
+                    name: (kind := link.ask("TYPE", name), _expiry(link, name), _value(link, name, kind))
                     for name in sorted(names)
                 }
     return found
+
+
+def _expiry(link: Link, name: bytes) -> int:
+    """Return when a key expires (Unix milliseconds, -1: never); of servers before 7.0 to the second."""
+    try:
+        return int(link.ask("PEXPIRETIME", name))
+    except Refusal:
+        left = link.ask("PTTL", name)
+        return left if left < 0 else round(time.time() * 1000 + left, -3)
 
 
 def _value(link: Link, name: bytes, kind: bytes) -> Any:

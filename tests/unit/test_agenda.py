@@ -18,7 +18,7 @@ from nanumpay_backupd.pipeline.layout import Layout, lane
 from nanumpay_backupd.plans import Plans, Task
 from nanumpay_backupd.repairs import Cause, Repairs
 from nanumpay_backupd.retries import Again, Retries
-from nanumpay_backupd.settings.schema import JobSpec, Limits, Schedule
+from nanumpay_backupd.settings.schema import GroupSpec, JobSpec, Limits, Schedule
 from tests.workbench import NOW, SetClock, job_spec, published
 
 T = TypeVar("T")
@@ -40,6 +40,7 @@ class House:
         self.layout.create()
         self.clock = SetClock()
         self.jobs: dict[str, JobSpec] = {}
+        self.specs: dict[str, GroupSpec] = {}
         self.running: dict[str, Running] = {}
         self.begun: list[tuple[str, str, str]] = []
         self.plans = Plans(self.clock, self.db)

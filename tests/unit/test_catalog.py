@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -64,13 +63,6 @@ runs = st.builds(
     error=faults,
     warnings=st.lists(st.text(), max_size=2).map(tuple),
 )
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    """An empty catalog."""
-    with Catalog(tmp_path / "state" / "catalog.db") as opened:
-        yield opened
 
 
 def backup_of(created: datetime, *places: str, job: str = "nanumpay", state: CopyState = CopyState.VERIFIED) -> Backup:

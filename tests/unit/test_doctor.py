@@ -9,13 +9,24 @@ from pathlib import Path
 import pytest
 
 from nanumpay_backupd import doctor
-from nanumpay_backupd.doctor import Check, check_destination, check_folder, check_job
+from nanumpay_backupd.doctor import Check, check_destination, check_folder, check_job, check_tools
 from nanumpay_backupd.errors import SourceError, StoreError
 from nanumpay_backupd.settings.schema import Destination, FtpDestination, LocalDestination, Paths, S3Destination
-from nanumpay_backupd.sources.base import Dump, Estimate
+from nanumpay_backupd.settings.sources import (
+    FilesSource,
+    MariadbSource,
+    MongoSource,
+    PostgresSource,
+    RedisSource,
+    SqliteSource,
+)
+from nanumpay_backupd.settings.sources import Source as AnySource
+from nanumpay_backupd.sources.base import Dump, Estimate, Need
 from nanumpay_backupd.sources.base import FolderSource as Source
+from nanumpay_backupd.sources.factory import needs_of
 from nanumpay_backupd.stores.base import ObjectInfo, Store
 from nanumpay_backupd.stores.local import LocalStore
+from nanumpay_backupd.system.secrets import Secret
 from tests.workbench import NOW, job_spec, small_disk
 
 
@@ -144,6 +155,36 @@ def test_a_clock_of_the_past_is_a_fault(paths: Paths) -> None:
     (found,) = (check for check in checks if check.name == "clock")
     assert (found.state, found.message) == ("failed", "the clock says 2000-01-01")
     assert "timedatectl" in found.hint
+
+
+MISSING = "/not/there"
+SECRET = Secret("mongodb://127.0.0.1/shop")
+
+
+@pytest.mark.parametrize(
+    "source, what",
+    [
+        (MongoSource(uri=SECRET, database="", mongorestore=MISSING, mongod=MISSING), ["restores", "drills"]),
+        (RedisSource(url=SECRET, redis_server=MISSING), ["drills"]),
+        (SqliteSource(path=("/a",)), []),
+        (FilesSource(path=("/a",)), []),
+        (MariadbSource(mariadb_binlog=MISSING, mariadbd=MISSING), ["increments and restores to a moment", "drills"]),
+        (PostgresSource(pg_restore=MISSING, postgres=MISSING), ["restores", "drills"]),
+    ],
+    ids=["mongodb", "redis", "sqlite", "files", "mariadb", "postgresql"],
+)
+def test_tools_that_will_be_needed_are_looked_for_now(source: AnySource, what: list[str]) -> None:
+    """What a restore or a drill of a job would miss is a warning that says so and what to install, for every type."""
+    found = list(check_tools(job_spec(source=source), needs_of(source)))
+    assert [check.message for check in found] == [f"{one} would fail: {MISSING} was not found" for one in what]
+    assert all(check.state == "warning" and "[tools]" in check.hint for check in found)
+
+
+def test_tools_that_are_there_are_named_with_their_versions() -> None:
+    """One finding has them all."""
+    given = Need("drills", lambda: "/usr/sbin/thing 1.2"), Need("restores", lambda: "/usr/bin/thing 1.3")
+    (found,) = check_tools(job_spec(), given)
+    assert found == Check("nanumpay: tools", "ok", "drills: /usr/sbin/thing 1.2; restores: /usr/bin/thing 1.3")
 
 
 class Lying(LocalStore):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,21 +35,6 @@ FOREIGN = (
     "mongodb-2026-11-20.tar.gz",
     ".hidden",
 )
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    """An empty backups folder."""
-    layout = Layout(tmp_path / "backups")
-    layout.create()
-    return layout
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    """An empty catalog."""
-    with Catalog(tmp_path / "state" / "catalog.db") as opened:
-        yield opened
 
 
 def local_state(catalog: Catalog, backup: Backup) -> CopyState:

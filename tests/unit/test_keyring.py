@@ -45,7 +45,7 @@ def sealed_manifest(keys: Keyring, folder: Path) -> tuple[Manifest, bytes]:
         PLAIN, collections={"nanumpay.users": (5, len(CONTENT))}, raw_bytes=len(CONTENT), proven=True
     )
     path = folder / "sealed"
-    artifact = keys.seal(iter([PLAIN]), manifest.artifact, path, lambda _: None)
+    artifact = keys.seal(iter([PLAIN]), lambda: manifest.artifact, path, lambda _: None)
     return msgspec.structs.replace(manifest, elsewhere=artifact), path.read_bytes()
 
 
@@ -113,7 +113,7 @@ def test_a_file_that_changed_since_it_was_proven_is_not_encrypted(tmp_path: Path
     with Keyring(age()) as keys:
         manifest = manifest_of(PLAIN)
         with pytest.raises(VerifyError) as caught:
-            keys.seal(iter([PLAIN[:-1], b"?"]), manifest.artifact, tmp_path / "sealed", lambda _: None)
+            keys.seal(iter([PLAIN[:-1], b"?"]), lambda: manifest.artifact, tmp_path / "sealed", lambda _: None)
         assert caught.value.code == "verify-checksum"
         assert list(tmp_path.iterdir()) == []
 

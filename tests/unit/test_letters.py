@@ -148,8 +148,8 @@ def test_a_fault_in_english() -> None:
 def test_a_fault_in_korean() -> None:
     """The cause in Korean by its code, and the words of whoever found it as the detail."""
     message = compose(notice(phase=Phase.REMINDER), Sender("db1", SEOUL, "ko"))
-    assert message.subject == "[db1] 계속됨: nanumpay 백업 실패: MongoDB에 연결할 수 없습니다"
-    assert "원인: MongoDB에 연결할 수 없습니다.\n상세: MongoDB at localhost:27017 did not answer" in message.text
+    assert message.subject == "[db1] 계속됨: nanumpay 백업 실패: 백업할 서버에 연결할 수 없습니다"
+    assert "원인: 백업할 서버에 연결할 수 없습니다.\n상세: MongoDB at localhost:27017 did not answer" in message.text
     assert "시작: 2026-11-20 09:00:00 KST (3회 발생)" in message.text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,21 +23,6 @@ from tests.workbench import NOW, job_spec, published
 
 DAY = timedelta(days=1)
 DAILY = Policy(tiers=Tiers(keep_all_for_days=1, keep_daily_for_days=30))
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    """An empty backups folder."""
-    layout = Layout(tmp_path / "backups")
-    layout.create()
-    return layout
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    """An empty catalog."""
-    with Catalog(tmp_path / "state" / "catalog.db") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,21 +17,6 @@ from nanumpay_backupd.pipeline.prune import delete_backup
 from nanumpay_backupd.settings.schema import Destination
 from nanumpay_backupd.stores.base import Store
 from tests.workbench import NOW, job_spec, published
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    """An empty backups folder."""
-    layout = Layout(tmp_path / "backups")
-    layout.create()
-    return layout
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    """An empty catalog."""
-    with Catalog(tmp_path / "state" / "catalog.db") as opened:
-        yield opened
 
 
 def pinned(catalog: Catalog, backup: Backup) -> str:

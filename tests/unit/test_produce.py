@@ -6,7 +6,7 @@ import os
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -110,13 +110,6 @@ class Pieces(Source):
     def check(self, name: str) -> Callable[[bytes], None] | None:
         """Any content is fine."""
         return None
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    """An empty catalog."""
-    with Catalog(tmp_path / "state" / "catalog.db") as opened:
-        yield opened
 
 
 def test_a_dump_that_gets_ahead_is_held_and_let_go_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from nanumpay_backupd.errors import ConfigError, VerifyError
 from nanumpay_backupd.settings.redisurl import RedisPlace, parse_redis_url
 from nanumpay_backupd.settings.sources import RedisMode, RedisSource
+from nanumpay_backupd.sources import redis_keys
 from nanumpay_backupd.sources.rdb import RdbWalk, crc64, payload_of, payload_problem
 from nanumpay_backupd.sources.rdb_value import lzf, readable
 from nanumpay_backupd.sources.redis_aof import AofWalk
-from nanumpay_backupd.sources.redis_keys import Key, KeysWalk, head, keys_in, line
+from nanumpay_backupd.sources.redis_keys import Keys, KeysWalk, head, keys_in, line
 from nanumpay_backupd.sources.redis_link import command
 from nanumpay_backupd.system.secrets import Secret
 
@@ -184,13 +186,29 @@ def test_old_packings() -> None:
     ]
 
 
-def test_keys_of_both_forms(tmp_path: Path) -> None:
-    """A key of an RDB file is the same as one that was dumped by itself."""
-    (tmp_path / "dump.rdb").write_bytes(rdb_of({(2, b"name"): (b"value", 5)}))
-    (from_rdb,) = keys_in(tmp_path / "dump.rdb")
-    assert isinstance(from_rdb, Key)
-    (tmp_path / "db2.resp").write_bytes(head(2) + line(from_rdb.name, from_rdb.expiry, from_rdb.payload))
-    assert list(keys_in(tmp_path / "db2.resp")) == [from_rdb]
+@given(keys=KEYS, most=st.integers(1, 5))
+def test_keys_of_both_forms(keys: dict[tuple[int, bytes], tuple[bytes, int]], most: int) -> None:
+    """Keys of an RDB file are the same as those that were dumped by themselves, in however small lots they come."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(redis_keys, "_MOST", most)
+        whole, apart = Path(folder, "dump.rdb"), Path(folder, "db2.resp")
+        whole.write_bytes(rdb_of(keys))
+        found = {key: told for lot in keys_in(whole) for key, told in in_full(lot).items()}
+        assert {key: (payload[:-10], expiry) for key, (payload, expiry) in found.items()} == {
+            key: (b"\0" + length(len(value)) + value, expiry) for key, (value, expiry) in keys.items()
+        }
+        mine = {name: told for (number, name), told in found.items() if number == 2}
+        apart.write_bytes(head(2) + b"".join(line(name, told[1], told[0]) for name, told in mine.items()))
+        assert {key[1]: told for lot in keys_in(apart) for key, told in in_full(lot).items()} == mine
+
+
+def in_full(keys: Keys | bytes) -> dict[tuple[int, bytes], tuple[bytes, int]]:
+    """Return what RESTORE takes of each key of a lot, and its expiry; the two ways to its value agree."""
+    assert isinstance(keys, Keys)
+    assert [payload[:-10] for payload in keys.payloads] == keys.bare
+    assert not any(map(payload_problem, keys.payloads))
+    told = zip(keys.payloads, keys.expiries, strict=True)
+    return {(keys.database, name): one for name, one in zip(keys.names, told, strict=True)}
 
 
 @pytest.mark.parametrize(

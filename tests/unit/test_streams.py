@@ -379,9 +379,11 @@ def test_a_differential_goes_on_from_the_full(site: Site, tmp_path: Path) -> Non
 
 
 def test_nothing_new_makes_no_backup(site: Site) -> None:
-    """Where nothing changed nothing is kept, and the run has succeeded."""
+    """Where nothing changed nothing is kept, and the run has succeeded, as has each of its stages."""
     good(site.run())
-    good(site.run("slice"))
+    nothing = good(site.run("slice"))
+    assert {stage.outcome for stage in nothing.stages} == {Outcome.SUCCEEDED}
+    assert nothing.stages[-1].detail == "nothing has changed"
     assert len(site.backups()) == 1
 
 

@@ -30,6 +30,7 @@ __backupctl_takes() {
         'restore --option') REPLY='' ;;
         'restore --from') REPLY=@destinations ;;
         'restore 1') REPLY='latest @backups' ;;
+        'restore 2') REPLY=latest ;;
         'verify --job') REPLY=@jobs ;;
         'verify --level') REPLY='checksum structure restore' ;;
         'verify --from') REPLY=@destinations ;;
@@ -78,7 +79,7 @@ __backupctl_options() {
         show) REPLY='--help --socket --json --color' ;;
         ls) REPLY='--recursive --help --socket --json --color' ;;
         timeline) REPLY='--help --socket --json --color' ;;
-        restore) REPLY='--at --job --swap --to-db --to --collection --only --overwrite --option --from --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
+        restore) REPLY='--at --job --swap --to-db --to --collection --only --overwrite --option --from --only-db --only-files --partial --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
         verify) REPLY='--job --level --from --no-wait --help --socket --json --color' ;;
         drill) REPLY='--backup --from --no-wait --help --socket --json --color' ;;
         swaps) REPLY='--yes --help --socket --json --color' ;;

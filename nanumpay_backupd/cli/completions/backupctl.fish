@@ -72,8 +72,8 @@ complete -c backupctl -n '__backupctl_in run' -l format -x -a 'bson json' -d 'of
 complete -c backupctl -n '__backupctl_in run' -l kind -x -a 'full incremental differential' -d 'the kind of backup (default: full): full, incremental, differential'
 complete -c backupctl -n '__backupctl_in run' -l disable-notifications -d 'tell nobody how it ends: no messages, no pings (it stays on record)'
 complete -c backupctl -n '__backupctl_in run' -l only-to -x -k -a '(__backupctl_words destinations)' -d 'copies to this destination only, this once; several with commas; local: none elsewhere'
-complete -c backupctl -n '__backupctl_in run' -l only-db -d 'only what saves a database: without JOB every enabled job that does'
-complete -c backupctl -n '__backupctl_in run' -l only-files -d 'only what saves files: without JOB every enabled job that does'
+complete -c backupctl -n '__backupctl_in run' -l only-db -d 'only what saves a database: of a group, or without JOB of all enabled jobs'
+complete -c backupctl -n '__backupctl_in run' -l only-files -d 'only what saves files: of a group, or without JOB of all enabled jobs'
 
 complete -c backupctl -n '__backupctl_in -' -a cancel -d 'stop what is running: a backup, a restore, a verification, a drill'
 complete -c backupctl -n '__backupctl_at cancel 1' -k -a '(__backupctl_words running)'
@@ -92,7 +92,7 @@ complete -c backupctl -n '__backupctl_at list 1' -k -a '(__backupctl_words jobs)
 complete -c backupctl -n '__backupctl_in list' -s n -x -d 'show only the newest N'
 complete -c backupctl -n '__backupctl_in list' -l slices -d 'also the slices of changes, with what each covers'
 
-complete -c backupctl -n '__backupctl_in -' -a show -d 'show a backup or a run in detail'
+complete -c backupctl -n '__backupctl_in -' -a show -d 'show a backup, a run or a group\'s backup in detail'
 complete -c backupctl -n '__backupctl_at show 1' -k -a 'latest (__backupctl_words backups runs)'
 
 complete -c backupctl -n '__backupctl_in -' -a ls -d 'list the files that a backup holds'
@@ -105,6 +105,7 @@ complete -c backupctl -n '__backupctl_at timeline 1' -k -a '(__backupctl_words j
 
 complete -c backupctl -n '__backupctl_in -' -a restore -d 'bring a backup back to where it came from, or to another place'
 complete -c backupctl -n '__backupctl_at restore 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_at restore 2' -a 'latest' -d 'of the group that is named'
 complete -c backupctl -n '__backupctl_in restore' -l at -x -a 'latest' -d 'as of this moment (see below)'
 complete -c backupctl -n '__backupctl_in restore' -l job -x -k -a '(__backupctl_words jobs)' -d 'with --at: name of a job (default: as for run)'
 complete -c backupctl -n '__backupctl_in restore' -l swap -d 'restore beside the database, check, then change places; keeps what was there'
@@ -115,6 +116,9 @@ complete -c backupctl -n '__backupctl_in restore' -l only -r -F -d 'only this pa
 complete -c backupctl -n '__backupctl_in restore' -l overwrite -d 'what is there may be replaced (other sources than MongoDB)'
 complete -c backupctl -n '__backupctl_in restore' -l option -x -d 'what the source knows besides'
 complete -c backupctl -n '__backupctl_in restore' -l from -x -k -a '(__backupctl_words destinations)' -d 'take the copy at this destination'
+complete -c backupctl -n '__backupctl_in restore' -l only-db -d 'of a group: only what is of a database'
+complete -c backupctl -n '__backupctl_in restore' -l only-files -d 'of a group: only what is of files'
+complete -c backupctl -n '__backupctl_in restore' -l partial -d 'of a group: what there is, although not everything can be restored'
 complete -c backupctl -n '__backupctl_in restore' -l dry-run -d 'only show what would be done'
 complete -c backupctl -n '__backupctl_in restore' -l no-safety-backup -d 'do not back up first what is going to be replaced'
 complete -c backupctl -n '__backupctl_in restore' -l yes -d 'do not ask'
