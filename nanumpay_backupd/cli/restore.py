@@ -62,7 +62,7 @@ def restore(context: Context) -> int:
 
 def _of_others(args: Any) -> Reply:
     """Return what can be said about other sources than MongoDB."""
-    options = {}
+    options = {"active-only": "yes"} if args.active_only else {}
     for text in args.option or ():
         key, equals, value = text.partition("=")
         if not equals or not key:
