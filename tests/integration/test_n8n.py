@@ -258,15 +258,15 @@ def test_an_error_that_lasts_ends_the_run(filled: Player, monkeypatch: pytest.Mo
     """Four tries, then it is told; also where n8n is silent, and where it goes away half-way."""
     monkeypatch.setattr("nanumpay_backupd.sources.n8n_link._FIRST_REST", 0.01)
     for broken, code, words in (
-        (lambda: Broken(502), "source-failed", "answered 502: played"),
-        (lambda: Broken(cut=True), "source-unreachable", "closed the connection"),
-        (lambda: Broken(silence=5.0), "source-unreachable", "says nothing for 1 s"),
+        (Broken(502), "source-failed", "answered 502: played"),
+        (Broken(cut=True), "source-unreachable", "closed the connection"),
+        (Broken(silence=5.0), "source-unreachable", "says nothing for 1 s"),
     ):
-        filled.broken[:] = [broken() for _ in range(4)]
+        filled.broken[:] = [broken] * 4
         with pytest.raises(BackupdError) as caught:
-            open_source(filled.settings(timeout=0.5)).preflight()
+            open_source(filled.settings(timeout=0.6)).preflight()
         assert (caught.value.code, caught.value.retryable) == (code, True)
-        assert words in caught.value.message.replace("for 0 s", "for 1 s")
+        assert words in caught.value.message
         assert filled.broken == []
 
 

@@ -251,7 +251,7 @@ class Player(Played):
         self.versions[number] = {"updatedAt": _DATE, "createdAt": _DATE, **ids, **kept, **more}
 
     def _activate(self, row: Row, body: Row) -> Row:
-        version = self.versions.get(body.get("versionId", row["versionId"]))
+        version = self.versions.get(str(body.get("versionId", row["versionId"])))
         if version is None or version["workflowId"] != row["id"]:
             raise Answer(404, "Not Found")
         for node in version["nodes"]:
@@ -265,7 +265,7 @@ class Player(Played):
                 )
         row |= {"active": True, "activeVersionId": version["versionId"]}
         clocks = [node["name"] for node in version["nodes"] if node["type"].endswith("scheduleTrigger")]
-        remembered = {f"node:{name}": {"recurrenceRules": []} for name in clocks}
+        remembered: Row = {f"node:{name}": {"recurrenceRules": []} for name in clocks}
         row["staticData"] = {**(row["staticData"] or {}), **remembered} or None
         return {**_of(row), "activeVersion": self._active(row)}
 
