@@ -32,8 +32,10 @@ from nanumpay_backupd.sources.n8n_dump import FINGERPRINT
 from nanumpay_backupd.system.secrets import Secret
 from tests.contract.n8n_participant import N8nParticipant, bring_credentials, fill_n8n, state_of
 from tests.contract.test_sources import Site, good
+from tests.integration.test_cli import backupctl
 from tests.keys import age_key
 from tests.servers.certs import make_certificate
+from tests.servers.daemon import open_site
 from tests.servers.n8n import N8n, start_n8n
 from tests.servers.n8n_player import KEY, Broken, Played, Player, start_player
 from tests.servers.n8n_scenario import CREDENTIALS, RECORDING, called, calling, program_scenario, scenario, workflow
@@ -680,3 +682,62 @@ def test_n8n_itself_takes_it_by_hand(s3: S3Server, tmp_path: Path) -> None:
         first.api.good("POST", "/workflows", workflow("한글 ../../x 🚀"))
         target = by_hand(lambda: second, first, tmp_path, s3)
         assert state_of(target) == state_of(first)
+
+
+# Through a daemon
+
+
+class Nowhere:
+    """A site without a MongoDB."""
+
+    def uri_for(self, database: str) -> str:
+        """Return a connection string that nobody answers."""
+        return f"mongodb://127.0.0.1:1/{database}"
+
+    def client(self, **_options: Any) -> Any:
+        """Nobody asks."""
+        raise AssertionError
+
+
+def test_the_commands_say_what_changes(filled: Player) -> None:
+    """From the host file to the lines on the screen: run, show, a dry run line by line, active-only, restore."""
+    with open_site(Nowhere(), fill=False) as site:
+        secret = site.folder / "n8n-key"
+        secret.touch(mode=0o600)
+        secret.write_text(f"{KEY}\n")
+        site.write_config(
+            f"""
+            [nanumpay]
+            enabled = false
+            [[job]]
+            name = "automation"
+            type = "n8n"
+            url = "{filled.url}"
+            api_key = {{ file = "{secret}" }}
+            command = {json.dumps(filled.command)}
+            user_folder = "{filled.folder}"
+            """
+        )
+        site.start()
+        done = backupctl(site.socket, "run", "automation")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "12 workflows" in done.stdout
+        assert "n8n import:workflow --separate" in backupctl(site.socket, "show", "latest").stdout
+        before = state_of(filled)
+        Source(filled).spoil()
+        dry = ("restore", "latest", "--overwrite", "--dry-run")
+        said = backupctl(site.socket, *dry).stdout
+        for line in ("outer (", ": becomes active", "comes back: Set; goes: Other", ": new", "the same: 8 workflows"):
+            assert line in said
+        assert "11 workflows; workflows of the same name are replaced" in said
+        said = backupctl(site.socket, *dry, "--active-only").stdout
+        assert "3 workflows" in said
+        assert ": new" not in said
+        refused = backupctl(site.socket, "restore", "latest", "--yes")
+        assert refused.returncode != 0
+        assert "other than in the backup" in refused.stdout + refused.stderr
+        done = backupctl(site.socket, "restore", "latest", "--overwrite", "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert state_of(filled) == before
+        logged = "".join(path.read_text(errors="replace") for path in site.folder.rglob("*.log"))
+        assert KEY not in done.stdout + done.stderr + logged
