@@ -323,6 +323,9 @@ class Player(Played):
 class _Handler(BaseHTTPRequestHandler):
     n8n: Player
     protocol_version = "HTTP/1.1"
+    # Otherwise every answer waits for the client to acknowledge its headers.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
