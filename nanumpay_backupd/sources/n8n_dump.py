@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,6 +32,7 @@ METADATA: Final = "metadata.json"
 CREDENTIALS: Final = "credentials.json"
 _TAGS: Final = "tags.json"
 _PROJECTS: Final = "projects.json"
+_FOLDERS: Final = "folders.json"
 WORKFLOW: Final = "workflow"
 """What `Part.kind` says of a workflow."""
 FINGERPRINT: Final = "key_fingerprint"
@@ -77,6 +79,7 @@ class N8nDump(Dump):
         self._credentials = 0
         self._active = 0
         self._projects = ""
+        self._owners: dict[str, None] = {}
         self._going = threading.Event()
         self._going.set()
         self._killed = False
@@ -236,9 +239,10 @@ class N8nDump(Dump):
         self._prints[part] = portrait(workflow)
         self._active += bool(workflow.get("active"))
         self._index.append(_entry(workflow, name))
+        self._owners |= {str(owner["projectId"]): None for owner in _owners(workflow) if owner.get("projectId")}
 
     def _beside(self) -> None:
-        """Write tags, and projects with their folders, as far as this n8n tells them."""
+        """Write tags, projects and folders, as far as this n8n tells them."""
         tags = self._asked(lambda: list(self._link.listed("tags")))
         if isinstance(tags, list):
             self._write(_TAGS, written_list(tags), kind="tags")
@@ -246,15 +250,18 @@ class N8nDump(Dump):
             self._warnings.append(f"the list of tags was refused: {tags}; those of each workflow are saved with it")
         projects = self._asked(lambda: list(self._link.listed("projects")))
         if isinstance(projects, list):
-            self._write(_PROJECTS, written_list([self._with_folders(one) for one in projects]), kind="projects")
+            self._write(_PROJECTS, written_list(projects), kind="projects")
+            self._owners |= {str(project.get("id")): None for project in projects}
         else:
             # Without a license there is but one of each person, and a workflow names it.
             self._projects = projects
+        told = [self._asked(partial(self._folders, number)) for number in self._owners]
+        if folders := [one for one in told if isinstance(one, dict)]:
+            self._write(_FOLDERS, written_list(folders), kind="folders")
 
-    def _with_folders(self, project: dict[str, Any]) -> dict[str, Any]:
-        """Return a project with its folders, where this version's interface has them."""
-        folders = self._asked(lambda: list(self._link.listed("projects", str(project.get("id")), "folders")))
-        return {**project, "folders": folders} if isinstance(folders, list) else project
+    def _folders(self, project: str) -> dict[str, Any]:
+        """Return the folders of a project; raises Refusal, also where this version's interface does not have them."""
+        return {"projectId": project, "folders": self._link.taken("projects", project, "folders")}
 
     def _asked(self, what: Callable[[], _ResultT]) -> _ResultT | str:
         """Return what n8n tells, or its reason for not telling: a license, a right, an older version."""
@@ -322,9 +329,13 @@ def written_list(items: list[dict[str, Any]]) -> bytes:
     return b"[\n" + lines + b"\n]\n" if items else b"[]\n"
 
 
+def _owners(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in workflow.get("shared") or () if isinstance(one, dict)]
+
+
 def _entry(workflow: dict[str, Any], file: str) -> dict[str, Any]:
     """Return what the metadata say of a workflow."""
-    owner = next((one for one in workflow.get("shared") or () if isinstance(one, dict)), {})
+    owner = next(iter(_owners(workflow)), {})
     project: Any = owner.get("project")
     return {
         "id": workflow["id"],

@@ -16,6 +16,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -116,6 +117,22 @@ class N8nLink:
                     hint="does a proxy or a cache before it leave out what stands behind the ? of an address?",
                 )
             seen.add(cursor)
+
+    def taken(self, *path: str) -> list[dict[str, Any]]:
+        """Return all elements of a list that comes in pages by ``skip`` and ``take``, as folders do."""
+        found: list[dict[str, Any]] = []
+        while True:
+            asked = f"{_joined(path)}?{urlencode({'skip': len(found), 'take': _PAGE})}"
+            page = self._tried(partial(self._elements, asked))
+            if not page:
+                return found
+            found += page
+
+    def _elements(self, asked: str) -> list[dict[str, Any]]:
+        items = self._whole("GET", asked, None)["data"]
+        if not isinstance(items, list):
+            raise TypeError
+        return items
 
     def version(self) -> str:
         """Return the version of n8n as the page of its editor names it; empty where it does not."""

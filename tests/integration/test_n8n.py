@@ -186,12 +186,16 @@ def test_the_folder_is_as_the_page_says(filled: Player, tmp_path: Path) -> None:
     assert [tag["name"] for tag in json.loads((folder / "tags.json").read_bytes())].count("unused") == 1
 
 
-def test_projects_are_saved_where_n8n_tells_them(filled: Player, tmp_path: Path) -> None:
-    """With a license they are in a file of their own."""
+def test_projects_and_folders_are_saved_where_n8n_tells_them(filled: Player, tmp_path: Path) -> None:
+    """With a license, and a version that tells them, they are in files of their own, all pages of them."""
     filled.projects = [{"id": "p1", "name": "Team", "type": "team"}]
+    many = [{"id": f"f{at}", "name": f"folder {at}", "parentFolderId": None} for at in range(205)]
+    filled.folders = {"p1": many, "project-of-the-owner": many[:3]}
     site = site_of(tmp_path, filled, credentials="none")
     folder = unpacked(site, saved(site), tmp_path / "out")
     assert json.loads((folder / "projects.json").read_bytes()) == filled.projects
+    said = json.loads((folder / "folders.json").read_bytes())
+    assert {one["projectId"]: one["folders"] for one in said} == filled.folders
 
 
 def test_what_is_made_meanwhile_is_not_missed(filled: Player, tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ class Player(Played):
         self.asked: list[str] = []
         self.broken: list[Broken] = []
         self.projects: list[Row] | None = None
+        self.folders: dict[str, list[Row]] | None = None
+        """Of each project, as n8n 2.41 documents them; 2.4.8 does not have them, so they are not in the recording."""
         self.release = "2.4.8"
         self.before: Callable[[str], None] = lambda path: None
         (folder / ".n8n").mkdir(parents=True, exist_ok=True)
@@ -180,6 +182,10 @@ class Player(Played):
                         return 200, self.tags.pop(number)
                     case ["projects"], "GET" if self.projects is not None:
                         return 200, self._listed(query, self.projects)
+                    case ["projects", number, "folders"], "GET" if self.folders is not None:
+                        skip, take = int(query.get("skip", "0")), int(query.get("take", "10"))
+                        held = self.folders.get(number, [])
+                        return 200, {"count": len(held), "data": held[skip : skip + take]}
                     case ["projects" | "variables" as what], "GET":
                         feature = "feat:projectRole:admin" if what == "projects" else "feat:variables"
                         raise Answer(403, _LICENSE.format(feature))
