@@ -15,7 +15,7 @@ from nanumpay_backupd.settings.sources import N8nCredentials, N8nSource
 from nanumpay_backupd.sources.base import Driver, Dump, Estimate, FolderSource, FolderTarget, Scratch
 from nanumpay_backupd.sources.json_items import JsonItems
 from nanumpay_backupd.sources.n8n_command import N8nCommand
-from nanumpay_backupd.sources.n8n_dump import FOLDER, METADATA, N8nDump, N8nFacts
+from nanumpay_backupd.sources.n8n_dump import FOLDER, METADATA, PUBLISHED, N8nDump, N8nFacts
 from nanumpay_backupd.sources.n8n_link import N8nLink, Refusal, address
 
 __all__ = ["N8nDriver", "N8nServer"]
@@ -89,7 +89,7 @@ class N8nServer(FolderSource):
         """Read a file's JSON, and take its digest. See `Source.check`."""
         if name.startswith(f"{FOLDER}/"):
             return _WorkflowCheck(name, 0)
-        return _FileCheck(name, 0 if name == METADATA else 1)
+        return _FileCheck(name, 0 if name == METADATA or name.startswith(f"{PUBLISHED}/") else 1)
 
 
 class _FileCheck:

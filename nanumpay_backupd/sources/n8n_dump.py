@@ -24,9 +24,22 @@ from nanumpay_backupd.sources.n8n_link import N8nLink, Refusal, address
 from nanumpay_backupd.sources.n8n_workflow import Print, file_name, label, portrait, shown_name, without_people, written
 from nanumpay_backupd.system.clock import SystemClock
 
-__all__ = ["ALL", "CREDENTIALS", "FINGERPRINT", "FOLDER", "METADATA", "PRINT", "WORKFLOW", "N8nDump", "N8nFacts"]
+__all__ = [
+    "ALL",
+    "CREDENTIALS",
+    "FINGERPRINT",
+    "FOLDER",
+    "METADATA",
+    "PRINT",
+    "PUBLISHED",
+    "WORKFLOW",
+    "N8nDump",
+    "N8nFacts",
+]
 
 FOLDER: Final = "workflows"
+PUBLISHED: Final = "published"
+"""The folder, and the kind, of versions that work although they are not the last ones."""
 ALL: Final = "all-workflows.json"
 METADATA: Final = "metadata.json"
 CREDENTIALS: Final = "credentials.json"
@@ -84,7 +97,6 @@ class N8nDump(Dump):
         self._going.set()
         self._killed = False
         self._fault: BaseException | None = None
-        (folder / FOLDER).mkdir()
         self._thread = threading.Thread(target=self._run, name="n8n-dump", daemon=True)
         self._thread.start()
 
@@ -230,13 +242,18 @@ class N8nDump(Dump):
             or not isinstance(workflow.get("nodes"), list)
         ):
             raise SourceError(f"n8n at {self._settings.url} shows something else than workflow {number}")
+        found = portrait(workflow)
         workflow = without_people(workflow)
-        name = f"{FOLDER}/{file_name(workflow, self._taken)}"
-        part = label(workflow)
+        # With that in it n8n's own program would not take it: of the version it looks for a record that is not there.
+        published = workflow.pop("activeVersion", None)
+        file, part = file_name(workflow, self._taken), label(workflow)
+        name = f"{FOLDER}/{file}"
         self._write(name, written(workflow), kind=WORKFLOW, part=part, items=1)
+        if found.published:
+            self._write(f"{PUBLISHED}/{file}", written(published), kind=PUBLISHED)
         add(b",\n" if self._index else b"[\n")
         add(written(workflow, indent=None)[:-1])
-        self._prints[part] = portrait(workflow)
+        self._prints[part] = found
         self._active += bool(workflow.get("active"))
         self._index.append(_entry(workflow, name))
         self._owners |= {str(owner["projectId"]): None for owner in _owners(workflow) if owner.get("projectId")}
@@ -310,6 +327,7 @@ class N8nDump(Dump):
         )
 
     def _write(self, name: str, data: bytes, *, kind: str, part: str = "", items: int = 0) -> None:
+        (self._folder / name).parent.mkdir(exist_ok=True)
         with (self._folder / name).open("xb") as output:
             output.write(data)
         digest = hashlib.sha256(data).hexdigest()

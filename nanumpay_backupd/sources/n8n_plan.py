@@ -12,7 +12,7 @@ import msgspec
 from nanumpay_backupd.errors import NotFoundError, RefusedError
 from nanumpay_backupd.model import Manifest, Part
 from nanumpay_backupd.sources.base import Wanted
-from nanumpay_backupd.sources.n8n_dump import CREDENTIALS, PRINT, WORKFLOW
+from nanumpay_backupd.sources.n8n_dump import CREDENTIALS, PRINT, PUBLISHED, WORKFLOW
 from nanumpay_backupd.sources.n8n_workflow import Print
 
 __all__ = ["OPTIONS", "Plan", "expected", "meet", "plan_of"]
@@ -74,6 +74,11 @@ def plan_of(manifest: Manifest, wanted: Wanted) -> Plan:
     _see_found(manifest, prints, wanted.only)
     if active_only:
         parts = tuple(part for part in parts if part.kind != WORKFLOW or prints[part.name].active)
+    chosen = {part.file.rpartition("/")[2] for part in parts if part.kind == WORKFLOW}
+    parts = tuple(part for part in parts if part.kind != PUBLISHED)
+    parts += tuple(
+        part for part in manifest.source.parts if part.kind == PUBLISHED and part.file.rpartition("/")[2] in chosen
+    )
     if not parts:
         raise NotFoundError(f"{manifest.backup} holds no workflow that was active", hint="leave out active-only")
     if CREDENTIALS in wanted.only and not credentials:

@@ -19,7 +19,7 @@ from nanumpay_backupd.settings.sources import N8nSource
 from nanumpay_backupd.sources.base import Restoring
 from nanumpay_backupd.sources.json_items import parse
 from nanumpay_backupd.sources.n8n_command import N8nCommand
-from nanumpay_backupd.sources.n8n_dump import CREDENTIALS
+from nanumpay_backupd.sources.n8n_dump import CREDENTIALS, PUBLISHED
 from nanumpay_backupd.sources.n8n_link import N8nLink, Refusal, address
 from nanumpay_backupd.sources.n8n_plan import Plan, meet
 from nanumpay_backupd.sources.n8n_workflow import Print, Workflow, changes, portrait, rewired, sendable
@@ -134,6 +134,9 @@ class N8nRestore(Restoring):
     def _read(self, part: Part) -> Workflow:
         workflow = parse((self._folder / part.file).read_bytes())
         workflow = {**workflow, "name": self._plan.prefix + str(workflow.get("name") or "")}
+        published = self._folder / PUBLISHED / Path(part.file).name
+        if published.exists():
+            workflow["activeVersion"] = parse(published.read_bytes())
         if self._plan.off:
             workflow |= {"active": False, "activeVersion": None}
         found: Workflow = rewired(workflow, self._ids)

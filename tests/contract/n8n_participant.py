@@ -133,11 +133,17 @@ def _plain(rows: list[dict[str, Any]]) -> object:
 
 
 def _state_in(folder: Path) -> object:
-    rows = [json.loads(path.read_bytes()) for path in (folder / "workflows").iterdir()]
+    rows, published = [], []
+    for path in (folder / "workflows").iterdir():
+        rows.append(row := json.loads(path.read_bytes()))
+        other = folder / "published" / path.name
+        published.append({**row, "activeVersion": row if row["active"] else None})
+        if other.exists():
+            published[-1]["activeVersion"] = json.loads(other.read_bytes())
     together = json.loads((folder / "all-workflows.json").read_bytes())
     assert sorted(rows, key=lambda row: str(row["id"])) == sorted(together, key=lambda row: str(row["id"]))
     assert json.loads((folder / "metadata.json").read_bytes())["totalWorkflows"] == len(rows)
-    return _plain(rows)
+    return _plain(published)
 
 
 @contextlib.contextmanager

@@ -165,7 +165,7 @@ def test_the_folder_is_as_the_page_says(filled: Player, tmp_path: Path) -> None:
     site = site_of(tmp_path, filled)
     folder = unpacked(site, saved(site), tmp_path / "out")
     files = sorted(path.name for path in folder.iterdir())
-    assert files == ["all-workflows.json", "credentials.json", "metadata.json", "tags.json", "workflows"]
+    assert files == ["all-workflows.json", "credentials.json", "metadata.json", "published", "tags.json", "workflows"]
     rows = [json.loads(path.read_bytes()) for path in (folder / "workflows").iterdir()]
     assert {row["id"]: row for row in json.loads((folder / "all-workflows.json").read_bytes())} == {
         row["id"]: row for row in rows
@@ -173,7 +173,12 @@ def test_the_folder_is_as_the_page_says(filled: Player, tmp_path: Path) -> None:
     for row in rows:
         expected = filled.api.good("GET", f"/workflows/{row['id']}")
         del expected["shared"][0]["project"]["projectRelations"]
+        active = expected.pop("activeVersion")
         assert row == expected, "it is what n8n shows, without the accounts of people"
+        if row["name"] == "draft":
+            (other,) = (folder / "published").iterdir()
+            assert other.name.startswith(row["id"])
+            assert json.loads(other.read_bytes()) == active
     for path in (folder / "workflows").iterdir():
         assert re.fullmatch(r"[\w-]{1,160}\.json", path.name), path.name
     metadata = json.loads((folder / "metadata.json").read_bytes())
