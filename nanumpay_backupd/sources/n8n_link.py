@@ -55,6 +55,10 @@ class Refusal(Exception):  # noqa: N818 - n8n's answer, which may be one that wa
         self.rest = rest
 
 
+class _DownError(SourceError):
+    """Nobody answers at all: the run is tried again as a whole, later."""
+
+
 class N8nLink:
     """A connection. Not for several threads at once; `close` may be called from any, and ends what is under way.
 
@@ -99,6 +103,9 @@ class N8nLink:
 
     def send(self, method: str, *path: str, body: Any = None, again: bool = True) -> Any:
         """Send something and return the answer's JSON; ``again``: it may be said twice, and is where that can help."""
+        if not again:
+            # A connection that lay idle may be closed at the other end, and nobody could tell whether it was said.
+            self._drop()
         return self._tried(lambda: self._whole(method, _joined(path), body), again=again)
 
     def listed(self, *path: str, **query: str) -> Iterator[dict[str, Any]]:
@@ -123,7 +130,7 @@ class N8nLink:
         found: list[dict[str, Any]] = []
         while True:
             asked = f"{_joined(path)}?{urlencode({'skip': len(found), 'take': _PAGE})}"
-            page = self._tried(partial(self._elements, asked))
+            page = [item for item in self._tried(partial(self._elements, asked)) if item not in found]
             if not page:
                 return found
             found += page
@@ -196,6 +203,12 @@ class N8nLink:
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
+        if connection.sock is None:
+            try:
+                connection.connect()
+            except (ConnectionRefusedError, socket.gaierror) as error:
+                fault = self._unreachable(error.strerror or str(error))
+                raise _DownError(fault.message, hint=fault.hint, code=fault.code) from None
         connection.request(method, target, body=data, headers=headers)
         response = connection.getresponse()
         if 200 <= response.status < 300:
@@ -236,7 +249,8 @@ class N8nLink:
     def _rest(self, error: SourceError | Refusal, attempt: int) -> None:
         """Wait before the next try; raises the fault where there is none."""
         self._drop()
-        passing = error.status in _PASSING if isinstance(error, Refusal) else error.retryable
+        down = isinstance(error, _DownError)
+        passing = error.status in _PASSING if isinstance(error, Refusal) else error.retryable and not down
         asked = error.rest if isinstance(error, Refusal) else None
         rest = _FIRST_REST * 2**attempt if asked is None else asked
         if not passing or attempt == _TRIES - 1 or rest > _LONGEST_REST:
