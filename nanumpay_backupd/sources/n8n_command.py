@@ -203,7 +203,7 @@ class N8nCommand:
             while piece := pipe.read(_PIECE):
                 output += piece
                 if len(output) > _LIMIT:
-                    raise ToolError(f"{self._name} writes more than {_LIMIT >> 20} MiB", code="dump-incomplete")
+                    raise ToolError(f"{self._name} writes more than {_LIMIT >> 20} MiB", hint=_HINT)
             code = child.wait() or 0
         if self._killed:
             raise CancelledError("n8n's program was stopped")

@@ -214,7 +214,10 @@ class N8nDump(Dump):
         self._parts.append(Part(name=ALL, kind="list", bytes=size, file=ALL, digest=digest.hexdigest()))
         if not self._index:
             raise SourceError(
-                f"all workflows of n8n at {self._settings.url} were deleted while they were read", code="source-empty"
+                f"all workflows of n8n at {self._settings.url} were deleted while they were read",
+                hint="look there; older backups are kept",
+                code="source-empty",
+                retryable=False,
             )
 
     def _new(self) -> tuple[str, ...]:

@@ -294,8 +294,11 @@ class N8nLink:
         except (Refusal, BackupdError):
             raise
         except ssl.SSLCertVerificationError as error:
-            why = f"its certificate is not accepted: {error.verify_message}"
-            raise self._unreachable(why, "name in ca_file who vouches for it", retryable=False) from None
+            raise SourceError(
+                f"the certificate of {self._called} is not accepted: {error.verify_message}",
+                hint="name in ca_file who vouches for it, and the host in url as the certificate has it",
+                retryable=False,
+            ) from None
         except TimeoutError:
             raise self._unreachable(f"it says nothing for {self._settings.timeout:.0f} s") from None
         except (EOFError, http.client.HTTPException):
@@ -309,14 +312,13 @@ class N8nLink:
                 retryable=False,
             ) from None
 
-    def _unreachable(self, why: str, hint: str = "", *, retryable: bool = True) -> SourceError:
+    def _unreachable(self, why: str) -> SourceError:
         if self._closed.is_set():
             raise CancelledError("the connection to n8n was closed") from None
         return SourceError(
             f"{self._called} cannot be reached: {redact(why)}",
-            hint=hint or "check that it runs, and that url of the job names it",
+            hint="check that it runs, and that url of the job names it",
             code="source-unreachable",
-            retryable=retryable,
         )
 
 

@@ -299,7 +299,7 @@ def test_an_own_authority_vouches(tmp_path: Path) -> None:
         assert "1 workflows" in open_source(trusted).preflight().summary
         with pytest.raises(BackupdError) as caught:
             open_source(player.settings(credentials="none")).preflight()
-        assert (caught.value.code, caught.value.retryable) == ("source-unreachable", False)
+        assert (caught.value.code, caught.value.retryable) == ("source-failed", False)
         assert "ca_file" in caught.value.hint
     with pytest.raises(ConfigError):
         open_source(msgspec.structs.replace(trusted, ca_file="/no/such/file")).preflight()
