@@ -70,6 +70,7 @@ examples:
   nanumpay-backupd run-once nanumpay --only-to nas
   nanumpay-backupd run-once --only-db
 
+Of a group its jobs are made one after the other, and what they made belongs together.
 Run it as the user who owns the backups folder. The settings of the job nanumpay are the application's, read from
 MongoDB, or the last good ones where MongoDB does not answer; further jobs are in the host file.
 
@@ -160,6 +161,9 @@ examples:
   nanumpay-backupd restore --from /mnt/usb/backups --at "2026-11-21 10:30:59"
   nanumpay-backupd restore --from /mnt/usb/backups --at "5 minutes ago" --to-db nanumpay_check
   nanumpay-backupd restore --from s3://my-backups/nanumpay-backup/ --identity /media/safe/backup-key.sec
+  nanumpay-backupd restore shop-group-2026-11-21T02-00-00 --from offsite --overwrite
+
+A slice stands for its end. Of a group (its id, or its name: the newest) everything is restored, one after the other.
 
 places:
   s3://BUCKET/PREFIX/            a bucket
@@ -289,7 +293,7 @@ def _config(parser: argparse.ArgumentParser, default: object) -> None:
 
 
 def _once_options(once: argparse.ArgumentParser) -> None:
-    once.add_argument("job", nargs="?", metavar="JOB", help="the job's name (default: nanumpay)")
+    once.add_argument("job", nargs="?", metavar="JOB", help="the job's name, or a group's (default: nanumpay)")
     once.add_argument(
         "--kind",
         choices=("full", "incremental", "differential"),
@@ -312,14 +316,12 @@ def _once_options(once: argparse.ArgumentParser) -> None:
             action="store_const",
             const=kind,
             dest="holds",
-            help=f"only what saves {what}: without JOB every enabled job that does, one after the other",
+            help=f"only what saves {what}: of a group, or without JOB of all enabled jobs, one after the other",
         )
 
 
 def _restore_options(restore: argparse.ArgumentParser) -> None:
-    restore.add_argument(
-        "backup", nargs="?", default="latest", metavar="BACKUP|latest", help="its name; a slice stands for its end"
-    )
+    restore.add_argument("backup", nargs="?", default="latest", metavar="BACKUP|latest", help="its name, or a group's")
     restore.add_argument(
         "--from",
         dest="place",
@@ -333,6 +335,12 @@ def _restore_options(restore: argparse.ArgumentParser) -> None:
     restore.add_argument("--to", dest="to_database", metavar="PATH", help="to this folder or file (not MongoDB)")
     restore.add_argument("--collection", default="", metavar="C", help="only this collection")
     restore.add_argument("--only", action="append", default=[], metavar="PART", help="only this part or path")
+    kinds = restore.add_mutually_exclusive_group()
+    for flag, kind, what in (("--only-db", "database", "a database"), ("--only-files", "files", "files")):
+        kinds.add_argument(
+            flag, action="store_const", const=kind, default="", dest="holds", help=f"of a group: only what is of {what}"
+        )
+    restore.add_argument("--partial", action="store_true", help="of a group: what there is, although not all of it")
     restore.add_argument("--overwrite", action="store_true", help="what is there may be replaced (not MongoDB)")
     restore.add_argument(
         "--identity",

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -22,17 +22,14 @@ from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
-    LOCAL,
     ErrorInfo,
-    GroupManifest,
-    GroupMember,
     Outcome,
     Run,
     Trigger,
     error_info,
 )
-from nanumpay_backupd.pipeline.groups import Concluded, worst_of
-from nanumpay_backupd.pipeline.layout import group_id, lane
+from nanumpay_backupd.pipeline.groups import DONE, Concluded, Part, described, fault_of, worst_of
+from nanumpay_backupd.pipeline.layout import lane
 from nanumpay_backupd.pipeline.report import new_run
 from nanumpay_backupd.plans import Plans
 from nanumpay_backupd.retries import next_attempt
@@ -46,7 +43,6 @@ from nanumpay_backupd.settings.schema import (
     SourceKind,
 )
 from nanumpay_backupd.settings.selection import members_of
-from nanumpay_backupd.settings.sources import type_of
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.units import human_span
 from nanumpay_backupd.worker import WorkerProcess
@@ -54,7 +50,6 @@ from nanumpay_backupd.worker import WorkerProcess
 __all__ = ["Groups"]
 
 T = TypeVar("T")
-_DONE: Final = frozenset({Outcome.SUCCEEDED, Outcome.DEGRADED})
 _random = random.SystemRandom()
 log = structlog.get_logger()
 
@@ -109,15 +104,6 @@ class House(Protocol):
     def say(self, run_id: str, text: str) -> None:
         """Tell those who watch a run."""
         ...
-
-
-class _Part(msgspec.Struct, frozen=True):
-    """How one member's part ended."""
-
-    job: JobSpec
-    outcome: Outcome
-    run: Run | None = None
-    error: ErrorInfo | None = None
 
 
 class Groups:
@@ -271,7 +257,7 @@ class Groups:
     async def _make(
         self, active: ActiveGroup, members: Sequence[JobSpec], on_part: Callable[[ActiveRun], None], *, whole: bool
     ) -> None:
-        tasks: list[asyncio.Task[_Part]] = []
+        tasks: list[asyncio.Task[Part]] = []
         for job in members:
             if tasks:
                 await self._room(active)
@@ -280,8 +266,8 @@ class Groups:
             await _either(passed, active.halted)
         parts = list(await asyncio.gather(*tasks))
         outcome = worst_of(part.outcome for part in parts)
-        error = _told(parts)
-        if not whole or active.cancelled_by or not any(part.outcome in _DONE for part in parts):
+        error = fault_of(parts)
+        if not whole or active.cancelled_by or not any(part.outcome in DONE for part in parts):
             if not whole:
                 self._house.say(active.run.id, "only some of the jobs were meant: what they made is no group")
             self._end(active, outcome, error)
@@ -300,7 +286,7 @@ class Groups:
 
     async def _part(
         self, active: ActiveGroup, job: JobSpec, passed: asyncio.Event, on_part: Callable[[ActiveRun], None]
-    ) -> _Part:
+    ) -> Part:
         """Make the backup of one member, by schedule more than once where that helps.
 
         ``passed`` is set when the next member may begin.
@@ -319,10 +305,10 @@ class Groups:
                 made += 1
                 run = part.run
                 if not await self._again(active, job, run, made):
-                    return _Part(job, run.outcome or Outcome.FAILED, run, run.error)
+                    return Part(job, run.outcome or Outcome.FAILED, run, run.error)
         except BackupdError as error:
             cancelled = active.halted.is_set()
-            return _Part(job, Outcome.CANCELLED if cancelled else Outcome.FAILED, None, error_info(error))
+            return Part(job, Outcome.CANCELLED if cancelled else Outcome.FAILED, None, error_info(error))
         finally:
             passed.set()
 
@@ -342,19 +328,11 @@ class Groups:
                 await active.halted.wait()
         return not active.halted.is_set()
 
-    async def _conclude(self, active: ActiveGroup, parts: Sequence[_Part], outcome: Outcome) -> Concluded:
+    async def _conclude(self, active: ActiveGroup, parts: Sequence[Part], outcome: Outcome) -> Concluded:
         """Let a worker commit the group's manifest and bring it to the destinations. Raises BackupdError."""
-        members = [await self._member(part) for part in parts]
-        started, jobs = active.run.started, tuple(part.job for part in parts)
-        manifest = GroupManifest(
-            id=group_id(active.run.job, started),
-            group=active.run.job,
-            run=active.run.id,
-            started=started,
-            ended=self._clock.now(),
-            outcome=outcome,
-            members=tuple(members),
-        )
+        now, run = self._clock.now(), msgspec.structs.replace(active.run, outcome=outcome)
+        manifest = await self._house.db(lambda catalog: described(run, parts, catalog, now))
+        jobs = tuple(part.job for part in parts)
         spec = RunSpec(
             run=active.run.id,
             job=jobs[0],
@@ -364,21 +342,6 @@ class Groups:
             concluding=GroupOrder(manifest=manifest, jobs=jobs),
         )
         return await _concluded(spec)
-
-    async def _member(self, part: _Part) -> GroupMember:
-        made = part.run.backup if part.run is not None and part.outcome in _DONE else None
-        backup = await self._house.db(lambda catalog: catalog.backup(made)) if made else None
-        return GroupMember(
-            job=part.job.name,
-            type=type_of(part.job.source),
-            holds=part.job.source.holds.value,
-            run=part.run.id if part.run is not None else "",
-            outcome=part.outcome,
-            backup=made,
-            created=backup.created if backup is not None else None,
-            code=part.error.code if part.error is not None else "",
-            places=(LOCAL, *(destination.name for destination in part.job.destinations)) if made else (),
-        )
 
     # Bringing a group back
 
@@ -421,21 +384,6 @@ def _half(
         hint=f"{hint}; {on} (backupctl show {identifier})" if hint else f"{on} (backupctl show {identifier})",
         retryable=False,
     )
-
-
-def _told(parts: Sequence[_Part]) -> ErrorInfo | None:
-    """Return the fault of the worst member, with the names of all that are not well."""
-    bad = [part for part in parts if part.outcome is not Outcome.SUCCEEDED]
-    if not bad:
-        return None
-    worst = worst_of(part.outcome for part in bad)
-    first = next(part for part in bad if part.outcome is worst)
-    why = first.error.message if first.error is not None else worst.value
-    others = [f"{part.job.name} {part.outcome.value}" for part in bad if part is not first]
-    text = f"job {first.job.name} {worst.value}: {why}" + (f"; {', '.join(others)}" if others else "")
-    if first.error is None:
-        return ErrorInfo(code="failed", message=text)
-    return msgspec.structs.replace(first.error, message=text, retryable=False)
 
 
 async def _concluded(spec: RunSpec) -> Concluded:

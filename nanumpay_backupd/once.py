@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+import msgspec
+
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import (
     EXIT_FAILED,
@@ -25,11 +27,13 @@ from nanumpay_backupd.errors import (
     worst_exit,
 )
 from nanumpay_backupd.model import ErrorInfo, Kind, Outcome, Run, StageRecord, Trigger
+from nanumpay_backupd.pipeline.groups import Part, concluded_run, fault_of, worst_of
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.pins import recall_pins
 from nanumpay_backupd.pipeline.rebuild import adopt_remote, rebuild_local
-from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter
+from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
 from nanumpay_backupd.settings.cache import SettingsCache
+from nanumpay_backupd.settings.grouping import build_groups
 from nanumpay_backupd.settings.hostfile import load_host_file
 from nanumpay_backupd.settings.merge import build_jobs, encryption_in_words
 from nanumpay_backupd.settings.schema import (
@@ -41,7 +45,7 @@ from nanumpay_backupd.settings.schema import (
     RunSpec,
     SourceKind,
 )
-from nanumpay_backupd.settings.selection import jobs_of, must_hold, only_places
+from nanumpay_backupd.settings.selection import jobs_of, members_of, must_hold, only_places
 from nanumpay_backupd.settings.sources import MongoSource
 from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
 from nanumpay_backupd.stores.factory import open_store
@@ -87,6 +91,9 @@ def run_once(
         raise RefusedError("a slice of changes goes to every destination", hint="leave out --only-to")
     if holds is not None and name is None:
         return _run_several(host, SourceKind(holds), force=force, kind=kind, only_to=only_to)
+    if any(group.name == name for group in host.groups):
+        kind_of = None if holds is None else SourceKind(holds)
+        return _run_group(host, name or "", kind_of, force=force, whole=kind == Kind.FULL and only_to is None)
     job = find_job(host, name or APPLICATION_JOB)
     if holds is not None:
         must_hold(job, SourceKind(holds))
@@ -102,6 +109,51 @@ def _run_one(host: HostConfig, job: JobSpec, *, force: bool, kind: str, only_to:
     run = perform(host, job, Lines(sys.stdout), retry=host.retry, kind=kind, only_to=places)
     conclude(run)
     return EXIT_CODES[run.outcome or Outcome.FAILED]
+
+
+def _run_group(host: HostConfig, name: str, holds: SourceKind | None, *, force: bool, whole: bool) -> int:
+    """Run the jobs of a group one after the other, and put on record what belongs together."""
+    if not whole:
+        raise RefusedError(
+            f"{name} is a group: of that, whole backups are made as its jobs have it",
+            hint="leave out --kind and --only-to, or run one of its jobs",
+        )
+    of_application = any(group.name == name and APPLICATION_JOB in group.jobs for group in host.groups)
+    jobs = build_jobs(host, _application(host) if of_application else None)
+    group = next(group for group in build_groups(host, jobs) if group.name == name)
+    if not group.enabled and not force:
+        raise RefusedError(f"group {name} is disabled", hint="enable it in its settings, or use --force")
+    members = [job for job in members_of(group, {job.name: job for job in jobs}, holds) if job.enabled or force]
+    clock = SystemClock()
+    run = new_run(_run_id(clock), name, Trigger.MANUAL, clock.now(), "group")
+    _make_state(host.paths.state)
+    with Catalog(host.paths.state / "catalog.db") as catalog:
+        catalog.save_run(run)
+        runs: list[Run] = []
+        for job in members:
+            sys.stdout.write(f"job {job.name} of group {name}: backups in {host.paths.backups}\n")
+            runs.append(perform(host, job, Lines(sys.stdout), retry=host.retry, group=run.id))
+            conclude(runs[-1])
+            run = msgspec.structs.replace(run, members=(*run.members, runs[-1].id))
+            catalog.save_run(run)
+            if runs[-1].outcome is Outcome.CANCELLED:
+                break
+        parts = [
+            Part(job, one.outcome or Outcome.FAILED, one, one.error) for job, one in zip(members, runs, strict=False)
+        ]
+        layout, now = Layout(host.paths.backups), clock.now()
+        if holds is None:
+            run = concluded_run(run, parts, catalog, layout, now, open_store)
+        else:
+            outcome = worst_of(part.outcome for part in parts)
+            run = msgspec.structs.replace(run, ended=now, outcome=outcome, error=fault_of(parts))
+            catalog.save_run(run)
+    conclude(run)
+    return EXIT_CODES[run.outcome or Outcome.FAILED]
+
+
+def _run_id(clock: SystemClock) -> str:
+    return f"{clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def _run_several(host: HostConfig, holds: SourceKind, *, force: bool, kind: str, only_to: Sequence[str] | None) -> int:
@@ -177,19 +229,21 @@ def perform(
     retry: RetryPolicy | None,
     kind: str = Kind.FULL.value,
     only_to: tuple[str, ...] | None = None,
+    group: str = "",
 ) -> Run:
-    """Do one run of a job in this process; SIGTERM and SIGINT cancel it cleanly."""
+    """Do one run of a job in this process, ``group``: as part of that run; SIGTERM and SIGINT cancel it cleanly."""
     clock = SystemClock()
-    run_id = f"{clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run_id = _run_id(clock)
     action = "backup" if kind == Kind.FULL else "slice"
     spec = RunSpec(
         run=run_id,
         job=job,
         paths=host.paths,
-        trigger=Trigger.MANUAL.value,
+        trigger=(Trigger.GROUP if group else Trigger.MANUAL).value,
         action=action,
         kind=kind,
         only_to=only_to,
+        group=group,
     )
     _make_state(host.paths.state)
 
@@ -231,9 +285,18 @@ def check_config(config: Path | None) -> int:
             sys.stdout.write(f"    encryption: {encryption_in_words(job.encryption)}\n")
         for warning in job.warnings:
             sys.stdout.write(f"    warning: {warning}\n")
+    for group in build_groups(host, build_jobs(host, None)):
+        due = " | ".join(group.schedule.cron) if group.schedule else _group_due(group.jobs)
+        sys.stdout.write(f"  group {group.name}: schedule {due}; jobs: {', '.join(group.jobs)}\n")
+        for note in group.notes:
+            sys.stdout.write(f"    note: {note}\n")
     for line in told:
         sys.stdout.write(f"  {line}\n")
     return EXIT_OK
+
+
+def _group_due(jobs: Sequence[str]) -> str:
+    return "from the application's settings" if APPLICATION_JOB in jobs else "only when asked"
 
 
 def _channels(host: HostConfig) -> list[str]:

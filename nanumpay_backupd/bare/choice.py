@@ -22,7 +22,10 @@ _SHOWN: Final = 5
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for on the command line; empty: not said."""
+    """What was asked for on the command line; empty: not said.
+
+    Of a group, ``holds`` (database or files) leaves only such members; ``partial``: what there is of it.
+    """
 
     place: str
     backup: str = _LATEST
@@ -32,6 +35,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     collection: str = ""
     only: tuple[str, ...] = ()
     overwrite: bool = False
+    holds: str = ""
+    partial: bool = False
     work: str = ""
     list_only: bool = False
     dry_run: bool = False

@@ -31,6 +31,7 @@ from nanumpay_backupd.bare.text import (
     plan_rows,
     reworded,
 )
+from nanumpay_backupd.bare.together import group_rows, half_done, meant_group, usable_members
 from nanumpay_backupd.bare.workshop import BACKUPS, disk_fault, readable, workshop
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import (
@@ -42,11 +43,12 @@ from nanumpay_backupd.errors import (
     NotFoundError,
     RefusedError,
 )
-from nanumpay_backupd.model import SLICES, Backup, Kind, Manifest, Outcome, Run, Trigger
+from nanumpay_backupd.model import SLICES, Backup, GroupManifest, Kind, Manifest, Outcome, Run, Trigger
 from nanumpay_backupd.moments import read_moment
 from nanumpay_backupd.once import conclude
 from nanumpay_backupd.pipeline.backup import unfinished
 from nanumpay_backupd.pipeline.chains import known
+from nanumpay_backupd.pipeline.groups import adopt_groups
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout, is_slice
 from nanumpay_backupd.pipeline.rebuild import Survey, adopt_place
@@ -197,6 +199,7 @@ class _Desk:
                 everything=True,
                 keys=keys,
             )
+            adopt_groups(self._place.name, store, Layout(self._paths.backups))
         screen.passing("")
         if not catalog.backups(limit=1) and not self._survey.unreadable:
             raise NotFoundError(
@@ -212,6 +215,8 @@ class _Desk:
         jobs = self._choice(catalog).listed()
         whole = catalog.backups(kinds=frozenset(Kind) - SLICES)
         rows = backup_rows([item for item in whole if job_of(item) in jobs], self._zone)
+        if not self._wish.job:
+            rows += group_rows(Layout(self._paths.backups), catalog, self._zone)
         for job in jobs:
             rows += moment_rows(job, known(catalog, job).ranges, self._zone)
         rows += [f"! {line}" for line in (*complaints(self._survey), *closed_row(self._survey))]
@@ -225,12 +230,12 @@ class _Desk:
 
     def _restore(self, catalog: Catalog) -> int:
         """Show the plan, ask, and restore."""
+        group = meant_group(self._wish, Layout(self._paths.backups), catalog)
+        if group is not None:
+            return self._restore_group(catalog, group)
         choice = self._choice(catalog)
-        name, order = choice.order(self._clock.now())
-        job = self._job(catalog, name, order.backup)
-        plan = foresee(self._spec(job, order, "restore-plan"), self._clock)
-        lines = plan_rows(plan, self._zone, str(self.folder.parent))
-        lines += [f"! not usable: {line}" for line in complaints(self._survey)]
+        job, order, plan = self._planned(catalog, choice)
+        lines = [f"! not usable: {line}" for line in complaints(self._survey)]
         lines += [f"! passed over: {line}" for line in choice.passed_over(plan.backup)]
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
@@ -243,6 +248,37 @@ class _Desk:
         run = self._perform(self._spec(job, order, "restore"), plan, catalog)
         self._conclude(run)
         return EXIT_CODES[run.outcome or Outcome.FAILED]
+
+    def _planned(self, catalog: Catalog, choice: Choice) -> tuple[JobSpec, RestoreOrder, RestorePlan]:
+        """Work out what is to be done, and show it."""
+        name, order = choice.order(self._clock.now())
+        job = self._job(catalog, name, order.backup)
+        plan = foresee(self._spec(job, order, "restore-plan"), self._clock)
+        sys.stdout.write("".join(f"{line}\n" for line in plan_rows(plan, self._zone, str(self.folder.parent))))
+        return job, order, plan
+
+    def _restore_group(self, catalog: Catalog, group: GroupManifest) -> int:
+        """Show the plans of all members, ask once, and restore one after the other until one does not succeed."""
+        members = usable_members(group, self._wish, catalog)
+        planned = []
+        for state in members:
+            sys.stdout.write(f"{state.member.job}, of {group.id}:\n")
+            wish = msgspec.structs.replace(self._wish, backup=state.member.backup or "", job="")
+            choice = Choice(wish, catalog, self._survey, self._place.name, self._terms.look)
+            planned.append(self._planned(catalog, choice))
+        sys.stdout.flush()
+        if self._wish.dry_run or not (self._wish.yes or _all_agreed(group.group, [plan for _, _, plan in planned])):
+            sys.stdout.write("Nothing was done.\n")
+            return EXIT_OK if self._wish.dry_run else EXIT_REFUSED
+        names = [state.member.job for state in members]
+        for at, (job, order, plan) in enumerate(planned):
+            run = self._perform(self._spec(job, order, "restore"), plan, catalog)
+            self._conclude(run)
+            if run.outcome is not Outcome.SUCCEEDED:
+                sys.stderr.write(f"nanumpay-backupd: {half_done(group, names[:at], names[at], names[at + 1 :])}\n")
+                return EXIT_CODES[run.outcome or Outcome.FAILED]
+        sys.stdout.write(f"restored: {group.id} ({', '.join(names)})\n")
+        return EXIT_OK
 
     def _perform(self, spec: RunSpec, plan: RestorePlan, catalog: Catalog) -> Run:
         """Do it in this process. The first Ctrl-C cancels it cleanly, a second one ends it at once."""
@@ -318,7 +354,7 @@ class _Desk:
         for job in self._host.jobs:
             if job.name == name and type_of(job.source) == kind:
                 return job.source
-        alone = settings_alone(kind, tuple(part.name for part in manifest.source.parts))
+        alone = settings_alone(kind, tuple(part.name for part in manifest.source.parts), os.environ)
         if alone is not None:
             return alone
         raise RefusedError(
@@ -335,6 +371,16 @@ class _Desk:
 def _stored(backup: Backup) -> str:
     """Return under which name a backup is stored at the place."""
     return next((copy.key for copy in backup.copies), backup.artifact)
+
+
+def _all_agreed(group: str, plans: list[RestorePlan]) -> bool:
+    """Ask once for all members of a group; what replaces something is asked about by the group's name."""
+    replaced = ", ".join(plan.database for plan in plans if plan.target_exists)
+    question = f"This replaces data in {replaced}. To go on, type the name of the group: " if replaced else ""
+    sys.stdout.write(question or "Restore it? [y/N] ")
+    sys.stdout.flush()
+    answer = sys.stdin.readline().strip()
+    return answer == group if replaced else answer.lower() in {"y", "yes"}
 
 
 def _agreed(plan: RestorePlan) -> bool:

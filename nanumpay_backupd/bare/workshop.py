@@ -14,7 +14,14 @@ from datetime import datetime
 from pathlib import Path
 
 from nanumpay_backupd.errors import BackupdError, ConfigError, SpaceError
-from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, SAFETY_SUFFIX, Layout, parse_artifact
+from nanumpay_backupd.pipeline.layout import (
+    GROUP_SUFFIX,
+    MANIFEST_SUFFIX,
+    SAFETY_SUFFIX,
+    Layout,
+    group_of,
+    parse_artifact,
+)
 from nanumpay_backupd.pipeline.publish import read_manifest
 from nanumpay_backupd.settings.schema import Destination, LocalDestination
 from nanumpay_backupd.stores.base import store_error
@@ -86,6 +93,9 @@ def readable(place: Destination, folder: Path) -> Iterator[Destination]:
         name = artifacts[path.stem].name if path.stem in artifacts else _promised(path)
         if path.suffix == ".json" and name:
             (shown / f"{name}{MANIFEST_SUFFIX}").symlink_to(path)
+    for path in _files(layout.groups):
+        if group_of(path.stem) and path.suffix == GROUP_SUFFIX:
+            (shown / path.name).symlink_to(path)
     yield LocalDestination(name=place.name, path=str(shown))
 
 

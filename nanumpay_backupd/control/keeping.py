@@ -15,7 +15,8 @@ from nanumpay_backupd.control.desk import Desk, find, note_deleted, to_text
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import RefusedError
 from nanumpay_backupd.model import Backup, to_builtins
-from nanumpay_backupd.pipeline.outlook import PruneLine, look, plan, plan_ahead, together, too_large
+from nanumpay_backupd.pipeline.groups import parted, read_groups
+from nanumpay_backupd.pipeline.outlook import PruneLine, gone_by, look, plan, plan_ahead, together, too_large
 from nanumpay_backupd.pipeline.pins import pin, unpin
 from nanumpay_backupd.scheduler import upcoming
 from nanumpay_backupd.settings.schema import JobSpec
@@ -51,6 +52,7 @@ class Keeping(Desk):
                 note_deleted(call, job, found)
             else:
                 found = await self._outlook(job, at, assume=assume)
+                notes += await self._parted(gone_by(found))
             notes += too_large(job, found)
             lines += to_builtins(together(job.name, found) if call.params.get("together") else found)
         return {"lines": lines, "applied": apply, "notes": notes, "at": to_text(at) if at is not None else None}
@@ -85,6 +87,11 @@ class Keeping(Desk):
             return await asyncio.to_thread(plan, job, seen, now)
         due = await asyncio.to_thread(_due, job, now, at) if assume else []
         return await asyncio.to_thread(plan_ahead, job, seen, at, due)
+
+    async def _parted(self, gone: set[str]) -> list[str]:
+        """Say which groups can be restored in part only once these backups are gone."""
+        layout = self._supervisor.layout
+        return await self._supervisor.db(lambda catalog: parted(read_groups(layout), catalog, gone))
 
     async def pin(self, call: Call) -> dict[str, Any]:
         """Answer Pin: retention leaves the backup alone until whoever pinned it lets it go."""

@@ -306,6 +306,7 @@ CAUSES: Final = {
     "publish-failed": "완성된 백업을 디스크에 확정하지 못했습니다.",
     "restore-failed": "데이터를 되돌려 넣는 데 실패했습니다.",
     "restore-incomplete": "복원된 내용이 백업과 다릅니다.",
+    "group-partial": "그룹의 백업 가운데 일부만 복원할 수 있습니다.",
     "scratch-failed": "복원 시험용 서버를 시작하지 못했습니다.",
     "settings-auth": "MongoDB 로그인 또는 설정 읽기 권한이 거부되었습니다.",
     "settings-failed": "MongoDB에서 설정을 읽지 못했습니다.",

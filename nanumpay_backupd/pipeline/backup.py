@@ -232,7 +232,7 @@ def tidy(catalog: Catalog, layout: Layout, now: datetime) -> None:
 def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the process of the run ended") -> Run:
     """Record that a run ended without a word of its own."""
     error = BackupdError(
-        f"{reason} before it was finished{unfinished(run)}",
+        f"{reason} before it was finished{_restored_by_then(run, catalog)}{unfinished(run)}",
         hint="backups committed before are untouched; look at the journal for the cause",
         code="interrupted",
         retryable=True,
@@ -244,6 +244,17 @@ def interrupt(catalog: Catalog, run: Run, now: datetime, reason: str = "the proc
     done = msgspec.structs.replace(run, ended=now, outcome=Outcome.INTERRUPTED, stages=stages, error=error_info(error))
     catalog.save_run(done)
     return done
+
+
+def _restored_by_then(run: Run, catalog: Catalog) -> str:
+    """Say, to be appended, which members of a group were restored when the run of its restore ended; else empty."""
+    if run.action != "group-restore":
+        return ""
+    members = [member for name in run.members if (member := catalog.run(name)) is not None]
+    done = [member.job for member in members if member.outcome is Outcome.SUCCEEDED]
+    others = [member.job for member in members if member.outcome is not Outcome.SUCCEEDED]
+    told = f"; restored by then: {', '.join(done) or 'nothing'}"
+    return told + (f"; begun and not finished: {', '.join(others)}" if others else "")
 
 
 def unfinished(run: Run) -> str:

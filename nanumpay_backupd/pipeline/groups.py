@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -28,6 +28,7 @@ from nanumpay_backupd.model import (
     GroupMember,
     Outcome,
     Pin,
+    Run,
     error_info,
     from_json,
     to_json,
@@ -35,19 +36,25 @@ from nanumpay_backupd.model import (
 from nanumpay_backupd.pipeline.layout import GROUP_SUFFIX, Layout, group_id, group_of
 from nanumpay_backupd.pipeline.pins import BY_GROUP, pin, unpin
 from nanumpay_backupd.settings.schema import Destination, GroupOrder, JobSpec
+from nanumpay_backupd.settings.sources import type_of
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import fsync_dir, read_json_bytes, write_atomic
 from nanumpay_backupd.system.locks import FileLock
 
 __all__ = [
+    "DONE",
     "WORST",
     "Concluded",
     "Find",
     "MemberState",
+    "Part",
     "adopt_groups",
     "all_at_once",
     "conclude",
+    "concluded_run",
+    "described",
     "drop_groups",
+    "fault_of",
     "members_as_they_are",
     "parted",
     "read_group",
@@ -62,6 +69,8 @@ Find = Callable[[str], Backup | None]
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
 _LARGEST: Final = 1 << 20
 _SECOND: Final = timedelta(seconds=1)
+DONE: Final = frozenset({Outcome.SUCCEEDED, Outcome.DEGRADED})
+"""How a run ends that made a good backup."""
 WORST: Final = (
     Outcome.CANCELLED,
     Outcome.INTERRUPTED,
@@ -161,6 +170,59 @@ def state_of(states: Iterable[MemberState]) -> str:
 # Writing and sending
 
 
+class Part(msgspec.Struct, frozen=True):
+    """How one member's part in the run of a group ended; ``run`` is None where none could be begun."""
+
+    job: JobSpec
+    outcome: Outcome
+    run: Run | None = None
+    error: ErrorInfo | None = None
+
+
+def described(run: Run, parts: Iterable[Part], catalog: Catalog, now: datetime) -> GroupManifest:
+    """Return the manifest of a group's run whose parts ended so."""
+    return GroupManifest(
+        id=group_id(run.job, run.started),
+        group=run.job,
+        run=run.id,
+        started=run.started,
+        ended=now,
+        outcome=run.outcome or Outcome.FAILED,
+        members=tuple(_described(part, catalog) for part in parts),
+    )
+
+
+def _described(part: Part, catalog: Catalog) -> GroupMember:
+    made = part.run.backup if part.run is not None and part.outcome in DONE else None
+    backup = catalog.backup(made) if made is not None else None
+    return GroupMember(
+        job=part.job.name,
+        type=type_of(part.job.source),
+        holds=part.job.source.holds.value,
+        run=part.run.id if part.run is not None else "",
+        outcome=part.outcome,
+        backup=made,
+        created=backup.created if backup is not None else None,
+        code=part.error.code if part.error is not None else "",
+        places=(LOCAL, *(destination.name for destination in part.job.destinations)) if made else (),
+    )
+
+
+def fault_of(parts: Iterable[Part]) -> ErrorInfo | None:
+    """Return the fault of the worst member, with the names of all that are not well; None: all are."""
+    bad = [part for part in parts if part.outcome is not Outcome.SUCCEEDED]
+    if not bad:
+        return None
+    worst = worst_of(part.outcome for part in bad)
+    first = next(part for part in bad if part.outcome is worst)
+    why = first.error.message if first.error is not None else worst.value
+    others = [f"{part.job.name} {part.outcome.value}" for part in bad if part is not first]
+    text = f"job {first.job.name} {worst.value}: {why}" + (f"; {', '.join(others)}" if others else "")
+    if first.error is None:
+        return ErrorInfo(code="failed", message=text)
+    return msgspec.structs.replace(first.error, message=text, retryable=False)
+
+
 class Concluded(msgspec.Struct, frozen=True):
     """A run of a group, concluded: its manifest, and the faults of places that could not take it."""
 
@@ -184,6 +246,26 @@ def conclude(order: GroupOrder, catalog: Catalog, layout: Layout, open_store: Op
         _keep(manifest, catalog, layout)
     faults = send_groups(order.jobs, catalog, layout, open_store)
     return Concluded(read_group(layout, manifest.id) or manifest, tuple(error_info(fault) for fault in faults))
+
+
+def concluded_run(
+    run: Run, parts: Sequence[Part], catalog: Catalog, layout: Layout, now: datetime, open_store: OpenStore
+) -> Run:
+    """Conclude a group's run in this process, and return its record with the outcome, which is saved."""
+    run = msgspec.structs.replace(run, outcome=worst_of(part.outcome for part in parts), error=fault_of(parts))
+    if run.outcome is not Outcome.CANCELLED and any(part.outcome in DONE for part in parts):
+        try:
+            order = GroupOrder(described(run, parts, catalog, now), tuple(part.job for part in parts))
+            done = conclude(order, catalog, layout, open_store)
+        except BackupdError as error:
+            run = msgspec.structs.replace(run, outcome=Outcome.FAILED, error=error_info(error))
+        else:
+            run = msgspec.structs.replace(run, backup=done.manifest.id)
+            if done.faults and run.outcome is Outcome.SUCCEEDED:
+                run = msgspec.structs.replace(run, outcome=Outcome.DEGRADED, error=done.faults[0])
+    run = msgspec.structs.replace(run, ended=now)
+    catalog.save_run(run)
+    return run
 
 
 @contextlib.contextmanager

@@ -333,7 +333,10 @@ class _Reader:
             path = f"group.{name}"
             if not self._is_named_table(table, path, name, (APPLICATION_JOB,)):
                 continue
-            groups.append(HostGroup(name=name, **self._values(GROUP, table, path)))
+            values = self._values(GROUP, table, path)
+            if values.get("jobs") == ():
+                self.problems.add(f"{path}.jobs", "names no job", "name those that belong together, or drop the group")
+            groups.append(HostGroup(name=name, **values))
         return tuple(groups)
 
     def _check_jobs(self, path: str, wanted: Iterable[str], known: list[str]) -> None:

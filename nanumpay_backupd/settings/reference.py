@@ -170,7 +170,7 @@ def example_toml() -> str:
     for kind, table in SOURCES.items():
         if kind != DEFAULT_TYPE:
             lines += _example(table, "[[job]]", f'name = "{kind}"', f'type = "{kind}"')
-    lines += _example(GROUP, "[group.shop]")
+    lines += _example(GROUP, "[group.site]")
     return "".join(lines)
 
 

@@ -272,6 +272,11 @@ SOURCES: Final[dict[str, Table]] = {type_of(table.record): table for table in _T
 
 
 def keys_elsewhere(kind: str) -> dict[str, str]:
-    """Return the keys that a job of that type cannot have, each with a type that has it."""
+    """Return the keys that a job of that type cannot have, each with the types that have it, quoted."""
     own = {option.key for option in SOURCES[kind].options} if kind in SOURCES else set()
-    return {option.key: other for other, table in SOURCES.items() for option in table.options if option.key not in own}
+    found: dict[str, list[str]] = {}
+    for other, table in SOURCES.items():
+        for option in table.options:
+            if option.key not in own:
+                found.setdefault(option.key, []).append(f'"{other}"')
+    return {key: " or ".join(types) for key, types in found.items()}

@@ -19,6 +19,7 @@ from nanumpay_backupd.settings.mongouri import has_password, uri_database, uri_p
 from nanumpay_backupd.settings.options import (
     CHANNEL,
     DESTINATIONS,
+    GROUP,
     JOB,
     JOB_ENCRYPTION,
     MONITOR,
@@ -613,6 +614,7 @@ def test_the_tables_describe_every_field() -> None:
         "s3",
         "ftp",
         "channels",
+        "groups",
     }
     named_elsewhere |= {table.path for table in SINGLE}
     for table in (
@@ -625,6 +627,7 @@ def test_the_tables_describe_every_field() -> None:
         MONITOR,
         PLACE_MONITOR,
         JOB_ENCRYPTION,
+        GROUP,
     ):
         fields = {field.name for field in msgspec.structs.fields(table.record)}
         keys = {option.target for option in table.options}
@@ -675,7 +678,7 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     assert [destination.name for destination in config.destinations] == ["offsite", "ftp-server", "usb"]
     keys: list[Any] = re.findall(r"(?m)^#([a-z_0-9]+) = ", example_toml())
     tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, *SOURCES.values(), RETENTION, MONITOR, PLACE_MONITOR)
-    count = sum(len(table.options) for table in (*tables, JOB_ENCRYPTION))
+    count = sum(len(table.options) for table in (*tables, JOB_ENCRYPTION, GROUP))
     assert len(keys) == count + 5 + 2 * (len(SOURCES) - 1)
 
 

@@ -18,6 +18,7 @@ from nanumpay_backupd.settings.hostfile import parse_host_file
 from nanumpay_backupd.settings.options import (
     CHANNEL,
     DESTINATIONS,
+    GROUP,
     JOB,
     JOB_ENCRYPTION,
     MONITOR,
@@ -172,7 +173,7 @@ def test_every_key_of_the_host_file_is_explained_under_its_table() -> None:
     explained = {part.title: part.arguments for part in parts}
     wanted = {
         _title(table): [option.key for option in table.options]
-        for table in (TOP, *SINGLE, CHANNEL, JOB, RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION)
+        for table in (TOP, *SINGLE, CHANNEL, JOB, RETENTION, MONITOR, PLACE_MONITOR, JOB_ENCRYPTION, GROUP)
     }
     wanted |= {
         f'[destination.NAME], type = "{kind}"': [option.key for option in table.options]

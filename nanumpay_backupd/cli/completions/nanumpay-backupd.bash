@@ -30,7 +30,7 @@ __nanumpay_backupd_options() {
         '') REPLY='--help --version --config' ;;
         serve) REPLY='--help --config' ;;
         run-once) REPLY='--help --config --kind --force --only-to --only-db --only-files' ;;
-        restore) REPLY='--help --config --from --at --job --to-db --to --collection --only --overwrite --identity --passphrase-file --work --list --dry-run --no-safety-backup --yes' ;;
+        restore) REPLY='--help --config --from --at --job --to-db --to --collection --only --only-db --only-files --partial --overwrite --identity --passphrase-file --work --list --dry-run --no-safety-backup --yes' ;;
         check-config) REPLY='--help --config' ;;
         rebuild) REPLY='--help --config' ;;
         take-over-crontab) REPLY='--help --config --user --keep-in --dry-run' ;;
