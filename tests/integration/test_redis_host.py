@@ -75,7 +75,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     pair = age_key("first")
     with (
         start_s3(root) as s3,
-        start_redis(root / "redis", appendonly="yes") as redis,
+        start_redis(root / "redis", appendonly="yes", appendfsync="always") as redis,
         open_site(Nowhere(), fill=False) as site,
     ):
         fill_with_everything(redis)
