@@ -40,7 +40,7 @@ class Host:
         self.redis = redis
         self.identity = site.folder / "identity"
         self.before = content_of(redis)
-        self.backups = {mode: self._save(mode) for mode in RedisMode}
+        self.backups: dict[str, dict[str, Any]] = {mode: self._save(mode) for mode in RedisMode}
 
     def ctl(self, *words: str) -> str:
         """Run backupctl, which has to succeed; returns what it said."""

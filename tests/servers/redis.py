@@ -256,7 +256,7 @@ def _expiry(link: Link, name: bytes) -> int:
         return int(link.ask("PEXPIRETIME", name))
     except Refusal:
         left = link.ask("PTTL", name)
-        return left if left < 0 else round(time.time() * 1000 + left, -3)
+        return int(left if left < 0 else round(time.time() * 1000 + left, -3))
 
 
 def _value(link: Link, name: bytes, kind: bytes) -> Any:
