@@ -132,7 +132,7 @@ class Client:
             raise SourceError(
                 f"MariaDB at {address(self._settings)} does not encrypt the connection, and the job requires it",
                 hint='give the server a certificate (ssl_cert, ssl_key), or write tls = "auto"',
-                code="source-unreachable",
+                retryable=False,
             )
 
     def value(self, statement: str) -> str:
