@@ -58,7 +58,7 @@ layers: tools  ## who may import whom
 man: tools  ## write completions and the keys in backupd.toml.5 anew from the parsers (tests say when it is due)
 	$(BIN)/python -m tests.pages
 
-bench: demo-tools  ## speed and memory against other ways; writes docs/benchmarks.md (some minutes, 12 GB of disk)
+bench: tools  ## speed and memory against other ways; writes docs/benchmarks.md (some minutes, 12 GB of disk)
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 deb:  ## the Debian package, into dist/ (dpkg-buildpackage and lintian; nothing else of the project is needed)

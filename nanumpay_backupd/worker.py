@@ -41,6 +41,7 @@ from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.family import adopt, end_descendants, end_family
+from nanumpay_backupd.system.heap import keep_blocks
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.process import die_with_parent, own_environment
 
@@ -301,6 +302,7 @@ def main() -> int:
     """Run as the worker process: specification on standard input, events on standard output, exit code by outcome."""
     spec = decode_spec(sys.stdin.buffer.read())
     adopt()
+    keep_blocks()
     if spec.action != "restore":  # somebody waits for that
         _be_modest()
     reporter = _PipeReporter(sys.stdout)

@@ -56,6 +56,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "mandoc": "mandoc",
     "openssl": "openssl",
     "socat": "socat",
+    "sqlite3": "sqlite3",
     "strace": "strace",
     "vsftpd": "vsftpd",
     "zsh": "zsh",

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,14 @@ ODD: Final = (
     b"x" * 250,
 )
 """Names of any bytes."""
-XATTRS: Final = {"user.note": b"any \xff bytes\n", "user.empty": b""}
+XATTRS: Final = {"user.note": b"any \xff bytes\n", "user.empty": b"", "user.a=b%c": b"="}
+_EVERYBODY: Final = 0xFFFFFFFF
+_ACL: Final = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", *entry)
+    # Owner, one more user, group, mask, others: tag, rights, who.
+    for entry in ((1, 6, _EVERYBODY), (2, 4, 12345), (4, 4, _EVERYBODY), (16, 4, _EVERYBODY), (32, 0, _EVERYBODY))
+)
+"""An access control list, as the kernel takes it."""
 _ROOT: Final = os.geteuid() == 0
 
 
@@ -61,6 +69,12 @@ def fill_tree(root: Path) -> int:
         for key, value in XATTRS.items():
             os.setxattr(root / "public" / "a", key, value)
             os.setxattr(root / "public", key, value)
+    (root / "public" / "listed").write_bytes(b"for some")
+    (root / "for some").mkdir()
+    count += 1
+    with contextlib.suppress(OSError):
+        os.setxattr(root / "public" / "listed", "system.posix_acl_access", _ACL)
+        os.setxattr(root / "for some", "system.posix_acl_default", _ACL)
     if _ROOT:
         os.mknod(root / "public" / "null", stat.S_IFCHR | 0o640, os.makedev(1, 3))
         os.chown(root / "restricted" / "tool", 12345, 54321)

@@ -354,7 +354,7 @@ class _Desk:
         for job in self._host.jobs:
             if job.name == name and type_of(job.source) == kind:
                 return job.source
-        alone = settings_alone(kind, tuple(part.name for part in manifest.source.parts))
+        alone = settings_alone(kind, tuple(part.name for part in manifest.source.parts), os.environ)
         if alone is not None:
             return alone
         raise RefusedError(

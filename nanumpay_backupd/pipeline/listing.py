@@ -123,9 +123,10 @@ class _Maker:
         """Return the index, made where it is not there yet."""
         folder = self._folder
         path = folder / f"{pieces[-1].backup.id}.db"
-        if path.exists():
+        known = TreeIndex.opened(path)
+        if known is not None:
             os.utime(path)
-            return TreeIndex.opened(path)
+            return known
         folder.mkdir(mode=0o700, exist_ok=True)
         self._tidy()
         fresh = folder / f".{path.name}.{os.getpid()}"

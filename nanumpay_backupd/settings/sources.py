@@ -7,7 +7,7 @@ the table ``[tools]``; all others from the job's table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import ClassVar
 
@@ -279,11 +279,13 @@ def type_of(source: SourceSettings | type[SourceSettings]) -> str:
     return str(source.__struct_config__.tag)
 
 
-def settings_alone(kind: str, parts: tuple[str, ...]) -> Source | None:
+def settings_alone(kind: str, parts: tuple[str, ...], environ: Mapping[str, str]) -> Source | None:
     """Return settings with which a backup that has these parts can be restored where no host file knows its job.
 
-    None: they have to say how a server is reached.
+    Redis is the one that ``REDIS_URL`` names, else this host's own. None: a server has to be named in the host file.
     """
+    if kind == type_of(RedisSource):
+        return RedisSource(url=Secret(environ.get("REDIS_URL", "").strip() or "redis://localhost:6379"))
     alone: tuple[type[SqliteSource | FilesSource], ...] = (SqliteSource, FilesSource)
     return next((settings(path=parts) for settings in alone if kind == type_of(settings)), None)
 

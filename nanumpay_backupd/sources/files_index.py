@@ -1,4 +1,4 @@
-"""What a chain of archives makes of a tree: read off the archives as they pass, and held against what is on the disk.
+"""What a chain of archives makes of a tree: read off the archives as they pass, looked up, held against the disk.
 
 Kept in a file (SQLite), so that it takes no memory however many files there are. Brings nothing back itself.
 """
@@ -6,50 +6,31 @@ Kept in a file (SQLite), so that it takes no memory however many files there are
 from __future__ import annotations
 
 import contextlib
-import grp
 import hashlib
 import os
-import pwd
 import sqlite3
-import stat
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from nanumpay_backupd.sources.files_compare import Entry, attributes_in, difference, takes_attributes
 from nanumpay_backupd.sources.files_walk import Member, TarWalk, dump_entries
 
 __all__ = ["Entry", "Findings", "TreeIndex"]
 
-_CHUNK: Final = 1 << 20
 _BATCH: Final = 500
 _SHOWN: Final = 50
 _TABLES: Final = """
 CREATE TABLE entry (
   name BLOB PRIMARY KEY, parent BLOB, kind TEXT, mode INTEGER, size INTEGER, time INTEGER, user INTEGER,
-  team INTEGER, user_name BLOB, team_name BLOB, link BLOB, device TEXT, digest BLOB, extents TEXT
+  team INTEGER, user_name BLOB, team_name BLOB, link BLOB, device TEXT, digest BLOB, extents TEXT,
+  attributes BLOB
 ) WITHOUT ROWID;
 CREATE TABLE left_out (name BLOB PRIMARY KEY) WITHOUT ROWID;
 """
-
-
-class Entry(NamedTuple):
-    """One thing in a tree; ``time`` is nanoseconds since 1970, ``extents`` where a file with holes has content."""
-
-    name: bytes
-    parent: bytes
-    kind: str
-    mode: int
-    size: int
-    time: int
-    user: int
-    group: int
-    user_name: bytes
-    group_name: bytes
-    link: bytes
-    device: str
-    digest: bytes
-    extents: str
+_PLACES: Final = ", ".join("?" * 15)
+_FORM: Final = 1
+"""Counts up with every change of the tables."""
 
 
 class Findings(NamedTuple):
@@ -68,18 +49,27 @@ class TreeIndex:
         path.unlink(missing_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         # It is thrown away after a crash.
-        self._db.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")
+        self._db.executescript(
+            f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA user_version = {_FORM}; {_TABLES}"
+        )
         self._names = tuple(names)
         self._below = tuple(name + b"/" for name in names)
         self._above = {above for name in names for above in _above(name)}
         self._steps = 0
 
     @classmethod
-    def opened(cls, path: Path) -> TreeIndex:
-        """Open one that was made before, to look things up in it."""
-        index = cls.__new__(cls)
-        index._db = sqlite3.connect(path, isolation_level=None)  # noqa: SLF001 - its own
-        return index
+    def opened(cls, path: Path) -> TreeIndex | None:
+        """Open one that was made before, to look things up in it; None: there is none, or it is of another version."""
+        if not path.exists():
+            return None
+        db = sqlite3.connect(path, isolation_level=None)
+        with contextlib.suppress(sqlite3.DatabaseError):
+            if db.execute("PRAGMA user_version").fetchone() == (_FORM,):
+                index = cls.__new__(cls)
+                index._db = db  # noqa: SLF001 - its own
+                return index
+        db.close()
+        return None
 
     def follow(self, *, contents: bool = True) -> _Reader:
         """Begin with the next archive of the chain; returns what takes it in pieces (`files_walk.TarWalk`).
@@ -102,7 +92,9 @@ class TreeIndex:
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Note what an archive holds; what it held before under that name counts no more."""
-        self._db.executemany("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", entries)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", entries
+        )
 
     def leave_out(self, names: Sequence[bytes]) -> None:
         """Note names that were there and are not in an archive: left out by rules, or not changed."""
@@ -164,13 +156,16 @@ class TreeIndex:
         """
         base = os.fsencode(tree)
         items = unknown = 0
+        attributes = takes_attributes(tree)
         found: list[str] = []
         for entry in self.entries():
             items += entry.kind != "d"
             if not owners and entry.kind in "bc":
                 unknown += 1
                 continue
-            what = _difference(base, entry, owners=owners)
+            if entry.attributes and not attributes:
+                unknown += 1
+            what = difference(base, entry, owners=owners, attributes=attributes)
             if what and len(found) < _SHOWN:
                 found.append(f"/{os.fsdecode(entry.name)!s} {what}")
         if len(found) < _SHOWN:
@@ -235,6 +230,7 @@ class _Reader(TarWalk):
             device=member.device,
             digest=b"",
             extents="",
+            attributes=attributes_in(member.records),
         )
         self._sha = hashlib.sha256()
         self._sparse = _Extents() if member.sparse else None
@@ -308,72 +304,3 @@ def _above(name: bytes) -> Iterator[bytes]:
     while b"/" in name:
         name = name[: name.rindex(b"/")]
         yield name
-
-
-def _difference(base: bytes, entry: Entry, *, owners: bool) -> str:  # noqa: PLR0911 - one for each thing that differs
-    """Say how what is on the disk differs, empty: not at all."""
-    path = base + b"/" + entry.name
-    try:
-        known = os.lstat(path)
-    except FileNotFoundError:
-        return "is not there"
-    kind = {"h": "-"}.get(entry.kind, entry.kind)
-    if stat.filemode(known.st_mode)[0] != kind and not (entry.kind == "h" and not stat.S_ISDIR(known.st_mode)):
-        return "is something else"
-    if entry.kind == "h":
-        with contextlib.suppress(OSError):
-            if os.lstat(base + b"/" + entry.link).st_ino == known.st_ino:
-                return ""
-        return f"is not the same file as /{os.fsdecode(entry.link)}"
-    if kind != "l" and stat.S_IMODE(known.st_mode) != entry.mode:
-        return f"has the mode {stat.S_IMODE(known.st_mode):04o} instead of {entry.mode:04o}"
-    if known.st_mtime_ns != entry.time:
-        return "has another time of modification"
-    if owners and (known.st_uid, known.st_gid) != (_user(entry), _group(entry)):
-        return f"belongs to {known.st_uid}:{known.st_gid} instead of {_user(entry)}:{_group(entry)}"
-    if kind == "l" and os.readlink(path) != entry.link:  # noqa: PTH115 - a name of any bytes
-        return "leads elsewhere"
-    if kind in "bc" and f"{os.major(known.st_rdev)},{os.minor(known.st_rdev)}" != entry.device:
-        return "is another device"
-    if kind == "-" and (known.st_size != entry.size or _digest(path, entry.extents) != entry.digest):
-        return "has another content"
-    return ""
-
-
-def _user(entry: Entry) -> int:
-    """Return whom tar gives it to: who has that name here, else the number."""
-    return _named_user(entry.user_name, entry.user)
-
-
-def _group(entry: Entry) -> int:
-    return _named_group(entry.group_name, entry.group)
-
-
-@cache
-def _named_user(name: bytes, number: int) -> int:
-    with contextlib.suppress(KeyError, ValueError):
-        return pwd.getpwnam(os.fsdecode(name)).pw_uid if name else number
-    return number
-
-
-@cache
-def _named_group(name: bytes, number: int) -> int:
-    with contextlib.suppress(KeyError, ValueError):
-        return grp.getgrnam(os.fsdecode(name)).gr_gid if name else number
-    return number
-
-
-def _digest(path: bytes, extents: str) -> bytes:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - a name of any bytes
-        if not extents:
-            while data := stream.read(_CHUNK):
-                digest.update(data)
-            return digest.digest()
-        numbers = [int(number) for number in extents.split()]
-        for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
-            at = offset
-            while at < offset + length and (data := os.pread(stream.fileno(), min(_CHUNK, offset + length - at), at)):
-                digest.update(data)
-                at += len(data)
-    return digest.digest()

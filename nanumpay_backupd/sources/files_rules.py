@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-__all__ = ["ALWAYS", "ASIDE", "PRESETS", "WORKING", "Rule", "Rules", "for_tar", "parse_rules"]
+__all__ = ["ALWAYS", "ASIDE", "PRESETS", "WORKING", "Here", "Rule", "Rules", "for_tar", "parse_rules"]
 
 ASIDE: Final = ".nanumpay-before-"
 """Begins the name of a folder in which a restore keeps what was there before."""
@@ -89,13 +89,20 @@ _CLASSES: Final = {
 
 
 class Rule(NamedTuple):
-    """One line: whether it takes back in, is for folders only, begins at the root, and what fits its path or name."""
+    """One line: whether it takes back in, is for folders only, begins at the root, and what fits its path.
+
+    ``name`` fits the last part of a path, where that and a fit of ``above`` to the folder are the same as a fit to the
+    whole; None: only ``fits`` tells. ``literal`` is the only name that fits, empty: there are several.
+    """
 
     text: str
     back: bool
     folders: bool
     rooted: bool
     fits: re.Pattern[str]
+    name: re.Pattern[str] | None
+    above: re.Pattern[str] | None
+    literal: str
 
 
 class Rules:
@@ -103,22 +110,54 @@ class Rules:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
-        # The last one decides, so they are tried from the end; where none takes back in, all at once.
-        self._backwards = self.rules[::-1]
-        self._any: tuple[re.Pattern[str], re.Pattern[str]] | None = None
-        if not any(rule.back for rule in self.rules):
-            self._any = (_joined(rule for rule in self.rules if not rule.folders), _joined(self.rules))
+        self._known: dict[tuple[int, ...], Here] = {}
 
     def __bool__(self) -> bool:
         return bool(self.rules)
 
     def verdict(self, path: str, *, folder: bool) -> bool | None:
         """Tell whether ``path`` (from the rules' folder on, without a slash at its ends) is out; None: nothing said."""
-        if self._any is not None:
-            return True if self._any[folder].fullmatch(path) else None
-        for rule in self._backwards:
+        # The last one decides.
+        for rule in reversed(self.rules):
             if (folder or not rule.folders) and rule.fits.fullmatch(path):
                 return not rule.back
+        return None
+
+    def within(self, folder: str) -> Here:
+        """Return the rules that may fit what is in a folder (its path from the rules' folder on, empty: that itself).
+
+        Of most folders they are the same, so it is cheap.
+        """
+        some = tuple(
+            at
+            for at, rule in enumerate(self.rules)
+            if rule.name is None or rule.above is None or rule.above.fullmatch(folder)
+        )
+        found = self._known.get(some)
+        if found is None:
+            found = self._known[some] = Here(tuple(self.rules[at] for at in some))
+        return found
+
+
+class Here:
+    """Those of some rules that may fit what is in one folder."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self._rules = rules[::-1]
+        self._literals = frozenset(rule.literal for rule in rules if rule.literal)
+        odd = [rule.name.pattern for rule in rules if rule.name is not None and not rule.literal]
+        self._odd = re.compile("|".join(f"(?:{pattern})" for pattern in odd), re.DOTALL) if odd else None
+        self._deep = any(rule.name is None for rule in rules)
+
+    def verdict(self, name: str, path: str, *, folder: bool) -> bool | None:
+        """Do as `Rules.verdict`; ``name`` is the end of ``path``."""
+        if name not in self._literals and not self._deep and (self._odd is None or not self._odd.fullmatch(name)):
+            return None
+        for rule in self._rules:
+            if folder or not rule.folders:
+                fits = rule.fits.fullmatch(path) if rule.name is None else rule.name.fullmatch(name)
+                if fits:
+                    return not rule.back
         return None
 
 
@@ -163,11 +202,26 @@ def _parse(line: str) -> Rule | None:
     text = text.removeprefix("/")
     if not text:
         raise ValueError(f"{line!r} names nothing")
+    above, slash, last = text.rpartition("/")
+    plain = "**" not in text and "[" not in text and "\\" not in text  # what has a slash in it stays whole
     try:
         fits = re.compile(_expression(text) if rooted else rf"(?:.*/)?{_expression(text)}", re.DOTALL)
+        name = re.compile(_expression(last), re.DOTALL) if plain or not slash else None
+        # A folder that is named has to be there: the "*" of "*/a" is not the folder of the rules itself.
+        there = f"(?=.){_expression(above)}" if above else ""
+        place = re.compile(there, re.DOTALL) if rooted and name is not None else None
     except re.error:
         raise ValueError(f"{line!r} is no pattern") from None
-    return Rule(text, back, folders, rooted, fits)
+    return Rule(
+        text,
+        back,
+        folders,
+        rooted,
+        fits,
+        name,
+        place,
+        last if name is not None and _SPECIAL.search(last) is None else "",
+    )
 
 
 def _trimmed(line: str) -> str:
@@ -246,12 +300,3 @@ def _escaped(text: str, at: int) -> str:
     if at == len(text):
         raise ValueError(f"{text!r} ends in a backslash")
     return text[at]
-
-
-def _joined(rules: Iterable[Rule]) -> re.Pattern[str]:
-    """Return one expression that fits what any of the rules fits; names first, since they share their beginning."""
-    rules = list(rules)
-    names = [_expression(rule.text) for rule in rules if not rule.rooted]
-    paths = [_expression(rule.text) for rule in rules if rule.rooted]
-    parts = ([rf"(?:.*/)?(?:{'|'.join(names)})"] if names else []) + paths
-    return re.compile("|".join(f"(?:{part})" for part in parts) if parts else r"(?!)", re.DOTALL)

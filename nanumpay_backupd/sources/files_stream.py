@@ -50,8 +50,14 @@ _REMEMBERED: Final = 10_000
 _SHOWN: Final = 10
 _PAUSE: Final = 0.2
 """Seconds before files that changed are read again."""
-_REST: Final = 0.001
-"""Seconds in which more may come than is there yet."""
+_ENOUGH: Final = 256 << 10
+"""Bytes in the pipe that are worth handing on."""
+_ROOM: Final = 2 * _ENOUGH
+"""Bytes that a pipe has to take, if the end of an archive is to stay in it."""
+_REST: Final = 1
+"""Milliseconds between two looks at the pipe."""
+_PATIENCE: Final = 10
+"""Looks after which what little there is is handed on."""
 _KILLED: Final = -9
 
 
@@ -167,25 +173,26 @@ class TarStream(Stream):
 
     def _carry(self, source: int) -> None:
         """Hand on all that comes but the end."""
-        ready = select.poll()
-        ready.register(source, select.POLLIN)
-        while True:
-            ended = any(event & select.POLLHUP for _, event in ready.poll())
+        if fcntl.fcntl(source, fcntl.F_GETPIPE_SZ) >= _ROOM:
+            self._leave_end(source)
+        while data := os.read(source, _HELD):
+            self._keep(data)
+
+    def _leave_end(self, source: int) -> None:
+        """Hand on what comes without copying it; what may be the end is left in the pipe until nothing follows."""
+        ended = select.poll()
+        ended.register(source, 0)
+        before = quiet = 0
+        while not ended.poll(_REST):
             waiting = _waiting(source)
-            if waiting < _HELD and not ended and not self._stopped.wait(_REST):
-                waiting = _waiting(source)
-            if not waiting:
-                data = os.read(source, _HELD)
-                if not data:
-                    return
-                self._keep(data)
-                continue
-            if waiting > _HELD:
+            quiet = quiet + 1 if waiting == before else 0
+            if waiting >= _ENOUGH or (waiting > _HELD and quiet > _PATIENCE):
+                # What was held of an archive before comes first.
                 self._write(self._held)
                 self._held = b""
                 self._splice(source, waiting - _HELD)
                 waiting = _HELD
-            self._keep(os.read(source, waiting))
+            before = waiting
 
     def _keep(self, data: bytes) -> None:
         """Hold back the end of what came, hand on what is before it."""

@@ -16,6 +16,7 @@ from typing import Final
 
 __all__ = [
     "allocated_bytes",
+    "begin_writing",
     "can_punch_holes",
     "disk_size",
     "drop_cache",
@@ -37,6 +38,8 @@ __all__ = [
 _FALLOC_FL_KEEP_SIZE: Final = 0x01
 _FALLOC_FL_PUNCH_HOLE: Final = 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
@@ -206,6 +209,11 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     if _libc.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+
+
+def begin_writing(fd: int, offset: int, length: int) -> None:
+    """Let the kernel begin to write a range of a file to its disk, and wait for nothing; proves nothing."""
+    _libc.sync_file_range(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
 
 
 def can_punch_holes(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from typing import IO, Final
 
 import msgspec
 
-from nanumpay_backupd.system.files import punch_hole
+from nanumpay_backupd.system.files import begin_writing, punch_hole
 from nanumpay_backupd.transforms.codec import Codec
 
 __all__ = ["BLOCK", "ArchiveResult", "GrowingArchive", "writer_into"]
@@ -33,6 +33,8 @@ _LOOK_EVERY: Final = 8
 _TAR_BLOCK: Final = 512
 _TAR_RECORD: Final = 10240
 _COPY: Final = 4 << 20
+_STRETCH: Final = 16 << 20
+"""Bytes that are sent to the disk at once, so that at the end there is little left to wait for."""
 _FILE_MODE: Final = 0o644
 _DIR_MODE: Final = 0o755
 
@@ -272,12 +274,18 @@ class GrowingArchive:
 
 
 def writer_into(stream: IO[bytes]) -> Callable[[bytes], None]:
-    """Return what writes all of each piece into an unbuffered file."""
+    """Return what writes all of each piece into an unbuffered file; it goes to the disk while more comes."""
+    written = sent = 0
 
     def write(data: bytes) -> None:
+        nonlocal written, sent
         view = memoryview(data)
         while view:
             view = view[stream.write(view) :]
+        written += len(data)
+        if written - sent >= _STRETCH:
+            begin_writing(stream.fileno(), sent, written - sent)
+            sent = written
 
     return write
 

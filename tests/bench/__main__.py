@@ -19,7 +19,7 @@ from tests.servers.environment import clean_environment
 
 clean_environment()
 
-from tests.bench import crowd, encrypted, redis, restores, slices  # noqa: E402
+from tests.bench import crowd, encrypted, files, redis, restores, slices, sql  # noqa: E402
 from tests.bench.measure import Peak, rss, settle, timed  # noqa: E402
 from tests.bench.site import DATABASE, SETTINGS, Site, median_of  # noqa: E402
 from tests.bulk_data import load_bulk  # noqa: E402
@@ -79,6 +79,8 @@ def main() -> int:
         with start_mongod(folder / "db", replica_set=True) as server:
             _measure(folder, server, report, options)
         redis.measure(folder, report, options.rounds)
+        sql.measure(folder, report, options.rounds)
+        files.measure(folder, report, options.rounds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _write(report, options)

@@ -125,7 +125,7 @@ def test_a_backup_is_listed_as_the_tree_at_its_moment(site: Site) -> None:
     evolve(site.tree)
     last = site.increment()
     top = {line.path: line for line in site.listed(full).entries}
-    assert top.keys() == {str(site.tree / name) for name in ("empty", "public", "restricted", "storage")}
+    assert top.keys() == {str(site.tree / name) for name in ("empty", "for some", "public", "restricted", "storage")}
     assert top[str(site.tree / "restricted")].mode == "drwx-wx--T"
     page = site.listed(last, site.tree, recursive="yes")
     now = read_tree(site.tree, (*LEFT_OUT, "store room/other.log"))

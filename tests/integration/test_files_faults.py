@@ -207,7 +207,7 @@ def test_huge_files_with_holes_stay_small(tmp_path: Path) -> None:
 
 def _content(path: Path) -> list[tuple[int, bytes]]:
     """Return what is in a file between its holes."""
-    found = []
+    found: list[tuple[int, bytes]] = []
     with path.open("rb") as stream:
         end = 0
         while True:

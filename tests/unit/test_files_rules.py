@@ -91,6 +91,7 @@ def _with_git(root: Path) -> set[str]:
 
 @settings(max_examples=250, deadline=None)
 @given(top=_RULES, middle=_RULES, deep=_RULES)
+@example([], [], ["*/a"])
 @example(["*", "!*/", "!a.b"], ["a.b"], ["!a"])
 @example(["a/**/a", "**/-", "b/**"], [], [])
 @example(["\\!a", "\\#a", "#a", "a\\ "], ["!b"], ["/a", "!a/"])
