@@ -145,8 +145,13 @@ class Groups:
                 code="job-disabled",
             )
         members = members_of(group, self._house.jobs, kind)
-        active = await self._begin(name, trigger, "group")
         chosen = [job for job in members if job.enabled or force]
+        if not chosen:
+            names = ", ".join(job.name for job in members)
+            raise RefusedError(
+                f"every job of group {name} that is meant is disabled", hint=f"{names}: enable one, or use --force"
+            )
+        active = await self._begin(name, trigger, "group")
         for job in members:
             if job not in chosen:
                 self._warn(active, f"job {job.name} is disabled: it is left out")
@@ -234,7 +239,7 @@ class Groups:
                 self._house.say(active.run.id, f"job {job.name} is running already; its end is waited for")
                 await _either(other.ended, active.halted)
                 continue
-            with contextlib.suppress(BusyError):  # somebody was quicker
+            try:
                 part = await self._house.start_run(
                     job.name,
                     Trigger.GROUP,
@@ -243,13 +248,17 @@ class Groups:
                     restore=order,
                     group=active.run.id,
                 )
-                active.parts.append(part)
-                on_part(part)
-                if active.halted.is_set():
-                    part.cancel(active.cancelled_by)
-                active.run = msgspec.structs.replace(active.run, members=(*active.run.members, part.run.id))
-                await self._save(active)
-                return part
+            except BusyError:
+                if lane(job.name, action) not in self._house.active:
+                    raise
+                continue  # somebody was quicker
+            active.parts.append(part)
+            on_part(part)
+            if active.halted.is_set():
+                part.cancel(active.cancelled_by)
+            active.run = msgspec.structs.replace(active.run, members=(*active.run.members, part.run.id))
+            await self._save(active)
+            return part
         raise _halted()
 
     # Making a group

@@ -124,6 +124,8 @@ def _run_group(host: HostConfig, name: str, holds: SourceKind | None, *, force: 
     if not group.enabled and not force:
         raise RefusedError(f"group {name} is disabled", hint="enable it in its settings, or use --force")
     members = [job for job in members_of(group, {job.name: job for job in jobs}, holds) if job.enabled or force]
+    if not members:
+        raise RefusedError(f"every job of group {name} that is meant is disabled", hint="enable one, or use --force")
     clock = SystemClock()
     run = new_run(_run_id(clock), name, Trigger.MANUAL, clock.now(), "group")
     _make_state(host.paths.state)

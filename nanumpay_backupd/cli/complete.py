@@ -62,6 +62,17 @@ def _backups(client: Client) -> Words:
         yield backup["id"], f"{backup['kind']} of {backup['job']}, {backup['state']}, {_size(backup['size'])}"
 
 
+def _groups(client: Client) -> Words:
+    for group in client.call("ListJobs").get("groups") or ():
+        yield group["name"], f"group of {', '.join(group['jobs'])}"
+
+
+def _made(client: Client) -> Words:
+    """What runs of groups made."""
+    for made in client.call("ListBackups", {"limit": _BACKUPS}).get("groups") or ():
+        yield made["id"], f"group {made['group']}, {made['state']}"
+
+
 def _runs(client: Client) -> Words:
     for run in client.call("ListRuns", {"limit": _RUNS})["runs"]:
         yield run["id"], f"{run.get('action') or 'backup'} of {run['job']}, {run.get('outcome') or 'running'}"
@@ -91,7 +102,9 @@ WORDS: dict[str, Callable[[Client], Words]] = {
     "channels": _channels,
     "collections": _collections,
     "destinations": _destinations,
+    "groups": _groups,
     "jobs": _jobs,
+    "made": _made,
     "named": _named,
     "remote": _remote,
     "running": _running,

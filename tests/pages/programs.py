@@ -42,7 +42,13 @@ _WORDS: Final[Mapping[str, str]] = {
     "TIME": "latest",
     "USER": "",
 }
-_SPECIAL: Final[Mapping[tuple[str, str], str]] = {("cancel", "RUN"): "@running"}
+_SPECIAL: Final[Mapping[tuple[str, str], str]] = {
+    ("cancel", "RUN"): "@running",
+    ("list", "JOB"): "@jobs @groups",
+    ("restore", "BACKUP|latest"): "latest @backups @made @groups",
+    ("run", "JOB"): "@jobs @groups",
+    ("show", "BACKUP|RUN"): "latest @backups @runs @made",
+}
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from nanumpay_backupd.model import (
     from_json,
     to_json,
 )
+from nanumpay_backupd.pipeline.backup import interrupt
 from nanumpay_backupd.pipeline.groups import (
     WORST,
     Part,
@@ -51,11 +52,10 @@ from nanumpay_backupd.pipeline.groups import (
 from nanumpay_backupd.pipeline.layout import Layout, backup_id, group_id, group_of, parse_artifact
 from nanumpay_backupd.pipeline.prune import delete_copy
 from nanumpay_backupd.plans import Plans, Task
-from nanumpay_backupd.settings.document import AppSettings
 from nanumpay_backupd.settings.grouping import build_groups
 from nanumpay_backupd.settings.hostfile import parse_host_file
 from nanumpay_backupd.settings.merge import build_jobs
-from nanumpay_backupd.settings.schema import Destination, GroupOrder, LocalDestination, SourceKind
+from nanumpay_backupd.settings.schema import AppSettings, Destination, GroupOrder, LocalDestination, SourceKind
 from nanumpay_backupd.settings.selection import members_of
 from nanumpay_backupd.settings.sources import FilesSource
 from nanumpay_backupd.stores.base import Store
@@ -424,3 +424,20 @@ def test_a_manifest_outlives_a_newer_format() -> None:
     raw = to_json(manifest).replace(b'"format":1', b'"format":1,"whole":false,"more":[]')
     assert from_json(GroupManifest, raw) == manifest
     assert manifest.whole
+
+
+def test_a_restore_that_was_cut_off_says_how_far_it_came(scene: Scene) -> None:
+    """What the daemon finds after its own death: which members are restored, and which was begun."""
+    done = Run(id="m1", job="shop", trigger=Trigger.GROUP, started=NOW, action="restore", outcome=Outcome.SUCCEEDED)
+    cut = Run(id="m2", job="files", trigger=Trigger.GROUP, started=NOW, action="restore", outcome=Outcome.INTERRUPTED)
+    run = Run(
+        id="g", job="all", trigger=Trigger.MANUAL, started=NOW, action="group-restore", members=("m1", "m2", "gone")
+    )
+    for one in (done, cut, run):
+        scene.catalog.save_run(one)
+    ended = interrupt(scene.catalog, run, NOW)
+    assert ended.error is not None
+    assert "restored by then: shop; begun and not finished: files" in ended.error.message
+    made = interrupt(scene.catalog, msgspec.structs.replace(run, action="group"), NOW)
+    assert made.error is not None
+    assert "restored" not in made.error.message

@@ -10,14 +10,14 @@ __backupctl_takes() {
         'run --format') REPLY='bson json' ;;
         'run --kind') REPLY='full incremental differential' ;;
         'run --only-to') REPLY=@destinations ;;
-        'run 1') REPLY=@jobs ;;
+        'run 1') REPLY='@jobs @groups' ;;
         'cancel 1') REPLY=@running ;;
         'wait --timeout') REPLY='' ;;
         'runs -n') REPLY='' ;;
         'runs 1') REPLY=@jobs ;;
         'list -n') REPLY='' ;;
-        'list 1') REPLY=@jobs ;;
-        'show 1') REPLY='latest @backups @runs' ;;
+        'list 1') REPLY='@jobs @groups' ;;
+        'show 1') REPLY='latest @backups @runs @made' ;;
         'ls 1') REPLY=@backups ;;
         'ls 2') REPLY=@files ;;
         'timeline 1') REPLY=@jobs ;;
@@ -29,7 +29,7 @@ __backupctl_takes() {
         'restore --only') REPLY=@files ;;
         'restore --option') REPLY='' ;;
         'restore --from') REPLY=@destinations ;;
-        'restore 1') REPLY='latest @backups' ;;
+        'restore 1') REPLY='latest @backups @made @groups' ;;
         'restore 2') REPLY=latest ;;
         'verify --job') REPLY=@jobs ;;
         'verify --level') REPLY='checksum structure restore' ;;
@@ -79,7 +79,7 @@ __backupctl_options() {
         show) REPLY='--help --socket --json --color' ;;
         ls) REPLY='--recursive --help --socket --json --color' ;;
         timeline) REPLY='--help --socket --json --color' ;;
-        restore) REPLY='--at --job --swap --to-db --to --collection --only --overwrite --option --from --only-db --only-files --partial --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
+        restore) REPLY='--at --job --swap --to-db --to --collection --only --overwrite --active-only --option --from --only-db --only-files --partial --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
         verify) REPLY='--job --level --from --no-wait --help --socket --json --color' ;;
         drill) REPLY='--backup --from --no-wait --help --socket --json --color' ;;
         swaps) REPLY='--yes --help --socket --json --color' ;;

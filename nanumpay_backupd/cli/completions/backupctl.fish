@@ -64,7 +64,7 @@ complete -c backupctl -n '__backupctl_in status' -l watch -d 'keep showing it un
 complete -c backupctl -n '__backupctl_in -' -a jobs -d 'list the jobs'
 
 complete -c backupctl -n '__backupctl_in -' -a run -d 'make a backup now and watch it'
-complete -c backupctl -n '__backupctl_at run 1' -k -a '(__backupctl_words jobs)'
+complete -c backupctl -n '__backupctl_at run 1' -k -a '(__backupctl_words jobs groups)'
 complete -c backupctl -n '__backupctl_in run' -l no-wait -d 'start it and return at once'
 complete -c backupctl -n '__backupctl_in run' -l force -d 'run although the job is disabled'
 complete -c backupctl -n '__backupctl_in run' -l collection -x -k -a '(__backupctl_words collections)' -d 'only this collection (DB.C where a job has all databases)'
@@ -88,12 +88,12 @@ complete -c backupctl -n '__backupctl_in runs' -s n -x -d 'show only the newest 
 complete -c backupctl -n '__backupctl_in runs' -l slices -d 'also those that only saved changes'
 
 complete -c backupctl -n '__backupctl_in -' -a list -d 'list backups and where their copies are, newest first'
-complete -c backupctl -n '__backupctl_at list 1' -k -a '(__backupctl_words jobs)'
+complete -c backupctl -n '__backupctl_at list 1' -k -a '(__backupctl_words jobs groups)'
 complete -c backupctl -n '__backupctl_in list' -s n -x -d 'show only the newest N'
 complete -c backupctl -n '__backupctl_in list' -l slices -d 'also the slices of changes, with what each covers'
 
 complete -c backupctl -n '__backupctl_in -' -a show -d 'show a backup, a run or a group\'s backup in detail'
-complete -c backupctl -n '__backupctl_at show 1' -k -a 'latest (__backupctl_words backups runs)'
+complete -c backupctl -n '__backupctl_at show 1' -k -a 'latest (__backupctl_words backups runs made)'
 
 complete -c backupctl -n '__backupctl_in -' -a ls -d 'list the files that a backup holds'
 complete -c backupctl -n '__backupctl_at ls 1' -k -a '(__backupctl_words backups)'
@@ -104,7 +104,7 @@ complete -c backupctl -n '__backupctl_in -' -a timeline -d 'show which moments c
 complete -c backupctl -n '__backupctl_at timeline 1' -k -a '(__backupctl_words jobs)'
 
 complete -c backupctl -n '__backupctl_in -' -a restore -d 'bring a backup back to where it came from, or to another place'
-complete -c backupctl -n '__backupctl_at restore 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_at restore 1' -k -a 'latest (__backupctl_words backups made groups)'
 complete -c backupctl -n '__backupctl_at restore 2' -a 'latest' -d 'of the group that is named'
 complete -c backupctl -n '__backupctl_in restore' -l at -x -a 'latest' -d 'as of this moment (see below)'
 complete -c backupctl -n '__backupctl_in restore' -l job -x -k -a '(__backupctl_words jobs)' -d 'with --at: name of a job (default: as for run)'
@@ -114,6 +114,7 @@ complete -c backupctl -n '__backupctl_in restore' -l to -x -k -a '(__backupctl_w
 complete -c backupctl -n '__backupctl_in restore' -l collection -x -k -a '(__backupctl_words collections)' -d 'only this collection'
 complete -c backupctl -n '__backupctl_in restore' -l only -r -F -d 'only this part or path; may be repeated'
 complete -c backupctl -n '__backupctl_in restore' -l overwrite -d 'what is there may be replaced (other sources than MongoDB)'
+complete -c backupctl -n '__backupctl_in restore' -l active-only -d 'of n8n: only workflows that were active (--option active-only=yes)'
 complete -c backupctl -n '__backupctl_in restore' -l option -x -d 'what the source knows besides'
 complete -c backupctl -n '__backupctl_in restore' -l from -x -k -a '(__backupctl_words destinations)' -d 'take the copy at this destination'
 complete -c backupctl -n '__backupctl_in restore' -l only-db -d 'of a group: only what is of a database'

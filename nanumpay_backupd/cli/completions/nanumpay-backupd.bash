@@ -18,7 +18,7 @@ __nanumpay_backupd_takes() {
         'restore --identity') REPLY=@files ;;
         'restore --passphrase-file') REPLY=@files ;;
         'restore --work') REPLY=@dirs ;;
-        'restore 1') REPLY='latest @backups' ;;
+        'restore 1') REPLY='latest @backups @made @groups' ;;
         'take-over-crontab --user') REPLY='' ;;
         'take-over-crontab --keep-in') REPLY=@dirs ;;
         *) return 1 ;;

@@ -67,7 +67,7 @@ complete -c nanumpay-backupd -n '__nanumpay_backupd_in run-once' -l only-db -d '
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in run-once' -l only-files -d 'only what saves files: of a group, or without JOB of all enabled jobs, one after the other'
 
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in -' -a restore -d 'restore on a machine that has nothing but the copies'
-complete -c nanumpay-backupd -n '__nanumpay_backupd_at restore 1' -k -a 'latest (__nanumpay_backupd_words backups)'
+complete -c nanumpay-backupd -n '__nanumpay_backupd_at restore 1' -k -a 'latest (__nanumpay_backupd_words backups made groups)'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l from -x -k -a '(__nanumpay_backupd_words named) (__fish_complete_directories)' -d 's3://bucket/prefix, ftp(s)://user@host/path, a folder, or a destination of the host file'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l at -x -a 'latest' -d 'the moment to restore, to the second (see below)'
 complete -c nanumpay-backupd -n '__nanumpay_backupd_in restore' -l job -x -k -a '(__nanumpay_backupd_words jobs)' -d 'whose backups, where there are several jobs'
