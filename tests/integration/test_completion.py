@@ -297,7 +297,7 @@ class TestWords:
         command = [sys.executable, "-m", "nanumpay_backupd.cli", "complete", *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
 
-    @pytest.mark.parametrize("kind", WORDS)
+    @pytest.mark.parametrize("kind", sorted(WORDS.keys() - {"groups", "made"}))
     def test_every_kind_has_words_and_remarks(self, kind: str, daemon: tuple[CannedDaemon, Path]) -> None:
         """A word a line, newest first where there is an order, and something about it behind a tab."""
         done = self.complete("--socket", str(daemon[1]), kind)
@@ -305,6 +305,26 @@ class TestWords:
         lines = done.stdout.splitlines()
         assert lines
         assert all(len(line.split("\t")) == 2 and all(line.split("\t")) for line in lines)
+
+    def test_groups(self, tmp_path: Path) -> None:
+        """Their names, and what their runs made; where there are none, nothing."""
+        group = {"name": "shop", "jobs": ["nanumpay", "files"], "enabled": True, "schedule": [], "timezone": "UTC"}
+        made = {"id": "shop-group-2026-11-21T02-00-00", "group": "shop", "run": "r", "outcome": "succeeded"}
+        made |= {"started": "2026-11-21T02:00:00Z", "ended": "2026-11-21T02:00:09Z", "state": "whole"}
+        path = tmp_path / "control.sock"
+        with canned_daemon(path) as server:
+            assert self.complete("--socket", str(path), "groups", "made").stdout == ""
+            server.replies["ListJobs"] = {"jobs": [job()], "groups": [{**group, "notes": []}]}
+            server.replies["ListBackups"] = {
+                "backups": [],
+                "hidden_slices": 0,
+                "groups": [{**made, "members": [], "sent": []}],
+            }
+            done = self.complete("--socket", str(path), "groups", "made")
+        assert done.stdout.splitlines() == [
+            "shop\tgroup of nanumpay, files",
+            "shop-group-2026-11-21T02-00-00\tgroup shop, whole",
+        ]
 
     def test_several_kinds(self, daemon: tuple[CannedDaemon, Path]) -> None:
         """Are answered one after the other."""
