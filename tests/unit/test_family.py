@@ -38,8 +38,10 @@ def test_a_family_is_found_counted_and_ended() -> None:
         process.stdout.readline()
         # A child has its parent's name until it has become another program.
         names = ["sh", "sleep", "sleep", "sleep", "sleep"]
-        while sorted(member.name for member in (found := members(process.pid))[1:]) != names:
+        found = members(process.pid)
+        while sorted(member.name for member in found[1:]) != names:
             time.sleep(0.01)
+            found = members(process.pid)
         family = descendants(process.pid)
         assert [member.pid for member in found] == [process.pid, *family]
         assert found[0].memory > 60 << 20
