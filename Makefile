@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-quick test-pitr test-s3-lock test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick test-pitr test-s3-lock test-n8n test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ test-pitr: tools  ## five minutes of random writes, sixty moments restored and c
 test-s3-lock: tools  ## Object Lock and versions at a real server (Ceph, 64 Debian packages)
 	@$(PYTHON) tests/setup_tools.py s3-lock
 	NANUMPAY_TEST_S3_LOCK=1 $(BIN)/python -m pytest tests/integration/test_s3_lock.py $(PYTEST_ARGS)
+
+test-n8n: tools  ## n8n itself, installed into .tools/n8n (1.6 GB); RECORD=1 writes its recorded answers anew
+	@$(PYTHON) tests/setup_tools.py n8n
+	NANUMPAY_TEST_REAL_N8N=1 NANUMPAY_RECORD_N8N=$(RECORD) $(BIN)/python -m pytest -k n8n \
+		tests/contract/test_sources.py tests/integration/test_n8n.py $(PYTEST_ARGS)
 
 test-system: tools  ## the package on a booted Debian 12 (root; five minutes): install, daily life, upgrade, purge
 	@$(MAKE) --no-print-directory --jobs=2 deb system-image

@@ -50,7 +50,7 @@ WORDS: Final[dict[str, Words]] = {
     "mariadb": Words("MariaDB or MySQL", "row", "rows", "table", "tables", "행 {count}개"),
     "postgresql": Words("PostgreSQL", "row", "rows", "table", "tables", "행 {count}개"),
     "sqlite": Words("SQLite", "row", "rows", "database", "databases", "행 {count}개"),
-    "n8n": Words("n8n", "workflow", "workflows", "folder", "folders", "워크플로 {count}개"),
+    "n8n": Words("n8n", "workflow", "workflows", "workflow", "workflows", "워크플로 {count}개"),
 }
 _OTHER: Final = Words("another program", "item", "items", "part", "parts", "항목 {count}개")
 
@@ -61,6 +61,10 @@ def words_for(kind: str) -> Words:
 
 
 def counted(kind: str, items: int, parts: int) -> str:
-    """Return what a backup of that type of source holds: ``1,204 keys in 3 databases``; without parts, the items."""
+    """Return what a backup of that type of source holds: ``1,204 keys in 3 databases``.
+
+    Without parts, and where each item is a part of its own: the items.
+    """
     words = words_for(kind)
-    return f"{words.count_items(items)} in {words.count_parts(parts)}" if parts else words.count_items(items)
+    told = parts and words.parts != words.items
+    return f"{words.count_items(items)} in {words.count_parts(parts)}" if told else words.count_items(items)

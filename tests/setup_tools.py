@@ -1,9 +1,9 @@
 """Sets up what demo, tests and benchmark need: .venv, single tools, system packages. Standard library only.
 
 Run by `make` with the system's Python: ``python3 tests/setup_tools.py demo`` or ``test`` (demo needs fewer system
-packages), or ``s3-lock`` for what only one target needs. Everything lands in .venv and .tools of the project, except
-system packages, which apt installs. When all is there it ends within a second. A second call waits for the first.
-Nothing that the product itself uses lives here.
+packages), or ``s3-lock`` or ``n8n`` for what only one target needs. Everything lands in .venv and .tools of the
+project, except system packages, which apt installs. When all is there it ends within a second. A second call waits for
+the first. Nothing that the product itself uses lives here.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "gpg-agent": "gpg-agent",
     "gpgconf": "gpgconf",
     "groff": "groff-base",
+    "jq": "jq",
     "man": "man-db",
     "mandoc": "mandoc",
     "openssl": "openssl",
@@ -92,10 +93,10 @@ class SetupError(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Set up for ``demo`` or ``test``; for ``deb`` or ``system`` only the system packages. Return an exit code."""
+    """Set up for ``demo`` or ``test``; for the others only what they need besides. Return an exit code."""
     wanted = argv[1] if len(argv) > 1 else "test"
-    if wanted not in ("demo", "test", *ONLY_PACKAGES):
-        print("usage: setup_tools.py [demo|test|deb|system|s3-lock]", file=sys.stderr)
+    if wanted not in ("demo", "test", "n8n", *ONLY_PACKAGES):
+        print("usage: setup_tools.py [demo|test|deb|system|s3-lock|n8n]", file=sys.stderr)
         return 2
     try:
         if sys.version_info < (3, 11):  # noqa: UP036 - run by whatever python3 is
@@ -104,6 +105,9 @@ def main(argv: Sequence[str]) -> int:
         with _one_at_a_time():
             if wanted in ONLY_PACKAGES:
                 install([package for package in ONLY_PACKAGES[wanted] if not _is_installed(package)])
+                return 0
+            if wanted == "n8n":
+                n8n()
                 return 0
             system_packages(DEMO_COMMANDS if wanted == "demo" else TEST_COMMANDS)
             virtual_environment()
@@ -248,6 +252,14 @@ def redis() -> None:
         )
         starter.chmod(0o755)
     shutil.rmtree(cache)
+
+
+def n8n() -> None:
+    """Install n8n; raises SetupError."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    missing = importlib.import_module("setup_n8n").install_n8n(TOOLS, _run_quietly, _say)
+    if missing:
+        raise SetupError(missing)
 
 
 def debian_packages(names: Sequence[str], folder: Path) -> None:

@@ -188,6 +188,7 @@ def plan_rows(plan: RestorePlan, zone: tzinfo, work: str) -> list[str]:
         ("before", _before(plan, work)),
     ]
     lines = [f"{name.ljust(11)}{text}" for name, text in rows]
+    lines += [f"  {line}" for line in plan.changes]
     return [*lines, *(f"! {warning}" for warning in plan.warnings)]
 
 

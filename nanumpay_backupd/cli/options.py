@@ -240,6 +240,7 @@ Any moment of a range can be restored to the second: backupctl restore latest --
                 {"metavar": "PART", "action": "append", "help": "only this part or path; may be repeated"},
             ),
             _flag("--overwrite", "what is there may be replaced (other sources than MongoDB)"),
+            _flag("--active-only", "of n8n: only workflows that were active (--option active-only=yes)"),
             ("--option", {"metavar": "KEY=VALUE", "action": "append", "help": "what the source knows besides"}),
             _FROM,
             _flag("--only-db", "of a group: only what is of a database"),

@@ -8,7 +8,7 @@ from nanumpay_backupd.cli.actions import watched
 from nanumpay_backupd.cli.context import PATIENT, Context
 from nanumpay_backupd.cli.together import is_group, restore_group
 from nanumpay_backupd.errors import EXIT_OK, EXIT_REFUSED, BackupdError, UsageError
-from nanumpay_backupd.wording import words_for
+from nanumpay_backupd.wording import counted, words_for
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["plan_lines", "restore"]
 
 _SHOWN = 6
+_LINES = 50
 _LATEST = "latest"
 
 
@@ -61,7 +62,7 @@ def restore(context: Context) -> int:
 
 def _of_others(args: Any) -> Reply:
     """Return what can be said about other sources than MongoDB."""
-    options = {}
+    options = {"active-only": "yes"} if args.active_only else {}
     for text in args.option or ():
         key, equals, value = text.partition("=")
         if not equals or not key:
@@ -130,8 +131,15 @@ def plan_lines(context: Context, params: Reply, plan: Reply) -> list[str]:
         *_target_rows(plan),
     ]
     lines = [f"{name.ljust(11)}{text}" for name, text in rows]
+    lines += _changes(plan.get("changes") or [])
     lines += [f"{screen.paint(screen.mark('warn'), 'yellow')} {text}" for text in plan["warnings"]]
     return [*lines, ""]
+
+
+def _changes(changes: list[str]) -> list[str]:
+    """Say what becomes of what is there, line by line, as far as that can be read on a screen."""
+    more = [f"  and {len(changes) - _LINES} more: see --dry-run --json"] if len(changes) > _LINES else []
+    return [*(f"  {line}" for line in changes[:_LINES]), *more]
 
 
 def _into(screen: Screen, plan: Reply) -> str:
@@ -198,7 +206,7 @@ def _brings(plan: Reply) -> str:
 def _target_rows(plan: Reply) -> list[tuple[str, str]]:
     """Say what is there now and what becomes of it."""
     words = words_for(_kind(plan))
-    there = f"{words.count_items(plan['target_documents'])} in {words.count_parts(plan['target_collections'])}"
+    there = counted(_kind(plan), plan["target_documents"], plan["target_collections"])
     if not plan["target_documents"] and _kind(plan) != "mongodb":
         there = words.count_parts(plan["target_collections"])
     safety = "a safety backup of what is there is made" if plan["safety_backup"] else "no safety backup is made"

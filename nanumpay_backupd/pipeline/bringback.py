@@ -172,6 +172,7 @@ def _plan(pieces: tuple[Piece, ...], order: RestoreOrder, goal: Goal, *, safe: b
         safety_backup=safe,
         warnings=tuple(warnings),
         source=first.manifest.source.type,
+        changes=goal.changes,
     )
 
 

@@ -28,7 +28,8 @@ class RestorePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a restore will do, as it is shown before; ``moment`` is the time that the data then is of.
 
     ``documents`` and ``bytes`` (before compression) are 0 for an archive of the old program: they are not known.
-    ``source`` is the type of source; of any but MongoDB ``collections`` are its parts and ``database`` is the place.
+    ``source`` is the type of source; of any but MongoDB ``collections`` are its parts, ``database`` is the place, and
+    ``changes`` may say line by line what becomes of what is there.
     """
 
     backup: str
@@ -49,6 +50,7 @@ class RestorePlan(msgspec.Struct, frozen=True, kw_only=True):
     safety_backup: bool
     warnings: tuple[str, ...] = ()
     source: str = "mongodb"
+    changes: tuple[str, ...] = ()
 
 
 def choose_copy(backup: Backup, source: str, places: Iterable[str]) -> Copy:

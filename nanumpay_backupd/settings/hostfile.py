@@ -69,6 +69,8 @@ _LIMIT: Final = 1 << 20
 _NESTED: Final = {"nanumpay": ("s3", "ftp", "retention", "monitor", "encryption", "retry", "limits")}
 _OWN: Final = (APPLICATION_DESTINATION, LOCAL)
 """Places that need no table; how long to keep there, and what counts as well, may be said in one of that name."""
+_ALL: Final = "all"
+"""Every copy is encrypted, which is also so for jobs that do not say it."""
 _SAID: Final = frozenset({"retention", "monitor"})
 _TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
@@ -154,7 +156,7 @@ class _Reader:
             record = next(table.record for table in SINGLE if table.path == f"nanumpay.{name}")
             tables["nanumpay"][name] = record(**tables.pop(f"nanumpay.{name}"))
         tables["nanumpay"]["retention"] = self._retention(raw, "nanumpay.retention")
-        self._common = {name: tables[name] for name in ("retry", "limits")}
+        self._common = {name: tables[name] for name in ("retry", "limits", "encryption")}
         tables["nanumpay"] |= self._own(raw.get("nanumpay"), "nanumpay")
         self._check_blackout("limits", tables["limits"])
         tables["nanumpay"]["monitor"] = self._monitor(raw, "nanumpay.monitor")
@@ -421,8 +423,19 @@ class _Reader:
         encryption = self._values(JOB_ENCRYPTION, said, f"{path}.encryption")
         self._check_encryption(f"{path}.encryption", said, encryption, own=True)
         values["encryption"] = EncryptionOptions(**encryption)
+        if source is not None and source.sealed_only and not self._seals_all(values["encryption"]):
+            self.problems.add(
+                f"{path}.{source.sealed_only}",
+                "would be readable by whoever has a copy: not every copy is encrypted",
+                'write [encryption] with a method and scope = "all", or save it as it is',
+            )
         values |= self._own(raw, path)
         return HostJob(**{**values, "source": source}) if "name" in values and source is not None else None
+
+    def _seals_all(self, own: EncryptionOptions) -> bool:
+        """Tell whether every copy of a job is encrypted, by its own table or that of all."""
+        common = EncryptionOptions(**self._common["encryption"])
+        return (own if own.method else common).on and (own.scope or common.scope or _ALL) == _ALL
 
     def _source(self, kind: str, found: Values, path: str, mongodb: MongoConnection) -> Source | None:
         """Return what a job saves, None where its type or what it needs is not said, which was noted before."""

@@ -105,7 +105,10 @@ _MAYBE_CRON: Final = Cron(off=True)
 _OBJECTIVE: Final = Duration("0s", "365d")
 _PROTECTION: Final = (
     Option(
-        "incremental", _MAYBE_CRON, "When the changes since the last slice are saved (replica set).", '"0 */6 * * *"'
+        "incremental",
+        _MAYBE_CRON,
+        "When the changes since the last slice are saved (of a replica set, MariaDB, files).",
+        '"0 */6 * * *"',
     ),
     Option("pitr", Duration("0s", "1d"), "Save the changes continuously, this often; `0s`: not.", '"60s"'),
     Option("differential", _MAYBE_CRON, "When all changes since the last full are saved in one piece.", '"0 12 * * *"'),

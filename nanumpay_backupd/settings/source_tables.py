@@ -7,6 +7,7 @@ from typing import Final
 from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
     Choice,
+    Command,
     Duration,
     Flag,
     Folders,
@@ -16,6 +17,7 @@ from nanumpay_backupd.settings.kinds import (
     PathRules,
     SecretValue,
     Text,
+    Url,
     Whole,
 )
 from nanumpay_backupd.settings.redisurl import Databases, RedisUrl
@@ -23,6 +25,8 @@ from nanumpay_backupd.settings.sources import (
     FilesSource,
     MariadbSource,
     MongoSource,
+    N8nCredentials,
+    N8nSource,
     PostgresSource,
     RedisMode,
     RedisSource,
@@ -209,6 +213,57 @@ _TABLES: Final = (
                 "Also the roles' password hashes; that takes `pg_read_all_data` or a superuser.",
                 "true",
             ),
+        ),
+    ),
+    Table(
+        "job",
+        N8nSource,
+        "Workflows and credentials of an n8n ([sources/n8n.md](sources/n8n.md)).",
+        (
+            Option("url", Url(), "Its address.", '"https://n8n.example.com"', required=True),
+            Option("api_key", SecretValue(), "A key of its API.", '{ credential = "n8n-key" }', required=True),
+            Option(
+                "ca_file",
+                AbsolutePath(as_text=True, empty=True),
+                "Who vouches for its certificate.",
+                '"/etc/n8n/ca.crt"',
+                default="the system's authorities",
+            ),
+            Option(
+                "credentials",
+                Choice(*N8nCredentials),
+                "What of the credentials: nothing, as n8n encrypts them, or readable (only where `[encryption]` "
+                "covers all copies).",
+                '"none"',
+            ),
+            Option(
+                "command",
+                Command(),
+                "How the program n8n is run, for the credentials.",
+                '["/usr/bin/docker", "exec", "-i", "n8n", "n8n"]',
+                default="none",
+            ),
+            Option(
+                "user_folder",
+                AbsolutePath(as_text=True, empty=True),
+                "Its N8N_USER_FOLDER: the folder that holds `.n8n`.",
+                '"/var/lib/n8n"',
+                default="the home of the service's user",
+            ),
+            Option(
+                "environment_file",
+                AbsolutePath(as_text=True, empty=True),
+                "A file with variables that it runs with, such as those of its database.",
+                '"/etc/n8n/env"',
+            ),
+            Option(
+                "encryption_key",
+                SecretValue(),
+                "n8n's encryption key, of which a fingerprint is kept.",
+                '{ credential = "n8n-encryption-key" }',
+                default="looked for in `environment_file` and `user_folder`",
+            ),
+            Option("timeout", Duration("1s", "1h"), "How long its silence is waited for.", '"60s"'),
         ),
     ),
 )

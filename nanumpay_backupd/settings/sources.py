@@ -23,6 +23,8 @@ __all__ = [
     "FilesSource",
     "MariadbSource",
     "MongoSource",
+    "N8nCredentials",
+    "N8nSource",
     "PostgresSource",
     "RedisMode",
     "RedisSource",
@@ -56,6 +58,11 @@ class SourceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def described(self) -> str:
         """Return what is backed up, in a few words without secrets, for ``backupctl jobs``."""
         return type_of(self)
+
+    @property
+    def sealed_only(self) -> str:
+        """Return the key because of which every copy has to be encrypted by us, empty: none asks for it."""
+        return ""
 
     def conflicts(self) -> Iterator[tuple[str, str, str]]:
         """Yield what does not fit together in a job's table: the key, the reason, the fix (see `problems.Problems`)."""
@@ -270,7 +277,55 @@ class PostgresSource(SourceSettings, frozen=True, tag="postgresql"):
             yield "passwords", "is of no use without accounts", "write accounts = true, or leave it out"
 
 
-Source = MongoSource | RedisSource | SqliteSource | FilesSource | MariadbSource | PostgresSource
+class N8nCredentials(StrEnum):
+    """What is saved of the credentials of n8n: nothing, as they are (encrypted with n8n's key), or readable."""
+
+    NONE = "none"
+    ENCRYPTED = "encrypted"
+    DECRYPTED = "decrypted"
+
+
+class N8nSource(SourceSettings, frozen=True, tag="n8n"):
+    """The workflows of an n8n, by its public interface at ``url``, and its credentials by ``command``.
+
+    ``command`` is how the program n8n is run, arguments of its own come behind it. It runs with the variables of
+    ``environment_file`` and with ``user_folder`` as N8N_USER_FOLDER. ``encryption_key`` is n8n's own, of which only a
+    fingerprint is kept; empty: looked for where that n8n has it. ``timeout`` (seconds) is how long silence is waited
+    for.
+    """
+
+    url: str
+    api_key: Secret
+    ca_file: str = ""
+    credentials: str = N8nCredentials.ENCRYPTED
+    command: tuple[str, ...] = ()
+    user_folder: str = ""
+    environment_file: str = ""
+    encryption_key: Secret = Secret("")
+    timeout: float = 60.0
+
+    @property
+    def described(self) -> str:
+        """See `SourceSettings.described`."""
+        return f"n8n at {self.url}"
+
+    @property
+    def sealed_only(self) -> str:
+        """See `SourceSettings.sealed_only`."""
+        return "credentials" if self.credentials == N8nCredentials.DECRYPTED else ""
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `SourceSettings.conflicts`."""
+        if self.credentials != N8nCredentials.NONE and not self.command:
+            fix = 'name the program, such as ["/usr/bin/n8n"], or write credentials = "none"'
+            yield "command", "is missing: n8n gives credentials to its own program only", fix
+        if not self.command:
+            for key in ("user_folder", "environment_file"):
+                if getattr(self, key):
+                    yield key, "is of no use without command", "name the command, or leave it out"
+
+
+Source = MongoSource | RedisSource | SqliteSource | FilesSource | MariadbSource | PostgresSource | N8nSource
 """Every record; msgspec tells them apart by ``type``."""
 
 

@@ -260,7 +260,8 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 
     ``server`` says at which server or host, ``place`` where there, both for people and without secrets. ``parts`` are
     those that are brought back. ``there`` names what stands at their place now, holding ``there_documents`` (0 also
-    where nobody counts); ``drops`` what of it the backup does not hold, and goes.
+    where nobody counts); ``drops`` what of it the backup does not hold, and goes. ``changes`` says, one line for each
+    thing, what becomes of it, where that can be told beforehand.
     """
 
     server: str
@@ -269,6 +270,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     there: tuple[str, ...] = ()
     there_documents: int = 0
     drops: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

@@ -11,6 +11,7 @@ from nanumpay_backupd.settings.sources import (
     FilesSource,
     MariadbSource,
     MongoSource,
+    N8nSource,
     PostgresSource,
     RedisSource,
     SourceSettings,
@@ -56,6 +57,10 @@ def open_driver(settings: SourceSettings) -> Driver:
         from nanumpay_backupd.sources.postgresql import PostgresDriver
 
         return PostgresDriver(settings)
+    if isinstance(settings, N8nSource):
+        from nanumpay_backupd.sources.n8n import N8nDriver
+
+        return N8nDriver(settings)
     raise InternalError(f"there is no driver for sources of the type {type_of(settings)!r}")
 
 

@@ -212,16 +212,8 @@ def _parse(line: str) -> Rule | None:
         place = re.compile(there, re.DOTALL) if rooted and name is not None else None
     except re.error:
         raise ValueError(f"{line!r} is no pattern") from None
-    return Rule(
-        text,
-        back,
-        folders,
-        rooted,
-        fits,
-        name,
-        place,
-        last if name is not None and _SPECIAL.search(last) is None else "",
-    )
+    literal = last if name is not None and _SPECIAL.search(last) is None else ""
+    return Rule(text, back, folders, rooted, fits, name, place, literal)
 
 
 def _trimmed(line: str) -> str:

@@ -183,7 +183,7 @@ class TarStream(Stream):
         ended = select.poll()
         ended.register(source, 0)
         before = quiet = 0
-        while not ended.poll(_REST):
+        while not ended.poll(_REST if quiet <= _PATIENCE else _PATIENCE * _REST):
             waiting = _waiting(source)
             quiet = quiet + 1 if waiting == before else 0
             if waiting >= _ENOUGH or (waiting > _HELD and quiet > _PATIENCE):

@@ -201,7 +201,7 @@ def read_said(line: bytes) -> Said:
     bare = text.partition(": ")[2] or text
     if (
         bare.startswith(("Removing leading `/'", "Exiting with failure", "Total bytes", "A lone zero"))
-        or "file is on a different filesystem" in bare
+        or "is on a different filesystem" in bare
         or "contains a cache directory tag" in bare
         or "Directory is new" in bare
     ):

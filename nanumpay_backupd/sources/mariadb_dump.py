@@ -32,6 +32,8 @@ FOLDER: Final = "databases"
 DATABASES: Final = "create-databases.sql"
 ACCOUNTS: Final = "accounts.sql"
 _PIPE_BYTES: Final = 1 << 20
+_SHORT: Final = 1 << 17
+_REST: Final = 0.002
 _PACKET: Final = "--max-allowed-packet=1G"
 _ENDED_SECONDS: Final = 60.0
 _SHOWN: Final = 3
@@ -178,6 +180,9 @@ class MariadbDump(Dump):
                     for mark, span in self._reader.feed(piece):
                         files.take(mark, span, self._reader.database)
                     files.flush()
+                    if len(piece) < _SHORT:
+                        # The tool writes by 4 KiB: a short rest, so that more is there, costs it nothing.
+                        self._child.wait(_REST)
                 if not self._child.wait():
                     self._reader.finish()
         except (BackupdError, OSError, UnicodeError) as error:

@@ -31,6 +31,8 @@ FOLDER: Final = "databases"
 GLOBALS: Final = "globals.sql"
 _GLOBALS_END: Final = b"-- PostgreSQL database cluster dump complete"
 _PIPE_BYTES: Final = 1 << 20
+_SHORT: Final = 1 << 14
+_REST: Final = 0.002
 _BEGUN_SECONDS: Final = 30.0
 _ENDED_SECONDS: Final = 60.0
 _SHOWN: Final = 3
@@ -190,6 +192,9 @@ class PgDump(Dump):
                     while view:
                         view = view[output.write(view) :]
                     take(piece)
+                    if len(piece) < _SHORT:
+                        # The tool writes by few KiB: a short rest, so that more is there, costs it nothing.
+                        child.wait(_REST)
         except BaseException:
             child.resume()
             child.kill()

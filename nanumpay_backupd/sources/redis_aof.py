@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final, NamedTuple
@@ -135,15 +135,17 @@ class AofWalk:
     """Walks an append-only file that comes in pieces: an RDB file first, or not, then commands; a `Checker`.
 
     ``whole`` is how many bytes stand before the end of the last command that is whole and in no open transaction.
+    ``on_command`` gets the data in which a command stands whole, and where.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, on_command: Callable[[bytes, int], object] | None = None) -> None:
         self.count = 0
         self.whole = 0
         self.began: str = ""
         self._commands = 0
         self._sum = 0
         self._name = name
+        self._on_command = on_command
         self._rdb: RdbWalk | None = None
         self._data = b""
         self._fed = 0
@@ -208,6 +210,8 @@ class AofWalk:
     def _note(self, data: bytes, at: int, after: int, base: int) -> None:
         if data[at] != 35:  # an annotation (#TS:…) is no command
             self.count += 1
+            if self._on_command is not None:
+                self._on_command(data, at)
             head = data[at : at + 24].upper()
             if head.startswith(b"*1\r\n$5\r\nMULTI"):
                 self._multi = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ from nanumpay_backupd.sources.redis_link import Link, Refusal, Server, command, 
 from nanumpay_backupd.sources.redis_restore import Plan, wanted_keys
 from nanumpay_backupd.sources.redis_values import Asking
 
-__all__ = ["compare_keys"]
+__all__ = ["compare_keys", "compare_lots"]
 
 _LINE_AND_FOOTER: Final = 2 + FOOTER
 _TOLD: Final = 20
@@ -30,33 +31,46 @@ def compare_keys(settings: RedisSource, files: list[Path], plan: Plan) -> Compar
     Keys that have expired meanwhile cannot be compared. A key that stands twice, because SCAN told it twice, is
     compared as it stands last.
     """
+    numbers = tuple(plan.numbers.values())
+    return compare_lots(settings, lambda: wanted_keys(files, plan), numbers, existing=plan.existing)
+
+
+def compare_lots(
+    settings: RedisSource, lots: Callable[[], Iterable[Keys | bytes]], numbers: tuple[int, ...] = (), existing: str = ""
+) -> Comparison:
+    """Compare keys that ``lots`` yields each time it is called; raises SourceError and what it raises.
+
+    ``numbers`` are the databases that are meant; with ``existing`` empty (the word) nothing else may be in them, and
+    with skip what differs is what was there.
+    """
     with Link(settings) as link:
-        comparing = _Comparing(link, look_at(link), plan)
+        comparing = _Comparing(link, look_at(link), numbers)
         with link.faults():
-            for keys in wanted_keys(files, plan):
+            for keys in lots():
                 if isinstance(keys, Keys):
                     comparing.take(keys)
             comparing.end()
-            comparing.look_again(files)
-            return comparing.result()
+            comparing.look_again(lots)
+            return comparing.result(existing)
 
 
 class _Comparing:
     """One comparison under way."""
 
-    def __init__(self, link: Link, server: Server, plan: Plan) -> None:
+    def __init__(self, link: Link, server: Server, numbers: tuple[int, ...]) -> None:
         self._link = link
-        self._plan = plan
         self._asking = Asking(link, server, timed=True)
         self._asked = Keys(-1)
-        self._counts: dict[int, int] = dict.fromkeys(plan.numbers.values(), 0)
+        self._counts: dict[int, int] = dict.fromkeys(numbers, 0)
         self._differing: dict[tuple[int, bytes], str] = {}
         self._gone = 0
 
     def take(self, keys: Keys) -> None:
         """Ask for some keys, and compare those that were asked for before: so the server is not waited for."""
+        if not keys.names:
+            return
         self._asking.ask(keys.names, command("SELECT", keys.database))
-        self._counts[keys.database] += len(keys.names)
+        self._counts[keys.database] = self._counts.get(keys.database, 0) + len(keys.names)
         self.end()
         self._asked = keys
 
@@ -79,13 +93,13 @@ class _Comparing:
                 if what:
                     self._differing[keys.database, name] = what
 
-    def look_again(self, files: list[Path]) -> None:
+    def look_again(self, lots: Callable[[], Iterable[Keys | bytes]]) -> None:
         """Compare those that differ once more as they stand last."""
         if not self._differing or len(self._differing) > _LOOKED_AGAIN:
             return
         last: dict[tuple[int, bytes], Keys] = {}
         twice = 0
-        for keys in wanted_keys(files, self._plan):
+        for keys in lots():
             if isinstance(keys, Keys):
                 for at, name in enumerate(keys.names):
                     if (keys.database, name) in self._differing:
@@ -116,7 +130,7 @@ class _Comparing:
             return f"is a {type_name(found[0])}, in the backup a {type_name(wanted[0])}"
         return f"holds another {type_name(found[0])} than in the backup"
 
-    def result(self) -> Comparison:
+    def result(self, existing: str) -> Comparison:
         """Say what was found; where the databases were emptied before, nothing else may be there either."""
         differences = [
             f"db{database}: {name.decode('utf-8', 'backslashreplace')[:100]!r} {what}"
@@ -124,10 +138,10 @@ class _Comparing:
         ]
         if len(self._differing) > _TOLD:
             differences.append(f"{len(self._differing) - _TOLD:,} further keys")
-        if self._plan.existing == "skip":
+        if existing == "skip":
             # What was there stayed as it was.
             self._gone, differences = self._gone + len(self._differing), []
-        if self._plan.existing == "empty":
+        if existing == "empty":
             for database, count in self._counts.items():
                 self._link.ask("SELECT", database)
                 there = self._link.ask("DBSIZE")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from nanumpay_backupd.sources.redis_link import Link, Refusal
 from nanumpay_backupd.sources.redis_restore import Plan
 from nanumpay_backupd.sources.redis_source import checker_of
 from nanumpay_backupd.system.files import fsync_dir, fsync_file, is_disk_full, remove_tree, rename
+from nanumpay_backupd.system.sandbox import way_out
 
 __all__ = ["FolderRestore", "compare_files", "look_at_folder", "place_files"]
 
@@ -61,7 +63,7 @@ def look_at_folder(settings: RedisSource, manifest: Manifest, plan: Plan, *, ove
         place=str(folder),
         parts=manifest.source.parts,
         there=there,
-        warnings=(steps.format(folder=folder),),
+        warnings=(steps.format(folder=folder), *_not_known(settings, folder)),
     )
 
 
@@ -76,8 +78,7 @@ def _user_of(folder: Path, settings: RedisSource) -> str:
     with contextlib.suppress(BackupdError, Refusal, OSError, EOFError), Link(settings) as link:
         answer = link.ask("CONFIG", "GET", "dir")
         # Only a server of this host: a path elsewhere says nothing of the folder here.
-        local = link.place.socket or link.place.host in ("localhost", "127.0.0.1", "::1")
-        if local and len(answer) == 2 and Path(os.fsdecode(answer[1])).resolve() == folder.resolve():
+        if _is_local(link) and len(answer) == 2 and Path(os.fsdecode(answer[1])).resolve() == folder.resolve():
             return f"Redis at {link.place.address}"
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
@@ -87,6 +88,21 @@ def _user_of(folder: Path, settings: RedisSource) -> str:
             if name in _SERVERS and (process / "cwd").samefile(folder):
                 return f"{name} (process {process.name})"
     return ""
+
+
+def _not_known(settings: RedisSource, folder: Path) -> Iterator[str]:
+    """Say that the job's server, which is of this host and runs, does not tell us where it works."""
+    with contextlib.suppress(BackupdError, OSError, EOFError), Link(settings) as link:
+        if not _is_local(link):
+            return
+        try:
+            link.ask("CONFIG", "GET", "dir")
+        except Refusal:
+            yield f"Redis at {link.place.address} runs; if it works in {folder}, stop it first"
+
+
+def _is_local(link: Link) -> bool:
+    return bool(link.place.socket) or link.place.host in ("localhost", "127.0.0.1", "::1")
 
 
 class FolderRestore(Restoring):
@@ -130,7 +146,8 @@ class FolderRestore(Restoring):
                 )
             raise ToolError(
                 f"the files could not be brought into the data folder: {error.strerror}",
-                hint="who runs this must be allowed to write there",
+                hint=way_out(Path(self._folder))
+                or "who runs this must be allowed to write there (docs/sources/redis.md)",
                 code="restore-failed",
             )
         if error is not None:

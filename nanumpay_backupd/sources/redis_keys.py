@@ -268,6 +268,8 @@ def keys_in(path: Path) -> Iterator[Keys | bytes]:
         while piece := stream.read(_PIECE):
             walk(piece)
             yield from gathered.taken(walk.version if isinstance(walk, RdbWalk) else 0)
+            if isinstance(walk, RdbWalk) and walk.ended:  # commands may follow
+                break
     if isinstance(walk, KeysWalk):
         walk(b"")
     elif walk.functions:

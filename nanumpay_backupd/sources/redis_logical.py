@@ -198,7 +198,8 @@ class LogicalDump(ThreadedDump):
         expiries, payloads = self._asking.read(len(names))
         if b"" in payloads:
             there = [at for at, payload in enumerate(payloads) if payload]
-            names, expiries, payloads = [[of[at] for at in there] for of in (names, expiries, payloads)]  # type: ignore[assignment, index]
+            names = [names[at] for at in there]
+            expiries, payloads = [expiries[at] for at in there], [payloads[at] for at in there]
         files.add(names, expiries, payloads)
         self._count = sum(self._done.values()) + files.count
         if names:

@@ -13,6 +13,7 @@ from nanumpay_backupd.errors import BackupdError, ToolError
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import RedisMode, RedisSource
 from nanumpay_backupd.sources.base import Comparison, Goal, Restoring, Scratch, Wanted
+from nanumpay_backupd.sources.redis_aof_compare import compare_aof
 from nanumpay_backupd.sources.redis_compare import compare_keys
 from nanumpay_backupd.sources.redis_folder import FolderRestore
 from nanumpay_backupd.sources.redis_link import Link, look_at, read_version
@@ -176,17 +177,12 @@ class _Loading(RedisTarget):
         return _Load(self._scratch, FolderRestore(folder, manifest, plan))
 
     def compare(self, manifest: Manifest, wanted: Wanted, work: Path) -> Comparison:  # noqa: ARG002
-        """Compare the keys one by one; what an AOF leads to only the server can tell, so then they are counted."""
-        settings = self._scratch.settings
-        if manifest.source.facts.get("mode") == RedisMode.SNAPSHOT:
-            plan = plan_of(manifest, Wanted())
-            return compare_keys(settings, files_of(self._scratch.data, manifest, plan), plan)
-        with Link(settings) as link:
-            server = look_at(link)
-        keys = sum(server.keys.values())
-        failed = server.info.get("aof_enabled") != "1" or server.info.get("aof_last_write_status") != "ok"
-        differences = ("the server did not load the append-only files",) if failed else ()
-        return Comparison(documents=keys, parts=len(server.keys), differences=differences)
+        """Compare the keys one by one; of an AOF those that no command can have changed."""
+        settings, folder = self._scratch.settings, self._scratch.data
+        if manifest.source.facts.get("mode") != RedisMode.SNAPSHOT:
+            return compare_aof(settings, folder, manifest)
+        plan = plan_of(manifest, Wanted())
+        return compare_keys(settings, files_of(folder, manifest, plan), plan)
 
 
 class _Load(Restoring):

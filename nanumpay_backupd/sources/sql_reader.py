@@ -78,6 +78,8 @@ class Mark(Enum):
 class SqlReader:
     """Takes a dump piece by piece; the memory is that of its longest line that is no row.
 
+    A reader that is not ``hashing`` is for a dump that is read again: it believes that a text holds no line feed.
+
     ``tables`` counts the rows by database and table, ``sizes`` the bytes of their sections; ``programs`` counts
     triggers, routines and events by database, ``views`` views.
     ``facts`` are the position in the binary log as the dump tells it. With ``hashing``
@@ -175,7 +177,7 @@ class SqlReader:
         self._into = (self.database, unquoted(found["table"]))
         if self._ended or self._into not in self.tables:
             raise _broken(f"holds rows of {self._into[1]!r}, but not that table")
-        self._rows = _Rows()
+        self._rows = _Rows(strict=self._hashing)
         return found.end()
 
     def _line(self, line: bytes) -> Mark:
@@ -247,9 +249,13 @@ class SqlReader:
 
 
 class _Rows:
-    """The rows of one INSERT: counts them by line where each has its own, else by their parentheses."""
+    """The rows of one INSERT: counts them by line where each has its own, else by their parentheses.
 
-    def __init__(self) -> None:
+    Only a ``strict`` one makes sure that each line is a row: that takes as long as all the rest.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
         self.count = 0
         self.ended = False
         self._by_line = False
@@ -292,11 +298,12 @@ class _Rows:
             found = data.find(_LAST_ROW, at)
             stop = found + 3 if found >= 0 else len(data)
         self.ended = found >= 0
-        across = seam[: held + stop - at].find(_ROW_BREAK)
-        new = data.count(_ROW_BREAK, at, stop) + (1 if 0 <= across < held else 0)
-        self.count += new
-        self._breaks += new
-        self._lines += data.count(b"\n", at, stop)
+        lines = data.count(b"\n", at, stop)
+        if self._strict:
+            across = seam[: held + stop - at].find(_ROW_BREAK)
+            self._breaks += data.count(_ROW_BREAK, at, stop) + (1 if 0 <= across < held else 0)
+            self._lines += lines
+        self.count += lines
         self._tail = (self._tail + data[max(at, stop - 3) : stop])[-3:]
         if self.ended and self._lines != self._breaks:
             raise _broken("holds a line within its rows that is no row")

@@ -6,6 +6,7 @@ A new one is a class here (or in a module of its own, imported here) and its pla
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ class Participant(ABC):
     It is made once for all tests of the suite; a test that changes something brings it back by `fill`.
     """
 
-    secret: ClassVar[str] = ""
+    secret: str = ""
     """A password in the settings, which must be seen nowhere; empty: it has none."""
     restores: ClassVar[bool] = True
     """Whether it has a `Driver`, whose target and scratch place are asked too; MongoDB has tests of its own."""
@@ -213,6 +214,14 @@ def _postgres(folder: Path) -> Iterator[Participant]:
         yield participant
 
 
+@contextlib.contextmanager
+def _n8n(folder: Path, *, real: bool = False) -> Iterator[Participant]:
+    from tests.contract.n8n_participant import played_n8n, real_n8n
+
+    with (real_n8n if real else played_n8n)(folder) as participant:
+        yield participant
+
+
 PARTICIPANTS: Final[dict[str, Callable[[Path], contextlib.AbstractContextManager[Participant]]]] = {
     "mongodb": _mongodb,
     "redis": _redis,
@@ -221,5 +230,8 @@ PARTICIPANTS: Final[dict[str, Callable[[Path], contextlib.AbstractContextManager
     "files": _files,
     "mariadb": _mariadb,
     "postgresql": _postgres,
+    "n8n": _n8n,
+    # By make test-n8n only: it takes 1.6 GB, and four seconds each time that its program is run.
+    **({"n8n, the real one": partial(_n8n, real=True)} if os.environ.get("NANUMPAY_TEST_REAL_N8N") else {}),
 }
 """Each by the type of its settings, and behind a comma what is special: makes it in an empty folder."""

@@ -20,7 +20,7 @@ import pytest
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, NotFoundError, VerifyError
-from nanumpay_backupd.model import LOCAL, Backup, BackupState, Kind, Manifest, Outcome, Run
+from nanumpay_backupd.model import LOCAL, Backup, BackupState, Kind, Manifest, Outcome, Run, Stage, StageRecord
 from nanumpay_backupd.pipeline.bringback import plan_bringing_back
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import Recorder
@@ -36,11 +36,12 @@ from nanumpay_backupd.settings.schema import (
 from nanumpay_backupd.settings.sources import type_of
 from nanumpay_backupd.sources.base import WHOLE, Dump, FolderSource, Harvest, Stream, StreamSource, Wanted
 from nanumpay_backupd.sources.factory import open_driver, open_source
+from nanumpay_backupd.system.files import free_bytes
 from nanumpay_backupd.wording import WORDS
 from nanumpay_backupd.worker import execute
 from tests.contract.participants import PARTICIPANTS, Participant
 from tests.keys import age_key
-from tests.workbench import Ear, SetClock, job_spec
+from tests.workbench import Ear, SetClock, job_spec, small_disk
 
 pytestmark = pytest.mark.servers
 
@@ -135,6 +136,11 @@ def test_it_is_called_by_name(source: Participant) -> None:
     assert source.settings.described
     assert not source.secret or source.secret not in source.settings.described + repr(source.settings)
     assert type_of(source.settings) in WORDS
+
+
+def test_its_settings_take_increments_where_it_makes_them(able: Participant) -> None:
+    """A job may have ``incremental`` and the like exactly where its source makes increments."""
+    assert able.settings.increments == bool(open_source(able.settings).kinds & {Kind.INCREMENTAL, Kind.DIFFERENTIAL})
 
 
 def test_preflight_tells_and_writes_nothing(source: Participant, tmp_path: Path) -> None:
@@ -383,6 +389,29 @@ def test_a_cancelled_run_leaves_nothing(source: Participant, site: Site, stage: 
     assert site.backups() == []
     assert not [path for path in site.layout.backups.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert not [number for number in _children() if number not in before]
+
+
+def test_a_disk_that_fills_up_is_told_and_harms_nothing(source: Participant, tmp_path: Path) -> None:
+    """Where the room goes during the dump the run fails with ``no-space``, clears up, and works with room again."""
+    with small_disk(tmp_path / "backups", 160 << 20) as disk:
+        site = Site(tmp_path, source)
+
+        def fill(record: StageRecord) -> None:
+            if record.stage is Stage.DUMP and record.ended is None:
+                with (disk / "foreign").open("wb") as stream:
+                    os.posix_fallocate(stream.fileno(), 0, free_bytes(disk) - (8 << 10))
+
+        site.ear.stage = fill  # type: ignore[method-assign]
+        run = site.run()
+        assert run.outcome is Outcome.FAILED
+        assert run.error is not None
+        assert (run.error.code, bool(run.error.hint)) == ("no-space", True), run.error
+        assert not source.secret or source.secret not in run.error.message
+        assert [path.name for path in disk.iterdir() if path.is_file()] == ["foreign"]
+        assert not any(site.layout.staging.glob("*/*"))
+        (disk / "foreign").unlink()
+        site.ear = Ear()
+        good(site.run())
 
 
 def test_damage_of_the_artifact_is_found(source: Participant, site: Site) -> None:

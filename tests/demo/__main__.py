@@ -18,7 +18,7 @@ from tests.servers.environment import clean_environment
 clean_environment()
 
 from nanumpay_backupd.errors import BackupdError  # noqa: E402
-from tests.demo import proof, story, undo  # noqa: E402
+from tests.demo import more, proof, story, undo  # noqa: E402
 from tests.demo.house import KEPT, House, stop_kept  # noqa: E402
 from tests.demo.play import change_settings, how_to_play  # noqa: E402
 from tests.demo.scene import Scene  # noqa: E402
@@ -42,6 +42,7 @@ _STEPS: Final[tuple[Step, ...]] = (
     proof.restore_by_hand,
     undo.undo_an_accident,
     proof.retain,
+    more.protect_more,
 )
 
 

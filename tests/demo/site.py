@@ -24,13 +24,14 @@ from nanumpay_backupd.system.process import die_with_parent
 from tests.demo.teller import DemoError
 from tests.servers.ftp import start_pyftpdlib
 from tests.servers.mongod import start_mongod
+from tests.servers.redis import start_redis
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY, start_s3
 
 __all__ = ["LOGS", "Answer", "Site"]
 
 Answer = dict[str, Any]
 
-LOGS: Final = ("daemon.log", "mongod/mongod.log", "rclone.log", "servers.log")
+LOGS: Final = ("daemon.log", "mongod/mongod.log", "rclone.log", "redis/redis.log", "servers.log")
 _DAEMON_SECONDS: Final = 20.0
 _STOP_SECONDS: Final = 60.0
 
@@ -151,6 +152,7 @@ class _Servers:
             "mongod": self._mongod,
             "s3": self._s3,
             "ftp": self._ftp,
+            "redis": self._redis,
             "daemon": self._daemon,
             "keep": self._keep,
         }
@@ -180,6 +182,10 @@ class _Servers:
         place = server.destination()
         login = {"username": place.username, "password": place.password.reveal()}
         return {"host": place.host, "port": place.port, "path": place.path, "folder": f"ftp{place.path}", **login}
+
+    def _redis(self) -> Answer:
+        server = self._stack.enter_context(start_redis(self._folder / "redis"))
+        return {"url": server.settings().url.reveal(), "port": server.port}
 
     def _daemon(self, argv: Sequence[str], environment: Mapping[str, str]) -> Answer:
         process = self._stack.enter_context(self._running("daemon", argv, environment))

@@ -162,6 +162,7 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("list",), "ListBackups"),
         (("show", "latest"), "DescribeBackup"),
         (("show", RUN), "DescribeRun"),
+        (("ls", "latest"), "ListFiles"),
         (("settings",), "GetSettings"),
         (("doctor",), "Doctor"),
         (("test", "app"), "TestDestination"),
@@ -372,6 +373,8 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("runs", "--slices"),
         ("list", "nanumpay", "--slices"),
         ("timeline", "nanumpay"),
+        ("ls", "latest", "/srv/app/public"),
+        ("ls", BACKUP, "--recursive"),
         ("verify", "latest", "--job", "nanumpay", "--level", "structure", "--from", "nas", "--no-wait"),
         ("drill", "nanumpay", "--backup", OTHER, "--from", "nas", "--no-wait"),
         ("cancel", "r9"),
@@ -396,6 +399,9 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("ListRuns", {"slices": True}),
         ("ListBackups", {"job": "nanumpay", "slices": True}),
         ("Timeline", {"job": "nanumpay"}),
+        ("ListFiles", {"backup": "latest", "path": "/srv/app/public"}),
+        ("ListFiles", {"backup": BACKUP, "recursive": True}),
+        ("ListFiles", {"backup": BACKUP, "recursive": True, "skip": 3}),
         ("Verify", {"backup": "latest", "job": "nanumpay", "level": "structure", "source": "nas"}),
         ("Drill", {"job": "nanumpay", "backup": OTHER, "source": "nas"}),
         ("Cancel", {"run": "r9"}),
@@ -854,6 +860,19 @@ def test_remote_texts_cannot_play_with_the_terminal(daemon: CannedDaemon, path: 
     refused = backupctl(path, "reload")
     assert len(refused.stderr.splitlines()) == 3
     assert not set(refused.stderr) & set("\x1b\x07\x9b")
+
+
+def test_files_are_listed_page_by_page(daemon: CannedDaemon, path: Path) -> None:
+    """Modes, owners, sizes and links stand in columns; a name cannot play with the terminal."""
+    done = backupctl(path, "ls", "latest", "/srv/app/public", "--recursive")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    assert lines[0].startswith("-rw-r--r--  www-data:nanumpay          0  ")
+    assert lines[1].endswith("  /srv/app/public/1\\x1b[2J -> there\\x1b[31m")
+    assert lines[5].startswith("drwxr-x---  www-data:nanumpay  2,469,134  ")
+    assert lines[5].endswith("/5\\x1b[2J/")
 
 
 def test_colours_when_asked_for(daemon: CannedDaemon, path: Path) -> None:

@@ -117,9 +117,12 @@ def test_demo_goes_from_saved_settings_to_restored_data(temporary: Path) -> None
     assert facts["restored by hand"] == "13 of 13 dbHash equal; options and indexes too"
     assert re.fullmatch(r"12 documents of a dropped collection, \d+\.\d s", facts["back to the second"])
     assert facts["retention"] == "3 made, 2 left at each of 3 places"
+    assert (
+        facts["Redis and files"] == "501 keys with their times of expiry and 122 files with owners and modes are back"
+    )
     # Every step ends with what it reached, and Korean text comes through.
-    steps = re.split(r"\n\d\. ", text.partition("\nSummary\n")[0])[1:]
-    assert len(steps) == 9
+    steps = re.split(r"\n\d+\. ", text.partition("\nSummary\n")[0])[1:]
+    assert len(steps) == 10
     assert [bool(re.search(r"\n   ✓ [^\n]+$", step.rstrip())) for step in steps][:2] == [True, True]
     assert all("\n   ✓ " in step for step in steps)
     assert "(trigger: schedule)" in steps[4]
@@ -128,6 +131,16 @@ def test_demo_goes_from_saved_settings_to_restored_data(temporary: Path) -> None
     assert text.rstrip().splitlines()[-1].strip().startswith("✓ everything was stopped, nothing is left running")
     assert left_running(temporary) == []
     assert list(temporary.iterdir()) == []
+
+
+def test_demo_goes_without_redis(temporary: Path) -> None:
+    """Where no redis-server is installed that is said, and the files are saved and come back all the same."""
+    code, text = run(temporary, NANUMPAY_TEST_REDIS=str(temporary / "none"))
+    assert code == 0, text
+    assert "No redis-server is installed here" in flat(text)
+    assert summary(text)["files"] == "122 files with owners and modes are back"
+    assert "Redis and files" not in summary(text)
+    assert left_running(temporary) == []
 
 
 def test_interrupted_demo_leaves_nothing(temporary: Path) -> None:

@@ -166,6 +166,20 @@ def test_odd_things_in_a_tree(tmp_path: Path) -> None:
         assert (tmp_path / "to" / "public" / "null").lstat().st_rdev == os.makedev(1, 3)
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["all", "one"])
+def test_other_filesystems_below_are_saved_or_not(tmp_path: Path, inside: bool) -> None:
+    """A disk that is mounted in the tree is saved with it, or only the folder that it is mounted on."""
+    site = Site(tmp_path, one_file_system=not inside)
+    (site.tree / "file").write_text("file")
+    with small_disk(site.tree / "disk", 1 << 20) as disk:
+        (disk / "more").write_text("more")
+        full = site.full()
+        assert full.documents == 1 + inside
+        good(site.restore(full, tmp_path / "to"))
+        assert (tmp_path / "to" / "disk").is_dir()
+        assert (tmp_path / "to" / "disk" / "more").exists() is inside
+
+
 @pytest.mark.parametrize("what", ["loop", "file", "gone", "socket"])
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, what: str) -> None:
     """A link to itself, a file, nothing at all: said as it is, before anything begins."""

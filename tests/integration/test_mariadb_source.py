@@ -7,15 +7,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from nanumpay_backupd.errors import BackupdError, RefusedError, SourceError, VerifyError
+from nanumpay_backupd.settings.sources import MariadbSource
 from nanumpay_backupd.sources.base import Unchanged
 from nanumpay_backupd.sources.mariadb import MariadbDriver
 from tests.dumped import Backup, bring_back
+from tests.servers.certs import make_certificate
 from tests.servers.mariadb import Mariadb, start_mariadb
+from tests.servers.mongod import free_port
 from tests.servers.tools import tools_path
 
 pytestmark = pytest.mark.servers
@@ -81,6 +84,105 @@ def test_a_wrong_password_is_told(server: Mariadb) -> None:
         MariadbDriver(wrong).source().preflight()
     assert caught.value.code == "source-auth"
     assert "certainly" not in caught.value.message
+
+
+def _fault(settings: MariadbSource) -> BackupdError:
+    with pytest.raises(BackupdError) as caught:
+        MariadbDriver(settings).source().preflight()
+    assert caught.value.hint
+    return caught.value
+
+
+def test_what_cannot_be_reached_is_told(server: Mariadb, tmp_path: Path) -> None:
+    """A server that is down, by port and by socket, a database and a tool that are not there: each has its code."""
+    down = _fault(server.settings("shop", socket="", host="127.0.0.1", port=free_port()))
+    assert (down.code, down.retryable) == ("source-unreachable", True)
+    assert _fault(server.settings("shop", socket=str(tmp_path / "none"))).code == "source-unreachable"
+    missing = _fault(server.settings("shop", "shpo"))
+    assert missing.code == "source-empty"
+    assert "'shpo'" in missing.message
+    absent = _fault(server.settings("shop", mariadb_dump=str(tmp_path / "none")))
+    assert absent.code == "tool-missing"
+    assert "mariadb-client" in absent.hint
+    (tmp_path / "odd").write_text("#!/bin/sh\necho something else\n", encoding="ascii")
+    (tmp_path / "odd").chmod(0o755)
+    assert "tells no version" in _fault(server.settings("shop", mariadb_dump=str(tmp_path / "odd"))).message
+
+
+def test_a_binary_log_that_is_required_has_to_be_there(server: Mariadb, tmp_path: Path) -> None:
+    """With ``binlog = "required"`` a server without a log, or a user who may not see it, is a fault before the dump."""
+    server.run("CREATE OR REPLACE USER less; GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON *.* TO less")
+    less = _fault(server.settings("shop", user="less", password="", binlog="required"))
+    assert (less.code, less.retryable) == ("source-auth", False)
+    full = Backup(server.settings("shop", user="less", password=""), tmp_path / "full")
+    assert full.manifest.consistency.position == "", "without that right it is a full that nothing follows on from"
+    with pytest.raises(SourceError, match="notes no position") as caught:
+        Backup(server.settings("shop"), tmp_path / "increment", full)
+    assert caught.value.code == "chain-broken"
+    with start_mariadb(extra=["--skip-log-bin"]) as silent:
+        silent.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT)")
+        off = _fault(silent.settings("shop", binlog="required"))
+        assert "log_bin" in off.hint
+        assert Backup(silent.settings("shop"), tmp_path / "off").manifest.consistency.position == ""
+
+
+def test_an_older_server_for_drills_is_refused(server: Mariadb, tmp_path: Path) -> None:
+    """A mariadbd of an older series than the backup's server, or MySQL's, cannot be drilled into: both are named."""
+    full = Backup(server.settings("shop"), tmp_path / "full")
+    for said in ("mariadbd  Ver 10.3.1-MariaDB for Linux", "mysqld  Ver 8.0.36 for Linux"):
+        old = tmp_path / "mariadbd"
+        old.write_text(f"#!/bin/sh\necho '{said}'\n", encoding="ascii")
+        old.chmod(0o755)
+        with pytest.raises(BackupdError) as caught:
+            MariadbDriver(server.settings("shop", mariadbd=str(old))).scratch(tmp_path / "drill", full.manifest)
+        assert caught.value.code == "tool-too-old"
+        assert full.manifest.source.server_version in caught.value.message
+
+
+def test_a_dump_that_the_server_ends_is_no_backup(server: Mariadb, tmp_path: Path) -> None:
+    """A dump whose connection is killed in the middle is a fault that can pass, and nothing is believed of it."""
+    server.run("USE shop; CREATE TABLE bulk SELECT seq, REPEAT(MD5(seq), 500) AS t FROM seq_1_to_4000")
+    source = MariadbDriver(server.settings("shop")).source()
+    source.preflight()
+    (tmp_path / "dump").mkdir()
+    dump = source.start(tmp_path / "dump")
+    query = "SELECT id FROM information_schema.processlist WHERE user = 'backup' AND info LIKE '%bulk%'"
+    try:
+        dump.pause()
+        while not (found := server.run(query)):
+            dump.resume()
+            dump.pause()
+        server.run(f"KILL {found[0][0]}")
+        dump.resume()
+        assert dump.wait(_ENOUGH)
+        with pytest.raises(BackupdError) as caught:
+            dump.harvest({"databases/shop.sql": 1})
+    finally:
+        dump.kill()
+    assert caught.value.retryable
+    assert caught.value.code in ("source-unreachable", "tool-failed")
+
+
+def test_tls_is_what_the_job_says(tmp_path: Path) -> None:
+    """A certificate of the trusted authority is taken, one of another is not, and required is encrypted or fails."""
+    trusted, foreign = make_certificate(tmp_path / "ours"), make_certificate(tmp_path / "foreign")
+    extra = [f"--ssl-cert={trusted.certificate}", f"--ssl-key={trusted.key}"]
+    with start_mariadb(extra=extra) as server:
+        server.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT); ALTER USER backup@'%' REQUIRE SSL")
+        reach: dict[str, Any] = {"socket": "", "host": "127.0.0.1", "port": server.port}
+        verified = {**reach, "tls": "verify", "tls_ca": str(trusted.authority)}
+        full = Backup(server.settings("shop", **verified), tmp_path / "full")
+        server.run("INSERT INTO shop.t VALUES (1)")
+        Backup(server.settings("shop", **verified), tmp_path / "increment", full)
+        Backup(server.settings("shop", **reach, tls="required"), tmp_path / "required")
+        wrong = _fault(server.settings("shop", **{**verified, "tls_ca": str(foreign.authority)}))
+        assert wrong.code == "source-unreachable"
+        assert "certificate" in wrong.message.lower()
+    with start_mariadb(extra=["--skip-ssl"]) as plain:
+        plain.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT)")
+        reach = {"socket": "", "host": "127.0.0.1", "port": plain.port, "tls": "required"}
+        assert "does not encrypt" in _fault(plain.settings("shop", **reach)).message
+        assert "SSL is required" in _fault(plain.settings("shop", **{**reach, "tls": "verify"})).message
 
 
 def test_option_files_of_the_host_change_nothing(

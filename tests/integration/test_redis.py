@@ -27,6 +27,7 @@ from nanumpay_backupd.settings.sources import RedisMode, RedisSource
 from nanumpay_backupd.sources.base import Dump, Harvest, Wanted
 from nanumpay_backupd.sources.factory import open_source
 from nanumpay_backupd.sources.rdb_value import decode, same
+from nanumpay_backupd.sources.redis_aof_compare import compare_aof
 from nanumpay_backupd.sources.redis_link import Refusal
 from nanumpay_backupd.system.secrets import Secret
 from tests.contract.participants import Participant
@@ -326,13 +327,25 @@ def test_a_snapshot_goes_into_a_data_folder(tmp_path: Path) -> None:
         assert content_of(redis) == before
 
 
+@seven
+def test_a_server_that_does_not_say_where_it_works(server: Redis, tmp_path: Path) -> None:
+    """Where the job's user may not ask for the folder, the plan says that nobody knows whether it is in use."""
+    server.ask("ACL", "SETUSER", "tester", "reset", "on", ">pw", *rules()["backup-snapshot"].split())
+    site = site_of(tmp_path / "site", server.settings(user="tester", password="pw"))
+    backup, _ = saved(site)
+    (tmp_path / "data").mkdir()
+    run = good(site.restore(backup, Wanted(to=str(tmp_path / "data"))))
+    assert any("stop it first" in warning for warning in run.warnings)
+    server.ask("ACL", "DELUSER", "tester")
+
+
 # Append-only files
 
 
 @pytest.fixture
 def appending(tmp_path: Path) -> Iterator[Redis]:
-    """Give a server that keeps an AOF, with everything in it."""
-    with start_redis(tmp_path / "redis", appendonly="yes") as redis:
+    """Give a server that keeps an AOF, with everything in it; by default its files lag up to two seconds behind."""
+    with start_redis(tmp_path / "redis", appendonly="yes", appendfsync="always") as redis:
         fill_with_everything(redis)
         yield redis
 
@@ -345,9 +358,7 @@ def aof_settings(redis: Redis) -> RedisSource:
 @seven
 def test_append_only_files_come_back(appending: Redis, tmp_path: Path) -> None:
     """Its files restored into another folder, a server started there has everything; a drill proves as much."""
-    appending.ask("BGREWRITEAOF")
-    while b"aof_rewrite_in_progress:1" in appending.ask("INFO", "persistence"):
-        time.sleep(0.02)
+    appending.rewrite()
     appending.ask("SET", "after", "the rewrite")
     site = site_of(tmp_path / "site", aof_settings(appending))
     backup, manifest = saved(site)
@@ -397,11 +408,58 @@ def test_append_only_files_are_of_one_moment(appending: Redis, tmp_path: Path) -
 
 
 @seven
+def test_a_drill_of_append_only_files_compares_what_it_can(appending: Redis, tmp_path: Path) -> None:
+    """Keys of the base that no command names are compared one by one, in whatever database; the rest is counted."""
+    appending.rewrite()
+    appending.ask("SET", "text", "written after the rewrite")
+    appending.ask("RENAME", "set", "set of another name")
+    appending.ask("SET", "new", "one")
+    total = sum(appending.ask("DBSIZE", database=number) for number in (0, 3, 15))
+    site = site_of(tmp_path / "site", aof_settings(appending))
+    saved(site)
+    told = stage_of(good(site.run("drill", verify=VerifyOrder(level="restore"))), "compare")
+    # Named are: text (of two databases), set, its new name, and new.
+    assert told == f"{total - 4} keys in 3 databases as backed up; 4 others cannot be compared"
+    appending.ask("FLUSHDB", database=15)
+    saved(site)
+    told = stage_of(good(site.run("drill", verify=VerifyOrder(level="restore"))), "compare")
+    assert told == f"0 keys in 2 databases as backed up; {total - 1} others cannot be compared"
+
+
+@seven
+def test_a_server_that_loads_something_else_fails_the_drill(appending: Redis, tmp_path: Path) -> None:
+    """A key that is not as the base has it is found: a changed value, another time of expiry, none at all."""
+    appending.rewrite()
+    site = site_of(tmp_path / "site", aof_settings(appending))
+    _, manifest = saved(site)
+    for change in (("APPEND", "text", "x"), ("PEXPIREAT", "list", FAR), ("DEL", "hash")):
+        before = appending.ask("DUMP", change[1])
+        assert not compare_aof(appending.settings(), folder_of(site, manifest, tmp_path), manifest).differences
+        expiry = max(0, appending.ask("PEXPIRETIME", change[1]))
+        appending.ask(*change)
+        (told,) = compare_aof(appending.settings(), folder_of(site, manifest, tmp_path), manifest).differences
+        assert f"'{change[1]}'" in told
+        appending.ask("RESTORE", change[1], expiry, before, "REPLACE", "ABSTTL")
+
+
+def folder_of(site: Site, manifest: Manifest, folder: Path) -> Path:
+    """Unpack a backup; returns the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder / manifest.backup)
+    subprocess.run(["tar", "-xzf", str(site.layout.artifact(manifest.artifact.name)), "-C", str(folder)], check=True)
+    return folder / manifest.backup
+
+
+def stage_of(run: Run, name: str) -> str:
+    """Return what a stage of a run says."""
+    (found,) = [stage.detail for stage in run.stages if stage.stage == name]
+    return found
+
+
+@seven
 def test_the_single_file_of_older_servers(appending: Redis, tmp_path: Path) -> None:
     """One file, with keys as in an RDB file and commands behind them, is copied to its last whole transaction."""
-    appending.ask("BGREWRITEAOF")
-    while b"aof_rewrite_in_progress:1" in appending.ask("INFO", "persistence"):
-        time.sleep(0.02)
+    appending.rewrite()
     appending.ask("SET", "after", "the rewrite")
     before = content_of(appending)
     appending.stop()
@@ -630,7 +688,7 @@ def test_a_server_that_is_too_old(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", list(RedisMode))
 def test_by_hand(tmp_path: Path, mode: str) -> None:
     """The lines that a manifest has bring everything back with stock tools alone."""
-    with start_redis(tmp_path / "redis", appendonly="yes") as redis:
+    with start_redis(tmp_path / "redis", appendonly="yes", appendfsync="always") as redis:
         fill_with_everything(redis)
         before = content_of(redis)
         folder = str(redis.folder) if mode == RedisMode.AOF else ""

@@ -40,7 +40,7 @@ class Host:
         self.redis = redis
         self.identity = site.folder / "identity"
         self.before = content_of(redis)
-        self.backups = {mode: self._save(mode) for mode in RedisMode}
+        self.backups: dict[str, dict[str, Any]] = {mode: self._save(mode) for mode in RedisMode}
 
     def ctl(self, *words: str) -> str:
         """Run backupctl, which has to succeed; returns what it said."""
@@ -75,7 +75,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     pair = age_key("first")
     with (
         start_s3(root) as s3,
-        start_redis(root / "redis", appendonly="yes") as redis,
+        start_redis(root / "redis", appendonly="yes", appendfsync="always") as redis,
         open_site(Nowhere(), fill=False) as site,
     ):
         fill_with_everything(redis)

@@ -357,7 +357,7 @@ def test_a_purged_log_is_told_and_a_full_is_made(site: Site, mariadb: Mariadb, s
 
     def repaired() -> bool:
         fulls = [one for one in site.list_backups() if (one["job"], one["kind"]) == ("shop", "full")]
-        return fulls[0]["id"] != story.full["id"] and fulls[0]["state"] == "verified"
+        return bool(fulls[0]["id"] != story.full["id"] and fulls[0]["state"] == "verified")
 
     wait_for(repaired, "a full that begins a new chain")
     wait_for(lambda: not site.workers(), "its end")

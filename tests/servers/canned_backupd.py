@@ -593,6 +593,27 @@ class CannedDaemon:
         known = {BACKUP: manifest, SLICE: slice_manifest}
         return {"backup": found | ({"manifest": known[found["id"]]()} if found["id"] in known else {})}
 
+    def _on_ListFiles(
+        self, backup: str, path: str | None = None, recursive: bool | None = None, skip: int | None = None
+    ) -> Record:
+        above = path or "/srv/app"
+        at = skip or 0
+        more = bool(recursive) and at == 0
+        kinds = (("-rw-r--r--", ""), ("lrwxrwxrwx", "there\x1b[31m"), ("drwxr-x---", ""))
+        entries = [
+            {
+                "path": f"{above}/{at + number}\x1b[2J",
+                "mode": mode,
+                "size": 1_234_567 * number,
+                "modified": moment(),
+                "owner": "www-data",
+                "group": "nanumpay",
+                "target": target,
+            }
+            for number, (mode, target) in enumerate(kinds)
+        ]
+        return {"backup": BACKUP, "entries": entries, "more": more}
+
     def _on_Timeline(self, job: str | None = None) -> Record:
         if job not in {None, "nanumpay"}:
             raise NotFoundError(f"there is no job '{job}'", hint="the jobs are: nanumpay")

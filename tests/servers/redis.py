@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ __all__ = [
     "FAR",
     "PASSWORD",
     "Redis",
+    "content_by",
     "content_of",
     "fill_with_everything",
     "find_redis",
@@ -42,9 +44,10 @@ def find_redis(name: str = "redis-server") -> str:
     """Return a program of Redis; raises FileNotFoundError saying how to get it."""
     named = os.environ.get("NANUMPAY_TEST_REDIS")
     path = Path(named).with_name(name) if named else Path(__file__).parents[2] / ".tools" / "bin" / name
-    if not path.is_file():
+    installed = None if named else shutil.which(name)
+    if not path.is_file() and installed is None:
         raise FileNotFoundError(f"no {name} at {path}: make tools")
-    return str(path)
+    return str(path) if path.is_file() else str(installed)
 
 
 def redis_version() -> tuple[int, int]:
@@ -229,17 +232,21 @@ def fill_with_everything(server: Redis) -> None:
 
 def content_of(server: Redis) -> dict[int, dict[bytes, Any]]:
     """Return all that a server holds, read by each type's own commands, with the times of expiry."""
-    found: dict[int, dict[bytes, Any]] = {}
     with server.link() as link:
-        databases = int(link.ask("CONFIG", "GET", "databases")[1])
-        for number in range(databases):
-            link.ask("SELECT", number)
-            names = link.ask("KEYS", "*")
-            if names:
-                found[number] = {
-                    name: (kind := link.ask("TYPE", name), _expiry(link, name), _value(link, name, kind))
-                    for name in sorted(names)
-                }
+        return content_by(link)
+
+
+def content_by(link: Link) -> dict[int, dict[bytes, Any]]:
+    """Return the same by a connection."""
+    found: dict[int, dict[bytes, Any]] = {}
+    for number in range(int(link.ask("CONFIG", "GET", "databases")[1])):
+        link.ask("SELECT", number)
+        names = link.ask("KEYS", "*")
+        if names:
+            found[number] = {
+                name: (kind := link.ask("TYPE", name), _expiry(link, name), _value(link, name, kind))
+                for name in sorted(names)
+            }
     return found
 
 
@@ -249,7 +256,7 @@ def _expiry(link: Link, name: bytes) -> int:
         return int(link.ask("PEXPIRETIME", name))
     except Refusal:
         left = link.ask("PTTL", name)
-        return left if left < 0 else round(time.time() * 1000 + left, -3)
+        return int(left if left < 0 else round(time.time() * 1000 + left, -3))
 
 
 def _value(link: Link, name: bytes, kind: bytes) -> Any:

@@ -93,6 +93,7 @@ def _with_git(root: Path) -> set[str]:
 @given(top=_RULES, middle=_RULES, deep=_RULES)
 @example([], [], ["*/a"])
 @example(["*", "!*/", "!a.b"], ["a.b"], ["!a"])
+@example([], [], ["*/*"])
 @example(["a/**/a", "**/-", "b/**"], [], [])
 @example(["\\!a", "\\#a", "#a", "a\\ "], ["!b"], ["/a", "!a/"])
 def test_rules_leave_out_what_git_leaves_out(tree: Path, top: list[str], middle: list[str], deep: list[str]) -> None:

@@ -660,6 +660,7 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     secrets = {"s3-secret": "secret-value", "shop-uri": "mongodb://h/shop"}
     secrets |= {"heartbeat": "https://hc.example.com/1", "ops-mail": "mailto://ops:pw@example.com"}
     secrets |= {"old-passphrase": "that of last year", "shop-db": "secret-value"}
+    secrets |= {"n8n-key": "secret-value", "n8n-encryption-key": "secret-value"}
     for name, value in secrets.items():
         (tmp_path / name).write_text(value)
     password = tmp_path / "ftp-password"

@@ -18,6 +18,7 @@ from nanumpay_backupd.sources import redis_keys
 from nanumpay_backupd.sources.rdb import RdbWalk, crc64, payload_of, payload_problem
 from nanumpay_backupd.sources.rdb_value import lzf, readable
 from nanumpay_backupd.sources.redis_aof import AofWalk
+from nanumpay_backupd.sources.redis_aof_compare import Named
 from nanumpay_backupd.sources.redis_keys import Keys, KeysWalk, head, keys_in, line
 from nanumpay_backupd.sources.redis_link import command
 from nanumpay_backupd.system.secrets import Secret
@@ -200,6 +201,26 @@ def test_keys_of_both_forms(keys: dict[tuple[int, bytes], tuple[bytes, int]], mo
         mine = {name: told for (number, name), told in found.items() if number == 2}
         apart.write_bytes(head(2) + b"".join(line(name, told[1], told[0]) for name, told in mine.items()))
         assert {key[1]: told for lot in keys_in(apart) for key, told in in_full(lot).items()} == mine
+
+
+@given(words=st.lists(st.lists(NAMES, min_size=1, max_size=5), max_size=20), other=NAMES)
+def test_words_of_commands_are_known(words: list[list[bytes]], other: bytes) -> None:
+    """Every word behind a command's name is known again, in whatever pieces it came; others mostly are not."""
+    named = Named()
+    data = b"".join(command(*parts) for parts in words)
+    fed(AofWalk("x.aof", on_command=named.add), data, 7)
+    told = {word for parts in words for word in parts[1:]}
+    assert all(word in named for word in told)
+    assert other in told or other not in named
+    assert named.anything == any(parts[0].upper() in (b"FLUSHALL", b"EVAL") for parts in words)
+
+
+@pytest.mark.parametrize("text", [b"flushdb", b"FLUSHALL", b"SwapDB", b"EVAL", b"FCALL"])
+def test_commands_that_can_change_any_key(text: bytes) -> None:
+    """What changes keys without naming them is noticed, however it is written."""
+    named = Named()
+    fed(AofWalk("x.aof", on_command=named.add), command("SET", "a", "b") + command(text, "0"), 5)
+    assert named.anything
 
 
 def in_full(keys: Keys | bytes) -> dict[tuple[int, bytes], tuple[bytes, int]]:

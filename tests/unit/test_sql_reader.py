@@ -47,8 +47,8 @@ def _written(tables: list[list[list[str]]], *, lines: bool) -> bytes:
     return b"".join([*found, _PROGRAM, _TAIL])
 
 
-def _read(data: bytes, size: int) -> SqlReader:
-    reader = SqlReader(hashing=True)
+def _read(data: bytes, size: int, *, hashing: bool = True) -> SqlReader:
+    reader = SqlReader(hashing=hashing)
     spans = [span for at in range(0, len(data), size) for _, span in reader.feed(data[at : at + size])]
     reader.finish()
     assert b"".join(spans) == data, "there is no gap"
@@ -65,6 +65,7 @@ def test_rows_are_counted_in_any_pieces(tables: list[list[list[str]]], lines: bo
     assert reader.programs["a`b"] == 1
     assert reader.facts["position"] == "bin.000007:342"
     assert reader.digest == _read(data, len(data)).digest
+    assert _read(data, size, hashing=False).tables == reader.tables
 
 
 @given(tables=_tables, lines=st.booleans(), share=st.floats(0, 1))

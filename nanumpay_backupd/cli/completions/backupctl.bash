@@ -79,7 +79,7 @@ __backupctl_options() {
         show) REPLY='--help --socket --json --color' ;;
         ls) REPLY='--recursive --help --socket --json --color' ;;
         timeline) REPLY='--help --socket --json --color' ;;
-        restore) REPLY='--at --job --swap --to-db --to --collection --only --overwrite --option --from --only-db --only-files --partial --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
+        restore) REPLY='--at --job --swap --to-db --to --collection --only --overwrite --active-only --option --from --only-db --only-files --partial --dry-run --no-safety-backup --yes --help --socket --json --color' ;;
         verify) REPLY='--job --level --from --no-wait --help --socket --json --color' ;;
         drill) REPLY='--backup --from --no-wait --help --socket --json --color' ;;
         swaps) REPLY='--yes --help --socket --json --color' ;;

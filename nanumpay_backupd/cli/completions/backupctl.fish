@@ -114,6 +114,7 @@ complete -c backupctl -n '__backupctl_in restore' -l to -x -k -a '(__backupctl_w
 complete -c backupctl -n '__backupctl_in restore' -l collection -x -k -a '(__backupctl_words collections)' -d 'only this collection'
 complete -c backupctl -n '__backupctl_in restore' -l only -r -F -d 'only this part or path; may be repeated'
 complete -c backupctl -n '__backupctl_in restore' -l overwrite -d 'what is there may be replaced (other sources than MongoDB)'
+complete -c backupctl -n '__backupctl_in restore' -l active-only -d 'of n8n: only workflows that were active (--option active-only=yes)'
 complete -c backupctl -n '__backupctl_in restore' -l option -x -d 'what the source knows besides'
 complete -c backupctl -n '__backupctl_in restore' -l from -x -k -a '(__backupctl_words destinations)' -d 'take the copy at this destination'
 complete -c backupctl -n '__backupctl_in restore' -l only-db -d 'of a group: only what is of a database'
