@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from nanumpay_backupd.cli.context import PATIENT, Context, complain
+from nanumpay_backupd.cli.context import PATIENT, Context, complain, run_name
 from nanumpay_backupd.errors import (
     EXIT_BUSY,
     EXIT_DEGRADED,
@@ -110,7 +110,7 @@ def start_only(context: Context, method: str, params: Reply) -> Reply:
     if started.get("outcome") == "skipped":
         _summary(context, started, set())
     else:
-        context.screen.line(f"Started run {started['id']} of job {started['job']}.")
+        context.screen.line(f"Started {run_name(started)}.")
         _ways_on(context, started)
     return started
 
@@ -130,7 +130,7 @@ def _follow(context: Context, method: str, params: Reply, seen: dict[str, Reply]
         for reply in context.stream(method, params):
             if "run" not in seen:
                 started = reply["run"]
-                progress.say(f"Run {started['id']} of job {started['job']}")
+                progress.say(f"R{run_name(started)[1:]}")
             seen["run"] = reply["run"]
             progress.feed(reply["run"], reply.get("event"))
         return progress.said
@@ -239,7 +239,7 @@ def cancel(context: Context) -> int:
     reply = context.ask("Cancel", {"run": context.args.run})
     if not context.json(reply):
         stopped = reply["run"]
-        name = f"run {stopped['id']} of job {stopped['job']}"
+        name = run_name(stopped)
         if stopped.get("outcome") is None:
             context.screen.line(f"Asked {name} to stop; it cleans up behind itself. See: backupctl runs")
         elif stopped["outcome"] == "cancelled":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Reply = dict[str, Any]
 
-__all__ = ["PATIENT", "Context", "complain"]
+__all__ = ["PATIENT", "Context", "complain", "run_name"]
 
 PATIENT = 600.0
 """Seconds to wait for methods that work at remote places or read all backups; the others answer in 30 s or never."""
@@ -108,6 +108,12 @@ def _given(params: Reply | None) -> Reply:
         for name, value in (params or {}).items()
         if value is not None and (value is not False or name == "safety")
     }
+
+
+def run_name(run: Reply) -> str:
+    """Name a run: ``run ID of job NAME``, or of a group."""
+    whose = "group" if run.get("action") in {"group", "group-restore"} else "job"
+    return f"run {run['id']} of {whose} {run['job']}"
 
 
 def complain(sentence: str, hint: str, code: str, color: str = "auto") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from nanumpay_backupd.cli.context import Context
+from nanumpay_backupd.cli.context import Context, run_name
 from nanumpay_backupd.errors import EXIT_OK, BackupdError, BusyError
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
@@ -58,4 +58,4 @@ def _running(context: Context, *, restores: bool) -> list[Reply]:
 
 
 def _name(run: Reply) -> str:
-    return f"run {run['id']} of job {run['job']}{f' ({action})' if (action := run.get('action')) else ''}"
+    return f"{run_name(run)}{f' ({action})' if (action := run.get('action')) else ''}"
