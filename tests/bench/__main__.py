@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,14 @@ _GB: Final = 1_000_000_000
 _MB: Final = 1_000_000
 
 
+_APART: Final[dict[str, Callable[[Path, Report, int], None]]] = {
+    "redis": redis.measure,
+    "sql": sql.measure,
+    "files": files.measure,
+}
+"""What needs no MongoDB."""
+
+
 def main() -> int:
     """Measure everything; returns 0 when every promise was kept, else 1."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
@@ -38,20 +47,25 @@ def main() -> int:
     parser.add_argument("--large", type=float, default=4 * _GB, help="size for the memory comparison; 0 skips it")
     parser.add_argument("--cache", type=int, default=2048, help="MiB of cache for mongod (default: 2048)")
     parser.add_argument("--rounds", type=int, default=5, help="how often the ways are run in turn")
+    parser.add_argument("--only", choices=("encryption", *_APART), help="measure one part anew, the rest stays")
     options = parser.parse_args()
     base = PROJECT / ".tools"
     base.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
     report = Report()
     try:
-        with start_mongod(folder / "db", replica_set=True) as server:
-            _measure(folder, server, report, options)
-        redis.measure(folder, report, options.rounds)
-        sql.measure(folder, report, options.rounds)
-        files.measure(folder, report, options.rounds)
+        if options.only in (None, "encryption"):
+            with start_mongod(folder / "db", replica_set=True) as server:
+                _measure(folder, server, report, options)
+        for name, measure in _APART.items():
+            if options.only in (None, name):
+                measure(folder, report, options.rounds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _write(report, options)
+    if options.only:
+        _replace(report, options)
+    else:
+        _write(report, options)
     return 0 if all(row.kept for row in report.rows) else 1
 
 
@@ -61,6 +75,9 @@ def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Nam
         client.admin.command({"setParameter": 1, "wiredTigerEngineRuntimeConfig": f"cache_size={options.cache}M"})
         load_bulk(client[DATABASE], int(options.bytes))
         save_settings(client[DATABASE], SETTINGS)
+    if options.only:
+        encrypted.measure(folder, server, DATABASE, report, options.rounds)
+        return
     site = Site(folder, server)
     with site.daemon():
         report.add("daemon, idle, RSS", rss(site.pid) / _MB, 60, unit=" MB")
@@ -136,6 +153,7 @@ def _ways(folder: Path, site: Site, server: Mongod, report: Report, rounds: int)
         report.fact(f"{label}: {median_of(times[name]):.2f} s (median of {len(times[name])})")
 
 
+_PAGE: Final = PROJECT / "docs" / "benchmarks.md"
 _LABELS: Final = {
     "raw": "raw mongodump --out",
     "ours": "nanumpay-backupd, dump to commit",
@@ -183,9 +201,38 @@ def _write(report: Report, options: argparse.Namespace) -> None:
         *(f"- {fact}" for fact in report.facts),
         "",
     ]
-    target = PROJECT / "docs" / "benchmarks.md"
-    target.write_text("\n".join(lines), encoding="utf-8")
-    print(f"\nwritten to {target.relative_to(PROJECT)}")
+    _PAGE.write_text("\n".join(lines), encoding="utf-8")
+    print(f"\nwritten to {_PAGE.relative_to(PROJECT)}")
+
+
+def _replace(report: Report, options: argparse.Namespace) -> None:
+    """Take what was measured apart out of docs/benchmarks.md, and put it into a section of its own there."""
+    title = f"## {options.only.capitalize()}, measured apart"
+    page = _PAGE.read_text(encoding="utf-8")
+    page = re.sub(rf"(?ms)^{re.escape(title)}$.*?(?=^## |\Z)", "", page)
+    whats, facts = {row.what for row in report.rows}, {fact.partition(":")[0] for fact in report.facts}
+    kept = [
+        line
+        for line in page.rstrip().splitlines()
+        if line.removeprefix("| ").partition(" | ")[0] not in whats
+        and line.removeprefix("- ").partition(":")[0] not in facts
+    ]
+    lines = [
+        *kept,
+        "",
+        title,
+        "",
+        f"- date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; rounds: {options.rounds}",
+        "",
+        "| what | measured | target | |",
+        "|---|---:|---:|---|",
+        *(_line(row) for row in report.rows),
+        "",
+        *(f"- {fact}" for fact in report.facts),
+        "",
+    ]
+    _PAGE.write_text("\n".join(lines), encoding="utf-8")
+    print(f"\nwritten to {_PAGE.relative_to(PROJECT)}")
 
 
 def _line(row: Row) -> str:
