@@ -17,6 +17,7 @@ import msgspec
 
 from nanumpay_backupd.errors import ToolError, VerifyError
 from nanumpay_backupd.system.filter import Filter
+from nanumpay_backupd.transforms.growing import writer_into
 
 __all__ = [
     "DamagedError",
@@ -160,10 +161,9 @@ class SealWriter:
     def _collect(self) -> None:
         """Take what the tool writes, in a thread of its own."""
         try:
+            write = writer_into(self._file)
             while data := self._child.read(_CHUNK):
-                view = memoryview(data)
-                while view:
-                    view = view[self._file.write(view) :]
+                write(data)
                 self._digest.update(data)
                 self._framing.feed(data)
                 self._size += len(data)
