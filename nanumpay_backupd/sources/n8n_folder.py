@@ -16,7 +16,7 @@ from nanumpay_backupd.sources.json_items import parse
 from nanumpay_backupd.sources.n8n_dump import PRINT, WORKFLOW
 from nanumpay_backupd.sources.n8n_plan import OPTIONS, Plan, plan_of
 from nanumpay_backupd.sources.n8n_workflow import portrait
-from nanumpay_backupd.sources.own_place import OwnFolder
+from nanumpay_backupd.sources.own_place import OwnFolder, Placed
 from nanumpay_backupd.system.files import is_disk_full
 
 __all__ = ["N8nFolder", "N8nScratch"]
@@ -47,7 +47,7 @@ class N8nFolder(FolderTarget):
 
     def start(self, folder: Path, manifest: Manifest, wanted: Wanted, work: Path) -> Restoring:  # noqa: ARG002
         """See `FolderTarget.start`."""
-        return _Placed(folder, plan_of(manifest, wanted))
+        return _Files(folder, plan_of(manifest, wanted))
 
     def compare(self, manifest: Manifest, wanted: Wanted, work: Path) -> Comparison:  # noqa: ARG002
         """Read every file: its bytes are those of the backup, and each workflow says what the manifest says of it."""
@@ -69,7 +69,7 @@ class N8nFolder(FolderTarget):
         return Comparison(documents=count, parts=len(plan.parts), differences=tuple(found))
 
 
-class _Placed(Restoring):
+class _Files(Placed):
     """Files, which are in their place as soon as this is made."""
 
     def __init__(self, source: Path, plan: Plan) -> None:
@@ -87,23 +87,6 @@ class _Placed(Restoring):
                 self._count += part.items
         except OSError as error:
             self._fault = _fault(error)
-
-    @property
-    def documents(self) -> int:
-        """See `Restoring.documents`."""
-        return self._count
-
-    @property
-    def tail(self) -> str:
-        """See `Restoring.tail`."""
-        return ""
-
-    def wait(self, timeout: float) -> bool:  # noqa: ARG002 - the contract
-        """See `Restoring.wait`."""
-        return True
-
-    def kill(self) -> None:
-        """See `Restoring.kill`."""
 
     def judge(self) -> int:
         """See `Restoring.judge`."""

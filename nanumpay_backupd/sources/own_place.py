@@ -1,4 +1,7 @@
-"""What the scratch places of drills have in common: a server of our own, or just a folder. No source is known here."""
+"""What places to restore into have in common: for drills a server of our own, or just a folder; files put into one.
+
+No source is known here.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from nanumpay_backupd.errors import ToolError
-from nanumpay_backupd.sources.base import FolderTarget, Scratch, Wanted
+from nanumpay_backupd.sources.base import FolderTarget, Restoring, Scratch, Wanted
 from nanumpay_backupd.system.files import remove_tree
 from nanumpay_backupd.system.process import Child
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["OwnFolder", "OwnServer"]
+__all__ = ["OwnFolder", "OwnServer", "Placed"]
 
 _START_SECONDS: Final = 60.0
 _NAP: Final = 0.1
@@ -107,3 +110,26 @@ class OwnFolder(Scratch):
     def wanted(self) -> Wanted:
         """See `Scratch.wanted`."""
         return Wanted(to=self._wanted)
+
+
+class Placed(Restoring):
+    """Files that are in their place as soon as this is made; `judge` says whether they are. ``_count``: the items."""
+
+    _count: int
+
+    @property
+    def documents(self) -> int:
+        """See `Restoring.documents`."""
+        return self._count
+
+    @property
+    def tail(self) -> str:
+        """See `Restoring.tail`."""
+        return ""
+
+    def wait(self, timeout: float) -> bool:  # noqa: ARG002 - the contract
+        """See `Restoring.wait`."""
+        return True
+
+    def kill(self) -> None:
+        """See `Restoring.kill`."""

@@ -14,7 +14,8 @@ from typing import Final
 from nanumpay_backupd.errors import BackupdError, InternalError, RefusedError, SpaceError, ToolError, VerifyError
 from nanumpay_backupd.model import Content, Manifest
 from nanumpay_backupd.settings.sources import RedisMode, RedisSource
-from nanumpay_backupd.sources.base import Comparison, Goal, Restoring
+from nanumpay_backupd.sources.base import Comparison, Goal
+from nanumpay_backupd.sources.own_place import Placed
 from nanumpay_backupd.sources.redis_link import Link, Refusal
 from nanumpay_backupd.sources.redis_restore import Plan
 from nanumpay_backupd.sources.redis_source import checker_of
@@ -105,7 +106,7 @@ def _is_local(link: Link) -> bool:
     return bool(link.place.socket) or link.place.host in ("localhost", "127.0.0.1", "::1")
 
 
-class FolderRestore(Restoring):
+class FolderRestore(Placed):
     """The files, which are in their place as soon as this is made."""
 
     def __init__(self, folder: Path, manifest: Manifest, plan: Plan) -> None:
@@ -117,23 +118,6 @@ class FolderRestore(Restoring):
             self.kept = place_files(folder, Path(plan.folder))
         except OSError as error:
             self._error = error
-
-    @property
-    def documents(self) -> int:
-        """See `Restoring.documents`."""
-        return self._count
-
-    @property
-    def tail(self) -> str:
-        """See `Restoring.tail`."""
-        return ""
-
-    def wait(self, timeout: float) -> bool:  # noqa: ARG002 - the contract
-        """See `Restoring.wait`."""
-        return True
-
-    def kill(self) -> None:
-        """See `Restoring.kill`."""
 
     def judge(self) -> int:
         """See `Restoring.judge`."""
