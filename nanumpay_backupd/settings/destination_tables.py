@@ -11,6 +11,7 @@ from nanumpay_backupd.settings.destinations import (
     FtpDestination,
     LocalDestination,
     S3Destination,
+    SftpDestination,
     type_of_destination,
 )
 from nanumpay_backupd.settings.kinds import (
@@ -26,6 +27,7 @@ from nanumpay_backupd.settings.kinds import (
     Whole,
 )
 from nanumpay_backupd.settings.limit_kinds import Bandwidth
+from nanumpay_backupd.settings.ssh_kinds import HostKeys
 from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = ["DESTINATIONS", "EXAMPLE_NAMES", "FTP_EXTRAS", "S3_EXTRAS"]
@@ -131,8 +133,57 @@ _TABLES: Final = (
             _BANDWIDTH,
         ),
     ),
+    Table(
+        "destination.NAME",
+        SftpDestination,
+        'A folder on an SSH server: `type = "sftp"` ([destinations/sftp.md](destinations/sftp.md)).',
+        (
+            Option("host", _HOST, "The server.", '"nas.example.com"', required=True),
+            Option("port", Whole(1, 65535), "Its port.", "22"),
+            Option("username", Text("a user's name", pattern=r"[^\x00-\x1f\x7f]+"), "User.", '"backup"', required=True),
+            Option(
+                "private_key",
+                SecretValue(),
+                "The text of his private key, as ssh-keygen writes it.",
+                '{ credential = "nas-key" }',
+                default="none: the password is used",
+            ),
+            Option(
+                "passphrase",
+                SecretValue(),
+                "What the key is encrypted with.",
+                '{ credential = "nas-passphrase" }',
+                default="it is not",
+            ),
+            Option(
+                "password", SecretValue(), "His password.", '{ file = "/etc/nanumpay/nas-password" }', default="none"
+            ),
+            Option(
+                "host_key",
+                HostKeys(),
+                "Which keys of the server are accepted: fingerprints or public keys.",
+                '"SHA256:' + "A" * 43 + '"',
+                default="none: the first try tells the fingerprint that is shown",
+            ),
+            Option(
+                "known_hosts",
+                AbsolutePath(as_text=True, empty=True),
+                "A file of OpenSSH's that has the server's keys, instead of `host_key`.",
+                '"/etc/ssh/ssh_known_hosts"',
+                default="none",
+            ),
+            Option(
+                "path",
+                Text(),
+                "Folder on the server; without a slash in front, below the login's own; empty: that one.",
+                '"backup/nanumpay"',
+            ),
+            Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+            _BANDWIDTH,
+        ),
+    ),
 )
 DESTINATIONS: Final[dict[str, Table]] = {type_of_destination(table.record): table for table in _TABLES}
 """The table of each type that ``type`` may name."""
-EXAMPLE_NAMES: Final = {"s3": "offsite", "ftp": "ftp-server", "local": "usb"}
+EXAMPLE_NAMES: Final = {"s3": "offsite", "ftp": "ftp-server", "local": "usb", "sftp": "nas"}
 """What a destination of each type is called in docs/backupd.toml.example."""

@@ -13,7 +13,13 @@ from typing import Any, Final
 import msgspec
 
 from nanumpay_backupd.model import GroupManifest, Policy
-from nanumpay_backupd.settings.destinations import Destination, FtpDestination, LocalDestination, S3Destination
+from nanumpay_backupd.settings.destinations import (
+    Destination,
+    FtpDestination,
+    LocalDestination,
+    S3Destination,
+    SftpDestination,
+)
 from nanumpay_backupd.settings.sources import MongoSource, Source, SourceKind, SourceSettings
 from nanumpay_backupd.system.secrets import Secret
 
@@ -61,6 +67,7 @@ __all__ = [
     "S3Destination",
     "S3Extras",
     "Schedule",
+    "SftpDestination",
     "Source",
     "SourceKind",
     "SourceSettings",

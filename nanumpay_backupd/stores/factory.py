@@ -7,7 +7,14 @@ from typing import Final
 
 import msgspec
 
-from nanumpay_backupd.settings.schema import Destination, FtpDestination, LocalDestination, RetryPolicy, S3Destination
+from nanumpay_backupd.settings.schema import (
+    Destination,
+    FtpDestination,
+    LocalDestination,
+    RetryPolicy,
+    S3Destination,
+    SftpDestination,
+)
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.extras import needed_extra
 from nanumpay_backupd.stores.retrying import RetryingStore
@@ -69,6 +76,10 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
             from nanumpay_backupd.stores.ftp import FtpStore
 
             return FtpStore(destination, clock)
+        case SftpDestination():
+            from nanumpay_backupd.stores.sftp import SftpStore
+
+            return SftpStore(destination, clock)
         case LocalDestination():
             from nanumpay_backupd.stores.local import LocalStore
 
