@@ -234,7 +234,7 @@ class SftpStore(Store):
         """Bring the content to the temporary name; tells whether it is on the disk there."""
         client = session.client
         flags = asyncssh.FXF_WRITE if offset else _NEW
-        file = session.run(client.open(part, flags, SFTPAttrs(permissions=_MODE), encoding=None), doing)
+        file = session.run(_begun(client, part, flags), doing)
         pending: dict[asyncio.Task[int], int] = {}
         at = offset
         try:
@@ -383,6 +383,11 @@ async def _opened(client: SFTPClient, path: str) -> tuple[SFTPClientFile, int] |
         return None
     attributes = await file.stat()
     return file, attributes.size or 0
+
+
+async def _begun(client: SFTPClient, path: str, flags: int) -> SFTPClientFile:
+    """Open a file to be written."""
+    return await client.open(path, flags, SFTPAttrs(permissions=_MODE), encoding=None)
 
 
 async def _read(file: SFTPClientFile, offset: int, wanted: int) -> bytes:
