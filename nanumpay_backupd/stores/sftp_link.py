@@ -44,6 +44,8 @@ class Session:
         self._settings = settings
         self._clock = clock
         self._loop = asyncio.new_event_loop()
+        # Requests on their way fail with their connection; those that asyncssh made of ours would be told as forgotten.
+        self._loop.set_exception_handler(lambda *_: None)
         # A name that nobody answers for blocks its thread, which the end does not wait for.
         self._resolver = ThreadPoolExecutor(1, thread_name_prefix="sftp-name")
         self._loop.set_default_executor(self._resolver)

@@ -49,13 +49,16 @@ class SshServer:
             "host": self.host,
             "port": self.port,
             "username": USER,
-            "private_key": Secret((self.keys / "locked").read_text(encoding="ascii").rstrip()),
-            "passphrase": Secret(PASSPHRASE),
+            "private_key": self.key("plain"),
             "host_key": (self.fingerprint,),
             "path": f"{self.base}/nanumpay",
             "timeout": 10.0,
         }
         return SftpDestination(**{**settings, **changes})
+
+    def key(self, name: str) -> Secret:
+        """Return the text of a key."""
+        return Secret((self.keys / name).read_text(encoding="ascii").rstrip())
 
     @property
     def folder(self) -> Path:
@@ -150,7 +153,7 @@ def _make_accounts(settings: Path) -> None:
 # The chroot has to lie in folders that only root may write to, and the keys where the login can read them.
 _START: Final = """\
 for name in passwd group shadow; do mount --bind {settings}/$name /etc/$name; done
-mount --bind {root} /mnt
+mount --rbind {root} /mnt
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/sshd
 cp {keys}/authorized /run/authorized
