@@ -12,6 +12,7 @@ from nanumpay_backupd.settings.destinations import (
     LocalDestination,
     S3Destination,
     SftpDestination,
+    WebdavDestination,
     type_of_destination,
 )
 from nanumpay_backupd.settings.kinds import (
@@ -182,8 +183,42 @@ _TABLES: Final = (
             _BANDWIDTH,
         ),
     ),
+    Table(
+        "destination.NAME",
+        WebdavDestination,
+        'A folder on a WebDAV server, such as Nextcloud: `type = "webdav"` '
+        "([destinations/webdav.md](destinations/webdav.md)).",
+        (
+            Option(
+                "url",
+                Url(),
+                "Address of what the login may write to; it has to exist.",
+                '"https://cloud.example.com/remote.php/dav/files/backup"',
+                required=True,
+            ),
+            Option("username", Text(), "User.", '"backup"', default="no login"),
+            Option(
+                "password", SecretValue(), "Password.", '{ file = "/etc/nanumpay/webdav-password" }', default="none"
+            ),
+            Option("path", Text(), "Folder below it, made if need be; empty: none.", '"backup/nanumpay"'),
+            Option(
+                "ca_file",
+                AbsolutePath(as_text=True, empty=True),
+                "Certificates to trust instead of the host's.",
+                '"/etc/nanumpay/webdav-ca.pem"',
+            ),
+            Option(
+                "tls_fingerprint",
+                Fingerprint(),
+                "SHA-256 of the server's certificate: exactly that one is accepted, self-signed or not.",
+                '"' + "ab" * 32 + '"',
+            ),
+            Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+            _BANDWIDTH,
+        ),
+    ),
 )
 DESTINATIONS: Final[dict[str, Table]] = {type_of_destination(table.record): table for table in _TABLES}
 """The table of each type that ``type`` may name."""
-EXAMPLE_NAMES: Final = {"s3": "offsite", "ftp": "ftp-server", "local": "usb", "sftp": "nas"}
+EXAMPLE_NAMES: Final = {"s3": "offsite", "ftp": "ftp-server", "local": "usb", "sftp": "nas", "webdav": "cloud"}
 """What a destination of each type is called in docs/backupd.toml.example."""

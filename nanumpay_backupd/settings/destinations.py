@@ -22,6 +22,7 @@ __all__ = [
     "S3Destination",
     "SftpDestination",
     "TlsServer",
+    "WebdavDestination",
     "kms_conflicts",
     "type_of_destination",
 ]
@@ -179,7 +180,33 @@ class SftpDestination(DestinationSettings, frozen=True, tag="sftp"):
             yield "known_hosts", "is set beside host_key", "write one of them"
 
 
-Destination = S3Destination | FtpDestination | LocalDestination | SftpDestination
+class WebdavDestination(DestinationSettings, frozen=True, tag="webdav"):
+    """A folder on a WebDAV server: ``path`` below ``url``, which has to exist already.
+
+    ``tls_fingerprint`` is the SHA-256 of the server's certificate in hex: accepts exactly that certificate.
+    """
+
+    environment: ClassVar[tuple[str, ...]] = ("NANUMPAY_WEBDAV_PASSWORD",)
+    url: str
+    username: str = ""
+    password: Secret = Secret("")
+    path: str = "backup/nanumpay"
+    ca_file: str = ""
+    tls_fingerprint: str = ""
+    timeout: float = 60.0
+
+    @property
+    def address(self) -> str:
+        """See `DestinationSettings.address`."""
+        return f"{self.url}/{self.path.strip('/')}"
+
+    @property
+    def tls_server(self) -> TlsServer | None:
+        """See `DestinationSettings.tls_server`."""
+        return _https_server(self.url, self.timeout)
+
+
+Destination = S3Destination | FtpDestination | LocalDestination | SftpDestination | WebdavDestination
 
 
 def type_of_destination(record: type | object) -> str:

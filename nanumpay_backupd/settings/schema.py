@@ -19,6 +19,7 @@ from nanumpay_backupd.settings.destinations import (
     LocalDestination,
     S3Destination,
     SftpDestination,
+    WebdavDestination,
 )
 from nanumpay_backupd.settings.sources import MongoSource, Source, SourceKind, SourceSettings
 from nanumpay_backupd.system.secrets import Secret
@@ -73,6 +74,7 @@ __all__ = [
     "SourceSettings",
     "Tools",
     "VerifyOrder",
+    "WebdavDestination",
     "decode_hook",
     "decode_spec",
     "encode_hook",

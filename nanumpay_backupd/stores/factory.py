@@ -14,6 +14,7 @@ from nanumpay_backupd.settings.schema import (
     RetryPolicy,
     S3Destination,
     SftpDestination,
+    WebdavDestination,
 )
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.extras import needed_extra
@@ -80,6 +81,10 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
             from nanumpay_backupd.stores.sftp import SftpStore
 
             return SftpStore(destination, clock)
+        case WebdavDestination():
+            from nanumpay_backupd.stores.webdav import WebdavStore
+
+            return WebdavStore(destination)
         case LocalDestination():
             from nanumpay_backupd.stores.local import LocalStore
 

@@ -20,6 +20,7 @@ class SshAccount(DiskParticipant):
     """Folders of one login."""
 
     durable: ClassVar[bool] = True
+    tells_room: ClassVar[bool] = True
 
     def __init__(self, server: SshServer) -> None:
         self._server = server
