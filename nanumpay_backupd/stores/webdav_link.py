@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import http.client
+import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -20,6 +21,8 @@ __all__ = ["WebdavLink"]
 
 _MOST_WORDS: Final = 64 << 10
 """Bytes of an answer that is no content which are read at most."""
+_FAREWELL: Final = 2.0
+"""Seconds that a server may take to notice the end of what it was sent."""
 _SEEN: Final = 200
 """Letters of a server's words that are shown."""
 
@@ -72,12 +75,13 @@ class WebdavLink:
                 self._send(method, path, headers or {}, body, length)
                 self._http.sock.settimeout(self._settings.timeout + patience)
                 answer = self._http.getresponse()
-                self._http.sock and self._http.sock.settimeout(self._settings.timeout)
+                if self._http.sock is not None:  # it is with the answer when that is the last one
+                    self._http.sock.settimeout(self._settings.timeout)
                 self.used = True
             if answer.status == 401:
                 raise self.fault(answer, doing)
         except BaseException:
-            self.close()
+            self._break_off()
             raise
         return answer
 
@@ -106,6 +110,20 @@ class WebdavLink:
     def close(self) -> None:
         """Drop the connection."""
         self._http.close()
+
+    def _break_off(self) -> None:
+        """Drop the connection in the middle of something, once the server has seen that nothing more comes.
+
+        Else what is asked next, by another connection, could come before it has put down what it got.
+        """
+        sock = self._http.sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.settimeout(_FAREWELL)
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(_MOST_WORDS):
+                    pass
+        self.close()
 
     @property
     def closed(self) -> bool:
