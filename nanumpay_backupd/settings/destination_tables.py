@@ -156,9 +156,7 @@ _TABLES: Final = (
                 '{ credential = "nas-passphrase" }',
                 default="it is not",
             ),
-            Option(
-                "password", SecretValue(), "His password.", '{ file = "/etc/nanumpay/nas-password" }', default="none"
-            ),
+            Option("password", SecretValue(), "His password.", '{ credential = "nas-password" }', default="none"),
             Option(
                 "host_key",
                 HostKeys(),
@@ -197,9 +195,7 @@ _TABLES: Final = (
                 required=True,
             ),
             Option("username", Text(), "User.", '"backup"', default="no login"),
-            Option(
-                "password", SecretValue(), "Password.", '{ file = "/etc/nanumpay/webdav-password" }', default="none"
-            ),
+            Option("password", SecretValue(), "Password.", '{ credential = "webdav-password" }', default="none"),
             Option("path", Text(), "Folder below it, made if need be; empty: none.", '"backup/nanumpay"'),
             Option(
                 "ca_file",

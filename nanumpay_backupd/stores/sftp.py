@@ -392,7 +392,7 @@ async def _begun(client: SFTPClient, path: str, flags: int) -> SFTPClientFile:
 
 async def _read(file: SFTPClientFile, offset: int, wanted: int) -> bytes:
     """Return exactly so many bytes; raises ConnectionError where the file ends before."""
-    data = bytes(await file.read(wanted, offset))
+    data: bytes = await file.read(wanted, offset)  # type: ignore[assignment]  # opened without an encoding
     if len(data) != wanted:
         raise ConnectionError(f"the file ended {wanted - len(data)} bytes early at {offset + len(data)}")
     return data
@@ -400,7 +400,8 @@ async def _read(file: SFTPClientFile, offset: int, wanted: int) -> bytes:
 
 async def _sample(client: SFTPClient, path: str, offset: int, length: int) -> bytes:
     async with client.open(path, asyncssh.FXF_READ, encoding=None) as file:
-        return bytes(await file.read(length, offset))
+        data: bytes = await file.read(length, offset)  # type: ignore[assignment]  # opened without an encoding
+        return data
 
 
 async def _list(client: SFTPClient, folder: str, found: list[ObjectInfo]) -> None:

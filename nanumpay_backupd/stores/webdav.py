@@ -269,7 +269,7 @@ def read_multistatus(chunks: Iterator[bytes], own: str | None) -> Iterator[Entry
 
     Raises ET.ParseError or ValueError where it is none.
     """
-    parser = ET.XMLPullParser(("end",))
+    parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("end",))
     for chunk in chunks:
         parser.feed(chunk)
         yield from _entries(parser, own)
@@ -277,8 +277,9 @@ def read_multistatus(chunks: Iterator[bytes], own: str | None) -> Iterator[Entry
     yield from _entries(parser, own)
 
 
-def _entries(parser: ET.XMLPullParser, own: str | None) -> Iterator[Entry]:
-    for _, element in parser.read_events():
+def _entries(parser: ET.XMLPullParser[ET.Element], own: str | None) -> Iterator[Entry]:
+    for event in parser.read_events():
+        element = event[1]
         assert isinstance(element, ET.Element)
         if element.tag != f"{_DAV}response":
             continue

@@ -128,7 +128,11 @@ class WebdavLink:
     @property
     def closed(self) -> bool:
         """Tell whether nothing more can be asked on it, after something was."""
-        return self.used and self._http.sock is None
+        return self.used and not self._is_open
+
+    @property
+    def _is_open(self) -> bool:
+        return self._http.sock is not None
 
     def fault(self, answer: http.client.HTTPResponse, doing: str) -> StoreError:
         """Make the error for an answer that is none of those that were hoped for; reads the rest of it."""
@@ -161,7 +165,7 @@ class WebdavLink:
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
 
     def _dial(self) -> None:
-        if self._http.sock is not None:
+        if self._is_open:
             return
         self._http.connect()
         if not isinstance(self._http.sock, ssl.SSLSocket) or not self._settings.tls_fingerprint:
