@@ -392,7 +392,7 @@ async def _begun(client: SFTPClient, path: str, flags: int) -> SFTPClientFile:
 
 async def _read(file: SFTPClientFile, offset: int, wanted: int) -> bytes:
     """Return exactly so many bytes; raises ConnectionError where the file ends before."""
-    data: bytes = await file.read(wanted, offset)  # type: ignore[assignment]  # opened without an encoding
+    data: bytes = await file.read(wanted, offset)
     if len(data) != wanted:
         raise ConnectionError(f"the file ended {wanted - len(data)} bytes early at {offset + len(data)}")
     return data
@@ -400,7 +400,7 @@ async def _read(file: SFTPClientFile, offset: int, wanted: int) -> bytes:
 
 async def _sample(client: SFTPClient, path: str, offset: int, length: int) -> bytes:
     async with client.open(path, asyncssh.FXF_READ, encoding=None) as file:
-        data: bytes = await file.read(length, offset)  # type: ignore[assignment]  # opened without an encoding
+        data: bytes = await file.read(length, offset)
         return data
 
 

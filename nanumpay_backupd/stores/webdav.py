@@ -265,7 +265,7 @@ class WebdavStore(Store):
 
 
 def read_multistatus(chunks: Iterator[bytes], own: str | None) -> Iterator[Entry]:
-    """Yield the entries of an answer to PROPFIND, without the one whose path is ``own``; keeps one in memory.
+    """Yield the entries of an answer to PROPFIND, without the one whose path is ``own``; what was read is let go.
 
     Raises ET.ParseError or ValueError where it is none.
     """
@@ -279,7 +279,7 @@ def read_multistatus(chunks: Iterator[bytes], own: str | None) -> Iterator[Entry
 
 def _entries(parser: ET.XMLPullParser[ET.Element], own: str | None) -> Iterator[Entry]:
     for event in parser.read_events():
-        element = event[1]
+        element: object = event[-1]
         assert isinstance(element, ET.Element)
         if element.tag != f"{_DAV}response":
             continue

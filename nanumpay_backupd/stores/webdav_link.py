@@ -237,7 +237,7 @@ def _judged(answer: http.client.HTTPResponse, settings: WebdavDestination) -> tu
     known = {
         403: ("destination-denied", f"let {settings.username or 'everybody'} write, read and delete in that folder"),
         404: ("destination-not-found", "check url and path: is it the address for WebDAV?"),
-        405: ("destination-denied", "is it the address for WebDAV, and may be written to?"),
+        405: ("destination-failed", "is it the address for WebDAV, may be written to, and has room?"),
         409: ("destination-not-found", "check url and path: what is above the folder has to exist"),
         423: ("destination-failed", "somebody has locked it"),
         507: ("destination-full", "make room there, or keep fewer backups"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +27,15 @@ class WebdavServer:
     """A running server whose files are those below ``root``."""
 
     url: str
+    port: int
     root: Path
     ca_file: str
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Return where the objects of `destination` lie."""
+        return self.root / "backup" / "nanumpay"
 
     def destination(self, **changes: Any) -> WebdavDestination:
         """Return settings that reach this server; ``changes`` replace single ones."""
@@ -53,9 +61,11 @@ def start_rclone_webdav(folder: Path, certificate: Certificate | None = None, *m
     if certificate is not None:
         argv += ["--cert", str(certificate.certificate), "--key", str(certificate.key)]
     scheme = "https" if certificate else "http"
-    with running([*argv, *more], folder / "rclone.log", "127.0.0.1", port):
+    with running([*argv, *more], folder / "rclone.log", "127.0.0.1", port) as process:
         yield WebdavServer(
             url=f"{scheme}://127.0.0.1:{port}/dav%20files",
+            port=port,
             root=root,
             ca_file=str(certificate.authority) if certificate else "",
+            process=process,
         )
