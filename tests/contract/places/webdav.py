@@ -1,0 +1,65 @@
+"""WebDAV servers (rclone, Apache) in the contract suite."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nanumpay_backupd.settings.schema import Destination
+from nanumpay_backupd.system.secrets import Secret
+from tests.contract.places.base import DiskParticipant, Participant
+from tests.servers.certs import Certificate
+from tests.servers.s3 import CACHE_SECONDS
+from tests.servers.webdav import WebdavServer, start_apache, start_rclone_webdav
+
+__all__ = ["start_webdav", "start_webdav_apache"]
+
+
+class WebdavAccount(DiskParticipant):
+    """Folders of one login."""
+
+    settling: ClassVar[float] = 2 * CACHE_SECONDS
+
+    def __init__(self, server: WebdavServer) -> None:
+        self._server = server
+
+    def destination(self, name: str, **changes: Any) -> Destination:
+        return self._server.destination(**{"path": f"{name}/하위 sub", **changes})
+
+    def on_disk(self, name: str) -> Path:
+        return self._server.root / name / "하위 sub"
+
+    def wrong_login(self, wrong: str) -> dict[str, Any]:
+        return {"password": Secret(wrong)}
+
+    def elsewhere(self, host: str, port: int) -> dict[str, Any]:
+        return {"url": f"{self._server.url.partition(':')[0]}://{host}:{port}"}
+
+
+class ApacheAccount(WebdavAccount):
+    """Folders below one that Apache serves; what a test puts there is its own."""
+
+    settling: ClassVar[float] = 0.0
+
+    def plant(self, name: str, files: Mapping[str, bytes]) -> None:
+        super().plant(name, files)
+        for path in files:
+            shutil.chown(self.on_disk(name) / path, "www-data", "www-data")
+            shutil.chown((self.on_disk(name) / path).parent, "www-data", "www-data")
+
+
+@contextlib.contextmanager
+def start_webdav(folder: Path, certificate: Certificate | None = None) -> Iterator[Participant]:
+    """Run a server; with a certificate it speaks HTTPS."""
+    with start_rclone_webdav(folder, certificate) as server:
+        yield WebdavAccount(server)
+
+
+@contextlib.contextmanager
+def start_webdav_apache(folder: Path) -> Iterator[Participant]:
+    """Run Apache."""
+    with start_apache(folder) as server:
+        yield ApacheAccount(server)
