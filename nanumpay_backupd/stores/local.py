@@ -47,7 +47,7 @@ _NOT_FOUND: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 class LocalStore(Store):
     """A folder. The folder is made when it is first written to, unless it has to be a mount point."""
 
-    properties = Properties(ranged_get=True, proves_content=False, resumes_put=True)
+    properties = Properties(resumes_put=True, tells_room=True)
 
     def __init__(self, destination: LocalDestination) -> None:
         self.name = destination.name
@@ -68,7 +68,7 @@ class LocalStore(Store):
         """Write a small file into the folder; see `Store.put_bytes`."""
         return self._store(check_key(key), _Content(Path(key), io.BytesIO(data)), len(data), None)
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read a file of the folder; see `Store.get`."""
         check_key(key)
         with self._faults(f"reading {key}"):
@@ -81,11 +81,12 @@ class LocalStore(Store):
                 ) from None
         with stream:
             stream.seek(offset)
-            while True:
+            while length is None or length > 0:
                 with self._faults(f"reading {key}"):
-                    chunk = stream.read(CHUNK)
+                    chunk = stream.read(CHUNK if length is None else min(CHUNK, length))
                 if not chunk:
                     return
+                length = None if length is None else length - len(chunk)
                 yield chunk
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -126,6 +127,15 @@ class LocalStore(Store):
                 return
             files.fsync_dir(self._root)
 
+    def room(self) -> int | None:
+        """Return what the filesystem has free; see `Store.room`. Before the first put, where the folder will be."""
+        with self._faults("asking for the room"):
+            self._check_mount()
+            folder = self._root
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+            return files.free_bytes(folder)
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -162,7 +172,7 @@ class LocalStore(Store):
                 if not worth_keeping(error) or temporary.stat().st_size < WORTH_RESUMING:
                     temporary.unlink()
             raise
-        return PutResult(size=size, proven=False, resumed=resumed)
+        return PutResult(size=size, proven=False, durable=True, resumed=resumed)
 
     def _copy(self, doing: str, content: _Content, target: Path, progress: Progress | None) -> tuple[int, int]:
         """Bring all of it under the temporary name; returns how much was there, and how much it is now."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from nanumpay_backupd.stores.base import CHUNK, store_error, unreadable_source
 
-__all__ = ["Digest", "FileSource", "Paced", "judge_etag", "part_length", "plain_etag"]
+__all__ = ["Digest", "FileSource", "Paced", "is_md5", "judge_etag", "part_length", "plain_etag"]
 
 _SMALLEST_PART: Final = 5 << 20
 _MOST_PARTS: Final = 10_000
@@ -92,6 +92,11 @@ def part_length(size: int, wanted: int) -> int:
 def plain_etag(etag: str) -> str:
     """Return an ETag without its quotes and marks, in small letters."""
     return etag.strip().removeprefix("W/").strip('"').lower()
+
+
+def is_md5(etag: str) -> bool:
+    """Tell whether an ETag without quotes looks like the MD5 of a whole object."""
+    return _MD5.fullmatch(etag) is not None
 
 
 def judge_etag(etag: str, parts: Sequence[bytes], whole: Callable[[], str]) -> bool | None:
