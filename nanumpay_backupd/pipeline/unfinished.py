@@ -22,9 +22,9 @@ _EACH: Final = timedelta(days=1)
 
 
 class KeptNotes:
-    """The notes of one destination's driver (`stores.base.Notes`), in the catalog at ``path``: they outlive the process.
+    """The notes of one destination's driver (`stores.base.Notes`), in the catalog at ``path``.
 
-    A note is a help and no condition: where the catalog cannot be used, there is none.
+    They outlive the process. A note is a help and no condition: where the catalog cannot be used, there is none.
     """
 
     def __init__(self, path: Path, destination: str) -> None:
