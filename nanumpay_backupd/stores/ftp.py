@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Final, TypeVar
 
 from nanumpay_backupd.errors import StoreError
@@ -55,6 +56,14 @@ T = TypeVar("T")
 class FtpStore(Store):
     """A folder on an FTP server. An upload goes to ``.NAME.part`` and is renamed when its size is right."""
 
+    rights = MappingProxyType(
+        {
+            "put": "to write and rename files (STOR, RNFR, RNTO)",
+            "list": "to list the folder (MLSD, LIST)",
+            "get": "to read files (RETR)",
+            "delete": "to delete files (DELE)",
+        }
+    )
     properties = Properties(resumes_put=True, replaces_at_once=False)
 
     def __init__(self, destination: FtpDestination, clock: Clock | None = None) -> None:

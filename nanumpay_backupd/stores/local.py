@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Final
 
 from nanumpay_backupd.errors import StoreError
@@ -47,6 +48,14 @@ _NOT_FOUND: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 class LocalStore(Store):
     """A folder. The folder is made when it is first written to, unless it has to be a mount point."""
 
+    rights = MappingProxyType(
+        {
+            "put": "to write in the folder (w, x)",
+            "list": "to list the folder (r, x)",
+            "get": "to read its files (r)",
+            "delete": "to delete in the folder (w, x)",
+        }
+    )
     properties = Properties(resumes_put=True, tells_room=True)
 
     def __init__(self, destination: LocalDestination) -> None:

@@ -7,7 +7,7 @@ import io
 import os
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from nanumpay_backupd.settings.schema import S3Destination
 from nanumpay_backupd.stores.base import (
     CHUNK,
+    Finding,
     Keeping,
     Notes,
     ObjectInfo,
@@ -35,6 +36,7 @@ from nanumpay_backupd.stores.base import (
 from nanumpay_backupd.stores.s3_content import Digest, FileSource, Paced, is_md5, judge_etag
 from nanumpay_backupd.stores.s3_errors import classify, error_code, http_status, reason
 from nanumpay_backupd.stores.s3_parts import Parts, Sent, abort_older
+from nanumpay_backupd.stores.s3_survey import RIGHTS, Survey
 from nanumpay_backupd.stores.s3_versions import Versions, says_locked
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.secrets import redact
@@ -46,6 +48,8 @@ _CONNECT_TIMEOUT: Final = 10.0
 
 class S3Store(Store):
     """A prefix in a bucket. Objects become visible whole, as S3 promises; large ones go up in parts, side by side."""
+
+    rights = RIGHTS
 
     def __init__(
         self,
@@ -90,6 +94,8 @@ class S3Store(Store):
             sent = self._put_parts(key, source, report)
             self._notes.write(key, None)
             result = self._confirm(target, source.size, sent.digests, source.md5)
+            if sent.resumed and self._settings.lock_days:
+                self._lock_from_now(target)
             return msgspec.structs.replace(result, resumed=sent.resumed)
         finally:
             os.close(fd)
@@ -184,6 +190,12 @@ class S3Store(Store):
         """Say what the bucket keeps; see `Store.keeping`."""
         return self._versions().keeping()
 
+    def survey(self, key: str) -> tuple[Finding, ...]:
+        """Look at the bucket's settings and at the rights to use it; see `Store.survey`."""
+        with self._faults("looking at the bucket"):
+            looker = Survey(self._connect(), self._settings, self._prefix, self._clock.now())
+            return looker.all(self._prefix + check_key(key))
+
     def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
         """Abort old unfinished uploads; see `Store.sweep`. Needs s3:ListBucketMultipartUploads."""
         with self._faults("looking for unfinished uploads"):
@@ -197,8 +209,12 @@ class S3Store(Store):
 
     def _connect(self) -> Any:
         """Return the client, made at first use; it is safe to share between threads."""
-        if self._client is not None:
-            return self._client
+        if self._client is None:
+            with self._faults("looking for the credentials"):
+                self._client = self._session()
+        return self._client
+
+    def _session(self) -> Any:
         settings = self._settings
         # Foreign servers reject the checksums that boto3 sends by default over HTTPS (aws-chunked trailers).
         checksums: Literal["when_required", "when_supported"] = (
@@ -219,12 +235,13 @@ class S3Store(Store):
         # Without keys boto3 looks for them itself: environment, ~/.aws, the machine's role.
         with_keys = bool(settings.access_key_id)
         session = boto3.session.Session(
+            profile_name=settings.profile or None,
             aws_access_key_id=settings.access_key_id if with_keys else None,
             aws_secret_access_key=settings.secret_access_key.reveal() if with_keys else None,
             region_name=settings.region or None,
         )
         try:
-            self._client = session.client(
+            return session.client(
                 "s3", endpoint_url=settings.endpoint_url or None, verify=settings.ca_file or None, config=config
             )
         except ValueError as error:  # not an address
@@ -234,7 +251,6 @@ class S3Store(Store):
                 "write endpoint_url as https://host or https://host:port",
                 retryable=False,
             ) from error
-        return self._client
 
     def _versions(self) -> Versions:
         if self._kept is None:
@@ -254,13 +270,25 @@ class S3Store(Store):
                 "ca_file is a PEM file with the certificate of the server's authority, readable by the service's user",
             ) from error
 
-    def _object_options(self) -> dict[str, str]:
+    def _object_options(self) -> dict[str, Any]:
+        settings = self._settings
         options = {
             "ServerSideEncryption": self._settings.sse,
             "SSEKMSKeyId": self._settings.sse_kms_key_id,
             "StorageClass": self._settings.storage_class,
+            "ObjectLockMode": settings.lock_mode.upper() if settings.lock_days else "",
+            "ObjectLockRetainUntilDate": self._locked_until() if settings.lock_days else None,
         }
         return {name: value for name, value in options.items() if value}
+
+    def _locked_until(self) -> datetime:
+        return self._clock.now() + timedelta(days=self._settings.lock_days)
+
+    def _lock_from_now(self, target: str) -> None:
+        """Lock an object whose upload was begun some time ago, and its lock with it, for the whole time."""
+        kept = {"Mode": self._settings.lock_mode.upper(), "RetainUntilDate": self._locked_until()}
+        with self._faults(f"locking {self._short(target)}"):
+            self._connect().put_object_retention(Bucket=self._bucket, Key=target, Retention=kept)
 
     def _put_whole(self, target: str, data: bytes) -> Digest:
         digest = Digest(data)
