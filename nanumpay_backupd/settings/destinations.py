@@ -116,8 +116,6 @@ class S3Destination(DestinationSettings, frozen=True, tag="s3"):
             given, lacking = ("lock_mode", "lock_days") if self.lock_mode else ("lock_days", "lock_mode")
             fix = "lock_days = 30" if self.lock_mode else 'lock_mode = "governance"'
             yield given, f"is set without {lacking}", f"add: {fix}"
-        if self.profile and self.access_key_id:
-            yield "profile", "is set beside access_key_id", "leave one of them out"
 
     @property
     def for_probe(self) -> Self:

@@ -235,7 +235,7 @@ class S3Store(Store):
         # Without keys boto3 looks for them itself: environment, ~/.aws, the machine's role.
         with_keys = bool(settings.access_key_id)
         session = boto3.session.Session(
-            profile_name=settings.profile or None,
+            profile_name=None if with_keys else settings.profile or None,
             aws_access_key_id=settings.access_key_id if with_keys else None,
             aws_secret_access_key=settings.secret_access_key.reveal() if with_keys else None,
             region_name=settings.region or None,

@@ -69,6 +69,9 @@ class Survey:
         for topic, right, look in looks:
             try:
                 found += look()
+            except KeyError:
+                # Servers that know nothing of it answer something else (rclone: a listing).
+                continue
             except ClientError as error:
                 if http_status(error) in (401, 403):
                     hint = f"to have it looked at, allow {right}" if right else ""
@@ -81,7 +84,7 @@ class Survey:
         method = getattr(getattr(signer, "_credentials", None), "method", "")
         if not method:
             return []
-        profile = f", profile {self._settings.profile}" if self._settings.profile else ""
+        profile = f", profile {self._settings.profile}" if self._settings.profile and method != "explicit" else ""
         hint = ""
         if method == "explicit" and not self._settings.endpoint_url:
             hint = f"on AWS's machines a role needs no key that could be stolen ({_GUIDE})"
@@ -188,9 +191,9 @@ class Survey:
     def _public(self) -> list[Finding]:
         """Look whether everybody could read; what one of the answers says counts, whatever the others do not tell."""
         fix = "aws s3api put-public-access-block with all four settings true; see " + _GUIDE
-        with contextlib.suppress(ClientError):
+        with contextlib.suppress(ClientError, KeyError):
             if self._client.get_bucket_policy_status(**self._bucket)["PolicyStatus"]["IsPublic"]:
-                return [Finding("public access", "failed", "the bucket's policy lets everybody in", fix)]
+                return [Finding("public access", "failed", "the bucket's policy or access list lets everybody in", fix)]
         with contextlib.suppress(ClientError):
             for grant in self._client.get_bucket_acl(**self._bucket).get("Grants", ()):
                 if str(grant.get("Grantee", {}).get("URI", "")).endswith(_EVERYBODY):
@@ -204,7 +207,9 @@ class Survey:
             block = {}
         if len(block) >= 4 and all(block.values()):
             return [Finding("public access", "ok", "blocked")]
-        return [Finding("public access", "warning", "none now, but nothing blocks it", fix)]
+        # AWS blocks it in every new bucket: where it does not, somebody has ended that.
+        state = "ok" if self._settings.endpoint_url else "warning"
+        return [Finding("public access", state, "none now, but nothing blocks it", fix)]
 
     def _replication(self) -> list[Finding]:
         advice = f"a bucket elsewhere, by replication or as a second destination, outlives this one ({_GUIDE})"
@@ -213,7 +218,7 @@ class Survey:
         except ClientError as error:
             if error_code(error) != "ReplicationConfigurationNotFoundError":
                 raise
-            return [Finding("replication", "ok", "none", advice)]
+            answer = {}
         to = [
             str(rule.get("Destination", {}).get("Bucket", "")).rpartition(":")[2]
             for rule in answer.get("Rules", ())
@@ -222,7 +227,9 @@ class Survey:
         if to:
             text = f"to {', '.join(to)}; deleting there is that bucket's own matter"
             return [Finding("replication", "ok", text)]
-        return [Finding("replication", "ok", "none that is about these objects", advice)]
+        return [
+            Finding("replication", "ok", "none that is about these objects" if answer.get("Rules") else "none", advice)
+        ]
 
 
 def judge_lifecycle(rules: list[dict[str, Any]], prefix: str) -> list[Finding]:
