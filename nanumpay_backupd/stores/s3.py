@@ -44,6 +44,8 @@ from nanumpay_backupd.system.secrets import redact
 __all__ = ["S3Store"]
 
 _CONNECT_TIMEOUT: Final = 10.0
+_LOCK_SLACK: Final = timedelta(hours=1)
+"""By so much a lock may end early: for the time that an upload takes."""
 
 
 class S3Store(Store):
@@ -94,8 +96,6 @@ class S3Store(Store):
             sent = self._put_parts(key, source, report)
             self._notes.write(key, None)
             result = self._confirm(target, source.size, sent.digests, source.md5)
-            if sent.resumed and self._settings.lock_days:
-                self._lock_from_now(target)
             return msgspec.structs.replace(result, resumed=sent.resumed)
         finally:
             os.close(fd)
@@ -284,9 +284,15 @@ class S3Store(Store):
     def _locked_until(self) -> datetime:
         return self._clock.now() + timedelta(days=self._settings.lock_days)
 
-    def _lock_from_now(self, target: str) -> None:
-        """Lock an object whose upload was begun some time ago, and its lock with it, for the whole time."""
-        kept = {"Mode": self._settings.lock_mode.upper(), "RetainUntilDate": self._locked_until()}
+    def _make_sure_of_lock(self, target: str, until: datetime | None) -> None:
+        """Lock an object for the whole time, unless the server says that it is.
+
+        The lock of an upload in parts begins with the upload, which may be days ago; radosgw forgets it.
+        """
+        wanted = self._locked_until()
+        if not self._settings.lock_days or (until is not None and until > wanted - _LOCK_SLACK):
+            return
+        kept = {"Mode": self._settings.lock_mode.upper(), "RetainUntilDate": wanted}
         with self._faults(f"locking {self._short(target)}"):
             self._connect().put_object_retention(Bucket=self._bucket, Key=target, Retention=kept)
 
@@ -328,6 +334,7 @@ class S3Store(Store):
         opaque = str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
         verdict = None if opaque else judge_etag(head.get("ETag", ""), parts, whole)
         if head["ContentLength"] == size and verdict is not False:
+            self._make_sure_of_lock(target, head.get("ObjectLockRetainUntilDate"))
             return PutResult(size=size, proven=bool(verdict), durable=True)
         # A damaged object must not pass for a backup.
         with contextlib.suppress(BotoCoreError, ClientError):

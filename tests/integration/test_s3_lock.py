@@ -340,7 +340,8 @@ def test_what_is_uploaded_is_locked_for_the_days_that_are_set(bucket: Bucket, tm
     assert tried.state == "ok"
     (lock,) = (check for check in others if check.name.endswith(": lock"))
     assert (lock.state, mode in lock.message) == ("ok", True)
-    assert bucket.names() == {"large", "small"}
+    # The gate, which keeps no versions, does not let go what was locked for a minute to try it.
+    assert {name for name in bucket.names() if REAL or not name.startswith("doctor-")} == {"large", "small"}
     if REAL:
         where = {"Bucket": settings.bucket, "Key": f"{settings.prefix}large"}
         assert bucket.client.head_object(**where)["ObjectLockMode"] == mode.upper()
@@ -504,7 +505,8 @@ def test_real_locked_versions_are_refused(bucket: Bucket) -> None:
 )
 def test_the_doctor_knows_a_real_bucket(versioned: Make, how: str, told: list[str]) -> None:
     """What the gate says in the other tests, a real server says too."""
-    first, *others = checks(versioned(how))
+    settings = versioned(how)
+    first, *others = (check for check in checks(settings) if check.name.endswith(settings.name))
     assert first.state == "ok"
     assert [check.state for check in others] == [words.partition(": ")[0] for words in told]
     assert all(words.partition(": ")[2] in check.message for check, words in zip(others, told, strict=True))
