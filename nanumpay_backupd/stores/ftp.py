@@ -305,9 +305,12 @@ class FtpStore(Store):
             if error.code == "destination-denied":  # write, but not read: such accounts exist
                 return size if position.began else -1
             raise
-        if not same:
-            self.close()  # it may have been left in the middle
-        return size if same else -1
+        if same:
+            return size
+        # Left in the middle: a new connection, and a new file, as a server may keep the old one locked (vsftpd).
+        self.close()
+        self._ready().ask(f"DELE {part}", f"deleting {part}", REFUSED)
+        return -1
 
     def _same(self, link: FtpLink, part: str, source: _Source, position: _Position, size: int) -> bool:
         """Compare what the server has with the file, as far as is told at `_READ_BACK`.
