@@ -7,7 +7,15 @@ from typing import Final
 
 import msgspec
 
-from nanumpay_backupd.settings.schema import Destination, FtpDestination, LocalDestination, RetryPolicy, S3Destination
+from nanumpay_backupd.settings.schema import (
+    Destination,
+    FtpDestination,
+    LocalDestination,
+    RetryPolicy,
+    S3Destination,
+    SftpDestination,
+    WebdavDestination,
+)
 from nanumpay_backupd.stores.base import Notes, Store
 from nanumpay_backupd.stores.extras import needed_extra
 from nanumpay_backupd.stores.retrying import RetryingStore
@@ -70,6 +78,14 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
             from nanumpay_backupd.stores.ftp import FtpStore
 
             return FtpStore(destination, clock)
+        case SftpDestination():
+            from nanumpay_backupd.stores.sftp import SftpStore
+
+            return SftpStore(destination, clock)
+        case WebdavDestination():
+            from nanumpay_backupd.stores.webdav import WebdavStore
+
+            return WebdavStore(destination)
         case LocalDestination():
             from nanumpay_backupd.stores.local import LocalStore
 

@@ -14,6 +14,8 @@ from tests.contract.places.base import Participant, Place
 from tests.contract.places.ftp import start_ftp
 from tests.contract.places.local import start_local
 from tests.contract.places.s3 import start_bucket
+from tests.contract.places.sftp import start_ssh
+from tests.contract.places.webdav import start_webdav
 from tests.servers.certs import Certificate
 
 __all__ = ["LOCAL", "PARTICIPANTS", "REMOTE", "Participant", "Place"]
@@ -31,6 +33,9 @@ REMOTE: Final[dict[str, Start]] = {
     "ftps-pyftpdlib": lambda folder, certificate: start_ftp(folder, "pyftpdlib", certificate),
     "ftp-vsftpd": lambda folder, _: start_ftp(folder, "vsftpd"),
     "ftps-vsftpd": lambda folder, certificate: start_ftp(folder, "vsftpd", certificate),
+    "sftp": lambda folder, _: start_ssh(folder),
+    "webdav": lambda folder, _: start_webdav(folder),
+    "webdav-https": start_webdav,
 }
 PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
 """How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""

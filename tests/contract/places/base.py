@@ -23,6 +23,8 @@ class Participant(ABC):
 
     durable: ClassVar[bool] = False
     """What a put says of it (`PutResult.durable`)."""
+    tells_room: ClassVar[bool] = False
+    """Whether it tells how much room there is."""
     settling: ClassVar[float] = 0.0
     """Seconds until it notices what `plant` did."""
 
