@@ -26,6 +26,7 @@ from tests.servers.mongod import Mongod
 from tests.servers.process import free_port
 from tests.servers.proxy import start_proxy
 from tests.servers.s3 import start_s3
+from tests.servers.sftp import start_sshd
 
 pytestmark = pytest.mark.servers
 
@@ -61,7 +62,7 @@ class Place:
         """Bytes at most that each kill loses."""
 
 
-@pytest.fixture(params=["s3", "vsftpd", "pyftpdlib", "local"])
+@pytest.fixture(params=["s3", "vsftpd", "pyftpdlib", "sftp", "local"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Each kind of place, slow enough to be killed in between."""
     with contextlib.ExitStack() as stack:
@@ -72,6 +73,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
             proxy = stack.enter_context(start_proxy("127.0.0.1", port, forward_to=forward))
             settings = server.destination(endpoint_url=f"http://127.0.0.1:{port}", prefix="", part_size=PARTS)
             yield Place(settings, lambda: len(proxy.recorded), server.root / server.bucket, IN_FLIGHT)
+        elif request.param == "sftp":
+            ssh = stack.enter_context(start_sshd(tmp_path / "ssh"))
+            port = free_port()
+            door = stack.enter_context(start_proxy("127.0.0.1", port, forward_to=ssh.port))
+            slow = ssh.destination(port=port, bandwidth=24 * MIB)
+            # What was on its way, and as much again that is not believed: requests may have come out of order.
+            yield Place(slow, lambda: len(door.recorded), ssh.folder, 8 * MIB)
         elif request.param == "local":
             folder = tmp_path / "disk"
             part = folder / part_name(KEY)
