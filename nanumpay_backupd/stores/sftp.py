@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import asyncssh
@@ -61,6 +62,14 @@ T = TypeVar("T")
 class SftpStore(Store):
     """A folder. An upload goes to ``.NAME.part``, is brought to the disk, and is renamed when its size is right."""
 
+    rights = MappingProxyType(
+        {
+            "put": "to write and rename files in the folder",
+            "list": "to list the folder",
+            "get": "to read files",
+            "delete": "to delete files",
+        }
+    )
     properties = Properties(resumes_put=True, tells_room=True)
 
     def __init__(self, destination: SftpDestination, clock: Clock | None = None) -> None:
