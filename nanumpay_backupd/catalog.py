@@ -718,6 +718,12 @@ class Catalog:
         with self._write() as db:
             db.execute("INSERT OR REPLACE INTO memory VALUES (?, ?)", (key, record))
 
+    def forget(self, key: str) -> None:
+        """Let go of what `remember` kept; harmless when there is nothing."""
+        if self.remembered(key) is not None:
+            with self._write() as db:
+                db.execute("DELETE FROM memory WHERE key = ?", (key,))
+
 
 def _choice(job: str | None, limit: int | None, kinds: Collection[Kind]) -> tuple[str, list[object]]:
     """Return a query for backups, with a place for its columns, and the values for its parameters.

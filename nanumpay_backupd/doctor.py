@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -21,12 +20,14 @@ from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import Destination, JobSpec, Paths
 from nanumpay_backupd.sources.base import Need, Source
 from nanumpay_backupd.stores.base import Keeping, Store
+from nanumpay_backupd.stores.probe import Step, probe, probe_key
+from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes
 from nanumpay_backupd.system.process import run_text
 from nanumpay_backupd.system.sandbox import way_out
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["Check", "check_destination", "check_encryption", "check_folder", "check_job", "check_tools"]
+__all__ = ["Check", "CheckStep", "check_destination", "check_encryption", "check_folder", "check_job", "check_tools"]
 
 _PROBE: Final = b"nanumpay-backupd doctor probe\n"
 _EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,13 +36,31 @@ _LOW_SPACE: Final = 1 << 30
 _CLOCK_SECONDS: Final = 5.0
 
 
+class CheckStep(msgspec.Struct, frozen=True):
+    """One thing that was tried at a destination: ``put``, ``list``, ``get``, ``range`` or ``delete``.
+
+    ``state`` is ``ok`` or ``failed``; ``right`` is the place's own name of the right that is missing.
+    """
+
+    step: str
+    state: str
+    seconds: float
+    right: str = ""
+    code: str = ""
+    message: str = ""
+
+
 class Check(msgspec.Struct, frozen=True):
-    """One finding; ``state`` is ``ok``, ``warning`` or ``failed``; ``hint`` says what to do."""
+    """One finding; ``state`` is ``ok``, ``warning`` or ``failed``; ``hint`` says what to do, or what is advised.
+
+    ``steps`` is what was tried, where that is several things.
+    """
 
     name: str
     state: str
     message: str
     hint: str = ""
+    steps: tuple[CheckStep, ...] = ()
 
 
 def check_job(
@@ -103,40 +122,57 @@ def check_tools(job: JobSpec, needs: Iterable[Need]) -> Iterator[Check]:
 
 
 def check_destination(
-    job: str, destination: Destination, open_store: Callable[[Destination], Store]
+    job: str, destination: Destination, open_store: Callable[[Destination], Store], clock: Clock | None = None
 ) -> Iterator[Check]:
-    """Put, read back and delete a small object at a destination, under a name that no backup has."""
-    name = f"{job}: destination {destination.name}"
-    where = destination.address
-    key = f"doctor-{secrets.token_hex(4)}.probe"
+    """Put, list, get and delete a small object, under a name that no backup has; then look at how the place is set up.
+
+    The first finding has the ``steps``, each with its time; the others are one for each topic.
+    """
+    name, where = f"{job}: destination {destination.name}", destination.address
+    key = probe_key()
     try:
-        with open_store(destination) as store:
-            store.put_bytes(key, _PROBE)
-            try:
-                content = b"".join(store.get(key))
-                listed = any(item.key == key for item in store.list())
-            finally:
-                store.delete(key)
-            kept = store.keeping()
-            if store.stat(key) is not None:
-                yield Check(
-                    name, "failed", f"{where}: a test object could not be deleted", "allow deletion: retention needs it"
-                )
+        with open_store(destination.for_probe) as store:
+            steps = probe(store, key, clock or SystemClock())
+            yield _tried(name, where, steps)
+            if any(step.fault is not None and step.name == "put" for step in steps):
                 return
+            yield from _kept_there(name, destination, where, store.keeping())
+            for finding in store.survey(key):
+                yield Check(f"{name}: {finding.topic}", finding.state, finding.message, finding.hint)
     except Exception as raised:  # noqa: BLE001 - a defect at one place must not end the other checks
         error = as_expected(raised)
         yield Check(name, "failed", f"{where}: {error.message}", error.hint)
-        return
-    if content != _PROBE or not listed:
-        yield Check(
-            name,
-            "failed",
-            f"{where}: what was written did not read back the same",
-            "do not use this place until that is understood",
+
+
+def _tried(name: str, where: str, steps: Sequence[Step]) -> Check:
+    """Sum up what was tried: what fails comes first, with the right that is missing where it is one."""
+    told = tuple(
+        CheckStep(
+            step=step.name,
+            state="ok" if step.fault is None else "failed",
+            seconds=round(step.seconds, 6),
+            right=step.right,
+            code=step.fault.code if step.fault is not None else "",
+            message=step.fault.message if step.fault is not None else "",
         )
-        return
-    yield Check(name, "ok", f"{where}: wrote, listed, read back and deleted a test object")
-    yield from _kept_there(name, destination, where, kept)
+        for step in steps
+    )
+    times = ", ".join(f"{step.name} {_in_words(step.seconds)}" for step in steps if step.fault is None)
+    failed = [step for step in steps if step.fault is not None]
+    if not failed:
+        text = f"{where}: wrote, listed, read back and deleted a test object ({times})"
+        return Check(name, "ok", text, steps=told)
+    first = failed[0].fault
+    assert first is not None
+    also = ", ".join(step.name for step in failed[1:])
+    text = f"{where}: {failed[0].name}: {first.message}" + (f"; {also} failed too" if also else "")
+    rights = list(dict.fromkeys(step.right for step in failed if step.right))
+    lacking = f"missing: {', '.join(rights)}; " if rights else ""
+    return Check(name, "failed", f"{text} (worked: {times})" if times else text, f"{lacking}{first.hint}", steps=told)
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1.0 else f"{seconds:.1f} s"
 
 
 def _kept_there(name: str, destination: Destination, where: str, kept: Keeping) -> Iterator[Check]:

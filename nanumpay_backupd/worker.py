@@ -34,6 +34,7 @@ from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.limits import go_limit
 from nanumpay_backupd.pipeline.report import Progress, Recorder, Reporter, new_run
+from nanumpay_backupd.pipeline.unfinished import KeptNotes
 from nanumpay_backupd.pipeline.watch import Watch
 from nanumpay_backupd.settings.schema import Destination, MongoSource, RetryPolicy, RunSpec, decode_spec, encode_spec
 from nanumpay_backupd.sources.factory import needs_of, open_oplog, open_source, open_target
@@ -96,9 +97,13 @@ def execute(
     def opener(destination: Destination) -> Store:
         # A restore is waited for.
         hurry = spec.action == "restore"
-        return open_store(destination, retry=retry, clock=clock, cancelled=lambda: recorder.ending, hurry=hurry)
+        notes = KeptNotes(records, destination.name)
+        return open_store(
+            destination, retry=retry, clock=clock, cancelled=lambda: recorder.ending, hurry=hurry, notes=notes
+        )
 
-    with Catalog(spec.paths.state / "catalog.db") as catalog:
+    records = spec.paths.state / "catalog.db"
+    with Catalog(records) as catalog:
         # On record it is told apart: how a snapshot of one collection went says nothing of the job's backups.
         action = "collection" if spec.collection is not None else spec.action
         run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action, spec.group)

@@ -306,7 +306,7 @@ def _about(line: Reply) -> str:
 
 
 def checks_lines(screen: Screen, checks: list[Reply]) -> list[str]:
-    """Write one line per check with its mark, and what to do below those that are not ok; a count at the end."""
+    """Write one line per check with its mark, and what to do, or what is advised, below; a count at the end."""
     styles = {"ok": ("ok", "green"), "warning": ("warn", "yellow")}
     lines = []
     names = Column("", [check["name"] for check in checks])
@@ -314,8 +314,9 @@ def checks_lines(screen: Screen, checks: list[Reply]) -> list[str]:
         mark, style = styles.get(check["state"], ("bad", "red"))
         padded = check["name"].ljust(names.width)
         lines.append(f"{screen.paint(screen.mark(mark), style)} {padded}  {check['message']}")
-        if check["hint"] and check["state"] != "ok":
-            lines.append(f"  {' ' * names.width}  {screen.mark('hint')} {check['hint']}")
+        if check["hint"]:
+            hint = f"{screen.mark('hint')} {check['hint']}"
+            lines.append(f"  {' ' * names.width}  {screen.paint(hint, 'dim') if check['state'] == 'ok' else hint}")
     failed = sum(check["state"] not in styles for check in checks)
     warned = sum(check["state"] == "warning" for check in checks)
     summary = f"{plural(len(checks), 'check')}: {number(failed)} failed, {plural(warned, 'warning')}"

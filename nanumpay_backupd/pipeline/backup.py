@@ -49,6 +49,7 @@ from nanumpay_backupd.pipeline.publish import clear_staging, commit, open_stagin
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.states import StateFolder, stamped
 from nanumpay_backupd.pipeline.swap import unfinished_swap
+from nanumpay_backupd.pipeline.unfinished import sweep_unfinished
 from nanumpay_backupd.pipeline.upload import OpenStore, upload, upload_due
 from nanumpay_backupd.settings.schema import RunSpec
 from nanumpay_backupd.settings.selection import bound_for
@@ -486,6 +487,8 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     )
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
+    for left in sweep_unfinished(spec.job.destinations, catalog, now, open_store):
+        recorder.reporter.message("info", f"retention: an upload that nobody goes on with was removed: {left}")
     if fulls:
         for note in too_large(spec.job, lines):
             recorder.warn(f"retention: {note}")

@@ -341,8 +341,9 @@ def _succeeded(copy: Copy, result: PutResult, seconds: float, catalog: Catalog, 
             copy, state=state, updated=now, attempts=copy.attempts + 1, next_attempt=None, error=None
         )
     )
-    rate = human_size(copy.size / max(seconds, 0.001))
-    return f"{copy.key} is at {copy.destination} ({state.value}, {human_size(copy.size)}, {rate}/s)"
+    rate = human_size((copy.size - result.resumed) / max(seconds, 0.001))
+    there = f", of which {human_size(result.resumed)} were there from an earlier try" if result.resumed else ""
+    return f"{copy.key} is at {copy.destination} ({state.value}, {human_size(copy.size)}{there}, {rate}/s)"
 
 
 def _failed(

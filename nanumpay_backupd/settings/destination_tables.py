@@ -67,6 +67,21 @@ S3_EXTRAS: Final = (
         "In a bucket that keeps versions, delete these too (needs `s3:ListBucketVersions`, `s3:DeleteObjectVersion`).",
         "true",
     ),
+    Option(
+        "profile",
+        Text("the name of a profile"),
+        "Profile of the service user's `~/.aws/config` to take credentials from, where no access key is given.",
+        '"backups"',
+        default="as boto3 finds them: environment, web identity, the machine's role",
+    ),
+    Option(
+        "lock_mode",
+        Choice("", "governance", "compliance"),
+        "Lock each new object (the bucket needs Object Lock): nobody can delete it before the time is over; with "
+        "`governance` whoever has a right for it can.",
+        '"governance"',
+    ),
+    Option("lock_days", Whole(0, 36_500), "For how many days; no longer than the shortest retention.", "30"),
     _BANDWIDTH,
 )
 FTP_EXTRAS: Final = (

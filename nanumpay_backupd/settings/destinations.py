@@ -7,7 +7,7 @@ A type is added by a record here and its place in the union `Destination`, a tab
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -63,13 +63,23 @@ class DestinationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         """Return the server whose certificate is watched; None where none is shown."""
         return None
 
+    @property
+    def for_probe(self) -> Self:
+        """Return the settings with which something is put that is to be deleted at once."""
+        return self
+
     def conflicts(self) -> Iterator[tuple[str, str, str]]:
         """Yield what does not fit together in its table: the key, the reason, the fix (see `problems.Problems`)."""
         return iter(())
 
 
 class S3Destination(DestinationSettings, frozen=True, tag="s3"):
-    """A bucket. ``endpoint_url`` empty means AWS; with a foreign endpoint checksums are sent only when required."""
+    """A bucket. ``endpoint_url`` empty means AWS; with a foreign endpoint checksums are sent only when required.
+
+    Without ``access_key_id`` boto3 finds the credentials: those of ``profile``, else the environment, ~/.aws, a web
+    identity, the machine's or container's role. ``lock_mode`` (``governance``, ``compliance``) locks each new object
+    for ``lock_days``.
+    """
 
     environment: ClassVar[tuple[str, ...]] = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     bucket: str
@@ -84,6 +94,9 @@ class S3Destination(DestinationSettings, frozen=True, tag="s3"):
     storage_class: str = ""
     ca_file: str = ""
     delete_versions: bool = False
+    profile: str = ""
+    lock_mode: str = ""
+    lock_days: int = 0
     part_size: int = 16 << 20
     parallel_parts: int = 3
     timeout: float = 60.0
@@ -100,7 +113,16 @@ class S3Destination(DestinationSettings, frozen=True, tag="s3"):
 
     def conflicts(self) -> Iterator[tuple[str, str, str]]:
         """See `DestinationSettings.conflicts`."""
-        return kms_conflicts(self.sse, self.sse_kms_key_id)
+        yield from kms_conflicts(self.sse, self.sse_kms_key_id)
+        if bool(self.lock_mode) != bool(self.lock_days):
+            given, lacking = ("lock_mode", "lock_days") if self.lock_mode else ("lock_days", "lock_mode")
+            fix = "lock_days = 30" if self.lock_mode else 'lock_mode = "governance"'
+            yield given, f"is set without {lacking}", f"add: {fix}"
+
+    @property
+    def for_probe(self) -> Self:
+        """See `DestinationSettings.for_probe`."""
+        return msgspec.structs.replace(self, lock_days=0)
 
 
 class FtpDestination(DestinationSettings, frozen=True, tag="ftp"):

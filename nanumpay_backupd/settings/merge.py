@@ -73,6 +73,9 @@ def application_destination(host: HostConfig, app: AppSettings) -> Destination |
             storage_class=more.storage_class,
             ca_file=more.ca_file,
             delete_versions=more.delete_versions,
+            profile=more.profile,
+            lock_mode=more.lock_mode,
+            lock_days=more.lock_days,
             bandwidth=more.bandwidth,
         )
     if app.storage == "ftp" and app.ftp.host:

@@ -415,6 +415,9 @@ class S3Extras(_Settings, frozen=True):
     storage_class: str = ""
     ca_file: str = ""
     delete_versions: bool = False
+    profile: str = ""
+    lock_mode: str = ""
+    lock_days: int = 0
     bandwidth: int = 0
 
 

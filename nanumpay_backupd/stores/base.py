@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from types import MappingProxyType, TracebackType
+from typing import Final, Protocol, Self
 
 import msgspec
 
@@ -15,26 +16,76 @@ from nanumpay_backupd.errors import StoreError
 
 __all__ = [
     "CHUNK",
+    "WORTH_RESUMING",
+    "Finding",
     "Keeping",
+    "Notes",
     "ObjectInfo",
     "Progress",
     "Properties",
     "PutResult",
+    "Resumed",
+    "ShortNotes",
     "Store",
     "check_key",
     "is_hidden",
+    "part_key",
+    "part_name",
     "store_error",
     "unreadable_source",
+    "worth_keeping",
 ]
 
 CHUNK: Final = 1 << 20
 """The most bytes that `Store.get` yields at once."""
 
+WORTH_RESUMING: Final = 1 << 20
+"""What an earlier put left is gone on with from this size; below, sending it again is as quick as looking."""
+
+_PART: Final = ".part"
+_MENDED_BY_PEOPLE: Final = frozenset({"destination-auth", "destination-denied", "destination-tls"})
 _RETRYABLE: Final = frozenset({"destination-unreachable", "destination-mismatch", "destination-failed"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 Progress = Callable[[int], None]
 """Called with the number of bytes moved since the last call; raising from it aborts the transfer."""
+
+
+class Resumed(int):
+    """For `Progress`: so many bytes were there already, left by an earlier try and proven. They did not move now."""
+
+
+class Notes(Protocol):
+    """What a driver writes down about its unfinished uploads, by the object's key: an upload id, a session's address.
+
+    It outlives the process where the caller sees to that (`pipeline.unfinished`), and may be gone or be older than the
+    place: a driver believes none of it without asking the place. At most some hundred KiB each; may hold what gives
+    access to that one upload, so it is kept as privately as a password. Used by the thread that calls `Store.put`.
+    """
+
+    def read(self, key: str) -> bytes | None:
+        """Return what was written last, or None."""
+
+    def write(self, key: str, note: bytes | None) -> None:
+        """Keep a note in the place of the one before; None: forget it."""
+
+
+class ShortNotes:
+    """Notes that live as long as this object: for stores that nobody gave others."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, bytes] = {}
+
+    def read(self, key: str) -> bytes | None:
+        """Return what was written last, or None."""
+        return self._notes.get(key)
+
+    def write(self, key: str, note: bytes | None) -> None:
+        """Keep a note, or forget it."""
+        if note is None:
+            self._notes.pop(key, None)
+        else:
+            self._notes[key] = note
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
@@ -55,11 +106,13 @@ class PutResult(msgspec.Struct, frozen=True):
     ``proven``: it confirmed a checksum of the content, not only its size. ``durable``: it said that the content and
     its name outlast a loss of power there: by an fsync that was confirmed, or because that is what it promises by
     answering (S3 and its like).
+    ``resumed`` of the bytes were there from an earlier put that had been broken off, and were not sent again.
     """
 
     size: int
     proven: bool
     durable: bool = False
+    resumed: int = 0
 
 
 class Properties(msgspec.Struct, frozen=True):
@@ -93,6 +146,18 @@ class Keeping(msgspec.Struct, frozen=True):
     locked_days: int = 0
 
 
+class Finding(msgspec.Struct, frozen=True):
+    """Something about a place that is worth telling: ``topic`` in a word or two, ``state`` ok, warning or failed.
+
+    ``hint`` is what to do about it, or what is advised.
+    """
+
+    topic: str
+    state: str
+    message: str
+    hint: str = ""
+
+
 def store_error(code: str, message: str, hint: str = "", *, retryable: bool | None = None) -> StoreError:
     """Make the StoreError of one of the codes listed at `Store`; whether a retry helps follows from the code."""
     return StoreError(message, hint=hint, code=code, retryable=code in _RETRYABLE if retryable is None else retryable)
@@ -113,6 +178,26 @@ def check_key(key: str) -> str:
 def is_hidden(name: str) -> bool:
     """Tell whether a name at a destination is an unfinished upload or otherwise not an object (a leading dot)."""
     return name.startswith(".")
+
+
+def part_name(key: str) -> str:
+    """Return the name under which an object grows at a place of files, until it is whole and gets its own."""
+    return f".{key}{_PART}"
+
+
+def part_key(name: str) -> str | None:
+    """Return of which object a file's name is the `part_name`, None: of none."""
+    key = name[1 : -len(_PART)]
+    return key if name == part_name(key) and _KEY.fullmatch(key) else None
+
+
+def worth_keeping(error: BaseException) -> bool:
+    """Tell whether a put that ended so may be gone on with: not where there is no room, or nothing to read here."""
+    return (
+        not isinstance(error, StoreError)
+        or (error.retryable and error.code != "destination-mismatch")
+        or (error.code in _MENDED_BY_PEOPLE)
+    )
 
 
 def unreadable_source(path: Path, error: OSError) -> StoreError:
@@ -161,6 +246,8 @@ class Store(ABC):
     name: str
     """The destination's name in the configuration, for messages."""
     properties: Properties
+    rights: Mapping[str, str] = MappingProxyType({})
+    """What this kind of place calls the right to ``put``, ``list``, ``get`` and ``delete`` an object; see `doctor`."""
 
     @abstractmethod
     def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
@@ -172,9 +259,14 @@ class Store(ABC):
         it was before. When it failed or was broken off, nothing that counts as an object is left, and nothing at all
         unless the next put of the key goes on with it, or takes it away (``Properties.resumes_put``).
 
+        The next put of that key goes on as far as what is there is proven to be the beginning of this file (compared
+        with it, or by checksums of the place), reports that to ``progress`` as `Resumed`, and begins anew otherwise.
+        `sweep` removes what nobody went on with.
+
         ``progress`` is called by the caller's thread, at least once a second while bytes move, with the bytes moved
         since; they add up to the size, also where an earlier put is gone on with: what need not be sent again counts
-        as moved. What it raises ends the transfer: neither an object nor an unfinished upload is left then.
+        as moved. What it raises ends the transfer, and what was brought stays to be gone on with: so a run ends when
+        the daemon is stopped.
         """
 
     @abstractmethod
@@ -223,6 +315,20 @@ class Store(ABC):
     def keeping(self) -> Keeping:
         """Say what the place does with objects that are deleted or replaced, as far as it tells; may ask the server."""
         return Keeping()
+
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:  # noqa: ARG002
+        """Remove unfinished uploads that were begun, or last added to, ``before`` (UTC); returns their keys.
+
+        Only those whose key is ``ours``: others may use the place too. Where puts leave nothing, there is nothing.
+        """
+        return ()
+
+    def survey(self, key: str) -> tuple[Finding, ...]:  # noqa: ARG002
+        """Look at how the place is set up; what it does not tell is a Finding, not an error.
+
+        ``key`` is of no object, and may be used to try rights out; nothing of it stays.
+        """
+        return ()
 
     @abstractmethod
     def close(self) -> None:

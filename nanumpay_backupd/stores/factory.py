@@ -16,7 +16,7 @@ from nanumpay_backupd.settings.schema import (
     SftpDestination,
     WebdavDestination,
 )
-from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.stores.base import Notes, Store
 from nanumpay_backupd.stores.extras import needed_extra
 from nanumpay_backupd.stores.retrying import RetryingStore
 from nanumpay_backupd.stores.throttled import Throttle, ThrottledStore
@@ -36,18 +36,19 @@ def open_store(
     cancelled: Callable[[], bool] | None = None,
     on_retry: Callable[[str], None] | None = None,
     hurry: bool = False,
+    notes: Notes | None = None,
 ) -> Store:
     """Return the Store of a destination; it connects at its first use, so nothing can fail here but the import.
 
     Raises StoreError ``extra-missing`` where the driver's library is not installed (`extras.needed_extra`).
 
     With ``retry`` it repeats what fails for a passing reason (`RetryingStore` explains the other arguments); it keeps
-    to the destination's ``bandwidth``, unless there is a ``hurry``.
+    to the destination's ``bandwidth``, unless there is a ``hurry``. ``notes`` are those of its unfinished uploads.
     """
     throttle = None
     if destination.bandwidth and not hurry:
         throttle = Throttle(destination.bandwidth, clock or SystemClock(), cancelled or (lambda: False))
-    store = _driver(destination, clock, throttle)
+    store = _driver(destination, clock, throttle, notes)
     if throttle is not None:
         sender = throttle if isinstance(destination, S3Destination) else None
         rate = destination.bandwidth
@@ -57,22 +58,22 @@ def open_store(
     return RetryingStore(store, retry, clock=clock, cancelled=cancelled, on_retry=on_retry)
 
 
-def _driver(destination: Destination, clock: Clock | None, throttle: Throttle | None) -> Store:
+def _driver(destination: Destination, clock: Clock | None, throttle: Throttle | None, notes: Notes | None) -> Store:
     with needed_extra(destination):
-        return _imported(destination, clock, throttle)
+        return _imported(destination, clock, throttle, notes)
 
 
-def _imported(destination: Destination, clock: Clock | None, throttle: Throttle | None) -> Store:
+def _imported(destination: Destination, clock: Clock | None, throttle: Throttle | None, notes: Notes | None) -> Store:
     match destination:
         case S3Destination():
             # boto3 takes half a second and 30 MB: only who has a bucket pays for it.
             from nanumpay_backupd.stores.s3 import S3Store
 
             if throttle is None:
-                return S3Store(destination, clock)
+                return S3Store(destination, clock, notes=notes)
             # A part on its way is all that shows of progress: none may take for ever.
             part = max(_SMALL_PART, min(destination.part_size, destination.bandwidth * _PART_SECONDS))
-            return S3Store(msgspec.structs.replace(destination, part_size=part), clock, throttle.spend)
+            return S3Store(msgspec.structs.replace(destination, part_size=part), clock, throttle.spend, notes)
         case FtpDestination():
             from nanumpay_backupd.stores.ftp import FtpStore
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Final, TypeVar
 
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import FtpDestination
 from nanumpay_backupd.stores.base import (
+    WORTH_RESUMING,
     ObjectInfo,
     Progress,
     Properties,
     PutResult,
+    Resumed,
     Store,
     check_key,
     is_hidden,
+    part_key,
+    part_name,
     store_error,
     unreadable_source,
 )
@@ -33,8 +40,10 @@ _MOST_CUTS: Final = 5
 _LONGEST_PAUSE: Final = 5
 """Seconds before a reconnection: 1, 2, 4 and then this. A server needs a moment to write down what it got."""
 _SAMPLE: Final = 64 << 10
-_WORTH_RESUMING: Final = 1 << 20
-"""A part of an earlier put is gone on with from this size; below, sending it again is as quick as looking."""
+_READ_BACK: Final = 32 << 20
+_PLACES: Final = 8
+"""Of what an earlier put left, so many bytes at its end are compared (a server that crashed loses what came last), and
+before them a sample at so many places; all of it where the server tells checksums."""
 _DATA: Final = 256 << 10
 _NO_SUCH_COMMAND: Final = ("500", "501", "502", "504")
 _NOTHING_FOUND: Final = ("550", "450")
@@ -47,6 +56,14 @@ T = TypeVar("T")
 class FtpStore(Store):
     """A folder on an FTP server. An upload goes to ``.NAME.part`` and is renamed when its size is right."""
 
+    rights = MappingProxyType(
+        {
+            "put": "to write and rename files (STOR, RNFR, RNTO)",
+            "list": "to list the folder (MLSD, LIST)",
+            "get": "to read files (RETR)",
+            "delete": "to delete files (DELE)",
+        }
+    )
     properties = Properties(resumes_put=True, replaces_at_once=False)
 
     def __init__(self, destination: FtpDestination, clock: Clock | None = None) -> None:
@@ -124,13 +141,34 @@ class FtpStore(Store):
         check_key(key)
 
         def action(link: FtpLink) -> None:
-            if not self._enter(link, make=False) or link.ask(f"DELE {key}", f"deleting {key}", REFUSED):
+            if not self._enter(link, make=False):
+                return
+            link.ask(f"DELE {part_name(key)}", f"deleting {key}", REFUSED)
+            if link.ask(f"DELE {key}", f"deleting {key}", REFUSED):
                 return
             refusal = link.refusal
             if link.size(key) is not None:
                 raise link.fault(f"deleting {key}", refusal)
 
         self._run(action)
+
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
+        """Delete old unfinished uploads; see `Store.sweep`. Where a server tells no times (MDTM), none is old."""
+        gone = []
+
+        def action(link: FtpLink) -> None:
+            if not self._enter(link, make=False):
+                return
+            for info in self._listing(link, "LIST -a"):
+                key = part_key(info.key)
+                if key is None or not ours(key):
+                    continue
+                written = link.modified(info.key)
+                if written is not None and written < before and link.ask(f"DELE {info.key}", "deleting", REFUSED):
+                    gone.append(key)
+
+        self._run(action)
+        return tuple(gone)
 
     def close(self) -> None:
         """Drop the connection."""
@@ -207,11 +245,11 @@ class FtpStore(Store):
     def _put(self, key: str, source: _Source, position: _Position) -> PutResult:
         self._send_all(key, source, position)
         self._publish(key, source.size)
-        return PutResult(size=source.size, proven=False)
+        return PutResult(size=source.size, proven=False, resumed=position.resumed)
 
     def _send_all(self, key: str, source: _Source, position: _Position) -> None:
         """Bring the whole file to the temporary name, over several connections if need be."""
-        part = _part(key)
+        part = part_name(key)
         reached = 0
         cut: StoreError | None = None
         # A kept connection may have died unnoticed.
@@ -219,7 +257,7 @@ class FtpStore(Store):
         for attempt in range(_MOST_CUTS + 1):
             if cut is not None:
                 self._pause(min(2 ** (attempt - 1), _LONGEST_PAUSE), position)
-            there = self._there(part, source, trusted=position.began)
+            there = self._there(part, source, position)
             if cut is not None and there <= reached:
                 raise store_error(cut.code, cut.message, f"{cut.hint}; or is the disk of the server full?")
             reached = max(there, 0)
@@ -236,7 +274,8 @@ class FtpStore(Store):
                     raise
                 cut = error
             except BaseException:  # broken off by the progress callback
-                link.abandon(part)
+                if position.now < WORTH_RESUMING:
+                    link.abandon(part)
                 self.close()
                 raise
 
@@ -245,32 +284,75 @@ class FtpStore(Store):
             position.moved(0)  # so that the callback can break off
             self._clock.sleep(1.0)
 
-    def _there(self, part: str, source: _Source, *, trusted: bool) -> int:
+    def _there(self, part: str, source: _Source, position: _Position) -> int:
         """Return how many bytes of the file the server has under the temporary name, -1 for nothing to go on with.
 
-        What an earlier put left (not ``trusted``) counts only if its end is the same as the file's at that place.
+        What is there counts only if it is the same as the file's beginning, as far as `_same` looks.
         """
         link = self._ready()
         size = link.size(part)
         if size is None or size > source.size:
             return -1
-        if trusted:
+        if position.began and (size < _SAMPLE or "REST" not in link.features):
             return size
-        if size < _WORTH_RESUMING or "REST" not in link.features:
+        if not position.began and (size < WORTH_RESUMING or "REST" not in link.features):
             return -1
-        start = size - _SAMPLE
         try:
-            sample = b"".join(link.download(part, f"comparing {part}", start))
+            same = self._same(link, part, source, position, size)
         except StoreError as error:
             # A new connection: on this one the server may still have the place to begin in mind.
             self.close()
             if error.code == "destination-denied":  # write, but not read: such accounts exist
-                return -1
+                return size if position.began else -1
             raise
-        return size if sample == source.at(start, _SAMPLE) else -1
+        if same:
+            return size
+        # Left in the middle: a new connection, and a new file, as a server may keep the old one locked (vsftpd).
+        self.close()
+        self._ready().ask(f"DELE {part}", f"deleting {part}", REFUSED)
+        return -1
+
+    def _same(self, link: FtpLink, part: str, source: _Source, position: _Position, size: int) -> bool:
+        """Compare what the server has with the file, as far as is told at `_READ_BACK`.
+
+        What this put brought is compared at its end only.
+        """
+        if position.began:
+            return self._equal(link, part, source, position, range(size - _SAMPLE, size))
+        said = link.checksum(part)
+        if said is not None:
+            return said[1] == source.checksum(said[0], size, position)
+        start = max(0, size - _READ_BACK)
+        if not self._equal(link, part, source, position, range(start, size)):
+            return False
+        for number in range(_PLACES if start else 0):
+            at = start * number // _PLACES
+            # To stop a server in the middle of a file takes a connection; some allow one at a time.
+            self.close()
+            if not self._equal(self._ready(), part, source, position, range(at, min(at + _SAMPLE, start)), stop=True):
+                return False
+        if start:
+            self.close()
+        return True
+
+    @staticmethod
+    def _equal(
+        link: FtpLink, part: str, source: _Source, position: _Position, where: range, *, stop: bool = False
+    ) -> bool:
+        """Compare a range, to the end of what is there, or ``stop`` behind the range: then the link is of no use."""
+        at = where.start
+        for chunk in link.download(part, f"comparing {part}", at):
+            position.moved(0)  # so that the callback can break off
+            mine = source.at(at, min(len(chunk), where.stop - at))
+            if chunk[: len(mine)] != mine:
+                return False
+            at += len(mine)
+            if stop and at == where.stop:
+                break
+        return at == where.stop
 
     def _send(self, link: FtpLink, key: str, source: _Source, position: _Position, offset: int) -> None:
-        part, doing = _part(key), f"storing {key} ({source.size} bytes)"
+        part, doing = part_name(key), f"storing {key} ({source.size} bytes)"
         if not offset:
             link.upload(f"STOR {part}", doing, None, source.chunks(0), position.moved)
         elif "REST" in link.features:
@@ -298,7 +380,7 @@ class FtpStore(Store):
 
     def _publish(self, key: str, size: int) -> None:
         """Give the finished upload its name; its size is compared before and after."""
-        part = _part(key)
+        part = part_name(key)
         renaming = False
 
         def action(link: FtpLink) -> None:
@@ -351,14 +433,14 @@ class FtpStore(Store):
             raise link.fault(doing, refusal)
         link.ask(f"DELE {aside}", doing, REFUSED)
 
-    def _listing(self, link: FtpLink) -> tuple[ObjectInfo, ...]:
+    def _listing(self, link: FtpLink, plain: str = "LIST") -> tuple[ObjectInfo, ...]:
         if not self._enter(link, make=False):
             return ()
         if "MLST" in link.features:
             lines = link.lines("MLSD", "listing", _NO_SUCH_COMMAND)
             if lines is not None:
                 return tuple(parse_mlsd(lines))
-        lines = link.lines("LIST", "listing", (*_NO_SUCH_COMMAND, *_NOTHING_FOUND))
+        lines = link.lines(plain, "listing", (*_NO_SUCH_COMMAND, *_NOTHING_FOUND))
         found = None if lines is None else parse_list(lines)
         if found is not None:
             return found
@@ -383,6 +465,14 @@ class _Source:
         except OSError as error:
             raise unreadable_source(self._path, error) from error
 
+    def checksum(self, algorithm: str, size: int, position: _Position) -> str:
+        """Return a checksum of the first bytes, in hex."""
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+        for offset in range(0, size, _DATA):
+            digest.update(self.at(offset, min(_DATA, size - offset)))
+            position.moved(0)  # so that the callback can break off
+        return digest.hexdigest()
+
     def chunks(self, offset: int) -> Iterator[bytes]:
         """Yield the rest, up to the size that the file had when the upload began."""
         while offset < self.size:
@@ -400,25 +490,29 @@ class _Position:
         self._progress = progress
         self.began = False
         """Bytes of this upload went to the server, so what it has under the temporary name is ours."""
-        self._now = 0
+        self.resumed = 0
+        """Bytes that were there before this put."""
+        self.now = 0
         self._reported = 0
 
     def at(self, offset: int) -> None:
         """Note where the server stands after connecting."""
-        self._now = offset
-        self._report()
+        if not self.began:
+            self.resumed = offset
+        self.now = offset
+        self._report(offset if self.began else 0)
 
     def moved(self, size: int) -> None:
         """Note that so many bytes were sent."""
         self.began = self.began or size > 0
-        self._now += size
-        self._report()
+        self.now += size
+        self._report(size)
 
-    def _report(self) -> None:
+    def _report(self, sent: int) -> None:
         if self._progress is not None:
-            fresh = max(0, self._now - self._reported)
+            fresh = max(0, self.now - self._reported)
             self._reported += fresh
-            self._progress(fresh)
+            self._progress(fresh if sent or not fresh else Resumed(fresh))
 
 
 def parse_mlsd(lines: tuple[str, ...]) -> Iterator[ObjectInfo]:
@@ -443,7 +537,3 @@ def parse_list(lines: tuple[str, ...]) -> tuple[ObjectInfo, ...] | None:
         if match[1] == "-":
             found.append(ObjectInfo(key=match[3], size=int(match[2])))
     return tuple(found)
-
-
-def _part(key: str) -> str:
-    return f".{key}.part"

@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Final, Literal, NoReturn
 
 from nanumpay_backupd.errors import StoreError
@@ -25,6 +26,10 @@ _CONNECT_TIMEOUT: Final = 10.0
 _REASON_TIMEOUT: Final = 3.0
 """Seconds to wait on the control connection for the reason why the data connection broke."""
 _DATA: Final = 256 << 10
+_TIME: Final = re.compile(r"\b(\d{14})\b")
+_CHECKSUMS: Final = {"XSHA512": "sha512", "XSHA256": "sha256", "XSHA1": "sha1", "XMD5": "md5"}
+_CHECKSUM_TIMEOUT: Final = 600.0
+"""Seconds; a server reads some 100 MB of a file in one."""
 
 _FULL: Final = re.compile(
     r"no space|space left|quota|disk (is )?full|(not enough|insufficient) (disk |storage )?space", re.IGNORECASE
@@ -117,6 +122,32 @@ class FtpLink:
             return None
         with self._faults(f"asking for the size of {name}"):
             return int(reply[3:].strip())
+
+    def modified(self, name: str) -> datetime | None:
+        """Return when a file was written to last (UTC), None where the server does not say (RFC 3659, 3)."""
+        if "MDTM" not in self.features:
+            return None
+        reply = self.ask(f"MDTM {name}", f"asking for the time of {name}", (*REFUSED, *_UNKNOWN)) or ""
+        found = _TIME.search(reply)
+        return datetime.strptime(found[1], "%Y%m%d%H%M%S").replace(tzinfo=UTC) if found else None
+
+    def checksum(self, name: str) -> tuple[str, str] | None:
+        """Return a checksum of a file as the server works it out: algorithm (for hashlib) and hex; None: it does not.
+
+        There is no standard; these commands are what servers have. A large file takes them long.
+        """
+        for command, algorithm in _CHECKSUMS.items():
+            if command not in self.features:
+                continue
+            assert self._ftp.sock is not None
+            self._ftp.sock.settimeout(max(_CHECKSUM_TIMEOUT, self._settings.timeout))
+            reply = self.ask(f"{command} {name}", f"asking for a checksum of {name}", (*REFUSED, *_UNKNOWN, "556"))
+            self._ftp.sock.settimeout(self._settings.timeout)
+            length = 2 * hashlib.new(algorithm, usedforsecurity=False).digest_size
+            found = re.search(rf"\b[0-9a-f]{{{length}}}\b", (reply or "").lower())
+            if found:
+                return algorithm, found[0]
+        return None
 
     def upload(
         self, command: str, doing: str, rest: int | None, chunks: Iterable[bytes], sent: Callable[[int], None]

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Final
 
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import LocalDestination
 from nanumpay_backupd.stores.base import (
     CHUNK,
+    WORTH_RESUMING,
     ObjectInfo,
     Progress,
     Properties,
     PutResult,
+    Resumed,
     Store,
     check_key,
     is_hidden,
+    part_key,
+    part_name,
     store_error,
     unreadable_source,
+    worth_keeping,
 )
 from nanumpay_backupd.system import files
 from nanumpay_backupd.system.sandbox import way_out
@@ -38,7 +48,15 @@ _NOT_FOUND: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 class LocalStore(Store):
     """A folder. The folder is made when it is first written to, unless it has to be a mount point."""
 
-    properties = Properties(tells_room=True)
+    rights = MappingProxyType(
+        {
+            "put": "to write in the folder (w, x)",
+            "list": "to list the folder (r, x)",
+            "get": "to read its files (r)",
+            "delete": "to delete in the folder (w, x)",
+        }
+    )
+    properties = Properties(resumes_put=True, tells_room=True)
 
     def __init__(self, destination: LocalDestination) -> None:
         self.name = destination.name
@@ -53,11 +71,11 @@ class LocalStore(Store):
         except OSError as error:
             raise unreadable_source(path, error) from error
         with stream:
-            return self._store(key, _read(path, stream), os.fstat(stream.fileno()).st_size, progress)
+            return self._store(key, _Content(path, stream), os.fstat(stream.fileno()).st_size, progress)
 
     def put_bytes(self, key: str, data: bytes) -> PutResult:
         """Write a small file into the folder; see `Store.put_bytes`."""
-        return self._store(check_key(key), iter((data,)), len(data), None)
+        return self._store(check_key(key), _Content(Path(key), io.BytesIO(data)), len(data), None)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read a file of the folder; see `Store.get`."""
@@ -110,6 +128,8 @@ class LocalStore(Store):
         check_key(key)
         with self._faults(f"deleting {key}"):
             self._check_mount()
+            with contextlib.suppress(FileNotFoundError):
+                (self._root / part_name(key)).unlink()
             try:
                 (self._root / key).unlink()
             except FileNotFoundError:
@@ -128,41 +148,90 @@ class LocalStore(Store):
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _store(self, key: str, chunks: Iterator[bytes], size: int, progress: Progress | None) -> PutResult:
-        temporary = self._root / f".{key}.part"
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
+        """Remove old unfinished copies; see `Store.sweep`."""
+        gone = []
+        with self._faults("looking for unfinished uploads"):
+            self._check_mount()
+            if not self._root.is_dir():
+                return ()
+            for path in self._root.iterdir():
+                key = part_key(path.name)
+                if key is None or not ours(key) or path.lstat().st_mtime >= before.timestamp():
+                    continue
+                path.unlink(missing_ok=True)
+                gone.append(key)
+        return tuple(gone)
+
+    def _store(self, key: str, content: _Content, size: int, progress: Progress | None) -> PutResult:
+        temporary = self._root / part_name(key)
         doing = f"storing {key} ({size} bytes)"
         with self._faults(doing):
             self._check_mount()
             if not self._require_mount:
                 files.make_private_dir(self._root)
         try:
-            copied = self._copy(doing, chunks, temporary, progress)
+            resumed, copied = self._copy(doing, content, temporary, progress)
             self._compare(key, "read from the file", copied, size)
             with self._faults(doing):
                 self._compare(key, "written", temporary.stat().st_size, size)
                 files.publish(temporary, self._root / key, replace=True)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                if not worth_keeping(error) or temporary.stat().st_size < WORTH_RESUMING:
+                    temporary.unlink()
             raise
-        return PutResult(size=size, proven=False, durable=True)
+        return PutResult(size=size, proven=False, durable=True, resumed=resumed)
 
-    def _copy(self, doing: str, chunks: Iterator[bytes], target: Path, progress: Progress | None) -> int:
-        copied = 0
+    def _copy(self, doing: str, content: _Content, target: Path, progress: Progress | None) -> tuple[int, int]:
+        """Bring all of it under the temporary name; returns how much was there, and how much it is now."""
+        moved = progress or (lambda _: None)
         with self._faults(doing):
-            # A new file, not one with the owner and mode that an earlier, killed process left behind.
-            target.unlink(missing_ok=True)
-            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-        with os.fdopen(fd, "wb", buffering=0) as out:
-            for chunk in chunks:
+            fd = self._left_over(target)
+            if fd < 0:
+                # A new file, not one with the owner and mode that somebody else gave it.
+                target.unlink(missing_ok=True)
+                fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        with os.fdopen(fd, "r+b", buffering=0) as out:
+            resumed = copied = self._proven(doing, content, out, moved)
+            with self._faults(doing):
+                out.truncate(resumed)
+                out.seek(resumed)
+            for chunk in content.chunks(resumed):
                 view = memoryview(chunk)
                 while view:
                     with self._faults(doing):
                         view = view[out.write(view) :]
                 copied += len(chunk)
-                if progress is not None:
-                    progress(len(chunk))
-        return copied
+                moved(len(chunk))
+        return resumed, copied
+
+    @staticmethod
+    def _left_over(target: Path) -> int:
+        """Open what an earlier put left, -1: there is nothing that could be gone on with."""
+        try:
+            fd = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return -1
+        found = os.fstat(fd)
+        ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.geteuid()
+        if ours and stat.S_IMODE(found.st_mode) & ~_MODE == 0 and found.st_size >= WORTH_RESUMING:
+            return fd
+        os.close(fd)
+        return -1
+
+    def _proven(self, doing: str, content: _Content, out: FileIO, moved: Progress) -> int:
+        """Compare what is there with the file, byte by byte from the disk; returns how much is the same."""
+        files.drop_cache(out.fileno())
+        same = 0
+        for chunk in content.chunks(0):
+            with self._faults(doing):
+                there = out.read(len(chunk))
+            if there != chunk:
+                break
+            same += len(chunk)
+            moved(Resumed(len(chunk)))
+        return same
 
     def _compare(self, key: str, what: str, found: int, expected: int) -> None:
         if found != expected:
@@ -213,12 +282,18 @@ class LocalStore(Store):
             return ""
 
 
-def _read(path: Path, stream: BinaryIO) -> Iterator[bytes]:
-    while True:
+class _Content:
+    """What is being stored, readable from any place."""
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self._path = path
+        self._stream = stream
+
+    def chunks(self, offset: int) -> Iterator[bytes]:
+        """Yield the rest from ``offset``."""
         try:
-            chunk = stream.read(CHUNK)
+            self._stream.seek(offset)
+            while chunk := self._stream.read(CHUNK):
+                yield chunk
         except OSError as error:
-            raise unreadable_source(path, error) from error
-        if not chunk:
-            return
-        yield chunk
+            raise unreadable_source(self._path, error) from error

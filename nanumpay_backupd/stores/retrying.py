@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
 from nanumpay_backupd.errors import CancelledError, StoreError
 from nanumpay_backupd.settings.schema import RetryPolicy
-from nanumpay_backupd.stores.base import Keeping, ObjectInfo, Progress, PutResult, Store
+from nanumpay_backupd.stores.base import Finding, Keeping, ObjectInfo, Progress, PutResult, Store
 from nanumpay_backupd.system.clock import Clock, SystemClock
 
 __all__ = ["LONGEST_DELAY", "RetryingStore", "backoff"]
@@ -52,6 +53,7 @@ class RetryingStore(Store):
     ) -> None:
         self.name = store.name
         self.properties = store.properties
+        self.rights = store.rights
         self._store = store
         self._policy = policy
         self._clock = clock or SystemClock()
@@ -107,6 +109,14 @@ class RetryingStore(Store):
     def keeping(self) -> Keeping:
         """Say what the place keeps, with retries."""
         return self._repeat("looking", self._store.keeping)
+
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
+        """Remove old unfinished uploads, with retries."""
+        return self._repeat("looking", lambda: self._store.sweep(before, ours))
+
+    def survey(self, key: str) -> tuple[Finding, ...]:
+        """Look at how the place is set up, with retries."""
+        return self._repeat("looking", lambda: self._store.survey(key))
 
     def close(self) -> None:
         """Close the store inside."""

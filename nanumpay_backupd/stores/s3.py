@@ -2,67 +2,72 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import io
-import itertools
 import os
-import re
 import ssl
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import boto3
+import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from nanumpay_backupd.settings.schema import S3Destination
 from nanumpay_backupd.stores.base import (
     CHUNK,
+    Finding,
     Keeping,
+    Notes,
     ObjectInfo,
     Progress,
     Properties,
     PutResult,
+    ShortNotes,
     Store,
     check_key,
     is_hidden,
     store_error,
     unreadable_source,
 )
+from nanumpay_backupd.stores.s3_content import Digest, FileSource, Paced, is_md5, judge_etag
 from nanumpay_backupd.stores.s3_errors import classify, error_code, http_status, reason
+from nanumpay_backupd.stores.s3_parts import Parts, Sent, abort_older
+from nanumpay_backupd.stores.s3_survey import RIGHTS, Survey
 from nanumpay_backupd.stores.s3_versions import Versions, says_locked
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["S3Store", "judge_etag", "part_length"]
+__all__ = ["S3Store"]
 
-_SMALLEST_PART: Final = 5 << 20
-_MOST_PARTS: Final = 10_000
-"""Limits of S3: every part but the last has at least 5 MiB, and there are at most 10,000."""
 _CONNECT_TIMEOUT: Final = 10.0
-_SENT_AT_ONCE: Final = 256 << 10
-_MD5: Final = re.compile(r"[0-9a-f]{32}")
-_COMPOSITE: Final = re.compile(r"([0-9a-f]{32})-([0-9]+)")
+_LOCK_SLACK: Final = timedelta(hours=1)
+"""By so much a lock may end early: for the time that an upload takes."""
 
 
 class S3Store(Store):
     """A prefix in a bucket. Objects become visible whole, as S3 promises; large ones go up in parts, side by side."""
 
+    rights = RIGHTS
+
     def __init__(
-        self, destination: S3Destination, clock: Clock | None = None, pace: Callable[[int], None] | None = None
+        self,
+        destination: S3Destination,
+        clock: Clock | None = None,
+        pace: Callable[[int], None] | None = None,
+        notes: Notes | None = None,
     ) -> None:
         """Take the settings; ``pace``, from any thread, gets the bytes about to be sent, and holds them back."""
         self.name = destination.name
         self.properties = Properties(
-            ranged_get=True, proves_content=not destination.sse.startswith("aws:kms"), resumes_put=False
+            ranged_get=True, proves_content=not destination.sse.startswith("aws:kms"), resumes_put=True
         )
         self._settings = destination
         self._pace = pace
+        self._notes = notes or ShortNotes()
         self._clock = clock or SystemClock()
         self._bucket = destination.bucket
         folder = destination.prefix.strip("/")
@@ -82,14 +87,16 @@ class S3Store(Store):
         except OSError as error:
             raise unreadable_source(path, error) from error
         try:
-            source = _Source(path, fd)
-            if source.size > self._settings.part_size:
-                parts = self._put_parts(target, source, report)
-            else:
+            source = FileSource(path, fd)
+            if source.size <= self._settings.part_size:
                 data = source.read(0, source.size)
-                parts = (self._put_whole(target, data),)
+                digest = self._put_whole(target, data)
                 report(len(data))
-            return self._confirm(target, source.size, parts, source.md5)
+                return self._confirm(target, source.size, (digest.raw,), source.md5)
+            sent = self._put_parts(key, source, report)
+            self._notes.write(key, None)
+            result = self._confirm(target, source.size, sent.digests, source.md5)
+            return msgspec.structs.replace(result, resumed=sent.resumed)
         finally:
             os.close(fd)
 
@@ -97,7 +104,7 @@ class S3Store(Store):
         """Upload a small object; see `Store.put_bytes`."""
         target = self._prefix + check_key(key)
         digest = self._put_whole(target, data)
-        return self._confirm(target, len(data), (digest,), digest.hex)
+        return self._confirm(target, len(data), (digest.raw,), digest.hex)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Download an object; see `Store.get`."""
@@ -141,7 +148,7 @@ class S3Store(Store):
                 return None
         etag = str(head.get("ETag", "")).strip('"')
         # With KMS it looks like an MD5, but is not one; of several parts it is one of checksums.
-        plain = _MD5.fullmatch(etag) and not str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
+        plain = is_md5(etag) and not str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
         return ObjectInfo(key=key, size=head["ContentLength"], checksum=f"md5:{etag}" if plain else "")
 
     def list(self) -> Iterator[ObjectInfo]:
@@ -183,6 +190,17 @@ class S3Store(Store):
         """Say what the bucket keeps; see `Store.keeping`."""
         return self._versions().keeping()
 
+    def survey(self, key: str) -> tuple[Finding, ...]:
+        """Look at the bucket's settings and at the rights to use it; see `Store.survey`."""
+        with self._faults("looking at the bucket"):
+            looker = Survey(self._connect(), self._settings, self._prefix, self._clock.now())
+            return looker.all(self._prefix + check_key(key))
+
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
+        """Abort old unfinished uploads; see `Store.sweep`. Needs s3:ListBucketMultipartUploads."""
+        with self._faults("looking for unfinished uploads"):
+            return abort_older(self._connect(), self._bucket, self._prefix, before, ours)
+
     def close(self) -> None:
         """Drop the connections."""
         if self._client is not None:
@@ -191,8 +209,12 @@ class S3Store(Store):
 
     def _connect(self) -> Any:
         """Return the client, made at first use; it is safe to share between threads."""
-        if self._client is not None:
-            return self._client
+        if self._client is None:
+            with self._faults("looking for the credentials"):
+                self._client = self._session()
+        return self._client
+
+    def _session(self) -> Any:
         settings = self._settings
         # Foreign servers reject the checksums that boto3 sends by default over HTTPS (aws-chunked trailers).
         checksums: Literal["when_required", "when_supported"] = (
@@ -213,12 +235,13 @@ class S3Store(Store):
         # Without keys boto3 looks for them itself: environment, ~/.aws, the machine's role.
         with_keys = bool(settings.access_key_id)
         session = boto3.session.Session(
+            profile_name=None if with_keys else settings.profile or None,
             aws_access_key_id=settings.access_key_id if with_keys else None,
             aws_secret_access_key=settings.secret_access_key.reveal() if with_keys else None,
             region_name=settings.region or None,
         )
         try:
-            self._client = session.client(
+            return session.client(
                 "s3", endpoint_url=settings.endpoint_url or None, verify=settings.ca_file or None, config=config
             )
         except ValueError as error:  # not an address
@@ -228,7 +251,6 @@ class S3Store(Store):
                 "write endpoint_url as https://host or https://host:port",
                 retryable=False,
             ) from error
-        return self._client
 
     def _versions(self) -> Versions:
         if self._kept is None:
@@ -248,16 +270,34 @@ class S3Store(Store):
                 "ca_file is a PEM file with the certificate of the server's authority, readable by the service's user",
             ) from error
 
-    def _object_options(self) -> dict[str, str]:
+    def _object_options(self) -> dict[str, Any]:
+        settings = self._settings
         options = {
             "ServerSideEncryption": self._settings.sse,
             "SSEKMSKeyId": self._settings.sse_kms_key_id,
             "StorageClass": self._settings.storage_class,
+            "ObjectLockMode": settings.lock_mode.upper() if settings.lock_days else "",
+            "ObjectLockRetainUntilDate": self._locked_until() if settings.lock_days else None,
         }
         return {name: value for name, value in options.items() if value}
 
-    def _put_whole(self, target: str, data: bytes) -> _Digest:
-        digest = _Digest(data)
+    def _locked_until(self) -> datetime:
+        return self._clock.now() + timedelta(days=self._settings.lock_days)
+
+    def _make_sure_of_lock(self, target: str, until: datetime | None) -> None:
+        """Lock an object for the whole time, unless the server says that it is.
+
+        The lock of an upload in parts begins with the upload, which may be days ago; radosgw forgets it.
+        """
+        wanted = self._locked_until()
+        if not self._settings.lock_days or (until is not None and until > wanted - _LOCK_SLACK):
+            return
+        kept = {"Mode": self._settings.lock_mode.upper(), "RetainUntilDate": wanted}
+        with self._faults(f"locking {self._short(target)}"):
+            self._connect().put_object_retention(Bucket=self._bucket, Key=target, Retention=kept)
+
+    def _put_whole(self, target: str, data: bytes) -> Digest:
+        digest = Digest(data)
         with self._faults(f"storing {self._short(target)} ({len(data)} bytes)"):
             self._connect().put_object(
                 Bucket=self._bucket,
@@ -268,95 +308,33 @@ class S3Store(Store):
             )
         return digest
 
-    def _put_parts(self, target: str, source: _Source, progress: Progress) -> tuple[_Digest, ...]:
-        client = self._connect()
-        doing = f"storing {self._short(target)} ({source.size} bytes)"
-        with self._faults(doing):
-            self._drop_unfinished(target)
-            upload = client.create_multipart_upload(Bucket=self._bucket, Key=target, **self._object_options())[
-                "UploadId"
-            ]
-        try:
-            with self._faults(doing):
-                digests, parts = self._send_parts(target, upload, source, progress)
-                client.complete_multipart_upload(
-                    Bucket=self._bucket, Key=target, UploadId=upload, MultipartUpload={"Parts": parts}
-                )
-        except BaseException:
-            # Best effort: parts of an upload that nobody finishes are invisible, but cost money.
-            with contextlib.suppress(BotoCoreError, ClientError):
-                client.abort_multipart_upload(Bucket=self._bucket, Key=target, UploadId=upload)
-            raise
-        return digests
-
-    def _send_parts(
-        self, target: str, upload: str, source: _Source, progress: Progress
-    ) -> tuple[tuple[_Digest, ...], Sequence[dict[str, Any]]]:
-        """Send all parts, a few at a time; the callback is called by this thread only, at least once a second."""
-        length = part_length(source.size, self._settings.part_size)
-        stop = threading.Event()
-
-        def send(number: int) -> tuple[int, int, _Digest, str]:
-            if stop.is_set():
-                raise store_error("destination-failed", "stopped")
-            data = source.read((number - 1) * length, length)
-            digest = _Digest(data)
-            answer = self._client.upload_part(
-                Bucket=self._bucket,
-                Key=target,
-                UploadId=upload,
-                PartNumber=number,
-                Body=self._paced(data),
-                ContentMD5=digest.base64,
-            )
-            return number, len(data), digest, answer["ETag"]
-
-        numbers = iter(range(1, -(-source.size // length) + 1))
-        done: dict[int, tuple[_Digest, str]] = {}
-        with ThreadPoolExecutor(self._settings.parallel_parts, thread_name_prefix="s3-part") as pool:
-            pending: set[Future[tuple[int, int, _Digest, str]]] = set()
-            try:
-                while True:
-                    room = self._settings.parallel_parts - len(pending)
-                    pending.update(pool.submit(send, number) for number in itertools.islice(numbers, room))
-                    if not pending:
-                        break
-                    finished, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                    moved = 0
-                    for future in finished:
-                        number, size, digest, etag = future.result()
-                        done[number] = (digest, etag)
-                        moved += size
-                    progress(moved)
-            except BaseException:
-                stop.set()
-                raise
-        ordered = sorted(done.items())
-        return tuple(digest for _, (digest, _) in ordered), [
-            {"PartNumber": n, "ETag": etag} for n, (_, etag) in ordered
-        ]
+    def _put_parts(self, key: str, source: FileSource, progress: Progress) -> Sent:
+        settings = self._settings
+        parts = Parts(
+            self._connect(),
+            self._bucket,
+            self._notes,
+            part_size=settings.part_size,
+            parallel=settings.parallel_parts,
+            pace=self._pace,
+        )
+        with self._faults(f"storing {key} ({source.size} bytes)"):
+            return parts.send(key, self._prefix + key, source, self._object_options(), progress)
 
     def _paced(self, data: bytes) -> bytes | io.BytesIO:
         """Return what a request carries, held back where there is a pace."""
-        return data if self._pace is None else _Paced(data, self._pace)
+        return data if self._pace is None else Paced(data, self._pace)
 
-    def _drop_unfinished(self, target: str) -> None:
-        """Abort what an earlier, killed process left half uploaded of this key. Best effort: needs a further right."""
-        with contextlib.suppress(BotoCoreError, ClientError):
-            found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=target)
-            for upload in found.get("Uploads", ()):
-                if upload["Key"] == target:
-                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=target, UploadId=upload["UploadId"])
-
-    def _confirm(self, target: str, size: int, parts: Sequence[_Digest], whole: Callable[[], str]) -> PutResult:
+    def _confirm(self, target: str, size: int, parts: Sequence[bytes], whole: Callable[[], str]) -> PutResult:
         """Compare what the server holds with what was sent: the size always, the checksum where it tells one."""
         key = self._short(target)
         with self._faults(f"looking at {key}"):
             head = self._connect().head_object(Bucket=self._bucket, Key=target)
         # With KMS the ETag looks like an MD5, but is not one (AWS, API_Object).
         opaque = str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
-        verdict = None if opaque else judge_etag(head.get("ETag", ""), [part.raw for part in parts], whole)
+        verdict = None if opaque else judge_etag(head.get("ETag", ""), parts, whole)
         if head["ContentLength"] == size and verdict is not False:
+            self._make_sure_of_lock(target, head.get("ObjectLockRetainUntilDate"))
             return PutResult(size=size, proven=bool(verdict), durable=True)
         # A damaged object must not pass for a backup.
         with contextlib.suppress(BotoCoreError, ClientError):
@@ -391,83 +369,6 @@ class S3Store(Store):
             code, hint, retryable = classify(error)
             message = f"destination {self.name!r}: {doing} failed at {self._place}: {reason(error)}"
             raise store_error(code, message, hint, retryable=retryable) from error
-
-
-class _Digest:
-    """The MD5 of some bytes, in the forms that S3 wants; it guards against damage, not against people."""
-
-    def __init__(self, data: bytes) -> None:
-        self.raw = hashlib.md5(data, usedforsecurity=False).digest()
-
-    @property
-    def base64(self) -> str:
-        return base64.b64encode(self.raw).decode("ascii")
-
-    def hex(self) -> str:
-        return self.raw.hex()
-
-
-class _Paced(io.BytesIO):
-    """What a request carries, each piece of which waits before it is sent."""
-
-    def __init__(self, data: bytes, pace: Callable[[int], None]) -> None:
-        super().__init__(data)
-        self._pace = pace
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        piece = super().read(size)
-        # The connection takes 16 KiB at once; larger pieces are read for the request's signature, and not sent.
-        if size is not None and 0 < size <= _SENT_AT_ONCE:
-            self._pace(len(piece))
-        return piece
-
-
-class _Source:
-    """The file being uploaded, read at any place by several threads."""
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self._path = path
-        self._fd = fd
-        self.size = os.fstat(fd).st_size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return exactly the bytes that were there when the upload began."""
-        wanted = min(length, self.size - offset)
-        try:
-            data = os.pread(self._fd, wanted, offset)
-        except OSError as error:
-            raise unreadable_source(self._path, error) from error
-        if len(data) != wanted:
-            raise store_error("destination-mismatch", f"{self._path} became shorter while it was being stored")
-        return data
-
-    def md5(self) -> str:
-        digest = hashlib.md5(usedforsecurity=False)
-        for offset in range(0, self.size, CHUNK):
-            digest.update(self.read(offset, CHUNK))
-        return digest.hexdigest()
-
-
-def part_length(size: int, wanted: int) -> int:
-    """Return the bytes per part: as wanted, but within S3's limits (5 MiB at least, 10,000 parts at most)."""
-    needed = -(-size // _MOST_PARTS)
-    mebibytes = -(-needed // (1 << 20))
-    return max(wanted, _SMALLEST_PART, mebibytes << 20)
-
-
-def judge_etag(etag: str, parts: Sequence[bytes], whole: Callable[[], str]) -> bool | None:
-    """Compare an ETag with what was sent: True proves the content, False disproves it, None means that it is no MD5.
-
-    ``parts`` are the raw MD5 of the parts in order; ``whole`` gives the hex MD5 of all, and is called only if needed:
-    AWS tells the composite of the parts, others (rclone, after the upload) the MD5 of the whole.
-    """
-    text = etag.strip().removeprefix("W/").strip('"').lower()
-    if _MD5.fullmatch(text):
-        return text == (parts[0].hex() if len(parts) == 1 else whole())
-    composite = _COMPOSITE.fullmatch(text)
-    if composite is None or int(composite[2]) != len(parts):
-        return None
-    return composite[1] == hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
 
 
 def _ignore(_: int) -> None:

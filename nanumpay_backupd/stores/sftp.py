@@ -9,7 +9,9 @@ import posixpath
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import asyncssh
@@ -18,13 +20,18 @@ from asyncssh.sftp import SFTPAttrs, SFTPClient, SFTPClientFile
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import SftpDestination
 from nanumpay_backupd.stores.base import (
+    CHUNK,
+    WORTH_RESUMING,
     ObjectInfo,
     Progress,
     Properties,
     PutResult,
+    Resumed,
     Store,
     check_key,
     is_hidden,
+    part_key,
+    part_name,
     store_error,
     unreadable_source,
 )
@@ -38,8 +45,8 @@ _BLOCK: Final = 255 << 10
 _WRITES: Final = 16
 """Requests on their way at once: at 4 MB in flight the way there may take long."""
 _READS: Final = 16
-_WORTH_RESUMING: Final = 8 << 20
-"""A part of an earlier put is gone on with from this size; below, sending it again is as quick as looking."""
+_READ_BACK: Final = 32 << 20
+"""So many bytes at the end of what an earlier put left are compared, and before them samples."""
 _SAMPLE: Final = 16 << 10
 _SAMPLES: Final = 16
 _FSYNC_SECONDS: Final = 900.0
@@ -55,6 +62,14 @@ T = TypeVar("T")
 class SftpStore(Store):
     """A folder. An upload goes to ``.NAME.part``, is brought to the disk, and is renamed when its size is right."""
 
+    rights = MappingProxyType(
+        {
+            "put": "to write and rename files in the folder",
+            "list": "to list the folder",
+            "get": "to read files",
+            "delete": "to delete files",
+        }
+    )
     properties = Properties(resumes_put=True, tells_room=True)
 
     def __init__(self, destination: SftpDestination, clock: Clock | None = None) -> None:
@@ -116,7 +131,19 @@ class SftpStore(Store):
     def delete(self, key: str) -> None:
         """Remove one file; see `Store.delete`."""
         check_key(key)
-        self._run(lambda session: session.run(_removed(session.client, self._at(key)), f"deleting {key}"))
+        for name in (part_name(key), key):
+            path = self._at(name)
+            self._run(lambda session, path=path: session.run(_removed(session.client, path), f"deleting {key}"))  # type: ignore[misc]
+
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
+        """Delete old unfinished uploads; see `Store.sweep`."""
+        doing = "looking for unfinished uploads"
+        found = self._run(lambda session: session.run(_parts(session.client, self._folder, before), doing))
+        gone = tuple(key for key in found if ours(key))
+        for key in gone:
+            path = self._at(part_name(key))
+            self._run(lambda session, path=path: session.run(_removed(session.client, path), doing))  # type: ignore[misc]
+        return gone
 
     def room(self) -> int | None:
         """Ask the filesystem, where the server lets it be asked (statvfs@openssh.com); see `Store.room`."""
@@ -175,11 +202,10 @@ class SftpStore(Store):
         session, part = self._ready(), self._at(f".{key}.part")
         try:
             offset = self._there(session, part, source, doing)
-            progress(offset)
+            progress(Resumed(offset))
             durable = self._send(session, part, source, offset, doing, progress)
-            return PutResult(
-                size=source.size, proven=False, durable=self._publish(session, key, source.size) and durable
-            )
+            durable = self._publish(session, key, source.size) and durable
+            return PutResult(size=source.size, proven=False, durable=durable, resumed=offset)
         except StoreError as error:
             if error.code == "destination-unreachable":
                 self.close()
@@ -187,6 +213,12 @@ class SftpStore(Store):
                 self._forget(session, part)
             raise
         except BaseException:  # broken off by the progress callback
+            with contextlib.suppress(StoreError):
+                if (
+                    session.closed
+                    or (session.run(_size(session.client, part), doing) or 0) > WORTH_RESUMING + _WRITES * _BLOCK
+                ):
+                    raise
             self._forget(session, part)
             raise
 
@@ -205,11 +237,11 @@ class SftpStore(Store):
         The end of it may have holes, if the server carries requests out side by side: so much is sent again. What is
         left must be the same as the file's at its end and at places between.
         """
-        if source.size < _WORTH_RESUMING:
+        if source.size < WORTH_RESUMING:
             return 0
         size = session.run(_size(session.client, part), doing) or 0
         offset = size - _WRITES * _BLOCK
-        if size > source.size or offset < _WORTH_RESUMING - _WRITES * _BLOCK:
+        if size > source.size or offset < WORTH_RESUMING:
             return 0
         for start, length in samples(offset):
             try:
@@ -342,12 +374,11 @@ class _Memory:
 
 
 def samples(size: int) -> tuple[tuple[int, int], ...]:
-    """Return the places (offset, length) at which a part of so many bytes is compared: its end, and some between."""
-    if size <= _SAMPLE * _SAMPLES:
-        return ((0, size),) if size > 0 else ()
-    step = (size - _SAMPLE) // (_SAMPLES - 1)
-    starts = [step * number for number in range(_SAMPLES - 1)]
-    return tuple((start, _SAMPLE) for start in (*starts, size - _SAMPLE))
+    """Return the places (offset, length) at which a part of so many bytes is compared: its end, and some before."""
+    start = max(0, size - _READ_BACK)
+    before = [start * number // _SAMPLES for number in range(_SAMPLES if start else 0)]
+    places = [(at, min(_SAMPLE, start - at)) for at in before]
+    return (*places, *((at, min(CHUNK, size - at)) for at in range(start, size, CHUNK)))
 
 
 def _ignore(_: int) -> None:
@@ -413,6 +444,18 @@ async def _list(client: SFTPClient, folder: str, found: list[ObjectInfo]) -> Non
                 found.append(ObjectInfo(key=name, size=size))
     except _ABSENT:
         return
+
+
+async def _parts(client: SFTPClient, folder: str, before: datetime) -> list[str]:
+    """Return the keys of unfinished uploads that nothing was added to since a moment."""
+    found = []
+    with contextlib.suppress(*_ABSENT):
+        async for entry in client.scandir(folder):
+            key = part_key(str(entry.filename))
+            written = entry.attrs.mtime
+            if key is not None and written is not None and written < before.timestamp():
+                found.append(key)
+    return found
 
 
 async def _removed(client: SFTPClient, path: str) -> None:

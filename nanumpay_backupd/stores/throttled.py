@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from nanumpay_backupd.errors import CancelledError
-from nanumpay_backupd.stores.base import Keeping, ObjectInfo, Progress, PutResult, Store
+from nanumpay_backupd.stores.base import Finding, Keeping, ObjectInfo, Progress, PutResult, Resumed, Store
 from nanumpay_backupd.system.clock import Clock, SystemClock
 
 __all__ = ["Throttle", "ThrottledStore"]
@@ -65,6 +66,7 @@ class ThrottledStore(Store):
     ) -> None:
         self.name = store.name
         self.properties = store.properties
+        self.rights = store.rights
         self._store = store
         self._throttle = sender or Throttle(rate, clock or SystemClock(), cancelled or (lambda: False))
         self._sends = sender is not None
@@ -75,7 +77,8 @@ class ThrottledStore(Store):
         def moved(size: int) -> None:
             if progress is not None:
                 progress(size)
-            if not self._sends:
+            # What was there already did not move.
+            if not self._sends and not isinstance(size, Resumed):
                 self._throttle.spend(size)
 
         return self._store.put(key, path, moved)
@@ -115,6 +118,14 @@ class ThrottledStore(Store):
     def keeping(self) -> Keeping:
         """Say what the place keeps."""
         return self._store.keeping()
+
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
+        """Remove old unfinished uploads."""
+        return self._store.sweep(before, ours)
+
+    def survey(self, key: str) -> tuple[Finding, ...]:
+        """Look at how the place is set up."""
+        return self._store.survey(key)
 
     def close(self) -> None:
         """Close the store inside."""

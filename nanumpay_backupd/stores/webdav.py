@@ -7,6 +7,7 @@ import http.client
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree as ET
@@ -61,6 +62,14 @@ class WebdavStore(Store):
     first (RFC 4918, 9.9.3).
     """
 
+    rights = MappingProxyType(
+        {
+            "put": "to store (PUT, MOVE)",
+            "list": "to list (PROPFIND)",
+            "get": "to read (GET)",
+            "delete": "to delete (DELETE)",
+        }
+    )
     properties = Properties(replaces_at_once=False, tells_room=True)
 
     def __init__(self, destination: WebdavDestination) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import anycrc
 import pytest
 
 from nanumpay_backupd.errors import CancelledError, StoreError
-from nanumpay_backupd.stores.base import CHUNK, Keeping, ObjectInfo, Store
+from nanumpay_backupd.stores.base import CHUNK, Keeping, ObjectInfo, Resumed, Store, is_hidden, part_name
 from nanumpay_backupd.stores.factory import open_store
 from tests.contract.places import REMOTE, Place
 from tests.servers.process import free_port
@@ -240,8 +241,88 @@ def test_stores_of_different_roots_do_not_see_each_other(place: Place) -> None:
     assert [info.key for info in place.store.list()] == [KEY]
 
 
+class _EnoughError(Exception):
+    """The callback had enough."""
+
+
+def _break_off(store: Store, path: Path, after: int = 8 << 20) -> None:
+    """Break a put off once so many bytes were moved."""
+    moved = 0
+
+    def stop(size: int) -> None:
+        nonlocal moved
+        moved += size
+        if moved >= after:
+            raise _EnoughError
+
+    with pytest.raises(_EnoughError):
+        store.put(KEY, path, stop)
+
+
+def test_a_put_that_was_broken_off_is_gone_on_with(place: Place, tmp_path: Path) -> None:
+    """Another store, as after the death of the process, sends the rest only, and tells how much was there."""
+    path = _file(tmp_path, LARGE)
+    place.store.put_bytes(KEY, SMALL)
+    _break_off(place.store, path)
+    assert _content(place.store) == SMALL
+    assert [info.key for info in place.store.list()] == [KEY]
+    moved: list[int] = []
+    with open_store(place.destination()) as other:
+        result = other.put(KEY, path, moved.append)
+        assert _content(other) == LARGE
+    there = sum(size for size in moved if isinstance(size, Resumed))
+    assert result.resumed == there
+    assert (there >= 2 << 20) is place.store.properties.resumes_put
+    assert sum(moved) == len(LARGE)
+    assert place.names() == {KEY}
+    assert place.store.put(KEY, path).resumed == 0
+
+
+@pytest.mark.parametrize("changed", [0, 3 << 20, 7 << 20], ids=["first", "middle", "late"])
+def test_what_was_left_of_another_content_is_not_believed(place: Place, tmp_path: Path, changed: int) -> None:
+    """A file of the same name and size, but with another byte somewhere, arrives as it is."""
+    _break_off(place.store, _file(tmp_path, LARGE))
+    other = bytearray(LARGE)
+    other[changed] ^= 1
+    place.store.put(KEY, _file(tmp_path, bytes(other)))
+    assert _content(place.store) == other
+    assert place.names() == {KEY}
+
+
+def test_a_longer_rest_of_an_earlier_put_does_not_get_into_a_shorter_file(place: Place, tmp_path: Path) -> None:
+    """A file that is a beginning of what was left there arrives as it is."""
+    _break_off(place.store, _file(tmp_path, LARGE))
+    place.store.put(KEY, _file(tmp_path, LARGE[: 6 << 20]))
+    assert _content(place.store) == LARGE[: 6 << 20]
+    assert place.names() == {KEY}
+
+
+def test_a_sweep_removes_what_nobody_goes_on_with(place: Place, tmp_path: Path) -> None:
+    """Only what is old and ours goes; objects stay, and the next put begins anew."""
+    path = _file(tmp_path, LARGE)
+    place.store.put_bytes("other", SMALL)
+    _break_off(place.store, path)
+    now = datetime.now(UTC)
+    hour = timedelta(hours=1)
+    assert place.store.sweep(now - hour, lambda _: True) == ()
+    assert place.store.sweep(now + hour, lambda key: key != KEY) == ()
+    left = (KEY,) if place.store.properties.resumes_put else ()
+    assert place.store.sweep(now + hour, lambda key: key == KEY) == left
+    assert place.store.sweep(now + hour, lambda _: True) == ()
+    assert place.names() == {"other"}
+    assert place.store.put(KEY, path).resumed == 0
+    assert _content(place.store) == LARGE
+
+
+def test_a_deleted_object_leaves_nothing_of_files(place: Place, tmp_path: Path) -> None:
+    """Where an unfinished upload is a file, it goes with the object, also when that was never whole."""
+    _break_off(place.store, _file(tmp_path, LARGE))
+    place.store.delete(KEY)
+    assert {KEY, part_name(KEY)}.isdisjoint(place.names())
+
+
 def test_abort_by_progress_leaves_the_old_object(place: Place, tmp_path: Path) -> None:
-    """When the callback raises, that error comes out, the old object stays, nothing else is left, the store works."""
+    """When the callback raises, that error comes out, the old object stays, nothing else shows, the store works."""
     place.store.put_bytes(KEY, SMALL)
 
     def stop(_: int) -> None:
@@ -250,13 +331,14 @@ def test_abort_by_progress_leaves_the_old_object(place: Place, tmp_path: Path) -
     with pytest.raises(CancelledError):
         place.store.put(KEY, _file(tmp_path, LARGE), stop)
     assert _content(place.store) == SMALL
-    assert place.names() == {KEY}
+    assert [info.key for info in place.store.list()] == [KEY]
     place.store.put(KEY, _file(tmp_path, LARGE))
     assert _content(place.store) == LARGE
+    assert place.names() == {KEY}
 
 
 def test_abort_in_the_middle_makes_no_new_object(place: Place, tmp_path: Path) -> None:
-    """When the callback raises after some megabytes, no object of that name and no remains are there."""
+    """When the callback raises after some megabytes, there is no object of that name, and nothing else that shows."""
     moved = 0
 
     def stop(size: int) -> None:
@@ -269,7 +351,7 @@ def test_abort_in_the_middle_makes_no_new_object(place: Place, tmp_path: Path) -
         place.store.put(KEY, _file(tmp_path, LARGE), stop)
     assert place.store.stat(KEY) is None
     assert list(place.store.list()) == []
-    assert place.names() == set()
+    assert all(is_hidden(name) for name in place.names())
 
 
 def test_closed_store_connects_again(place: Place) -> None:

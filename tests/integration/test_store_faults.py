@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ftplib
+import hashlib
 import os
 import random
 import ssl
@@ -230,6 +231,41 @@ def test_without_rest_an_upload_is_continued_by_append(source: Path, tmp_path: P
         assert b"REST" not in proxy.recorded
         assert b"".join(store.get(KEY, 5 * MIB)) == DATA[5 * MIB :]
         assert [info.key for info in store.list()] == [KEY]
+
+
+class _Sums(FTPHandler):
+    """A server that works out checksums, as proftpd's mod_digest and others do."""
+
+    proto_cmds: Final = {
+        **FTPHandler.proto_cmds,
+        "XSHA256": {"perm": "r", "auth": True, "arg": True, "help": "Syntax: XSHA256 <SP> file-name"},
+    }
+
+    def ftp_FEAT(self, line: str) -> None:
+        self.push("211-Features:\r\n SIZE\r\n REST STREAM\r\n UTF8\r\n XSHA256\r\n211 End FEAT.\r\n")
+
+    def ftp_XSHA256(self, path: str) -> None:
+        """Answer with the checksum of the whole file."""
+        with open(path, "rb") as stream:
+            self.respond(f"250 {hashlib.file_digest(stream, 'sha256').hexdigest().upper()}")
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
+def test_a_server_that_tells_checksums_is_asked_for_one(source: Path, tmp_path: Path, damaged: bool) -> None:
+    """What an earlier put left is proven without reading it back, and begun anew where a byte of it is another."""
+    with (
+        start_pyftpdlib(tmp_path / "root", address="127.0.0.2", handler=_Sums) as server,
+        start_proxy("127.0.0.2", server.port, server.passive_ports) as proxy,
+        open_store(_through(server), clock=_Quick()) as store,
+    ):
+        left = bytearray(DATA[: 3 * MIB])
+        left[MIB] ^= damaged
+        server.folder.mkdir(parents=True)
+        (server.folder / PART).write_bytes(left)
+        assert store.put(KEY, source).resumed == (0 if damaged else 3 * MIB)
+        assert f"XSHA256 {PART}".encode() in proxy.recorded
+        assert b"RETR" not in proxy.recorded
+        assert (server.folder / KEY).read_bytes() == DATA
 
 
 # -------------------------------------------------------------------------- servers with ways of their own

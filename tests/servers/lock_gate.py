@@ -100,6 +100,7 @@ def _serve(gate: LockGate, request: BaseHTTPRequestHandler) -> None:
     own = gate.answer(parts.path, parse_qs(parts.query, keep_blank_values=True)) if request.command == "GET" else None
     if request.command == "DELETE" and gate.locked(parts.path):
         own = 403, _ERROR.format("AccessDenied", "forbidden by object lock")
+    _note_lock(gate, request, parts.path)
     if own is not None:
         _reply(request, own[0], [("Content-Type", "application/xml")], own[1].encode())
         return
@@ -109,7 +110,7 @@ def _serve(gate: LockGate, request: BaseHTTPRequestHandler) -> None:
         link.request(request.command, request.path, body, dict(request.headers.items()))
         answer = link.getresponse()
         content = answer.read()
-        headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _OWN]
+        headers = [(name, value) for name, value in answer.getheaders() if not name.lower().startswith(_OWN)]
         if request.command == "HEAD":
             headers += [("Content-Length", answer.getheader("Content-Length") or "0"), *_lock_headers(gate, parts.path)]
         _reply(request, answer.status, headers, content)
@@ -117,7 +118,15 @@ def _serve(gate: LockGate, request: BaseHTTPRequestHandler) -> None:
         link.close()
 
 
-_OWN: Final = frozenset({"content-length", "transfer-encoding", "connection", "date", "server"})
+_OWN: Final = ("content-length", "transfer-encoding", "connection", "date", "server", "x-amz-object-lock")
+"""Headers that the gate writes itself; rclone gives back those of locks as it was given them."""
+
+
+def _note_lock(gate: LockGate, request: BaseHTTPRequestHandler, path: str) -> None:
+    """Lock what is stored with a lock, or begun in parts with one."""
+    until = request.headers.get("x-amz-object-lock-retain-until-date")
+    if request.command in ("PUT", "POST") and until:
+        gate.locks[path.rpartition("/")[2]] = datetime.fromisoformat(until).astimezone(UTC)
 
 
 def _lock_headers(gate: LockGate, path: str) -> list[tuple[str, str]]:

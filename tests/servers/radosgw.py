@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from nanumpay_backupd.system.secrets import Secret
 from tests.servers.process import free_port, running
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY
 
-__all__ = ["PROGRAMS", "destination", "start_radosgw"]
+__all__ = ["PROGRAMS", "Gateway", "destination", "start_radosgw"]
 
 PROGRAMS: Final = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph")
 _CONFIGURATION: Final = """\
@@ -74,9 +74,35 @@ def destination(endpoint: str, **changes: object) -> S3Destination:
     return S3Destination(**{**settings, **changes})  # type: ignore[arg-type]
 
 
+class Gateway:
+    """The S3 server, which keeps nothing itself: killed, it is the same again when it is started."""
+
+    def __init__(self, argv: Sequence[str], log: Path, port: int) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self._argv = argv
+        self._log = log
+        self._port = port
+        self._running = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        self._process = self._running.enter_context(running(self._argv, self._log, "127.0.0.1", self._port))
+
+    def kill(self) -> None:
+        """End it at once, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """Let it end."""
+        self._running.close()
+
+
 @contextlib.contextmanager
-def start_radosgw(folder: Path) -> Iterator[str]:
-    """Run monitor, OSD and gateway until the block ends; gives the gateway's address."""
+def start_radosgw(folder: Path) -> Iterator[Gateway]:
+    """Run monitor, OSD and gateway until the block ends."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         raise FileNotFoundError(f"not installed: {', '.join(missing)} (make test-s3-lock installs them)")
@@ -102,9 +128,10 @@ def start_radosgw(folder: Path) -> Iterator[str]:
                 break
         keys = ("--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY)
         _until(folder, "radosgw-admin", "-c", conf, "user", "create", "--uid", "test", "--display-name", "test", *keys)
-        gateway = ["radosgw", *daemon, "-n", "client.rgw"]
-        stack.enter_context(running(gateway, folder / "rgw.out", "127.0.0.1", port))
-        yield f"http://127.0.0.1:{port}"
+        gateway = Gateway(["radosgw", *daemon, "-n", "client.rgw"], folder / "rgw.out", port)
+        stack.callback(gateway.stop)
+        gateway.start()
+        yield gateway
 
 
 def _comes_up(folder: Path, osd: subprocess.Popen[bytes]) -> bool:

@@ -293,14 +293,15 @@ def test_many_slices_of_which_the_same_is_said_are_one_line_of_a_prune() -> None
 
 
 def test_checks() -> None:
-    """A check that is not ok is marked, followed by what to do, and counted."""
+    """A check that is not ok is marked, followed by what to do, and counted; what is advised follows what is ok."""
     checks = [
-        {"name": "tools", "state": "ok", "message": "fine", "hint": "never shown"},
+        {"name": "tools", "state": "ok", "message": "fine", "hint": "finer with wind"},
         {"name": "clock", "state": "warning", "message": "late", "hint": "wind it up"},
         {"name": "nas", "state": "failed", "message": "gone", "hint": ""},
     ]
     assert checks_lines(PLAIN, checks) == [
         "✓ tools  fine",
+        "         → finer with wind",
         "! clock  late",
         "         → wind it up",
         "✗ nas    gone",

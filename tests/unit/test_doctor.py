@@ -230,7 +230,7 @@ class Broken(LocalStore):
     "kind, sentence, hint",
     [
         (Lying, "did not read back the same", "do not use this place"),
-        (Forgetful, "did not read back the same", "do not use this place"),
+        (Forgetful, "a listing does not show", "do not use this place"),
         (Keeping, "could not be deleted", "retention needs it"),
         (Refusing, "no room at all", "make room"),
         (Broken, "a defect of nanumpay-backupd", "please report"),

@@ -16,7 +16,7 @@ from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.stores.base import ObjectInfo, check_key, store_error
 from nanumpay_backupd.stores.ftp import parse_list, parse_mlsd
 from nanumpay_backupd.stores.ftp_link import Phase, classify_reply
-from nanumpay_backupd.stores.s3 import judge_etag, part_length
+from nanumpay_backupd.stores.s3_content import judge_etag, part_length
 from nanumpay_backupd.stores.s3_errors import classify, reason
 from nanumpay_backupd.system.secrets import Secret
 
