@@ -140,6 +140,14 @@ class Stage(StrEnum):
     AFTER = "after"
 
 
+class Proof(StrEnum):
+    """How a copy is known to be whole: the place told its ``size``, confirmed a ``checksum``, or it was ``read``."""
+
+    SIZE = "size"
+    CHECKSUM = "checksum"
+    READ = "read"
+
+
 class Kind(StrEnum):
     """What a backup holds (docs/architecture.md, Words). ``legacy``: made by the old program, no manifest.
 
@@ -507,7 +515,8 @@ class OddityRecord(_Record, frozen=True):
 class Copy(_Record, frozen=True, gc=False):
     """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue.
 
-    ``lock`` is what hindered its deletion, None: nothing did.
+    ``lock`` is what hindered its deletion, None: nothing did. ``proof`` is how it is known to be what it should be, as
+    of ``updated``, where it is there at all.
     """
 
     backup: str
@@ -520,6 +529,7 @@ class Copy(_Record, frozen=True, gc=False):
     next_attempt: datetime | None = None
     error: ErrorInfo | None = None
     lock: Lock | None = None
+    proof: Proof | None = None
 
 
 class Backup(_Record, frozen=True, gc=False):

@@ -215,9 +215,10 @@ def discard(name: str, layout: Layout, catalog: Catalog) -> None:
     """Remove what waited for a backup of which no copy is queued any more."""
     backup = catalog.backup(name)
     manifest = backup.manifest if backup is not None else None
-    if backup is None or manifest is None or manifest.elsewhere is None or _queued(backup):
+    if backup is None or manifest is None or _queued(backup):
         return
-    layout.waiting(manifest.elsewhere.name).unlink(missing_ok=True)
+    # Also one that is not encrypted may have come here on its way from one destination to another.
+    layout.waiting(manifest.stored_elsewhere.name).unlink(missing_ok=True)
 
 
 def sweep_outbox(layout: Layout, catalog: Catalog, *, held: Path | None = None) -> None:

@@ -49,6 +49,7 @@ __all__ = [
     "MongoConnection",
     "MongoSource",
     "MonitorOptions",
+    "Nature",
     "NotifyOptions",
     "Paths",
     "PlaceMonitor",
@@ -192,7 +193,18 @@ class HostLimits(Limits, frozen=True, kw_only=True):
     max_parallel: int = 2
 
 
-class S3Destination(_Settings, frozen=True, tag_field="type", tag="s3"):
+class Nature(_Settings, frozen=True, kw_only=True):
+    """What kind of place a destination is, as far as that is said; empty, None: by its type and its address.
+
+    ``media`` names what its copies lie on (two places of the same name count as one medium), ``offsite`` says whether
+    it stands elsewhere than this host. What follows is in `settings.natures`.
+    """
+
+    media: str = ""
+    offsite: bool | None = None
+
+
+class S3Destination(Nature, frozen=True, tag_field="type", tag="s3"):
     """A bucket. ``endpoint_url`` empty means AWS; with a foreign endpoint checksums are sent only when required.
 
     ``bandwidth`` is the most bytes per second that go there or come from there, 0: any; so it is of each destination.
@@ -217,7 +229,7 @@ class S3Destination(_Settings, frozen=True, tag_field="type", tag="s3"):
     bandwidth: int = 0
 
 
-class FtpDestination(_Settings, frozen=True, tag_field="type", tag="ftp"):
+class FtpDestination(Nature, frozen=True, tag_field="type", tag="ftp"):
     """A folder on an FTP server. ``secure``: explicit FTPS, certificate checked unless pinned or ``tls_verify`` is off.
 
     ``tls_fingerprint`` is the SHA-256 of the server's certificate in hex: accepts exactly that certificate.
@@ -237,7 +249,7 @@ class FtpDestination(_Settings, frozen=True, tag_field="type", tag="ftp"):
     bandwidth: int = 0
 
 
-class LocalDestination(_Settings, frozen=True, tag_field="type", tag="local"):
+class LocalDestination(Nature, frozen=True, tag_field="type", tag="local"):
     """A further folder on this host, typically another disk or a mount. ``require_mount``: refuse when not mounted."""
 
     name: str
@@ -265,7 +277,9 @@ class Protection(_Settings, frozen=True, kw_only=True):
     ``drill`` restores the newest backup into a scratch place. ``rpo`` is the most that may be lost, ``rto`` the longest
     that a restore may take; ``tier`` is a preset for both. ``heartbeat`` is an address that is pinged at each backup.
     ``before`` and ``after`` are commands that are run with each backup (one text: by a shell), each for at most
-    ``hook_timeout``.
+    ``hook_timeout``. ``read_back`` is the share of uploaded copies that are read again at once, and with
+    ``read_back_unproven`` all are whose place confirms no checksum. ``copies``, ``media`` and ``offsite`` are the least
+    of each that the newest backup has to have, the data itself counted as a copy; 0: nothing is demanded.
     """
 
     incremental: tuple[str, ...] = ()
@@ -273,10 +287,15 @@ class Protection(_Settings, frozen=True, kw_only=True):
     pitr: float = 0.0
     verify: tuple[str, ...] = ()
     verify_rate: int = 0
+    read_back: float = 0.0
+    read_back_unproven: bool = False
     drill: tuple[str, ...] = ("0 5 * * 0",)
     tier: str = ""
     rpo: float = 0.0
     rto: float = 0.0
+    copies: int = 0
+    media: int = 0
+    offsite: int = 0
     heartbeat: Secret = Secret("")
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()

@@ -135,6 +135,9 @@ class Store(ABC):
 
         Returns after the server has confirmed; size (and checksum where the server tells one) were compared, else
         StoreError ``destination-mismatch``. A put that failed leaves an object of that name as it was before.
+
+        Several places may be given the same file at once, as a `system.shared_file.SharedFile`: whoever opens it by
+        ``path.open("rb")``, or reads it by `system.shared_file.pread`, shares one reading with the others.
         """
 
     @abstractmethod

@@ -38,6 +38,7 @@ from nanumpay_backupd.stores.s3_errors import classify, error_code, http_status,
 from nanumpay_backupd.stores.s3_versions import Versions, says_locked
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.secrets import redact
+from nanumpay_backupd.system.shared_file import pread
 
 __all__ = ["S3Store", "judge_etag", "part_length"]
 
@@ -429,7 +430,7 @@ class _Source:
         """Return exactly the bytes that were there when the upload began."""
         wanted = min(length, self.size - offset)
         try:
-            data = os.pread(self._fd, wanted, offset)
+            data = pread(self._path, self._fd, wanted, offset)
         except OSError as error:
             raise unreadable_source(self._path, error) from error
         if len(data) != wanted:
