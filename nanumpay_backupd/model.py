@@ -213,8 +213,8 @@ class Run(_Record, frozen=True):
     """One execution of a job; ``outcome`` is None while it is running.
 
     ``action`` is what it is to do: ``backup``, ``collection`` (a backup of one collection), ``slice``, ``upload``
-    (queued copies only), ``verify``, ``drill`` or ``restore``; ``backup`` is what it made, in a restore the safety
-    backup, in ``verify`` and ``drill`` what was proven. A run of a group has its name as ``job`` and the action
+    (queued copies only), ``copy`` (one more copy of a backup), ``verify``, ``drill`` or ``restore``; ``backup`` is what it made, in a restore the safety
+    backup, in ``verify`` and ``drill`` what was proven, in ``copy`` what was copied. A run of a group has its name as ``job`` and the action
     ``group`` (or ``group-restore``), ``members`` are the ids of the runs that it began, and ``backup`` is the id of its
     `GroupManifest`. In each of those ``group`` is the id of that run.
     """
@@ -377,7 +377,8 @@ class Manifest(_Record, frozen=True):
 
     Of a slice, ``parent`` is the backup that it follows, ``chain`` the full that it belongs to.
 
-    ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``closed`` (base64) is the
+    ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``forms`` are further ones
+    that single places have, because they were encrypted anew, oldest first; their names differ. ``closed`` (base64) is the
     whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file beside
     which it was found. ``only_to`` names the destinations it was meant for, None: all that the job had.
     """
@@ -399,6 +400,7 @@ class Manifest(_Record, frozen=True):
     elsewhere: Artifact | None = None
     closed: str = ""
     only_to: tuple[str, ...] | None = None
+    forms: tuple[Artifact, ...] = ()
     format: int = MANIFEST_FORMAT
 
     @property
@@ -408,9 +410,10 @@ class Manifest(_Record, frozen=True):
 
     def at(self, key: str) -> Manifest:
         """Return the manifest of the file that is stored under ``key``: its ``artifact`` is that file."""
-        if self.elsewhere is None or key != self.elsewhere.name:
-            return self
-        return msgspec.structs.replace(self, artifact=self.elsewhere, elsewhere=None)
+        for form in (self.elsewhere, *self.forms):
+            if form is not None and key == form.name:
+                return msgspec.structs.replace(self, artifact=form, elsewhere=None, forms=())
+        return self
 
     @property
     def collection(self) -> str:

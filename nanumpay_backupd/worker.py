@@ -124,6 +124,10 @@ def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore)
         from nanumpay_backupd.pipeline.recheck import verify_copies
 
         return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
+    if spec.action == "copy":
+        from nanumpay_backupd.pipeline.copying import copy_backup
+
+        return copy_backup(spec, catalog, recorder, opener)
     if spec.action == "restore":
         from nanumpay_backupd.pipeline.restore import restore
 

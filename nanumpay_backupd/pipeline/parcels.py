@@ -17,7 +17,7 @@ from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
 
-__all__ = ["Parcel", "make_parcel", "obtainable"]
+__all__ = ["Parcel", "make_parcel", "obtainable", "relayed"]
 
 OpenStore = Callable[[Destination], Store]
 
@@ -51,7 +51,7 @@ def make_parcel(
     """
     assert backup.manifest is not None
     if not can_be_sent(backup, layout, keys, job) and (copies := relays(backup, job)):
-        return _relayed(backup, copies, job, layout, recorder, keys=keys, open_store=open_store)
+        return relayed(backup, copies, job, layout, recorder, keys=keys, open_store=open_store)
     if backup.manifest.elsewhere is not None or (backup.manifest.artifact.encryption == "none" and keys.seals_for(job)):
         # An artifact that is encrypted here goes as it is.
         backup = fill(backup, layout, keys, catalog, recorder)
@@ -62,7 +62,7 @@ def make_parcel(
     return Parcel(path, stored, keys.describe(manifest))
 
 
-def _relayed(
+def relayed(
     backup: Backup,
     copies: list[Copy],
     job: JobSpec,
@@ -74,13 +74,14 @@ def _relayed(
 ) -> Parcel:
     """Make ready what lies elsewhere only, as it lies there."""
     assert backup.manifest is not None
-    stored = backup.manifest.stored_elsewhere
-    path, copy = layout.waiting(stored.name), copies[0]
+    manifest = backup.manifest.at(copies[0].key)
+    path, copy = layout.waiting(manifest.artifact.name), copies[0]
     # What waits since an earlier try was compared when it came.
     if not path.exists():
-        path, copy = relay(backup, copies, job, layout, open_store, lambda _: recorder.alive())
+        alike = [one for one in copies if one.key == copy.key]
+        path, copy = relay(backup, alike, job, layout, open_store, lambda _: recorder.alive())
         recorder.reporter.message("info", f"{copy.key} was brought from {copy.destination}, for other destinations")
-    if stored.encryption == "none":
-        return Parcel(path, stored, keys.describe(backup.manifest))
+    if manifest.artifact.encryption == "none":
+        return Parcel(path, manifest.artifact, keys.describe(manifest))
     # Closed, so only who has a key could make another one of it.
-    return Parcel(path, stored, fetch_beside(copy, job, open_store))
+    return Parcel(path, manifest.artifact, fetch_beside(copy, job, open_store))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from nanumpay_backupd.errors import BackupdError, NotFoundError, SpaceError, StoreError, VerifyError
-from nanumpay_backupd.model import LOCAL, Artifact, Backup, Copy, CopyState
+from nanumpay_backupd.model import Artifact, Backup, Copy, CopyState
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
 from nanumpay_backupd.settings.schema import Destination, JobSpec
 from nanumpay_backupd.stores.base import Store
@@ -32,17 +32,18 @@ _MOST: Final = 1 << 26
 
 
 def relays(backup: Backup, job: JobSpec) -> list[Copy]:
-    """Return the copies that a further one can be made of, the proven first: the same file, at the job's places."""
+    """Return the copies at the job's places that a further one can be made of, the best first.
+
+    That is the file that most destinations have, rather than one that was encrypted anew for a single place; and what
+    is proven.
+    """
     if backup.manifest is None:
         return []
     name = backup.manifest.stored_elsewhere.name
     known = {destination.name for destination in job.destinations}
-    good = [
-        copy
-        for copy in backup.copies
-        if copy.state in _PRESENT and copy.destination in known and copy.destination != LOCAL and copy.key == name
-    ]
-    return sorted(good, key=lambda copy: _PRESENT.index(copy.state))
+    good = [copy for copy in backup.copies if copy.state in _PRESENT and copy.destination in known]
+    whole = [copy for copy in good if backup.manifest.at(copy.key).artifact.name == copy.key]
+    return sorted(whole, key=lambda copy: (copy.key != name, _PRESENT.index(copy.state)))
 
 
 def relay(
@@ -53,13 +54,13 @@ def relay(
     open_store: OpenStore,
     moved: Callable[[int], None],
 ) -> tuple[Path, Copy]:
-    """Bring the file of one of ``copies`` (as `relays` gives them) into the outbox; returns it, and which that was.
+    """Bring the file of one of ``copies``, which have the same name, into the outbox; returns it, and of which it is.
 
     ``moved`` gets the bytes as they come and may raise. One that cannot be read, or is not what was stored, gives way
     to the next; raises BackupdError (``artifact-missing``, retryable) when none is left, SpaceError.
     """
     assert backup.manifest is not None
-    stored = backup.manifest.stored_elsewhere
+    stored = backup.manifest.at(copies[0].key).artifact
     target = layout.waiting(stored.name)
     layout.create_encrypted()
     free = free_bytes(layout.outbox)

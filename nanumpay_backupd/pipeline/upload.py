@@ -32,6 +32,7 @@ __all__ = [
     "queue_again",
     "queue_copies",
     "queued_copy",
+    "send_parcel",
     "stored_as",
     "upload",
     "upload_due",
@@ -255,6 +256,24 @@ def queued_copy(backup: str, place: str, key: str, size: int, now: datetime) -> 
     )
 
 
+def send_parcel(
+    parcel: Parcel,
+    backup: Backup,
+    copy: Copy,
+    job: JobSpec,
+    catalog: Catalog,
+    layout: Layout,
+    recorder: Recorder,
+    open_store: OpenStore,
+    *,
+    keys: Keyring,
+) -> list[BackupdError]:
+    """Bring what is ready to one place, and read it back there; returns the fault, after which it is queued."""
+    destination = next(item for item in job.destinations if item.name == copy.destination)
+    work = [(destination, backup, copy)]
+    return _side_by_side(work, job, catalog, layout, recorder, open_store, keys=keys, parcel=parcel)
+
+
 def _side_by_side(
     work: list[tuple[Destination, Backup, Copy]],
     job: JobSpec,
@@ -265,14 +284,19 @@ def _side_by_side(
     *,
     keys: Keyring,
     tell: bool = True,
+    parcel: Parcel | None = None,
 ) -> list[BackupdError]:
-    """Upload one backup; with ``tell`` each copy that arrives is told."""
+    """Upload one backup; with ``tell`` each copy that arrives is told.
+
+    A ``parcel`` that is ready already is read back wherever it goes.
+    """
+    asked = parcel is not None
     if not work:
         return []
     faults: list[BackupdError] = []
     lock = threading.Lock()
     try:
-        parcel = make_parcel(work[0][1], job, catalog, layout, recorder, keys=keys, open_store=open_store)
+        parcel = parcel or make_parcel(work[0][1], job, catalog, layout, recorder, keys=keys, open_store=open_store)
     except Exception as raised:  # noqa: BLE001 - also a defect must not lose what is queued
         recorder.check()
         error = as_expected(raised)
@@ -288,7 +312,7 @@ def _side_by_side(
     def one(transfer: Transfer) -> None:
         try:
             with contextlib.closing(open_store(transfer.destination)) as store:
-                proof = _put(store, source, parcel, transfer, job)
+                proof = _put(store, source, parcel, transfer, job=job, reading=asked)
         except CancelledError:
             return
         except Exception as raised:  # noqa: BLE001 - one destination's fault, also a defect, must not stop the others
@@ -317,10 +341,10 @@ def _side_by_side(
     return faults
 
 
-def _put(store: Store, source: Path, parcel: Parcel, transfer: Transfer, job: JobSpec) -> Proof:
+def _put(store: Store, source: Path, parcel: Parcel, transfer: Transfer, *, job: JobSpec, reading: bool) -> Proof:
     """Artifact first, manifest last: a reader of the destination never sees a manifest without its artifact.
 
-    What is to be read again is read in between; returns how the copy is proven.
+    What is to be read again (in any case with ``reading``) is read in between; returns how the copy is proven.
     """
     name = parcel.artifact.name
     result = store.put(name, source, transfer.moved)
@@ -331,7 +355,7 @@ def _put(store: Store, source: Path, parcel: Parcel, transfer: Transfer, job: Jo
             code="destination-mismatch",
         )
     proof = Proof.CHECKSUM if result.proven else Proof.SIZE
-    if wants_reading(job, transfer.copy, proven=result.proven):
+    if reading or wants_reading(job, transfer.copy, proven=result.proven):
         read_back(store, parcel.artifact, transfer.read)
         proof = Proof.READ
     store.put_bytes(f"{name}{MANIFEST_SUFFIX}", parcel.manifest)

@@ -27,6 +27,7 @@ __all__ = [
     "Channel",
     "CollectionOrder",
     "ControlOptions",
+    "CopyOrder",
     "Destination",
     "EncryptionOptions",
     "FtpDestination",
@@ -658,6 +659,18 @@ class CollectionOrder(_Settings, frozen=True):
     format: str = "bson"
 
 
+class CopyOrder(_Settings, frozen=True):
+    """A further copy of a backup at ``destination``, of the one at ``source`` (empty: the best at hand).
+
+    ``move``: that one is deleted once the new one is proven.
+    """
+
+    backup: str
+    destination: str
+    source: str = ""
+    move: bool = False
+
+
 class GroupOrder(_Settings, frozen=True):
     """A run of a group that is to be concluded: what its members made, and their jobs as they were then."""
 
@@ -673,7 +686,7 @@ class RunSpec(_Settings, frozen=True):
     queued copies that are due), ``prune``, ``look``, ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations
     hold), ``doctor`` or ``doctor:DESTINATION``, ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``),
     ``restore`` or ``restore-plan`` (both with the order in ``restore``), ``group`` (conclude a group's run, with the
-    order in ``concluding``). ``group`` is the id of the group's run that this run is part of. ``started`` (UTC) is when
+    order in ``concluding``), ``copy`` (with the order in ``copying``). ``group`` is the id of the group's run that this run is part of. ``started`` (UTC) is when
     the run began for whoever asked for it; None: when the worker begins.
     """
 
@@ -690,6 +703,7 @@ class RunSpec(_Settings, frozen=True):
     only_to: tuple[str, ...] | None = None
     group: str = ""
     concluding: GroupOrder | None = None
+    copying: CopyOrder | None = None
 
 
 def encode_hook(value: Any) -> Any:
