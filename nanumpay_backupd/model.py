@@ -213,10 +213,10 @@ class Run(_Record, frozen=True):
     """One execution of a job; ``outcome`` is None while it is running.
 
     ``action`` is what it is to do: ``backup``, ``collection`` (a backup of one collection), ``slice``, ``upload``
-    (queued copies only), ``copy`` (one more copy of a backup), ``verify``, ``drill`` or ``restore``; ``backup`` is what it made, in a restore the safety
-    backup, in ``verify`` and ``drill`` what was proven, in ``copy`` what was copied. A run of a group has its name as ``job`` and the action
-    ``group`` (or ``group-restore``), ``members`` are the ids of the runs that it began, and ``backup`` is the id of its
-    `GroupManifest`. In each of those ``group`` is the id of that run.
+    (queued copies only), ``copy`` (one more copy of a backup), ``verify``, ``drill`` or ``restore``; ``backup`` is what
+    it made, in a restore the safety backup, in ``verify``, ``drill`` and ``copy`` what was proven or copied. A run of a
+    group has its name as ``job`` and the action ``group`` (or ``group-restore``), ``members`` are the ids of the runs
+    that it began, and ``backup`` is the id of its `GroupManifest`. In each of those ``group`` is the id of that run.
     """
 
     id: str
@@ -378,9 +378,9 @@ class Manifest(_Record, frozen=True):
     Of a slice, ``parent`` is the backup that it follows, ``chain`` the full that it belongs to.
 
     ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``forms`` are further ones
-    that single places have, because they were encrypted anew, oldest first; their names differ. ``closed`` (base64) is the
-    whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file beside
-    which it was found. ``only_to`` names the destinations it was meant for, None: all that the job had.
+    that single places have, because they were encrypted anew, oldest first; their names differ. ``closed`` (base64) is
+    the whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file
+    beside which it was found. ``only_to`` names the destinations it was meant for, None: all that the job had.
     """
 
     backup: str

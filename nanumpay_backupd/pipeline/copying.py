@@ -229,10 +229,10 @@ class _Copying:
                 backup,
                 copy,
                 self._job,
-                self._catalog,
-                self._layout,
-                self._recorder,
-                self._open_store,
+                catalog=self._catalog,
+                layout=self._layout,
+                recorder=self._recorder,
+                open_store=self._open_store,
                 keys=self._keys,
             )
             if faults:

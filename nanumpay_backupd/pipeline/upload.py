@@ -261,11 +261,11 @@ def send_parcel(
     backup: Backup,
     copy: Copy,
     job: JobSpec,
+    *,
     catalog: Catalog,
     layout: Layout,
     recorder: Recorder,
     open_store: OpenStore,
-    *,
     keys: Keyring,
 ) -> list[BackupdError]:
     """Bring what is ready to one place, and read it back there; returns the fault, after which it is queued."""

@@ -686,8 +686,8 @@ class RunSpec(_Settings, frozen=True):
     queued copies that are due), ``prune``, ``look``, ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations
     hold), ``doctor`` or ``doctor:DESTINATION``, ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``),
     ``restore`` or ``restore-plan`` (both with the order in ``restore``), ``group`` (conclude a group's run, with the
-    order in ``concluding``), ``copy`` (with the order in ``copying``). ``group`` is the id of the group's run that this run is part of. ``started`` (UTC) is when
-    the run began for whoever asked for it; None: when the worker begins.
+    order in ``concluding``), ``copy`` (with the order in ``copying``). ``group`` is the id of the group's run that this
+    run is part of. ``started`` (UTC) is when the run began for whoever asked for it; None: when the worker begins.
     """
 
     run: str
