@@ -116,6 +116,6 @@ def _spread_row(screen: Screen, spread: Reply | None) -> list[tuple[str, str]]:
     )
     wanted = "-".join(str(spread[f"wanted_{what}"]) for what in ("copies", "media", "offsite"))
     if spread.get("kept") is None:
-        return [("copies", counted)]
+        return [("3-2-1", counted)]
     kept = screen.paint("kept", "green") if spread["kept"] else screen.paint("MISSED", "red")
-    return [("copies", f"{counted}; {wanted}: {kept}")]
+    return [("3-2-1", f"{counted}; {wanted} demanded: {kept}")]
