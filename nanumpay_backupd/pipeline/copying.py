@@ -13,7 +13,19 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, DecryptError, NotFoundError, RefusedError
-from nanumpay_backupd.model import LOCAL, Artifact, Backup, BackupState, Copy, CopyState, Manifest, Outcome, Run, Stage
+from nanumpay_backupd.model import (
+    LOCAL,
+    Artifact,
+    Backup,
+    BackupState,
+    Copy,
+    CopyState,
+    Manifest,
+    Outcome,
+    Proof,
+    Run,
+    Stage,
+)
 from nanumpay_backupd.pipeline.backup import recorded
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, form_name, plain_name
@@ -21,6 +33,7 @@ from nanumpay_backupd.pipeline.members import chunks_of
 from nanumpay_backupd.pipeline.outbox import can_be_sent, discard, note_form, part_of, proven
 from nanumpay_backupd.pipeline.parcels import Parcel, make_parcel, relayed
 from nanumpay_backupd.pipeline.prune import delete_copy
+from nanumpay_backupd.pipeline.readback import read_back
 from nanumpay_backupd.pipeline.relay import relay, relays
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.upload import OpenStore, queued_copy, send_parcel
@@ -103,8 +116,8 @@ class _Copying:
         good = before if before is not None and before.state in _PRESENT else None
         parcel = self._parcel(backup, good)
         if parcel is None:
-            with recorder.stage(Stage.UPLOAD):
-                recorder.detail(f"{order.destination} has it already, encrypted as now")
+            assert good is not None, "only such a one needs nothing sent"
+            self._look(backup, good)
         else:
             self._send(backup, parcel)
         with contextlib.ExitStack() as stack:
@@ -238,6 +251,22 @@ class _Copying:
             if faults:
                 raise faults[0]
             self._recorder.detail(f"{parcel.artifact.name} is at {copy.destination}, and was read back")
+
+    def _look(self, backup: Backup, good: Copy) -> None:
+        """Read back the copy that is there already, where another is to go for it; raises as `read_back`."""
+        assert backup.manifest is not None
+        with self._recorder.stage(Stage.UPLOAD, total=good.size if self._order.move else 0):
+            told = f"{good.destination} has it already, encrypted as now"
+            if not self._order.move:
+                self._recorder.detail(told)
+                return
+            destination = next(item for item in self._job.destinations if item.name == good.destination)
+            with contextlib.closing(self._open_store(destination)) as store:
+                read_back(store, backup.manifest.at(good.key).artifact, self._recorder.progress)
+            now = self._recorder.clock.now()
+            proven = msgspec.structs.replace(good, state=CopyState.VERIFIED, updated=now, proof=Proof.READ)
+            self._catalog.save_copy(proven)
+            self._recorder.detail(f"{told}, and was read back")
 
     def _let_go(self, backup: Backup, good: Copy | None, parcel: Parcel | None) -> list[BackupdError]:
         """Delete what the proven copy takes the place of; returns the faults: then both are there."""
