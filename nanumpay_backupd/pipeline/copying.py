@@ -72,8 +72,8 @@ def check_order(order: CopyOrder, backup: Backup, job: JobSpec) -> None:
 def copy_backup(spec: RunSpec, catalog: Catalog, recorder: Recorder, open_store: OpenStore) -> Run:
     """Do what ``spec.copying`` orders; returns the finished Run.
 
-    Failed where the copy did not arrive or is not what was sent (it is queued then, and everything else is as it was);
-    degraded where it did, and only the old one could not be deleted.
+    Failed where the copy did not arrive or is not what was sent: then everything is as it was, and a copy that was not
+    there before may be queued; degraded where it did, and only the old one could not be deleted.
     """
     layout = Layout(spec.paths.backups)
 
@@ -119,7 +119,7 @@ class _Copying:
             assert good is not None, "only such a one needs nothing sent"
             self._look(backup, good)
         else:
-            self._send(backup, parcel)
+            self._send(backup, parcel, before)
         with contextlib.ExitStack() as stack:
             stack.callback(self._clear, backup.id)
             return self._let_go(backup, good, parcel)
@@ -231,8 +231,11 @@ class _Copying:
 
     # Sending it, and what follows
 
-    def _send(self, backup: Backup, parcel: Parcel) -> None:
-        """Bring it there and read it back; raises the fault."""
+    def _send(self, backup: Backup, parcel: Parcel, before: Copy | None) -> None:
+        """Bring it there and read it back; raises the fault, after which ``before`` holds again.
+
+        Only what is new there and as everywhere else stays queued.
+        """
         now = self._recorder.clock.now()
         note_form(backup, parcel.artifact, self._layout, self._catalog)
         copy = queued_copy(backup.id, self._order.destination, parcel.artifact.name, parcel.artifact.size, now)
@@ -249,8 +252,23 @@ class _Copying:
                 keys=self._keys,
             )
             if faults:
+                self._take_back(backup, copy, before)
                 raise faults[0]
             self._recorder.detail(f"{parcel.artifact.name} is at {copy.destination}, and was read back")
+
+    def _take_back(self, backup: Backup, copy: Copy, before: Copy | None) -> None:
+        """Record what holds after a copy that did not arrive, and leave no file there that nobody would look for."""
+        assert backup.manifest is not None
+        if before is None and copy.key == backup.manifest.stored_elsewhere.name:
+            return
+        if before is not None:
+            self._catalog.save_copy(before)
+        else:
+            self._catalog.forget_copy(backup.id, copy.destination)
+        if before is None or before.key != copy.key:
+            destination = next(item for item in self._job.destinations if item.name == copy.destination)
+            with contextlib.suppress(BackupdError), contextlib.closing(self._open_store(destination)) as store:
+                store.delete(copy.key)
 
     def _look(self, backup: Backup, good: Copy) -> None:
         """Read back the copy that is there already, where another is to go for it; raises as `read_back`."""

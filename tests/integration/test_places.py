@@ -20,7 +20,7 @@ from nanumpay_backupd.model import LOCAL, Backup, Copy, CopyState, Outcome, Poli
 from nanumpay_backupd.pipeline.copying import check_order
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
-from nanumpay_backupd.pipeline.rebuild import fetch_manifest, rebuild_local
+from nanumpay_backupd.pipeline.rebuild import adopt_remote, fetch_manifest, rebuild_local
 from nanumpay_backupd.pipeline.relay import relays
 from nanumpay_backupd.pipeline.syncing import Lacking, queue_missing
 from nanumpay_backupd.pipeline.upload import upload, upload_due
@@ -352,6 +352,33 @@ def test_forms_are_known_again_after_a_rebuild(site: Site) -> None:
     manifest = site.now(backup).manifest
     assert manifest is not None
     assert [form.name for form in manifest.forms] == [f"{backup.artifact}.k1.age"]
+
+
+def test_a_disk_that_lies_does_not_cost_the_old_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was encrypted anew reads back wrong: the old copy is there and known, and nothing of the new one is."""
+    backup = site.make()
+    assert site.upload(backup, site.job("disk2", encryption=keyed("first"))) == []
+    before = site.at(backup, "disk2")
+    monkeypatch.setattr("nanumpay_backupd.stores.local.LocalStore", Rotten)
+    run = site.copy(site.job("disk2", encryption=keyed("second", "first")), backup, "disk2")
+    assert run.outcome is Outcome.FAILED
+    assert site.at(backup, "disk2") == before
+    assert site.artifacts("disk2") == [f"{backup.artifact}.age"]
+
+
+def test_the_places_alone_tell_of_their_forms(site: Site) -> None:
+    """Catalog and backups folder are lost: read anew from the places, each copy is known as the file that it is."""
+    backup = site.make()
+    assert site.upload(backup, site.job("cloud", "disk2", encryption=keyed("first"))) == []
+    job = site.job("cloud", "disk2", encryption=keyed("second", "first"))
+    assert site.copy(job, backup, "disk2").outcome is Outcome.SUCCEEDED
+    shutil.rmtree(site.layout.backups)
+    site.layout.create()
+    site.catalog.clear_backups()
+    count, faults = adopt_remote(job, site.catalog, site.clock.now(), open_store, site.layout)
+    assert (count, faults) == (2, [])
+    assert {copy.key for copy in site.now(backup).copies} == {f"{backup.artifact}.age", f"{backup.artifact}.k1.age"}
+    assert site.run(job, "verify", verify=VerifyOrder(backup=backup.id)).outcome is Outcome.SUCCEEDED
 
 
 def test_without_the_old_key_a_copy_stays_as_it_is(site: Site) -> None:
