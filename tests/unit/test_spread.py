@@ -29,7 +29,7 @@ def s3(endpoint: str = "", **said: Any) -> S3Destination:
 
 
 @pytest.mark.parametrize(
-    ("place", "media", "offsite"),
+    "place, media, offsite",
     [
         (None, "disk", False),
         (LocalDestination(name="d", path="/mnt/d"), "disk", False),
@@ -78,7 +78,7 @@ GOOD = CopyState.VERIFIED
 
 
 @pytest.mark.parametrize(
-    ("copies", "counted"),
+    "copies, counted",
     [
         ({}, (1, ("disk",), 0)),
         ({LOCAL: GOOD}, (2, ("disk",), 0)),
@@ -127,7 +127,7 @@ def test_a_file_sealed_anew_has_a_name_of_its_own(number: int, seal: str, suffix
     assert (plain_name(made), sealed_by(made)) == (f"{name}{suffix}", sealed_by(seal.rjust(8, "x")))
 
 
-@pytest.mark.parametrize("name", ["a.tar.gz.k1", "a.tar.gz.k0.gpg", "a.tar.gz.k01.age", "a.tar.gz.k1"])
+@pytest.mark.parametrize("name", ["a.tar.gz.k1", "a.tar.gz.k0.gpg", "a.tar.gz.k01.age"])
 def test_other_names_are_not_ours(name: str) -> None:
     """A form is numbered from 1 and is always sealed."""
     assert parse_artifact(name.replace("a", backup_id("nanumpay", NOW), 1)) is None
