@@ -88,7 +88,8 @@ def copies(context: Context) -> int:
 
 
 def _proven(copy: Reply) -> str:
-    return _PROOFS.get(copy["proof"], copy["proof"])
+    proof: str = copy["proof"]
+    return _PROOFS.get(proof, proof)
 
 
 def _encrypted(copy: Reply) -> str:

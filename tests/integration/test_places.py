@@ -179,7 +179,12 @@ def test_three_places_from_one_reading(site: Site, monkeypatch: pytest.MonkeyPat
     """S3, FTP and a folder get the same bytes at once, and the file is read from the disk once for all of them."""
     shared: list[SharedFile] = []
     real = SharedFile.of
-    monkeypatch.setattr(SharedFile, "of", lambda path: shared.append(real(path)) or shared[-1])
+
+    def kept(path: Path) -> SharedFile:
+        shared.append(real(path))
+        return shared[-1]
+
+    monkeypatch.setattr(SharedFile, "of", kept)
     backup = site.make()
     data = site.layout.artifact(backup.artifact).read_bytes()
     assert site.upload(backup, site.job()) == []
@@ -285,7 +290,7 @@ def test_what_is_read_back_is_proven(share: dict[str, Any], site: Site) -> None:
 def test_a_disk_that_lies_is_found_out(site: Site) -> None:
     """A copy that reads back as something else did not arrive: it is queued again, with no manifest beside it."""
     backup = site.make()
-    site.open = Rotten  # type: ignore[arg-type]
+    site.open = Rotten  # type: ignore[assignment]
     (fault,) = site.upload(backup, site.job("disk2", read_back=1.0))
     assert (fault.code, fault.retryable) == ("destination-mismatch", True)
     assert site.state(backup, "disk2") is CopyState.PENDING
