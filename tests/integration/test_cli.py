@@ -1055,7 +1055,7 @@ def test_what_a_destination_lacks_and_where_copies_are(daemon: CannedDaemon, pat
     made = backupctl(path, "copy", OTHER, "nas")
     assert (made.returncode, made.stdout.splitlines()[-1]) == (
         0,
-        f"Succeeded after 9 s: {BACKUP}.tar.gz is at nas, and was read back.",
+        f"Succeeded after 9.0 s: {BACKUP}.tar.gz is at nas, and was read back.",
     )
     failed = backupctl(path, "copy", OTHER, "old")
     assert failed.returncode == 1
