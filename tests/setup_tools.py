@@ -58,6 +58,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "openssl": "openssl",
     "socat": "socat",
     "sqlite3": "sqlite3",
+    "ssh-keygen": "openssh-client",
     "strace": "strace",
     "vsftpd": "vsftpd",
     "zsh": "zsh",
@@ -118,6 +119,7 @@ def main(argv: Sequence[str]) -> int:
                 # Run as a program, this file has its neighbours beside it, and knows no package.
                 sys.path.insert(0, str(ROOT / "tests"))
                 importlib.import_module("setup_databases").fetch_servers(TOOLS, debian_packages)
+                importlib.import_module("setup_stores").fetch_stores(TOOLS, debian_packages)
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
         return 1

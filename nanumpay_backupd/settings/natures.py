@@ -28,7 +28,7 @@ class Standing(NamedTuple):
 def standing_of(destination: Destination | None) -> Standing:
     """Return what a place counts as; None: the backups folder.
 
-    What is said of it (`settings.schema.Nature`) counts first. Else a folder is on this host, and anything else
+    What is said of it (`DestinationSettings`) counts first. Else a folder is on this host, and anything else
     off-site unless its address is a private one, or a name that only the own network has.
     """
     if destination is None:

@@ -13,6 +13,7 @@ import pytest
 
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.settings import hostfile
+from nanumpay_backupd.settings.destination_tables import EXAMPLE_NAMES
 from nanumpay_backupd.settings.hostfile import load_host_file, parse_host_file
 from nanumpay_backupd.settings.merge import build_jobs
 from nanumpay_backupd.settings.mongouri import has_password, uri_database, uri_place
@@ -333,7 +334,7 @@ def test_how_people_are_told_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[nanumpay.s3]\nendpoint_url = "s3.example.com"', "nanumpay.s3.endpoint_url", "https://", ""),
         ('[nanumpay.s3]\nsse_kms_key_id = "x"', "nanumpay.s3.sse_kms_key_id", "without its mode", 'sse = "aws:kms"'),
         ('[nanumpay.ftp]\ntls_fingerprint = "ab"', "nanumpay.ftp.tls_fingerprint", "64 hexadecimal", ""),
-        ('[destination.x]\nbucket = "b"', "destination.x.type", "is missing", '"s3", "ftp" or "local"'),
+        ('[destination.x]\nbucket = "b"', "destination.x.type", "is missing", '"s3", "ftp", "local"'),
         ('[destination.x]\ntype = "gcs"', "destination.x.type", 'is "gcs"', ""),
         ('[destination.x]\ntype = "s3"', "destination.x.bucket", "is missing", 'bucket = "my-backups"'),
         ('[destination.x]\ntype = "ftp"', "destination.x.host", "is missing", "host = "),
@@ -661,6 +662,7 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     secrets |= {"heartbeat": "https://hc.example.com/1", "ops-mail": "mailto://ops:pw@example.com"}
     secrets |= {"old-passphrase": "that of last year", "shop-db": "secret-value"}
     secrets |= {"n8n-key": "secret-value", "n8n-encryption-key": "secret-value"}
+    secrets |= dict.fromkeys(("nas-key", "nas-passphrase", "nas-password", "webdav-password"), "secret-value")
     for name, value in secrets.items():
         (tmp_path / name).write_text(value)
     password = tmp_path / "ftp-password"
@@ -670,16 +672,18 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     text = re.sub(r"(?m)^#(?=[^ ])", "", example_toml())
     # aws:kms instead of the example's AES256: the two keys exclude each other, as passphrase and recipients do.
     text = text.replace('"AES256"', '"aws:kms"').replace("/etc/nanumpay/ftp-password", str(password))
+    # A host's keys are pinned or stand in a file.
+    text = re.sub(r"(?m)^known_hosts = .*$", "", text)
     # A server is reached by its host or its socket, and password hashes are of accounts that are saved.
     text = re.sub(r'(?m)^(?:socket = ".run.mysqld|accounts = false).*$', "", text)
     text = re.sub(r"(?m)^passphrase = .*$", "", text).replace("/etc/nanumpay/backup-key.sec", str(password))
     config = parse(text)
     assert [job.name for job in config.jobs] == ["shop", *list(SOURCES)[1:]]
-    assert [destination.name for destination in config.destinations] == ["offsite", "ftp-server", "usb"]
+    assert [destination.name for destination in config.destinations] == list(EXAMPLE_NAMES.values())
     keys: list[Any] = re.findall(r"(?m)^#([a-z_0-9]+) = ", example_toml())
     tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, *SOURCES.values(), RETENTION, MONITOR, PLACE_MONITOR)
     count = sum(len(table.options) for table in (*tables, JOB_ENCRYPTION, GROUP))
-    assert len(keys) == count + 5 + 2 * (len(SOURCES) - 1)
+    assert len(keys) == count + 2 + len(DESTINATIONS) + 2 * (len(SOURCES) - 1)
 
 
 def test_root_reads_what_root_owns(host_file: Path) -> None:
