@@ -71,7 +71,7 @@ _LONGEST_LINE: Final = 16 << 20
 _PULSE: Final = 3
 """Seconds between two signs of life."""
 _FETCH_RETRY: Final = RetryPolicy(attempts=3, delay=2.0)
-_DOWNLOADING: Final = frozenset({"verify", "restore", "drill"})
+_DOWNLOADING: Final = frozenset({"verify", "restore", "drill", "copy"})
 """Where a download that breaks off goes on where it was."""
 
 
