@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from nanumpay_backupd.errors import BackupdError, NotFoundError, SpaceError, StoreError, VerifyError
+from nanumpay_backupd.errors import BackupdError, SpaceError, StoreError, VerifyError
 from nanumpay_backupd.model import Artifact, Backup, Copy, CopyState
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
 from nanumpay_backupd.settings.schema import Destination, JobSpec
@@ -57,7 +57,7 @@ def relay(
     """Bring the file of one of ``copies``, which have the same name, into the outbox; returns it, and of which it is.
 
     ``moved`` gets the bytes as they come and may raise. One that cannot be read, or is not what was stored, gives way
-    to the next; raises BackupdError (``artifact-missing``, retryable) when none is left, SpaceError.
+    to the next; raises StoreError (``relay-failed``, retryable) when none is left, SpaceError.
     """
     assert backup.manifest is not None
     stored = backup.manifest.at(copies[0].key).artifact
@@ -80,11 +80,11 @@ def relay(
             told.append(error.message)
         else:
             return target, copy
-    raise NotFoundError(
+    raise StoreError(
         f"the file of {backup.id} is not in the backups folder, and could not be brought from elsewhere: "
         + "; ".join(told),
         hint=f"where its copies are: backupctl copies {backup.id}",
-        code="artifact-missing",
+        code="relay-failed",
         retryable=True,
     )
 

@@ -263,6 +263,30 @@ def test_an_encrypted_backup_reaches_a_new_place_as_it_is_elsewhere(site: Site) 
     assert folders[0].read_bytes() == folders[1].read_bytes()
 
 
+def test_a_copy_elsewhere_that_is_damaged_gives_way_to_another(site: Site) -> None:
+    """What is brought is compared: a damaged one is never sent on; with none left it is tried again later."""
+    backup = site.make()
+    assert site.upload(backup, site.job("cloud", "office")) == []
+    data = site.layout.artifact(backup.artifact).read_bytes()
+    site.drop_local(backup)
+    job = site.job()
+    first, second = relays(site.now(backup), job)
+    for copy in (first, second):
+        path = site.servers.folders[copy.destination] / copy.key
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        if copy is first:
+            assert site.sync(job, "disk2")[0].queued == (backup.id,)
+            assert site.due(job) == (1, 1)
+            assert site.bytes_at(site.at(backup, "disk2")) == data
+            site.catalog.forget_copy(backup.id, "disk2")
+    assert site.sync(job, "disk2")[0].queued == (backup.id,)
+    assert site.due(job) == (0, 1)
+    waits = site.at(backup, "disk2")
+    assert waits is not None
+    assert (waits.state, waits.error and waits.error.code) == (CopyState.PENDING, "relay-failed")
+    assert waits.next_attempt is not None
+
+
 class Rotten(LocalStore):
     """A disk that confirms what it got and keeps something else."""
 
