@@ -113,7 +113,7 @@ def message_of(run: Run) -> Message | None:
     if run.outcome is Outcome.SUCCEEDED:
         return _GOOD.get(run.action, Message.RUN_SUCCEEDED)
     code = run.error.code if run.error is not None else ""
-    if run.action != "restore" and (code.startswith("verify-") or code == "artifact-missing"):
+    if run.action not in {"restore", "copy", "upload"} and (code.startswith("verify-") or code == "artifact-missing"):
         return Message.VERIFY_FAILED
     by_code = {"chain-broken": Message.CHAIN_BROKEN, "drill-failed": Message.DRILL_FAILED, "chain-missing": None}
     return by_code[code] if code in by_code else _BAD.get(run.action, Message.RUN_FAILED)

@@ -140,6 +140,14 @@ class Stage(StrEnum):
     AFTER = "after"
 
 
+class Proof(StrEnum):
+    """How a copy is known to be whole: the place told its ``size``, confirmed a ``checksum``, or it was ``read``."""
+
+    SIZE = "size"
+    CHECKSUM = "checksum"
+    READ = "read"
+
+
 class Kind(StrEnum):
     """What a backup holds (docs/architecture.md, Words). ``legacy``: made by the old program, no manifest.
 
@@ -205,10 +213,10 @@ class Run(_Record, frozen=True):
     """One execution of a job; ``outcome`` is None while it is running.
 
     ``action`` is what it is to do: ``backup``, ``collection`` (a backup of one collection), ``slice``, ``upload``
-    (queued copies only), ``verify``, ``drill`` or ``restore``; ``backup`` is what it made, in a restore the safety
-    backup, in ``verify`` and ``drill`` what was proven. A run of a group has its name as ``job`` and the action
-    ``group`` (or ``group-restore``), ``members`` are the ids of the runs that it began, and ``backup`` is the id of its
-    `GroupManifest`. In each of those ``group`` is the id of that run.
+    (queued copies only), ``copy`` (one more copy of a backup), ``verify``, ``drill`` or ``restore``; ``backup`` is what
+    it made, in a restore the safety backup, in ``verify``, ``drill`` and ``copy`` what was proven or copied. A run of a
+    group has its name as ``job`` and the action ``group`` (or ``group-restore``), ``members`` are the ids of the runs
+    that it began, and ``backup`` is the id of its `GroupManifest`. In each of those ``group`` is the id of that run.
     """
 
     id: str
@@ -369,9 +377,10 @@ class Manifest(_Record, frozen=True):
 
     Of a slice, ``parent`` is the backup that it follows, ``chain`` the full that it belongs to.
 
-    ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``closed`` (base64) is the
-    whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file beside
-    which it was found. ``only_to`` names the destinations it was meant for, None: all that the job had.
+    ``elsewhere`` is the artifact as the destinations have it, None: they have the same file. ``forms`` are further ones
+    that single places have, because they were encrypted anew, oldest first; their names differ. ``closed`` (base64) is
+    the whole manifest, encrypted: then this one names no database, collection or host, and ``artifact`` is the file
+    beside which it was found. ``only_to`` names the destinations it was meant for, None: all that the job had.
     """
 
     backup: str
@@ -391,6 +400,7 @@ class Manifest(_Record, frozen=True):
     elsewhere: Artifact | None = None
     closed: str = ""
     only_to: tuple[str, ...] | None = None
+    forms: tuple[Artifact, ...] = ()
     format: int = MANIFEST_FORMAT
 
     @property
@@ -400,9 +410,10 @@ class Manifest(_Record, frozen=True):
 
     def at(self, key: str) -> Manifest:
         """Return the manifest of the file that is stored under ``key``: its ``artifact`` is that file."""
-        if self.elsewhere is None or key != self.elsewhere.name:
-            return self
-        return msgspec.structs.replace(self, artifact=self.elsewhere, elsewhere=None)
+        for form in (self.elsewhere, *self.forms):
+            if form is not None and key == form.name:
+                return msgspec.structs.replace(self, artifact=form, elsewhere=None, forms=())
+        return self
 
     @property
     def collection(self) -> str:
@@ -507,7 +518,8 @@ class OddityRecord(_Record, frozen=True):
 class Copy(_Record, frozen=True, gc=False):
     """A backup at one destination. ``attempts`` and ``next_attempt`` belong to the upload queue.
 
-    ``lock`` is what hindered its deletion, None: nothing did.
+    ``lock`` is what hindered its deletion, None: nothing did. ``proof`` is how it is known to be what it should be, as
+    of ``updated``, where it is there at all.
     """
 
     backup: str
@@ -520,6 +532,7 @@ class Copy(_Record, frozen=True, gc=False):
     next_attempt: datetime | None = None
     error: ErrorInfo | None = None
     lock: Lock | None = None
+    proof: Proof | None = None
 
 
 class Backup(_Record, frozen=True, gc=False):

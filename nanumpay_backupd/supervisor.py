@@ -43,6 +43,7 @@ from nanumpay_backupd.repairs import Cause, Repairs, cause_of
 from nanumpay_backupd.retries import Retries
 from nanumpay_backupd.settings.schema import (
     CollectionOrder,
+    CopyOrder,
     GroupSpec,
     JobSpec,
     Paths,
@@ -255,6 +256,7 @@ class Supervisor:
         kind: str = "incremental",
         only_to: Sequence[str] | None = None,
         group: str = "",
+        copying: CopyOrder | None = None,
     ) -> ActiveRun:
         """Start a run of a job; raises NotFoundError, RefusedError (disabled) or BusyError (recorded as skipped).
 
@@ -293,6 +295,7 @@ class Supervisor:
             kind=kind,
             only_to=places,
             group=group,
+            copying=copying,
         )
         # A snapshot of one collection is no backup of the job: one that comes due meanwhile waits for it.
         told = action if collection is None else "collection"

@@ -72,7 +72,7 @@ _LONGEST_LINE: Final = 16 << 20
 _PULSE: Final = 3
 """Seconds between two signs of life."""
 _FETCH_RETRY: Final = RetryPolicy(attempts=3, delay=2.0)
-_DOWNLOADING: Final = frozenset({"verify", "restore", "drill"})
+_DOWNLOADING: Final = frozenset({"verify", "restore", "drill", "copy"})
 """Where a download that breaks off goes on where it was."""
 
 
@@ -129,6 +129,10 @@ def _act(spec: RunSpec, catalog: Catalog, recorder: Recorder, opener: OpenStore)
         from nanumpay_backupd.pipeline.recheck import verify_copies
 
         return verify_copies(spec, open_source(spec.job.source).check, catalog, recorder, opener)
+    if spec.action == "copy":
+        from nanumpay_backupd.pipeline.copying import copy_backup
+
+        return copy_backup(spec, catalog, recorder, opener)
     if spec.action == "restore":
         from nanumpay_backupd.pipeline.restore import restore
 

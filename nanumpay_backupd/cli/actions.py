@@ -190,6 +190,10 @@ def _sentences(context: Context, ended: Reply) -> list[str]:
         from nanumpay_backupd.cli.proofs import proven_lines
 
         return proven_lines(context, ended, word)
+    if action == "copy":
+        from nanumpay_backupd.cli.placing import copied_lines
+
+        return copied_lines(ended, word)
     if ended.get("backup"):
         made, *copies = _made(context, ended["backup"])
         return [f"{word} after {took(ended)}: {made}", *copies]

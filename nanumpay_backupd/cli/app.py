@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _ACTIONS = {"run", "cancel", "delete", "send"}
-_RARE = {"swaps", "wait", "notify", "report", "monitor", "completion"}
+_RARE = {"sync", "copies", "copy", "swaps", "wait", "notify", "report", "monitor", "completion"}
 _EXIT_BROKEN_PIPE = 141  # what the shell shows for `... | head` of any other program
 
 
@@ -93,6 +93,10 @@ def _command(name: str) -> Callable[[Context], int]:
 
 
 def _rare(name: str) -> Callable[[Context], int]:
+    if name in {"sync", "copies", "copy"}:
+        from nanumpay_backupd.cli import placing
+
+        return {"sync": placing.sync, "copies": placing.copies, "copy": placing.copy}[name]
     if name == "swaps":
         from nanumpay_backupd.cli.swaps import swaps
 

@@ -336,6 +336,50 @@ For what was made with run --only-to, for a destination that is new, and for a c
 and sent as any other copy that waits; retention then judges it there by its age.
 The exit code is 0 queued (or nothing to send), 6 no such backup or destination, 7 refused: it is not verified.""",
     ),
+    "sync": (
+        "send what destinations lack of what they should have",
+        (
+            _maybe("destination", "DESTINATION", "only to this one (default: to all)"),
+            ("--job", {"metavar": "JOB", "help": "only of this job (default: of all)"}),
+        ),
+        """\
+  backupctl sync
+  backupctl sync nas
+  backupctl sync offsite --job nanumpay
+
+For a destination that was down for long, that is new, or that lost something. Everything that retention would keep
+there and that is not there is queued, oldest first, also what is corrupt there. What is not in the backups folder any
+more is brought from another destination.
+The exit code is 0 queued (or nothing to send), 1 of something no file is left anywhere, 6 no such destination.""",
+    ),
+    "copies": (
+        "show where the copies of a backup are and what is known of each",
+        (_word("backup", "BACKUP|latest", "id of a backup, or latest"),),
+        """\
+  backupctl copies latest
+  backupctl copies nanumpay-backup-2026-11-21T02-00-00 --json
+
+Where each copy is, how and when it was last proven, whether that is off-site, and how it is encrypted.
+The exit code is 0, or 6: no such backup.""",
+    ),
+    "copy": (
+        "make one more copy of a backup, move one, or encrypt one anew",
+        (
+            _word("backup", "BACKUP|latest", "id of a backup, or latest"),
+            _word("destination", "DESTINATION", "one of its job"),
+            _FROM,
+            _flag("--move", "delete the copy named by --from once the new one is proven"),
+            _NO_WAIT,
+        ),
+        """\
+  backupctl copy latest offsite
+  backupctl copy nanumpay-backup-2026-11-21T02-00-00 offsite --from nas
+  backupctl copy nanumpay-backup-2026-11-21T02-00-00 offsite --from nas --move
+
+The new copy is read back before anything else goes. Where the job encrypts to other keys by now, it is encrypted anew,
+if there is a key here to open it; for a destination that has the backup already, that is all it does.
+The exit code is 0 it is there, 1 failed (nothing was deleted), 3 the old one could not be deleted, 5 busy.""",
+    ),
     "delete": (
         "delete a backup with all its copies, or one copy",
         (

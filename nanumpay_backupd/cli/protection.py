@@ -53,7 +53,12 @@ def objective(screen: Screen, name: str, promised: float, measured: float | None
 def protection_rows(screen: Screen, job: Reply, times: Times, told: list[str]) -> list[tuple[str, str]]:
     """Write the rows of one job's block in the status; what the problems have ``told`` already is only named."""
     shown = job["protection"]
-    return [*_restore_row(screen, shown, times), *_stream_rows(screen, job, told), *_drill_row(screen, shown, times)]
+    return [
+        *_restore_row(screen, shown, times),
+        *_stream_rows(screen, job, told),
+        *_drill_row(screen, shown, times),
+        *_spread_row(screen, shown.get("spread")),
+    ]
 
 
 def _restore_row(screen: Screen, shown: Reply, times: Times) -> list[tuple[str, str]]:
@@ -98,3 +103,19 @@ def _drill_row(screen: Screen, shown: Reply, times: Times) -> list[tuple[str, st
         parts.append(f"next {times.when(after)}")
     text = "; ".join(part for part in parts if part)
     return [("drill", text)] if text else []
+
+
+def _spread_row(screen: Screen, spread: Reply | None) -> list[tuple[str, str]]:
+    """Say how 3-2-1 stands, of which backup there is one; an older daemon does not tell."""
+    if not spread or not spread["backup"]:
+        return []
+    media, away = spread["media"], spread["offsite"]
+    counted = (
+        f"{spread['copies']} copies with the data itself, "
+        f"{len(media)} {'medium' if len(media) == 1 else 'media'} ({', '.join(media)}), {away} off-site"
+    )
+    wanted = "-".join(str(spread[f"wanted_{what}"]) for what in ("copies", "media", "offsite"))
+    if spread.get("kept") is None:
+        return [("3-2-1", counted)]
+    kept = screen.paint("kept", "green") if spread["kept"] else screen.paint("MISSED", "red")
+    return [("3-2-1", f"{counted}; {wanted} demanded: {kept}")]

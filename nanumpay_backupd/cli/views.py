@@ -52,6 +52,7 @@ ACTIONS = {
     "upload": "queued copies",
     "verify": "a verification",
     "drill": "a drill",
+    "copy": "a copy",
 }
 """What a run does that makes no whole backup."""
 _OUTCOMES = {"succeeded": "green", "degraded": "yellow", "failed": "red", "interrupted": "red"}

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["waiting_rows"]
 
-_NAMES = {"backup": "the backup", "verify": "the verification", "drill": "the drill", "upload": "queued uploads"}
+_NAMES = {
+    "backup": "the backup",
+    "verify": "the verification",
+    "drill": "the drill",
+    "upload": "queued uploads",
+    "copy": "a copy",
+}
 
 
 def waiting_rows(screen: Screen, job: Reply, times: Times) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.desk import to_text
 from nanumpay_backupd.events import Event, Fault, Severity
+from nanumpay_backupd.health.spread import lacking, spread_of
 from nanumpay_backupd.model import (
     FULLS,
     LOCAL,
@@ -43,6 +44,7 @@ __all__ = [
     "retention",
     "rpo_fault",
     "rto_fault",
+    "spread_fault",
     "timeline",
 ]
 
@@ -176,7 +178,7 @@ def _protection_faults(job: dict[str, Any]) -> Iterator[Fault]:
             again = f"backupctl drill {name}" if what == "drill" else f"backupctl verify --job {name}"
             hint = f"{error['hint'] or 'see: backupctl show ' + proof['id']}; then again: {again}"
             found.append(_fault(job, key, text, severity, event, error=error, run=proof, hint=hint))
-    found.append(rto_fault(job))
+    found += [rto_fault(job), spread_fault(job)]
     yield from (fault for fault in found if fault is not None)
 
 
@@ -204,6 +206,17 @@ def rto_fault(job: dict[str, Any]) -> Fault | None:
     reason = f"the RTO of {human_span(shown['rto'])} is missed: the last drill took {took} to restore"
     hint = "replay less by fulls more often or differentials, use a faster disk, or promise less (rto)"
     return _told(job, "rto", reason, hint, Severity.WARNING)
+
+
+def spread_fault(job: dict[str, Any]) -> Fault | None:
+    """Say that the newest backup is not spread as a job demands (copies, media, off-site), None while it is."""
+    shown = job["protection"]["spread"]
+    if shown["kept"] is not False:
+        return None
+    reason = f"the newest backup is not spread as demanded: {'; '.join(shown['lacking'])}"
+    hint = f"where it is: backupctl copies {shown['backup']}; what is missing is sent by: backupctl sync"
+    # An upload that failed is mostly made up for in a while.
+    return _told(job, "spread", reason, hint, Severity.WARNING, patience=_CAUGHT_UP)
 
 
 def oplog_fault(job: dict[str, Any]) -> Fault | None:
@@ -342,6 +355,28 @@ def protection(catalog: Catalog, job: JobSpec, due: DueOf, now: datetime) -> dic
         "last_verify": to_builtins(catalog.last_run(job.name, "verify", *ended)),
         "last_drill": to_builtins(catalog.last_run(job.name, "drill", *ended)),
         "restore_seconds": seconds,
+        "spread": _spread(catalog, job),
+    }
+
+
+def _spread(catalog: Catalog, job: JobSpec) -> dict[str, Any]:
+    """Describe how the copies of the newest backup are spread, as the interface's type Spread.
+
+    While its run uploads it does not count: then it is the one before.
+    """
+    running = {run.id for run in catalog.unfinished_runs()}
+    fulls = catalog.backups(job.name, _LOOKED_AT, kinds=FULLS)
+    newest = next((one for one in fulls if one.state is BackupState.VERIFIED and one.run not in running), None)
+    found = spread_of(newest, job)
+    missing = lacking(found, job)
+    demanded = bool(job.copies or job.media or job.offsite)
+    return {
+        **to_builtins(found),
+        "wanted_copies": job.copies,
+        "wanted_media": job.media,
+        "wanted_offsite": job.offsite,
+        "kept": not missing if demanded and newest is not None else None,
+        "lacking": missing,
     }
 
 

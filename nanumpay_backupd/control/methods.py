@@ -10,6 +10,7 @@ from nanumpay_backupd.control.desk import DaemonView
 from nanumpay_backupd.control.keeping import Keeping
 from nanumpay_backupd.control.looking import Looking
 from nanumpay_backupd.control.monitoring import Monitoring
+from nanumpay_backupd.control.placing import Placing
 from nanumpay_backupd.control.running import Running
 from nanumpay_backupd.control.server import Handler
 from nanumpay_backupd.control.telling import Telling
@@ -28,6 +29,7 @@ class Methods:
         self._running = Running(daemon, clock)
         self._changing = Changing(daemon, clock)
         self._keeping = Keeping(daemon, clock)
+        self._placing = Placing(daemon, clock)
         self._telling = Telling(daemon, clock)
         self._monitoring = Monitoring(daemon, clock)
 
@@ -71,6 +73,9 @@ class Methods:
             "Watch": run.watch,
             "Delete": change.delete,
             "Send": change.send,
+            "Sync": self._placing.sync,
+            "ListCopies": self._placing.list_copies,
+            "CopyBackup": run.copy_backup,
             "Prune": keep.prune,
             "Pin": keep.pin,
             "Unpin": keep.unpin,

@@ -28,9 +28,10 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline.chains import LATEST, known, no_such_moment, parse_moment, within
 from nanumpay_backupd.pipeline.chosen import no_files
+from nanumpay_backupd.pipeline.copying import check_order
 from nanumpay_backupd.pipeline.groups import MemberState, all_at_once, state_of
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX, group_of, lane
-from nanumpay_backupd.settings.schema import CollectionOrder, JobSpec, RestoreOrder, SourceKind, VerifyOrder
+from nanumpay_backupd.settings.schema import CollectionOrder, CopyOrder, JobSpec, RestoreOrder, SourceKind, VerifyOrder
 from nanumpay_backupd.settings.selection import jobs_of, must_hold
 from nanumpay_backupd.settings.sources import FilesSource
 
@@ -170,6 +171,29 @@ class Running(Desk):
 
         async def start() -> ActiveRun:
             return await self._supervisor.start_run(job, Trigger.MANUAL, action=action, force=True, verify=order)
+
+        async with contextlib.aclosing(self._followed(start)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def copy_backup(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        """Answer CopyBackup: make a further copy, or move one, and with ``more`` stream the run's events."""
+        name, move = call.params["backup"], bool(call.params.get("move"))
+        if move:
+            self._admin(call, "move copies")
+        await self._supervisor.refresh()
+        backup = await self._supervisor.db(lambda catalog: find(catalog, name))
+        job = self._named(backup.job)
+        order = CopyOrder(
+            backup=backup.id,
+            destination=call.params["destination"],
+            source=call.params.get("source") or "",
+            move=move,
+        )
+        check_order(order, backup, job)
+
+        async def start() -> ActiveRun:
+            return await self._supervisor.start_run(job.name, Trigger.MANUAL, action="copy", force=True, copying=order)
 
         async with contextlib.aclosing(self._followed(start)) as replies:
             async for reply in replies:

@@ -21,7 +21,7 @@ from nanumpay_backupd.system.files import disk_size
 
 __all__ = ["ACTIONS", "Figures", "JobFigures", "Sample", "Standing", "gather", "samples"]
 
-ACTIONS: Final = ("backup", "slice", "collection", "upload", "verify", "drill", "restore")
+ACTIONS: Final = ("backup", "slice", "collection", "upload", "verify", "drill", "restore", "copy")
 _ENDED: Final = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED, Outcome.CANCELLED, Outcome.INTERRUPTED)
 _HEALTH: Final = ("ok", "warning", "failing")
 _STREAM: Final = ("off", "ok", "waiting", "failing", "broken")

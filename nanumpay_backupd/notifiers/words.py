@@ -280,6 +280,7 @@ CAUSES: Final = {
     "destination-failed": "저장소가 오류를 돌려주었습니다.",
     "destination-full": "저장소에 남은 공간이 없습니다.",
     "destination-mismatch": "전송된 내용이 보낸 내용과 다릅니다.",
+    "relay-failed": "다른 저장소에 있는 사본을 가져올 수 없습니다.",
     "destination-not-found": "저장소의 버킷이나 폴더가 없습니다.",
     "destination-hostkey": "저장소 서버의 SSH 호스트 키가 알려진 것과 다릅니다.",
     "extra-missing": "저장소를 쓰는 데 필요한 라이브러리가 설치되어 있지 않습니다.",

@@ -138,6 +138,22 @@ class Keyring:
         """Tell whether the destinations of a job get an encrypted artifact of a plain one."""
         return self._options.on and self._options.scope == REMOTE and bool(job.destinations)
 
+    def is_current(self, artifact: Artifact) -> bool:
+        """Tell whether an artifact is encrypted as the job would encrypt it now: to the same keys, or passphrase.
+
+        Where nothing is encrypted now, anything is. Raises as `transforms.encryption.Encryption.recipients`.
+        """
+        if not self._options.on:
+            return True
+        if artifact.encryption != self._options.method or artifact.seal is None:
+            return False
+        wanted = {one.name for one in self._own.recipients()}
+        if wanted or artifact.seal.recipients:
+            return wanted == set(artifact.seal.recipients)
+        # By a passphrase: by the one of now, not by one of those that may decrypt as well.
+        with Keyring(msgspec.structs.replace(self._options, decrypt_with=())) as only:
+            return only.opens(artifact)
+
     @property
     def suffix(self) -> str:
         """Return what is added to an artifact's name."""

@@ -20,6 +20,7 @@ __all__ = [
     "SEALS",
     "Layout",
     "backup_id",
+    "form_name",
     "group_id",
     "group_of",
     "is_slice",
@@ -35,13 +36,15 @@ MANIFEST_SUFFIX: Final = ".manifest.json"
 ARTIFACT: Final = re.compile(
     r"(?P<id>(?P<job>[a-z0-9][a-z0-9-]*)-(?:(?P<tar>backup|collection)|(?P<slice>slice|diff))"
     r"-(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d))(?P<suffix>(?(tar)\.tar(?:\.gz)?|(?:\.bson\.zst|\.tar(?:\.gz)?)))"
-    r"(?P<seal>\.gpg|\.age)?"
+    r"(?:(?P<form>\.k[1-9]\d{0,3})?(?P<seal>\.gpg|\.age))?"
 )
 _ID: Final = re.compile(r"(?P<job>[a-z0-9][a-z0-9-]*)-(?:backup|collection|slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
 _SLICE: Final = re.compile(
-    r"[a-z0-9][a-z0-9-]*-(?:slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:(?:\.bson\.zst|\.tar(?:\.gz)?)(?:\.gpg|\.age)?)?"
+    r"[a-z0-9][a-z0-9-]*-(?:slice|diff)-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:(?:\.bson\.zst|\.tar(?:\.gz)?)"
+    r"(?:(?:\.k[1-9]\d{0,3})?(?:\.gpg|\.age))?)?"
 )
 _GROUP: Final = re.compile(r"(?P<group>[a-z][a-z0-9-]*)-group-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
+_FORM: Final = re.compile(r"\.k[1-9]\d{0,3}$")
 GROUP_SUFFIX: Final = ".json"
 """Ends the name of a group's manifest, also at the destinations."""
 SEALS: Final = {".gpg": "openpgp", ".age": "age"}
@@ -104,7 +107,15 @@ def sealed_by(name: str) -> str:
 
 def plain_name(name: str) -> str:
     """Return an artifact's name without what encryption added."""
-    return name[:-4] if sealed_by(name) else name
+    return _FORM.sub("", name[:-4]) if sealed_by(name) else name
+
+
+def form_name(sealed: str, number: int) -> str:
+    """Return the name of an artifact that was encrypted anew, to tell it from the others; from 1 on.
+
+    ``sealed`` is its name with the suffix of the method: ``ID.tar.gz.gpg`` becomes ``ID.tar.gz.k1.gpg``.
+    """
+    return f"{sealed[:-4]}.k{number}{sealed[-4:]}"
 
 
 def parse_artifact(name: str) -> tuple[str, str, datetime] | None:

@@ -22,7 +22,7 @@ _STEADY: Final = frozenset(
 """Stages in which something moves all the time. A restore is silent for as long as an index takes."""
 _AFTERWARDS: Final = frozenset({Stage.PUBLISH, Stage.RETENTION, Stage.AFTER})
 """Stages that are ended only when they take as long as a whole run by themselves: what is good is to stay good."""
-_LONG: Final = frozenset({"upload", "verify", "restore"})
+_LONG: Final = frozenset({"upload", "copy", "verify", "restore"})
 """What may take as long as it takes, beside the limits of its own."""
 _GO_SHARE: Final = 0.6
 """Of the memory that a run may take, the part below which one of its tools tries to stay."""

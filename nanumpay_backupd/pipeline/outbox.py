@@ -30,7 +30,7 @@ from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.files import publish
 from nanumpay_backupd.system.locks import FileLock
 
-__all__ = ["Encrypting", "can_be_sent", "discard", "fill", "note", "sweep_outbox"]
+__all__ = ["Encrypting", "can_be_sent", "discard", "fill", "note", "note_form", "part_of", "proven", "sweep_outbox"]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED, CopyState.CORRUPT)
 _PART: Final = ".part"
@@ -99,11 +99,11 @@ class Encrypting:
         return artifact
 
     def _follow(self, growing: _Growing) -> Artifact:
-        keys, part = self._keys, _part_of(self._layout, growing.path.name)
+        keys, part = self._keys, part_of(self._layout, growing.path.name)
         # What decrypts here is compared with what was made when it is read back.
         with growing:
             made = keys.seal(growing.chunks(), growing.artifact, part, self._tick, compare=not keys.provable)
-        return _proven(part, made, growing.manifest, self._layout, keys, self._recorder.clock, tick=self._tick)
+        return proven(part, made, growing.manifest, self._layout, keys, self._recorder.clock, tick=self._tick)
 
     def _leave(self) -> None:
         """Let go of what is followed, unless it is whole."""
@@ -201,6 +201,18 @@ def note(backup: Backup, artifact: Artifact, layout: Layout, catalog: Catalog) -
     return noted
 
 
+def note_form(backup: Backup, artifact: Artifact, layout: Layout, catalog: Catalog) -> None:
+    """Record in manifest and catalog that a place is to have a backup in a form of its own, unless it is known."""
+    assert backup.manifest is not None
+    manifest = backup.manifest
+    if manifest.at(artifact.name).artifact.name == artifact.name:
+        return
+    noted = msgspec.structs.replace(manifest, forms=(*manifest.forms, artifact))
+    if layout.manifest(backup.id).exists():
+        rewrite_manifest(layout, noted)
+    catalog.save_backup(msgspec.structs.replace(backup, manifest=noted, copies=()))
+
+
 def can_be_sent(backup: Backup, layout: Layout, keys: Keyring, job: JobSpec) -> bool:
     """Tell whether the file that the destinations are to have is there, or can still be made."""
     stored = backup.manifest.elsewhere if backup.manifest is not None else None
@@ -215,9 +227,11 @@ def discard(name: str, layout: Layout, catalog: Catalog) -> None:
     """Remove what waited for a backup of which no copy is queued any more."""
     backup = catalog.backup(name)
     manifest = backup.manifest if backup is not None else None
-    if backup is None or manifest is None or manifest.elsewhere is None or _queued(backup):
+    if backup is None or manifest is None or _queued(backup):
         return
-    layout.waiting(manifest.elsewhere.name).unlink(missing_ok=True)
+    # Any of its forms may have come here on its way from one destination to another.
+    for form in (manifest.stored_elsewhere, *manifest.forms):
+        layout.waiting(form.name).unlink(missing_ok=True)
 
 
 def sweep_outbox(layout: Layout, catalog: Catalog, *, held: Path | None = None) -> None:
@@ -248,14 +262,14 @@ def _queued(backup: Backup) -> bool:
 
 def _encrypt(manifest: Manifest, layout: Layout, keys: Keyring, clock: Clock, tick: Callable[[int], None]) -> Artifact:
     """Encrypt the plain artifact into the outbox, read it back from the disk, and only then let it be seen."""
-    part = _part_of(layout, manifest.artifact.name)
+    part = part_of(layout, manifest.artifact.name)
     path = layout.artifact(manifest.artifact.name)
     with opened(path, manifest) as stream:
         made = keys.seal(chunks_of(path, stream), lambda: manifest.artifact, part, tick)
-    return _proven(part, made, manifest, layout, keys, clock, tick=tick)
+    return proven(part, made, manifest, layout, keys, clock, tick=tick)
 
 
-def _part_of(layout: Layout, name: str) -> Path:
+def part_of(layout: Layout, name: str) -> Path:
     """Return where the encrypted form of an artifact grows; nothing is there."""
     layout.create_encrypted()
     part = layout.outbox / f".{name}{_PART}"
@@ -263,7 +277,7 @@ def _part_of(layout: Layout, name: str) -> Path:
     return part
 
 
-def _proven(
+def proven(
     part: Path,
     made: Artifact,
     manifest: Manifest,

@@ -37,6 +37,7 @@ __all__ = [
     "plan_ahead",
     "together",
     "too_large",
+    "worth_having",
 ]
 
 _ASK_AGAIN: Final = timedelta(days=1)
@@ -102,6 +103,23 @@ def in_order(seen: Seen, place: str, doomed: Collection[str]) -> list[str]:
     going = seen._replace(held=[item for item in seen.held if item.destination == place and item.id in doomed])
     whole, slices, _ = _at(place, going)
     return deleting_order([*whole, *slices])
+
+
+def worth_having(job: JobSpec, seen: Seen, place: str, now: datetime, meant: Collection[str]) -> list[str]:
+    """Return which backups retention would keep at a place if good copies of all that are ``meant`` lay there.
+
+    In the order in which they were made: each chain from its beginning.
+    """
+    there: dict[str, Held] = {}
+    for item in seen.held:
+        if item.id in meant and not (item.corrupt and item.id in there):
+            there[item.id] = msgspec.structs.replace(item, destination=place, corrupt=False)
+        elif item.destination == place:
+            there.setdefault(item.id, item)
+    whole, slices, _ = _at(place, seen._replace(held=list(there.values())))
+    decisions = decide_place(whole, slices, job.policy_at(place), now, _zone(job))
+    kept = [there[one.backup] for one in decisions if one.keep and one.backup in meant]
+    return [item.id for item in sorted(kept, key=lambda item: (item.created, item.kind in SLICES, item.id))]
 
 
 def plan_ahead(job: JobSpec, seen: Seen, at: datetime, due: Sequence[datetime] = ()) -> list[PruneLine]:

@@ -16,7 +16,7 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, DecryptError, StoreError, ToolError, VerifyError
-from nanumpay_backupd.model import SLICES, Backup, BackupState, Copy, CopyState, Kind, Manifest, from_json
+from nanumpay_backupd.model import SLICES, Artifact, Backup, BackupState, Copy, CopyState, Kind, Manifest, from_json
 from nanumpay_backupd.pipeline.groups import adopt_groups
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, rebuild
 from nanumpay_backupd.pipeline.keyring import Keyring
@@ -139,7 +139,7 @@ def adopt_place(
     taken: list[Backup] = []
     sorts: dict[str, list[str]] = {"misfits": [], "unreadable": [], "lost": [], "alone": []}
     for key, (identifier, _, _) in names.items():
-        backup = known.get(key) or _joined(fetched.get(key), others.get(key))
+        backup = known.get(key) or _joined(fetched.get(key), others.get(key), key)
         if key not in described:
             sorts["alone"].append(key)
             if everything and (archive := _legacy(key, sizes[key])) is not None:
@@ -162,13 +162,29 @@ def _is_of(manifest: Manifest | None, key: str) -> bool:
     return manifest is not None and manifest.at(key).artifact.name == key
 
 
-def _joined(found: Backup | None, known: Backup | None) -> Backup | None:
-    """Return what is known of a backup of which another file is here, of which only the closed manifest tells."""
+def _joined(found: Backup | None, known: Backup | None, key: str) -> Backup | None:
+    """Return what is known of a backup of which another file is here, under ``key``, with what ``found`` tells of it.
+
+    That may be the form that the destinations have, of which a closed manifest tells, or one of a place's own.
+    """
     manifest = found.manifest if found is not None else None
-    if manifest is None or not manifest.closed or known is None or known.manifest is None or known.manifest.closed:
+    before = known.manifest if known is not None else None
+    if found is None or manifest is None or known is None or before is None:
         return found
-    whole = msgspec.structs.replace(known.manifest, elsewhere=manifest.artifact)
-    return msgspec.structs.replace(known, manifest=whole)
+    if before.closed:
+        if manifest.closed:
+            return found
+        return msgspec.structs.replace(found, manifest=_with_form(manifest, before.artifact))
+    return msgspec.structs.replace(known, manifest=_with_form(before, manifest.at(key).artifact))
+
+
+def _with_form(manifest: Manifest, artifact: Artifact) -> Manifest:
+    """Add a file to those that a manifest tells of; the first encrypted one of a plain artifact is for all places."""
+    if manifest.at(artifact.name).artifact.name == artifact.name:
+        return manifest
+    if manifest.elsewhere is None and manifest.artifact.encryption == "none":
+        return msgspec.structs.replace(manifest, elsewhere=artifact)
+    return msgspec.structs.replace(manifest, forms=(*manifest.forms, artifact))
 
 
 def _promised(backup: Backup, key: str) -> int:

@@ -35,6 +35,7 @@ from nanumpay_backupd.model import (
     Kind,
     Manifest,
     Outcome,
+    Proof,
     Run,
     SourceInfo,
     Stage,
@@ -350,7 +351,9 @@ class _Recheck:
             if now is not None:
                 info = error_info(error) if error is not None else None
                 moment = self._recorder.clock.now()
-                self._catalog.save_copy(msgspec.structs.replace(now[1], state=state, updated=moment, error=info))
+                proof = Proof.READ if state is CopyState.VERIFIED else None
+                marked = msgspec.structs.replace(now[1], state=state, updated=moment, error=info, proof=proof)
+                self._catalog.save_copy(marked)
 
     def _keep(self, task: _Task, found: Verification, source: SourceInfo, error: BackupdError | None = None) -> None:
         """Record what was found of the local copy, in the manifest as well."""

@@ -24,7 +24,7 @@ _PATIENCE: Final = 3.0
 
 
 class Transfer:
-    """One copy on its way. `moved` belongs to its own thread (and the driver's), the rest to whoever holds the lock."""
+    """One copy on its way. `moved` and `read` belong to its own thread (and the driver's), the rest to the lock."""
 
     def __init__(self, destination: Destination, backup: Backup, copy: Copy, recorder: Recorder) -> None:
         self.destination = destination
@@ -52,6 +52,14 @@ class Transfer:
         if count > 0:
             self._last = self._recorder.clock.monotonic()
         self._recorder.progress(count)
+
+    def read(self, count: int) -> None:
+        """Take note of bytes that were read again; raises what ends it."""
+        if self.given_up is not None:
+            raise self.given_up
+        if count > 0:
+            self._last = self._recorder.clock.monotonic()
+        self._recorder.alive()
 
     def settle(self) -> bool:
         """Tell, once, that how it ended may be recorded now."""

@@ -13,17 +13,30 @@ import msgspec
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, RefusedError, StoreError
-from nanumpay_backupd.model import SLICES, Artifact, Backup, BackupState, Copy, CopyState, error_info
+from nanumpay_backupd.model import SLICES, Backup, BackupState, Copy, CopyState, Proof, error_info
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
-from nanumpay_backupd.pipeline.outbox import can_be_sent, discard, fill
+from nanumpay_backupd.pipeline.outbox import discard
+from nanumpay_backupd.pipeline.parcels import Parcel, make_parcel, obtainable
+from nanumpay_backupd.pipeline.readback import read_back, wants_reading
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.transfers import Transfer, carry
 from nanumpay_backupd.settings.schema import Destination, JobSpec, RetryPolicy
 from nanumpay_backupd.stores.base import PutResult, Store
+from nanumpay_backupd.system.shared_file import SharedFile
 from nanumpay_backupd.system.units import human_size
 
-__all__ = ["PLACE_FAULTS", "queue_again", "queue_copies", "upload", "upload_due"]
+__all__ = [
+    "PLACE_FAULTS",
+    "is_there",
+    "queue_again",
+    "queue_copies",
+    "queued_copy",
+    "send_parcel",
+    "stored_as",
+    "upload",
+    "upload_due",
+]
 
 OpenStore = Callable[[Destination], Store]
 _LONGEST_DELAY: Final = 3600.0
@@ -55,7 +68,7 @@ def upload(
     keys = keys or Keyring()
     now = recorder.clock.now()
     due = now + timedelta(seconds=job.retry.delay)
-    key, size = _stored_as(backup, job, keys)
+    key, size = stored_as(backup, job, keys)
     down = _waited_for(job, catalog, now) if backup.kind in SLICES else {}
     faults: list[BackupdError] = []
     work: list[tuple[Destination, Backup, Copy]] = []
@@ -111,7 +124,7 @@ def upload_due(
     return len(work) - len(faults) - held, len(work), faults
 
 
-def _stored_as(backup: Backup, job: JobSpec, keys: Keyring) -> tuple[str, int]:
+def stored_as(backup: Backup, job: JobSpec, keys: Keyring) -> tuple[str, int]:
     """Return name and size of a backup as the destinations get it; one that is yet to be encrypted grows a little."""
     assert backup.manifest is not None
     stored = backup.manifest.stored_elsewhere
@@ -130,7 +143,7 @@ def _due(
         if backup is None or backup.job != job.name:
             continue
         destination = destinations.get(copy.destination)
-        if destination is None or not can_be_sent(backup, layout, keys, job):
+        if destination is None or not obtainable(backup, layout, keys, job):
             _give_up(copy, destination, catalog, recorder)
             continue
         work.append((destination, backup, copy))
@@ -210,29 +223,55 @@ def queue_copies(
             hint=f"read it back first: backupctl verify {name}",
         )
     with Keyring(job.encryption) as keys:
-        if not can_be_sent(backup, layout, keys, job):
+        if not obtainable(backup, layout, keys, job):
             raise NotFoundError(
-                f"the file of {name} that the destinations get is not in the backups folder any more",
-                hint="where its copies are: backupctl show " + name,
+                f"the file of {name} that the destinations get is not in the backups folder any more, nor elsewhere",
+                hint="where its copies are: backupctl copies " + name,
                 code="artifact-missing",
             )
-        key, size = _stored_as(backup, job, keys)
-    there = {copy.destination for copy in backup.copies if copy.state in _PRESENT or copy.next_attempt is not None}
+        key, size = stored_as(backup, job, keys)
+    there = {copy.destination for copy in backup.copies if is_there(copy)}
     missing = [place for place in places if place not in there]
     with catalog.together():
         for place in missing:
-            catalog.save_copy(
-                Copy(
-                    backup=name,
-                    destination=place,
-                    state=CopyState.PENDING,
-                    key=key,
-                    size=size,
-                    updated=now,
-                    next_attempt=now,
-                )
-            )
+            catalog.save_copy(queued_copy(name, place, key, size, now))
     return missing
+
+
+def is_there(copy: Copy) -> bool:
+    """Tell whether a copy need not be queued: it is there, or is queued already."""
+    return copy.state in _PRESENT or copy.next_attempt is not None
+
+
+def queued_copy(backup: str, place: str, key: str, size: int, now: datetime) -> Copy:
+    """Return a copy that is still to be made, due at once."""
+    return Copy(
+        backup=backup,
+        destination=place,
+        state=CopyState.PENDING,
+        key=key,
+        size=size,
+        updated=now,
+        next_attempt=now,
+    )
+
+
+def send_parcel(
+    parcel: Parcel,
+    backup: Backup,
+    copy: Copy,
+    job: JobSpec,
+    *,
+    catalog: Catalog,
+    layout: Layout,
+    recorder: Recorder,
+    open_store: OpenStore,
+    keys: Keyring,
+) -> list[BackupdError]:
+    """Bring what is ready to one place, and read it back there; returns the fault, after which it is queued."""
+    destination = next(item for item in job.destinations if item.name == copy.destination)
+    work = [(destination, backup, copy)]
+    return _side_by_side(work, job, catalog, layout, recorder, open_store, keys=keys, parcel=parcel)
 
 
 def _side_by_side(
@@ -245,14 +284,19 @@ def _side_by_side(
     *,
     keys: Keyring,
     tell: bool = True,
+    parcel: Parcel | None = None,
 ) -> list[BackupdError]:
-    """Upload one backup; with ``tell`` each copy that arrives is told."""
+    """Upload one backup; with ``tell`` each copy that arrives is told.
+
+    A ``parcel`` that is ready already is read back wherever it goes.
+    """
+    asked = parcel is not None
     if not work:
         return []
     faults: list[BackupdError] = []
     lock = threading.Lock()
     try:
-        parcel = _parcel(work[0][1], job, catalog, layout, recorder, keys)
+        parcel = parcel or make_parcel(work[0][1], job, catalog, layout, recorder, keys=keys, open_store=open_store)
     except Exception as raised:  # noqa: BLE001 - also a defect must not lose what is queued
         recorder.check()
         error = as_expected(raised)
@@ -268,7 +312,7 @@ def _side_by_side(
     def one(transfer: Transfer) -> None:
         try:
             with contextlib.closing(open_store(transfer.destination)) as store:
-                result = _put(store, parcel, transfer.moved)
+                result, proof = _put(store, source, parcel, transfer, job=job, reading=asked)
         except CancelledError:
             return
         except Exception as raised:  # noqa: BLE001 - one destination's fault, also a defect, must not stop the others
@@ -279,11 +323,13 @@ def _side_by_side(
         with lock:
             if not transfer.settle():
                 return  # given up a moment ago; the next try finds it there
-            text = _succeeded(transfer.copy, result, transfer.taken, catalog, recorder)
+            text = _succeeded(transfer.copy, proof, result.resumed, transfer.taken, catalog, recorder)
             if tell:
                 recorder.reporter.message("info", text)
             queue_again(catalog, job.name, transfer.destination.name, recorder.clock.now())
 
+    # From one reading, as long as they keep step.
+    source = SharedFile.of(parcel.path) if len(work) > 1 else parcel.path
     changes = {"key": parcel.artifact.name, "size": parcel.artifact.size}
     transfers = [
         Transfer(destination, backup, msgspec.structs.replace(copy, **changes), recorder)
@@ -295,54 +341,42 @@ def _side_by_side(
     return faults
 
 
-class _Parcel(msgspec.Struct, frozen=True):
-    """What every destination gets: a file, what it is, and the manifest beside it."""
+def _put(
+    store: Store, source: Path, parcel: Parcel, transfer: Transfer, *, job: JobSpec, reading: bool
+) -> tuple[PutResult, Proof]:
+    """Artifact first, manifest last: a reader of the destination never sees a manifest without its artifact.
 
-    path: Path
-    artifact: Artifact
-    manifest: bytes
-
-
-def _parcel(
-    backup: Backup, job: JobSpec, catalog: Catalog, layout: Layout, recorder: Recorder, keys: Keyring
-) -> _Parcel:
-    """Make ready what the destinations get, encrypted where that is to be; raises as `outbox.fill`, `describe`."""
-    assert backup.manifest is not None
-    if backup.manifest.elsewhere is not None or (backup.manifest.artifact.encryption == "none" and keys.seals_for(job)):
-        # An artifact that is encrypted here goes as it is.
-        backup = fill(backup, layout, keys, catalog, recorder)
-    manifest = backup.manifest
-    assert manifest is not None
-    stored = manifest.stored_elsewhere
-    path = layout.artifact(stored.name) if manifest.elsewhere is None else layout.waiting(stored.name)
-    return _Parcel(path, stored, keys.describe(manifest))
-
-
-def _put(store: Store, parcel: _Parcel, moved: Callable[[int], None]) -> PutResult:
-    """Artifact first, manifest last: a reader of the destination never sees a manifest without its artifact."""
+    What is to be read again (in any case with ``reading``) is read in between; returns also how the copy is proven.
+    """
     name = parcel.artifact.name
-    result = store.put(name, parcel.path, moved)
+    result = store.put(name, source, transfer.moved)
     if result.size != parcel.artifact.size:
         raise StoreError(
             f"{store.name} holds {result.size} bytes of {name} instead of {parcel.artifact.size}",
             hint="it is tried again; if it happens again, check the destination's disk and quota",
             code="destination-mismatch",
         )
+    proof = Proof.CHECKSUM if result.proven else Proof.SIZE
+    if reading or wants_reading(job, transfer.copy, proven=result.proven):
+        read_back(store, parcel.artifact, transfer.read)
+        proof = Proof.READ
     store.put_bytes(f"{name}{MANIFEST_SUFFIX}", parcel.manifest)
-    return result
+    return result, proof
 
 
-def _succeeded(copy: Copy, result: PutResult, seconds: float, catalog: Catalog, recorder: Recorder) -> str:
-    """Record that a copy arrived; returns a sentence about it."""
-    state = CopyState.VERIFIED if result.proven else CopyState.UPLOADED
+def _succeeded(
+    copy: Copy, proof: Proof, resumed: int, seconds: float, catalog: Catalog, recorder: Recorder
+) -> str:
+    """Record that a copy arrived, ``resumed`` bytes of which were there already; returns a sentence about it."""
+    state = CopyState.UPLOADED if proof is Proof.SIZE else CopyState.VERIFIED
     now = recorder.clock.now()
     catalog.save_copy(
         msgspec.structs.replace(
-            copy, state=state, updated=now, attempts=copy.attempts + 1, next_attempt=None, error=None
+            copy, state=state, updated=now, attempts=copy.attempts + 1, next_attempt=None, error=None, proof=proof
         )
     )
-    rate = human_size((copy.size - result.resumed) / max(seconds, 0.001))
-    there = f", of which {human_size(result.resumed)} were there from an earlier try" if result.resumed else ""
+    rate = human_size((copy.size - resumed) / max(seconds, 0.001))
+    there = f", of which {human_size(resumed)} were there from an earlier try" if resumed else ""
     return f"{copy.key} is at {copy.destination} ({state.value}, {human_size(copy.size)}{there}, {rate}/s)"
 
 

@@ -229,7 +229,25 @@ _TABLES: Final = (
         ),
     ),
 )
-DESTINATIONS: Final[dict[str, Table]] = {type_of_destination(table.record): table for table in _TABLES}
+_NATURE: Final = (
+    Option(
+        "media",
+        Text("a name of lower-case letters, digits and dashes, or empty", pattern=r"[a-z0-9-]{0,40}", example='"tape"'),
+        "What its copies lie on, for [3-2-1](operations.md#3-2-1): places of the same name count as one medium.",
+        '"nas"',
+        default='the type; of a folder `"disk"`, with `require_mount` `"mounted-disk"`',
+    ),
+    Option(
+        "offsite",
+        Flag(),
+        "Whether it stands elsewhere than this host, for 3-2-1.",
+        "true",
+        default="by its address: not a folder, nor a private address or a name of the own network",
+    ),
+)
+DESTINATIONS: Final[dict[str, Table]] = {
+    type_of_destination(table.record): table._replace(options=(*table.options, *_NATURE)) for table in _TABLES
+}
 """The table of each type that ``type`` may name."""
 EXAMPLE_NAMES: Final = {"s3": "offsite", "ftp": "ftp-server", "local": "usb", "sftp": "nas", "webdav": "cloud"}
 """What a destination of each type is called in docs/backupd.toml.example."""

@@ -45,13 +45,17 @@ class DestinationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     ``name`` is the one in the host file. ``bandwidth`` is the most bytes per second that go there or come from there,
     0: any. ``extra`` is the optional extra of this package that the driver takes (``pip install
     'nanumpay-backupd[sftp]'``), empty: none. ``environment`` are the variables that hold the secrets of a place that
-    is typed as one word (`place.read_place`).
+    is typed as one word (`place.read_place`). ``media`` names what the copies there lie on (two places of one name are
+    one medium), ``offsite`` says whether it stands elsewhere than this host; empty, None: as follows from the type and
+    the address (`natures`).
     """
 
     extra: ClassVar[str] = ""
     environment: ClassVar[tuple[str, ...]] = ()
     name: str
     bandwidth: int = 0
+    media: str = ""
+    offsite: bool | None = None
 
     @property
     def address(self) -> str:

@@ -107,6 +107,18 @@ _PROTECTION: Final = (
     Option("verify", _MAYBE_CRON, "When every copy, here and elsewhere, is read again.", '"0 4 1 * *"'),
     Option("verify_rate", Size("0KiB", "100GiB"), "The most that it reads per second; `0KiB`: no limit.", '"20MiB"'),
     Option(
+        "read_back",
+        Factor(0.01, 1.0),
+        "Share of the uploaded copies that are read again as a whole right after the upload; 1: all, 0: none.",
+        "0.1",
+    ),
+    Option(
+        "read_back_unproven",
+        Flag(),
+        "All copies are read again whose destination confirms no checksum of what it got (FTP, folders).",
+        "true",
+    ),
+    Option(
         "drill", _MAYBE_CRON, "When the newest backup is restored into a scratch place and compared.", '"0 5 * * *"'
     ),
     Option(
@@ -117,6 +129,15 @@ _PROTECTION: Final = (
     ),
     Option("rpo", _OBJECTIVE, "The most that may be lost; status says whether it is kept. `0s`: no promise.", '"15m"'),
     Option("rto", _OBJECTIVE, "The longest that a restore may take; the drills measure it. `0s`: no promise.", '"1h"'),
+    Option(
+        "copies",
+        Whole(0, 20),
+        "How many copies there have to be at least, the data itself counted as one ([3-2-1](operations.md#3-2-1)). "
+        "0: any number.",
+        "3",
+    ),
+    Option("media", Whole(0, 20), "On how many different media, that of the data counted. 0: any number.", "2"),
+    Option("offsite", Whole(0, 20), "How many copies have to be off-site. 0: any number.", "1"),
     Option(
         "heartbeat",
         SecretUrl(

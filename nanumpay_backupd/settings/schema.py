@@ -35,6 +35,7 @@ __all__ = [
     "Channel",
     "CollectionOrder",
     "ControlOptions",
+    "CopyOrder",
     "Destination",
     "EncryptionOptions",
     "FtpDestination",
@@ -218,7 +219,9 @@ class Protection(_Settings, frozen=True, kw_only=True):
     ``drill`` restores the newest backup into a scratch place. ``rpo`` is the most that may be lost, ``rto`` the longest
     that a restore may take; ``tier`` is a preset for both. ``heartbeat`` is an address that is pinged at each backup.
     ``before`` and ``after`` are commands that are run with each backup (one text: by a shell), each for at most
-    ``hook_timeout``.
+    ``hook_timeout``. ``read_back`` is the share of uploaded copies that are read again at once, and with
+    ``read_back_unproven`` all are whose place confirms no checksum. ``copies``, ``media`` and ``offsite`` are the least
+    of each that the newest backup has to have, the data itself counted as a copy; 0: nothing is demanded.
     """
 
     incremental: tuple[str, ...] = ()
@@ -226,10 +229,15 @@ class Protection(_Settings, frozen=True, kw_only=True):
     pitr: float = 0.0
     verify: tuple[str, ...] = ()
     verify_rate: int = 0
+    read_back: float = 0.0
+    read_back_unproven: bool = False
     drill: tuple[str, ...] = ("0 5 * * 0",)
     tier: str = ""
     rpo: float = 0.0
     rto: float = 0.0
+    copies: int = 0
+    media: int = 0
+    offsite: int = 0
     heartbeat: Secret = Secret("")
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
@@ -595,6 +603,18 @@ class CollectionOrder(_Settings, frozen=True):
     format: str = "bson"
 
 
+class CopyOrder(_Settings, frozen=True):
+    """A further copy of a backup at ``destination``, of the one at ``source`` (empty: the best at hand).
+
+    ``move``: that one is deleted once the new one is proven.
+    """
+
+    backup: str
+    destination: str
+    source: str = ""
+    move: bool = False
+
+
 class GroupOrder(_Settings, frozen=True):
     """A run of a group that is to be concluded: what its members made, and their jobs as they were then."""
 
@@ -610,8 +630,8 @@ class RunSpec(_Settings, frozen=True):
     queued copies that are due), ``prune``, ``look``, ``delete:BACKUP[@PLACE]``, ``adopt`` (record what the destinations
     hold), ``doctor`` or ``doctor:DESTINATION``, ``swap:list`` or ``swap:undo:STAMP`` (also ``redo``, ``drop``),
     ``restore`` or ``restore-plan`` (both with the order in ``restore``), ``group`` (conclude a group's run, with the
-    order in ``concluding``). ``group`` is the id of the group's run that this run is part of. ``started`` (UTC) is when
-    the run began for whoever asked for it; None: when the worker begins.
+    order in ``concluding``), ``copy`` (with the order in ``copying``). ``group`` is the id of the group's run that this
+    run is part of. ``started`` (UTC) is when the run began for whoever asked for it; None: when the worker begins.
     """
 
     run: str
@@ -627,6 +647,7 @@ class RunSpec(_Settings, frozen=True):
     only_to: tuple[str, ...] | None = None
     group: str = ""
     concluding: GroupOrder | None = None
+    copying: CopyOrder | None = None
 
 
 def encode_hook(value: Any) -> Any:

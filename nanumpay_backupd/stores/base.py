@@ -267,6 +267,9 @@ class Store(ABC):
         since; they add up to the size, also where an earlier put is gone on with: what need not be sent again counts
         as moved. What it raises ends the transfer, and what was brought stays to be gone on with: so a run ends when
         the daemon is stopped.
+
+        Several places may be given the same file at once, as a `system.shared_file.SharedFile`: whoever opens it by
+        ``path.open("rb")``, or reads it by `system.shared_file.pread`, shares one reading with the others.
         """
 
     @abstractmethod

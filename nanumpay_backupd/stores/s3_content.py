@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from nanumpay_backupd.stores.base import CHUNK, store_error, unreadable_source
+from nanumpay_backupd.system.shared_file import pread
 
 __all__ = ["Digest", "FileSource", "Paced", "is_md5", "judge_etag", "part_length", "plain_etag"]
 
@@ -67,7 +68,7 @@ class FileSource:
         """Return exactly the bytes that were there when the upload began."""
         wanted = min(length, self.size - offset)
         try:
-            data = os.pread(self._fd, wanted, offset)
+            data = pread(self._path, self._fd, wanted, offset)
         except OSError as error:
             raise unreadable_source(self._path, error) from error
         if len(data) != wanted:

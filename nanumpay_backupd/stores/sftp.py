@@ -37,6 +37,7 @@ from nanumpay_backupd.stores.base import (
 )
 from nanumpay_backupd.stores.sftp_link import Session
 from nanumpay_backupd.system.clock import Clock, SystemClock
+from nanumpay_backupd.system.shared_file import pread
 
 __all__ = ["SftpStore", "samples"]
 
@@ -353,7 +354,7 @@ class _File:
         """Return the bytes there, exactly as many as there were when the upload began."""
         wanted = min(length, self.size - offset)
         try:
-            data = os.pread(self._fd, wanted, offset)
+            data = pread(self._path, self._fd, wanted, offset)
         except OSError as error:
             raise unreadable_source(self._path, error) from error
         if len(data) != wanted:

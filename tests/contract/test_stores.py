@@ -15,6 +15,7 @@ import pytest
 from nanumpay_backupd.errors import CancelledError, StoreError
 from nanumpay_backupd.stores.base import CHUNK, Keeping, ObjectInfo, Resumed, Store, is_hidden, part_name
 from nanumpay_backupd.stores.factory import open_store
+from nanumpay_backupd.system.shared_file import SharedFile
 from tests.contract.places import REMOTE, Place
 from tests.servers.process import free_port
 
@@ -72,6 +73,15 @@ def test_what_was_put_is_what_is_got(place: Place, tmp_path: Path, data: bytes) 
     assert info == ObjectInfo(key=KEY, size=len(data), checksum=_checksum(info, data))
     assert [(item.key, item.size) for item in place.store.list()] == [(KEY, len(data))]
     assert place.names() == {KEY}
+
+
+def test_a_file_that_several_are_sent_at_once(place: Place, tmp_path: Path) -> None:
+    """A file that is shared with other places arrives as any other, and is not read more than once by who shares."""
+    shared = SharedFile.of(_file(tmp_path, LARGE))
+    for key in (KEY, f"other-{KEY}"):
+        assert place.store.put(key, shared).size == len(LARGE)
+        assert place.content(key) == LARGE
+    assert shared.taken in {0, len(LARGE)}
 
 
 def test_progress_counts_every_byte_once(place: Place, tmp_path: Path) -> None:

@@ -172,6 +172,9 @@ def test_status_tells_health_by_its_exit_code(path: Path, health: str, code: int
         (("wait", "--restores"), "ListJobs"),
         (("prune",), "Prune"),
         (("send", OTHER, "--to", "nas"), "Send"),
+        (("sync",), "Sync"),
+        (("copies", "latest"), "ListCopies"),
+        (("copy", OTHER, "nas"), "CopyBackup"),
         (("prune", "--at", "in 30 days", "--assume-schedule"), "Prune"),
         (("pin", OTHER), "Pin"),
         (("unpin", OTHER), "Unpin"),
@@ -370,6 +373,9 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("run", "--kind", "incremental", "--no-wait"),
         ("run", "shop", "--only-db", "--only-to", "nas, app", "--only-to", "local", "--no-wait"),
         ("send", "latest", "--to", "nas"),
+        ("sync", "app", "--job", "nanumpay"),
+        ("copies", OTHER),
+        ("copy", OTHER, "nas", "--from", "app", "--move", "--no-wait"),
         ("runs", "--slices"),
         ("list", "nanumpay", "--slices"),
         ("timeline", "nanumpay"),
@@ -396,6 +402,9 @@ def test_parameters_reach_the_daemon(daemon: CannedDaemon, path: Path) -> None:
         ("Run", {"kind": "incremental"}),
         ("Run", {"job": "shop", "holds": "database", "only_to": ["nas", "app", "local"]}),
         ("Send", {"backup": "latest", "destination": "nas"}),
+        ("Sync", {"destination": "app", "job": "nanumpay"}),
+        ("ListCopies", {"backup": OTHER}),
+        ("CopyBackup", {"backup": OTHER, "destination": "nas", "source": "app", "move": True}),
         ("ListRuns", {"slices": True}),
         ("ListBackups", {"job": "nanumpay", "slices": True}),
         ("Timeline", {"job": "nanumpay"}),
@@ -1027,3 +1036,28 @@ def test_a_run_can_be_kept_from_being_told(path: Path, daemon: CannedDaemon) -> 
     """The option arrives at the daemon."""
     backupctl(path, "run", "--disable-notifications", "--no-wait")
     assert ("Run", {"disable_notifications": True}) in daemon.calls
+
+
+def test_what_a_destination_lacks_and_where_copies_are(daemon: CannedDaemon, path: Path) -> None:
+    """A line for each place, a table of copies with what is known of each, and the end of a copy in a sentence."""
+    done = backupctl(path, "sync", "nas")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (
+        1,
+        "Queued 1 backup for nas (job nanumpay), 161 MB; 2 others waited already.",
+    )
+    assert f"no file is left that could be sent of {SLICE} for nas" in done.stderr
+    assert backupctl(path, "sync").returncode == 0
+    title, head, here, there, gone = backupctl(path, "copies", "latest").stdout.splitlines()
+    assert (title, head.split()[0]) == (BACKUP, "PLACE")
+    assert ("read back and walked" in here, " no " in here) == (True, True)
+    assert ("checksum" in there, " yes " in there, there.endswith("openpgp (89ABCDEF)")) == (True, True, True)
+    assert ("not configured" in gone, gone.endswith("-")) == (True, True)
+    made = backupctl(path, "copy", OTHER, "nas")
+    assert (made.returncode, made.stdout.splitlines()[-1]) == (
+        0,
+        f"Succeeded after 9.0 s: {BACKUP}.tar.gz is at nas, and was read back.",
+    )
+    failed = backupctl(path, "copy", OTHER, "old")
+    assert failed.returncode == 1
+    assert "nothing was deleted" in failed.stdout
+    assert "old is full" in failed.stderr

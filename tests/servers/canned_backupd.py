@@ -298,8 +298,15 @@ def protection(**changes: Any) -> Record:
         "rto_kept": True,
         "last_drill": drill,
         "restore_seconds": 41.0,
+        "spread": spread(backup=""),
     }
     return record | changes
+
+
+def spread(**changes: Any) -> Record:
+    """Say how copies are spread: here and in a bucket, and nothing is demanded."""
+    counted = {"backup": BACKUP, "copies": 3, "media": ["disk", "s3"], "offsite": 1, "lacking": []}
+    return counted | {"wanted_copies": 0, "wanted_media": 0, "wanted_offsite": 0} | changes
 
 
 def timeline(**changes: Any) -> Record:
@@ -531,7 +538,7 @@ class CannedDaemon:
     def handlers(self) -> dict[str, Any]:
         """Return one handler for each method of the interface."""
         names = [name.removeprefix("_on_") for name in dir(self) if name.startswith("_on_")]
-        proofs = dict.fromkeys(("Verify", "Drill"), self._prove)
+        proofs = {"Verify": self._prove, "Drill": self._prove, "CopyBackup": self._copy}
         return dict.fromkeys(names, self._answer) | {"Run": self._run, "Watch": self._watch} | proofs
 
     async def _answer(self, call: Call) -> Record:
@@ -631,6 +638,23 @@ class CannedDaemon:
 
     def _on_Send(self, backup: str, destination: str | None = None) -> Record:
         return {"backup": BACKUP if backup == "latest" else backup, "queued": [destination] if destination else []}
+
+    def _on_Sync(self, destination: str | None = None, job: str | None = None) -> Record:
+        """Of destination ``nas`` there is one backup without a file."""
+        place = destination or "app"
+        lost = [SLICE] if place == "nas" else []
+        found = {"job": job or "nanumpay", "destination": place, "queued": [BACKUP], "size": 161_000_000}
+        return {"places": [found | {"waiting": 2, "lost": lost}]}
+
+    def _on_ListCopies(self, backup: str) -> Record:
+        place = {"size": 161_000_000, "key": f"{BACKUP}.tar.gz", "recipients": [], "encryption": "none"}
+        here = {"destination": "local", "type": "folder", "proof": "structure", "media": "disk", "offsite": False}
+        there = {"destination": "app", "type": "s3", "proof": "checksum", "media": "s3", "offsite": True}
+        gone = {"destination": "old", "type": "", "proof": "none", "media": "", "state": "missing", "encryption": ""}
+        sealed = {"encryption": "openpgp", "recipients": ["0123456789ABCDEF"], "key": f"{BACKUP}.tar.gz.gpg"}
+        good = {"state": "verified", "proven": moment(hours=3)}
+        name = BACKUP if backup == "latest" else backup
+        return {"backup": name, "copies": [place | good | here, place | good | there | sealed, place | gone]}
 
     def _on_Restore(
         self,
@@ -912,6 +936,19 @@ class CannedDaemon:
         outcome = {"broken": "failed", "shop": "degraded"}.get(name, "succeeded")
         ended = run(**record | {"ended": moment(hours=3, seconds=-58), "outcome": outcome, "error": fault})
         ended["stages"] = [done | {"outcome": outcome}]
+        yield _without_none({"run": ended, "event": {"kind": "run-ended", "time": moment(hours=3), "run": ended}})
+
+    async def _copy(self, call: Call) -> AsyncIterator[Record]:
+        """Make a copy; one to ``old`` fails."""
+        self.calls.append((call.method, call.params))
+        record = run(action="copy", trigger="manual", ended=None, outcome=None, backup=BACKUP, stages=[])
+        yield _without_none({"run": record, "event": {"kind": "run-started", "time": moment(hours=3), "run": record}})
+        fault = {"code": "destination-full", "message": "old is full", "hint": "make room", "retryable": False}
+        failed = call.params["destination"] == "old"
+        outcome = "failed" if failed else "succeeded"
+        change = {"ended": moment(hours=3, seconds=-9), "outcome": outcome, "error": fault if failed else None}
+        ended = run(**record | change)
+        ended["stages"] = [stage("upload", 0, 9.0, f"{BACKUP}.tar.gz is at nas, and was read back", outcome)]
         yield _without_none({"run": ended, "event": {"kind": "run-ended", "time": moment(hours=3), "run": ended}})
 
     async def _watch(self, call: Call) -> AsyncIterator[Record]:

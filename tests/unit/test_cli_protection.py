@@ -15,7 +15,7 @@ from nanumpay_backupd.cli.protection import objective, protection_rows, stream_w
 from nanumpay_backupd.cli.terminal import width
 from nanumpay_backupd.cli.timeline import timeline_lines
 from nanumpay_backupd.cli.words import Times
-from tests.servers.canned_backupd import BACKUP, NOW, job, moment, protection, run, status, timeline
+from tests.servers.canned_backupd import BACKUP, NOW, job, moment, protection, run, spread, status, timeline
 from tests.unit.cli_screens import screen
 
 Reply = dict[str, Any]
@@ -98,6 +98,28 @@ def rows(**changes: Any) -> list[tuple[str, str]]:
 def test_rows_of_the_status(changes: Reply, expected: list[tuple[str, str]]) -> None:
     """What is promised, kept or missed is said in a few words, and what there is nothing to say about has no row."""
     assert rows(**changes) == expected
+
+
+@pytest.mark.parametrize(
+    "changes,text",
+    [
+        ({"backup": ""}, None),
+        ({}, "3 copies with the data itself, 2 media (disk, s3), 1 off-site"),
+        (
+            {"copies": 2, "media": ["disk"], "offsite": 0, "kept": False}
+            | {"wanted_copies": 3, "wanted_media": 2, "wanted_offsite": 1},
+            "2 copies with the data itself, 1 medium (disk), 0 off-site; 3-2-1 demanded: MISSED",
+        ),
+        (
+            {"kept": True, "wanted_copies": 3},
+            "3 copies with the data itself, 2 media (disk, s3), 1 off-site; 3-0-0 demanded: kept",
+        ),
+    ],
+)
+def test_the_row_of_3_2_1(changes: Reply, text: str | None) -> None:
+    """How the newest backup is spread is always said, whether that is enough only where it is demanded."""
+    found = dict(protection_rows(PLAIN, job(protection=protection(spread=spread(**changes))), TIMES, []))
+    assert found.get("3-2-1") == text
 
 
 def test_what_the_problems_tell_is_not_told_again() -> None:

@@ -30,6 +30,7 @@ def job(*, enabled: bool = True, **protection: Any) -> Record:
         "last_verify": None,
         "last_drill": None,
         "restore_seconds": None,
+        "spread": spread(kept=None),
     }
     return {
         "name": "shop",
@@ -42,6 +43,11 @@ def job(*, enabled: bool = True, **protection: Any) -> Record:
         "warnings": [],
         "protection": shown | protection,
     }
+
+
+def spread(*lacking: str, kept: bool | None) -> Record:
+    """Say how the copies of the newest backup are spread."""
+    return {"backup": "b", "kept": kept, "lacking": list(lacking)}
 
 
 def ended(outcome: str, error: Record | None = FAULT) -> Record:

@@ -42,6 +42,12 @@ __backupctl_takes() {
         'swaps 2') REPLY=@swaps ;;
         'send --to') REPLY=@remote ;;
         'send 1') REPLY='latest @backups' ;;
+        'sync --job') REPLY=@jobs ;;
+        'sync 1') REPLY=@remote ;;
+        'copies 1') REPLY='latest @backups' ;;
+        'copy --from') REPLY=@destinations ;;
+        'copy 1') REPLY='latest @backups' ;;
+        'copy 2') REPLY=@remote ;;
         'delete --from') REPLY=@destinations ;;
         'delete 1') REPLY=@backups ;;
         'prune --at') REPLY='' ;;
@@ -84,6 +90,9 @@ __backupctl_options() {
         drill) REPLY='--backup --from --no-wait --help --socket --json --color' ;;
         swaps) REPLY='--yes --help --socket --json --color' ;;
         send) REPLY='--to --help --socket --json --color' ;;
+        sync) REPLY='--job --help --socket --json --color' ;;
+        copies) REPLY='--help --socket --json --color' ;;
+        copy) REPLY='--from --move --no-wait --help --socket --json --color' ;;
         delete) REPLY='--from --force --yes --help --socket --json --color' ;;
         prune) REPLY='--apply --at --assume-schedule --yes --help --socket --json --color' ;;
         pin) REPLY='--reason --help --socket --json --color' ;;
@@ -139,7 +148,7 @@ _backupctl() {
     elif [[ $cur == -* ]]; then
         __backupctl_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='status jobs run cancel wait runs list show ls timeline restore verify drill swaps send delete prune pin unpin settings doctor monitor test notify report logs reload rebuild completion'
+        REPLY='status jobs run cancel wait runs list show ls timeline restore verify drill swaps send sync copies copy delete prune pin unpin settings doctor monitor test notify report logs reload rebuild completion'
     else
         __backupctl_takes "$command $at" || __backupctl_options "$command"
     fi

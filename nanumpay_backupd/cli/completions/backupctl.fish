@@ -146,6 +146,20 @@ complete -c backupctl -n '__backupctl_in -' -a send -d 'send a backup to destina
 complete -c backupctl -n '__backupctl_at send 1' -k -a 'latest (__backupctl_words backups)'
 complete -c backupctl -n '__backupctl_in send' -l to -x -k -a '(__backupctl_words remote)' -d 'only to this one (default: to all)'
 
+complete -c backupctl -n '__backupctl_in -' -a sync -d 'send what destinations lack of what they should have'
+complete -c backupctl -n '__backupctl_at sync 1' -k -a '(__backupctl_words remote)'
+complete -c backupctl -n '__backupctl_in sync' -l job -x -k -a '(__backupctl_words jobs)' -d 'only of this job (default: of all)'
+
+complete -c backupctl -n '__backupctl_in -' -a copies -d 'show where the copies of a backup are and what is known of each'
+complete -c backupctl -n '__backupctl_at copies 1' -k -a 'latest (__backupctl_words backups)'
+
+complete -c backupctl -n '__backupctl_in -' -a copy -d 'make one more copy of a backup, move one, or encrypt one anew'
+complete -c backupctl -n '__backupctl_at copy 1' -k -a 'latest (__backupctl_words backups)'
+complete -c backupctl -n '__backupctl_at copy 2' -k -a '(__backupctl_words remote)'
+complete -c backupctl -n '__backupctl_in copy' -l from -x -k -a '(__backupctl_words destinations)' -d 'take the copy at this destination'
+complete -c backupctl -n '__backupctl_in copy' -l move -d 'delete the copy named by --from once the new one is proven'
+complete -c backupctl -n '__backupctl_in copy' -l no-wait -d 'start it and return at once'
+
 complete -c backupctl -n '__backupctl_in -' -a delete -d 'delete a backup with all its copies, or one copy'
 complete -c backupctl -n '__backupctl_at delete 1' -k -a '(__backupctl_words backups)'
 complete -c backupctl -n '__backupctl_in delete' -l from -x -k -a '(__backupctl_words destinations)' -d 'only the copy at this destination'
