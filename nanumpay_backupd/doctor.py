@@ -18,7 +18,7 @@ from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import as_expected
 from nanumpay_backupd.settings.merge import encryption_in_words
-from nanumpay_backupd.settings.schema import Destination, JobSpec, LocalDestination, Paths, S3Destination
+from nanumpay_backupd.settings.schema import Destination, JobSpec, Paths
 from nanumpay_backupd.sources.base import Need, Source
 from nanumpay_backupd.stores.base import Keeping, Store
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes
@@ -107,7 +107,7 @@ def check_destination(
 ) -> Iterator[Check]:
     """Put, read back and delete a small object at a destination, under a name that no backup has."""
     name = f"{job}: destination {destination.name}"
-    where = _where(destination)
+    where = destination.address
     key = f"doctor-{secrets.token_hex(4)}.probe"
     try:
         with open_store(destination) as store:
@@ -254,12 +254,3 @@ def _kept_right() -> bool | None:
         said = run_text(["timedatectl", "show", "--property=NTPSynchronized", "--value"], timeout=_CLOCK_SECONDS)
         return {"yes": True, "no": False}.get(said.strip())
     return None
-
-
-def _where(destination: Destination) -> str:
-    if isinstance(destination, S3Destination):
-        return f"s3://{destination.bucket}/{destination.prefix}"
-    if isinstance(destination, LocalDestination):
-        return destination.path
-    scheme = "ftps" if destination.secure else "ftp"
-    return f"{scheme}://{destination.host}:{destination.port}{destination.path}"

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -25,12 +24,10 @@ from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.report import as_expected
 from nanumpay_backupd.settings.schema import (
     Destination,
-    FtpDestination,
     JobSpec,
     LocalDestination,
     MongoSource,
     RunSpec,
-    S3Destination,
 )
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.certificates import certificate_of, last_day, last_day_in
@@ -224,16 +221,9 @@ def _keys(job: JobSpec) -> tuple[list[Ending], ErrorInfo | None]:
 
 def _shown(destination: Destination) -> Iterator[Ending]:
     """Yield the certificate that a server shows."""
-    place: tuple[str, int] | None = None
-    if isinstance(destination, FtpDestination) and destination.secure:
-        place = destination.host, destination.port
-    elif isinstance(destination, S3Destination) and destination.endpoint_url.startswith("https://"):
-        parts = urlsplit(destination.endpoint_url)
-        place = parts.hostname or "", parts.port or _HTTPS
-    if place is None:
-        return
-    timeout = min(_HANDSHAKE, destination.timeout) if not isinstance(destination, LocalDestination) else _HANDSHAKE
-    yield from _certificate(*place, timeout=timeout, ftp=isinstance(destination, FtpDestination))
+    server = destination.tls_server
+    if server is not None:
+        yield from _certificate(server.host, server.port, timeout=min(_HANDSHAKE, server.timeout), ftp=server.ftp)
 
 
 def _certificate(

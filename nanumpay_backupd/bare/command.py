@@ -55,10 +55,9 @@ from nanumpay_backupd.pipeline.rebuild import Survey, adopt_place
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
 from nanumpay_backupd.settings.hostfile import load_host_file
-from nanumpay_backupd.settings.place import FTP_PASSWORD, read_place
+from nanumpay_backupd.settings.place import read_place
 from nanumpay_backupd.settings.schema import (
     Destination,
-    FtpDestination,
     HostConfig,
     JobSpec,
     LocalDestination,
@@ -67,7 +66,6 @@ from nanumpay_backupd.settings.schema import (
     RestoreOrder,
     RetryPolicy,
     RunSpec,
-    S3Destination,
     Source,
 )
 from nanumpay_backupd.settings.sources import settings_alone, type_of
@@ -81,7 +79,6 @@ from nanumpay_backupd.worker import EXIT_CODES, execute, foresee
 __all__ = ["restore_from"]
 
 _RETRY: Final = RetryPolicy(attempts=3, delay=0.5)
-_KEYS: Final = {S3Destination: "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY", FtpDestination: FTP_PASSWORD}
 
 
 def restore_from(config: Path | None, wish: Wish) -> int:
@@ -135,7 +132,7 @@ def _terms(config: Path | None, wish: Wish, place: Destination, folder: Path, *,
         place=wish.place,
         name=place.name,
         safety=str(folder / BACKUPS),
-        keys=_KEYS.get(type(place), "") if typed else "",
+        keys=", ".join(place.environment) if typed else "",
         target=tuple((option, value) for option, value in target if value),
     )
 

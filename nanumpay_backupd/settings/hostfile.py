@@ -17,6 +17,7 @@ from typing import Any, Final, TypeGuard
 from nanumpay_backupd.blackout import covers_week, parse
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.model import LOCAL
+from nanumpay_backupd.settings.destinations import kms_conflicts
 from nanumpay_backupd.settings.grouping import check_groups
 from nanumpay_backupd.settings.keeping import check_retention
 from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
@@ -161,7 +162,8 @@ class _Reader:
         self._check_blackout("limits", tables["limits"])
         tables["nanumpay"]["monitor"] = self._monitor(raw, "nanumpay.monitor")
         destinations = self._destinations(raw.get("destination", {}), paths)
-        self._check_s3("nanumpay.s3", tables["nanumpay"]["s3"])
+        extras = tables["nanumpay"]["s3"]
+        self._note("nanumpay.s3", kms_conflicts(extras.sse, extras.sse_kms_key_id))
         # Those that were refused count as known here: one mistake is told once.
         named = raw.get("destination")
         names = [name for name in named if name not in _OWN] if isinstance(named, dict) else []
@@ -278,7 +280,7 @@ class _Reader:
         kind = raw.get("type")
         if not isinstance(kind, str) or kind not in DESTINATIONS:
             reason = "is missing" if kind is None else f"is {show(kind)}, but must be one of {', '.join(DESTINATIONS)}"
-            self.problems.add(f"{path}.type", reason, 'write type = "s3", "ftp" or "local"')
+            self.problems.add(f"{path}.type", reason, 'write, for instance, type = "s3"')
             return None
         table = DESTINATIONS[kind]
         values = self._values(table, {key: value for key, value in raw.items() if key not in ("type", *_SAID)}, path)
@@ -286,7 +288,7 @@ class _Reader:
             destination: Destination = table.record(name=name, **values)
         except TypeError:  # a required field is missing, which was noted above
             return None
-        self._check_s3(path, destination)
+        self._note(path, destination.conflicts())
         self._check_local(path, destination, paths)
         return destination
 
@@ -346,9 +348,9 @@ class _Reader:
                 fix = f"did you mean {close}?" if close else f"the jobs are: {', '.join(known)}"
                 self.problems.add(f"{path}.jobs", f"names {show(job)}, but there is no such job", fix)
 
-    def _check_s3(self, path: str, record: object) -> None:
-        if getattr(record, "sse_kms_key_id", "") and getattr(record, "sse", "") != "aws:kms":
-            self.problems.add(f"{path}.sse_kms_key_id", "is set without its mode", 'add: sse = "aws:kms"')
+    def _note(self, path: str, conflicts: Iterable[tuple[str, str, str]]) -> None:
+        for key, reason, fix in conflicts:
+            self.problems.add(f"{path}.{key}", reason, fix)
 
     def _check_local(self, path: str, destination: Destination, paths: Paths) -> None:
         if isinstance(destination, LocalDestination) and Path(destination.path).is_relative_to(paths.backups):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from nanumpay_backupd.events import EVENTS
+from nanumpay_backupd.settings.destination_tables import DESTINATIONS, FTP_EXTRAS, S3_EXTRAS
 from nanumpay_backupd.settings.key_kinds import DecryptKeys, Passphrase, Recipients
 from nanumpay_backupd.settings.kinds import (
     AbsolutePath,
@@ -17,27 +18,23 @@ from nanumpay_backupd.settings.kinds import (
     Day,
     Duration,
     Factor,
-    Fingerprint,
     Flag,
     MongoUri,
     Names,
     QuietHours,
     SecretUrl,
-    SecretValue,
     Size,
     Text,
     TimeZone,
-    Url,
     Whole,
 )
-from nanumpay_backupd.settings.limit_kinds import Bandwidth, Windows
+from nanumpay_backupd.settings.limit_kinds import Windows
 from nanumpay_backupd.settings.listening import LoopbackAddress, TextFile
 from nanumpay_backupd.settings.schema import (
     ApplicationJob,
     Channel,
     ControlOptions,
     EncryptionOptions,
-    FtpDestination,
     FtpExtras,
     HostConfig,
     HostGroup,
@@ -45,7 +42,6 @@ from nanumpay_backupd.settings.schema import (
     HostLimits,
     HostMonitor,
     Limits,
-    LocalDestination,
     LogOptions,
     MetricsOptions,
     MongoConnection,
@@ -55,7 +51,6 @@ from nanumpay_backupd.settings.schema import (
     PlaceMonitor,
     Retention,
     RetryPolicy,
-    S3Destination,
     S3Extras,
     Tools,
 )
@@ -88,11 +83,8 @@ NAME: Final = Text(
     "a name of lower-case letters, digits and dashes", pattern=r"[a-z][a-z0-9-]{0,39}", example='"offsite"'
 )
 _GROUP: Final = Text(f"a group's name ({_TITLE}), or empty", pattern=r"[A-Za-z0-9._-]{0,32}", example='"adm"')
-_HOST: Final = Text("a host's name or address", pattern=r"[^\s/@]+", example='"ftp.example.com"')
-_BUCKET: Final = Text("a bucket's name", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]+", example='"my-backups"')
 _TOOL: Final = Text("a program's name or absolute path", pattern=r"(?:/\S+|[^\s/]+)", example='"/usr/bin/mongodump"')
 _CATCH_UP: Final = Duration("0s", "365d")
-_NETWORK_TIMEOUT: Final = Duration("1s", "1h")
 _LEVEL: Final = Whole(0, 9)
 
 _CATCH_UP_DOC: Final = (
@@ -144,56 +136,6 @@ _PROTECTION: Final = (
     ),
     Option("after", Command(), "A command after each backup, whatever came of it.", '"systemctl start app-worker"'),
     Option("hook_timeout", Duration("1s", "1d"), "How long each of them may take; then it is ended.", '"10m"'),
-)
-_BANDWIDTH: Final = Option(
-    "bandwidth",
-    Bandwidth(),
-    "The most bytes per second, there and back, of a run (a restore is not held up); `0KiB`: no limit.",
-    '"10MiB"',
-)
-_S3_EXTRAS: Final = (
-    Option("endpoint_url", Url(), "Address of an S3 server that is not AWS.", '"https://s3.example.com"'),
-    Option(
-        "path_style", Flag(), "Bucket in the path instead of the host's name, as many foreign servers need.", "true"
-    ),
-    Option("sse", Choice("", "AES256", "aws:kms"), "Encryption at rest that the server is asked for.", '"AES256"'),
-    Option("sse_kms_key_id", Text("a KMS key's id or ARN"), 'The key for `sse = "aws:kms"`.', '"alias/backups"'),
-    Option(
-        "storage_class",
-        Text("a storage class in capitals, or empty", pattern=r"[A-Z0-9_]*", example='"STANDARD_IA"'),
-        "Storage class of the objects; empty: the bucket's default.",
-        '"STANDARD_IA"',
-    ),
-    Option(
-        "ca_file",
-        AbsolutePath(as_text=True, empty=True),
-        "Certificates to trust instead of the host's.",
-        '"/etc/nanumpay/s3-ca.pem"',
-    ),
-    Option(
-        "delete_versions",
-        Flag(),
-        "In a bucket that keeps versions, delete these too (needs `s3:ListBucketVersions`, `s3:DeleteObjectVersion`).",
-        "true",
-    ),
-    _BANDWIDTH,
-)
-_FTP_EXTRAS: Final = (
-    Option("tls_verify", Flag(), "Whether the server's certificate is checked (FTPS).", "false"),
-    Option(
-        "ca_file",
-        AbsolutePath(as_text=True, empty=True),
-        "Certificates to trust instead of the host's.",
-        '"/etc/nanumpay/ftp-ca.pem"',
-    ),
-    Option(
-        "tls_fingerprint",
-        Fingerprint(),
-        "SHA-256 of the server's certificate: exactly that one is accepted, self-signed or not.",
-        '"' + "ab" * 32 + '"',
-    ),
-    Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
-    _BANDWIDTH,
 )
 
 _RETRY: Final = (
@@ -547,59 +489,10 @@ SINGLE: Final = (
             *_PROTECTION,
         ),
     ),
-    Table("nanumpay.s3", S3Extras, "More about the bucket that the application's form names.", _S3_EXTRAS),
-    Table("nanumpay.ftp", FtpExtras, "More about the FTP server that the application's form names.", _FTP_EXTRAS),
+    Table("nanumpay.s3", S3Extras, "More about the bucket that the application's form names.", S3_EXTRAS),
+    Table("nanumpay.ftp", FtpExtras, "More about the FTP server that the application's form names.", FTP_EXTRAS),
     _encryption("nanumpay.encryption", "How the job `nanumpay` is encrypted, where it differs.", more=_MORE),
 )
-
-DESTINATIONS: Final = {
-    "s3": Table(
-        "destination.NAME",
-        S3Destination,
-        'A bucket: `type = "s3"`.',
-        (
-            Option("bucket", _BUCKET, "The bucket.", '"my-backups"', required=True),
-            Option("region", Text(), "AWS region.", '"ap-northeast-2"'),
-            Option(
-                "access_key_id",
-                Text(),
-                "Access key.",
-                '"AKIA…"',
-                default="empty: the host's own AWS credentials are used",
-            ),
-            Option("secret_access_key", SecretValue(), "Its secret.", '{ credential = "s3-secret" }'),
-            Option("prefix", Text(), "Folder in the bucket.", '"nanumpay-backup/"'),
-            *_S3_EXTRAS,
-            Option("part_size", Size("5MiB", "1GiB"), "Size of the parts of an upload.", '"16MiB"'),
-            Option("parallel_parts", Whole(1, 16), "How many parts travel at the same time.", "3"),
-            Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
-        ),
-    ),
-    "ftp": Table(
-        "destination.NAME",
-        FtpDestination,
-        'A folder on an FTP server: `type = "ftp"`.',
-        (
-            Option("host", _HOST, "The server.", '"ftp.example.com"', required=True),
-            Option("port", Whole(1, 65535), "Port of the control connection.", "21"),
-            Option("username", Text(), "User.", '"backup"', default="anonymous login"),
-            Option("password", SecretValue(), "Password.", '{ file = "/etc/nanumpay/ftp-password" }'),
-            Option("path", Text(), "Folder on the server; empty: the login's own.", '"/backup/nanumpay"'),
-            Option("secure", Flag(), "FTPS (explicit TLS).", "true"),
-            *_FTP_EXTRAS,
-        ),
-    ),
-    "local": Table(
-        "destination.NAME",
-        LocalDestination,
-        'A further folder on this host, such as another disk or a mount: `type = "local"`.',
-        (
-            Option("path", AbsolutePath(as_text=True), "The folder.", '"/mnt/usb/backups"', required=True),
-            Option("require_mount", Flag(), "Refuse to write when nothing is mounted there.", "true"),
-            _BANDWIDTH,
-        ),
-    ),
-}
 
 CHANNEL: Final = Table(
     "channel.NAME",

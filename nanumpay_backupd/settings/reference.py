@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.events import EVENTS
+from nanumpay_backupd.settings.destination_tables import EXAMPLE_NAMES
 from nanumpay_backupd.settings.document import DOCUMENT_PATH, FIELDS
 from nanumpay_backupd.settings.options import (
     CHANNEL,
@@ -154,8 +155,7 @@ def example_toml() -> str:
     for table in SINGLE:
         lines += _example(table, f"[{table.path}]")
     for kind, table in DESTINATIONS.items():
-        name = {"s3": "offsite", "ftp": "ftp-server", "local": "usb"}[kind]
-        lines += _example(table, f"[destination.{name}]", f'type = "{kind}"')
+        lines += _example(table, f"[destination.{EXAMPLE_NAMES[kind]}]", f'type = "{kind}"')
     lines += _example(
         _without(COUNTS, "How long copies are kept at one destination."), "[destination.offsite.retention]"
     )

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from nanumpay_backupd.model import GroupManifest, Policy
+from nanumpay_backupd.settings.destinations import Destination, FtpDestination, LocalDestination, S3Destination
 from nanumpay_backupd.settings.sources import MongoSource, Source, SourceKind, SourceSettings
 from nanumpay_backupd.system.secrets import Secret
 
@@ -190,63 +191,6 @@ class HostLimits(Limits, frozen=True, kw_only=True):
     """The limits of every job that sets none of its own, and how many runs are made by themselves at one time."""
 
     max_parallel: int = 2
-
-
-class S3Destination(_Settings, frozen=True, tag_field="type", tag="s3"):
-    """A bucket. ``endpoint_url`` empty means AWS; with a foreign endpoint checksums are sent only when required.
-
-    ``bandwidth`` is the most bytes per second that go there or come from there, 0: any; so it is of each destination.
-    """
-
-    name: str
-    bucket: str
-    region: str = "ap-northeast-2"
-    access_key_id: str = ""
-    secret_access_key: Secret = Secret("")
-    prefix: str = "nanumpay-backup/"
-    endpoint_url: str = ""
-    path_style: bool = False
-    sse: str = ""
-    sse_kms_key_id: str = ""
-    storage_class: str = ""
-    ca_file: str = ""
-    delete_versions: bool = False
-    part_size: int = 16 << 20
-    parallel_parts: int = 3
-    timeout: float = 60.0
-    bandwidth: int = 0
-
-
-class FtpDestination(_Settings, frozen=True, tag_field="type", tag="ftp"):
-    """A folder on an FTP server. ``secure``: explicit FTPS, certificate checked unless pinned or ``tls_verify`` is off.
-
-    ``tls_fingerprint`` is the SHA-256 of the server's certificate in hex: accepts exactly that certificate.
-    """
-
-    name: str
-    host: str
-    port: int = 21
-    username: str = ""
-    password: Secret = Secret("")
-    path: str = "/backup/nanumpay"
-    secure: bool = False
-    tls_verify: bool = True
-    ca_file: str = ""
-    tls_fingerprint: str = ""
-    timeout: float = 60.0
-    bandwidth: int = 0
-
-
-class LocalDestination(_Settings, frozen=True, tag_field="type", tag="local"):
-    """A further folder on this host, typically another disk or a mount. ``require_mount``: refuse when not mounted."""
-
-    name: str
-    path: str
-    require_mount: bool = False
-    bandwidth: int = 0
-
-
-Destination = S3Destination | FtpDestination | LocalDestination
 
 
 class Paths(_Settings, frozen=True):
