@@ -7,11 +7,42 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from nanumpay_backupd.stores.base import store_error, unreadable_source
 
-__all__ = ["Body", "Payload", "ignore", "sliced"]
+__all__ = ["Body", "Counted", "KeptNotes", "Payload", "UploadNotes", "ignore", "sliced"]
+
+
+class UploadNotes(Protocol):
+    """What a driver writes down about unfinished uploads, by the object's key, so that a later put goes on with them.
+
+    A note may be gone, or older than the place; it holds what gives access to that one upload, and nothing else.
+    """
+
+    def read(self, key: str) -> bytes | None:
+        """Return what was written last, or None."""
+
+    def write(self, key: str, note: bytes | None) -> None:
+        """Keep a note in the place of the one before; None: forget it."""
+
+
+class KeptNotes:
+    """Notes that live as long as this object."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, bytes] = {}
+
+    def read(self, key: str) -> bytes | None:
+        """Return what was written last, or None."""
+        return self._notes.get(key)
+
+    def write(self, key: str, note: bytes | None) -> None:
+        """Keep a note, or forget it."""
+        if note is None:
+            self._notes.pop(key, None)
+        else:
+            self._notes[key] = note
 
 
 class Payload:
@@ -79,6 +110,32 @@ class Body(io.BytesIO):
         if piece:
             self._pace(len(piece))
         return piece
+
+
+class Counted:
+    """Progress by the place in the file, which may go back: each byte is reported once. ``pace`` may hold it up."""
+
+    def __init__(self, report: Callable[[int], None], pace: Callable[[int], None] | None = None) -> None:
+        self._report = report
+        self._pace = pace or ignore
+        self._now = 0
+        self._highest = 0
+
+    def at(self, offset: int) -> None:
+        """Note that all before this place is there."""
+        self._now = offset
+        self._tell()
+
+    def sending(self, size: int) -> None:
+        """Note that so many bytes are being sent, once they may be."""
+        self._pace(size)
+        self._now += size
+        self._tell()
+
+    def _tell(self) -> None:
+        fresh = max(0, self._now - self._highest)
+        self._highest += fresh
+        self._report(fresh)
 
 
 def sliced(data: bytes, length: int) -> Iterator[bytes]:
