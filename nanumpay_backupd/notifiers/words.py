@@ -281,6 +281,8 @@ CAUSES: Final = {
     "destination-full": "저장소에 남은 공간이 없습니다.",
     "destination-mismatch": "전송된 내용이 보낸 내용과 다릅니다.",
     "destination-not-found": "저장소의 버킷이나 폴더가 없습니다.",
+    "destination-hostkey": "저장소 서버의 SSH 호스트 키가 알려진 것과 다릅니다.",
+    "extra-missing": "저장소를 쓰는 데 필요한 라이브러리가 설치되어 있지 않습니다.",
     "destination-tls": "저장소의 인증서를 신뢰할 수 없습니다.",
     "destination-unreachable": "저장소에 연결할 수 없습니다.",
     "source-loading": "백업할 서버가 아직 데이터를 불러오는 중입니다.",

@@ -280,7 +280,8 @@ class _Reader:
         kind = raw.get("type")
         if not isinstance(kind, str) or kind not in DESTINATIONS:
             reason = "is missing" if kind is None else f"is {show(kind)}, but must be one of {', '.join(DESTINATIONS)}"
-            self.problems.add(f"{path}.type", reason, 'write, for instance, type = "s3"')
+            kinds = ", ".join(f'"{each}"' for each in DESTINATIONS)
+            self.problems.add(f"{path}.type", reason, f"write type = one of {kinds}")
             return None
         table = DESTINATIONS[kind]
         values = self._values(table, {key: value for key, value in raw.items() if key not in ("type", *_SAID)}, path)

@@ -9,6 +9,7 @@ import msgspec
 
 from nanumpay_backupd.settings.schema import Destination, FtpDestination, LocalDestination, RetryPolicy, S3Destination
 from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.stores.extras import needed_extra
 from nanumpay_backupd.stores.retrying import RetryingStore
 from nanumpay_backupd.stores.throttled import Throttle, ThrottledStore
 from nanumpay_backupd.system.clock import Clock, SystemClock
@@ -30,6 +31,8 @@ def open_store(
 ) -> Store:
     """Return the Store of a destination; it connects at its first use, so nothing can fail here but the import.
 
+    Raises StoreError ``extra-missing`` where the driver's library is not installed (`extras.needed_extra`).
+
     With ``retry`` it repeats what fails for a passing reason (`RetryingStore` explains the other arguments); it keeps
     to the destination's ``bandwidth``, unless there is a ``hurry``.
     """
@@ -47,6 +50,11 @@ def open_store(
 
 
 def _driver(destination: Destination, clock: Clock | None, throttle: Throttle | None) -> Store:
+    with needed_extra(destination):
+        return _imported(destination, clock, throttle)
+
+
+def _imported(destination: Destination, clock: Clock | None, throttle: Throttle | None) -> Store:
     match destination:
         case S3Destination():
             # boto3 takes half a second and 30 MB: only who has a bucket pays for it.

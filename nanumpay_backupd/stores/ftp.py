@@ -47,7 +47,7 @@ T = TypeVar("T")
 class FtpStore(Store):
     """A folder on an FTP server. An upload goes to ``.NAME.part`` and is renamed when its size is right."""
 
-    properties = Properties(ranged_get=True, proves_content=False, resumes_put=True)
+    properties = Properties(resumes_put=True, replaces_at_once=False)
 
     def __init__(self, destination: FtpDestination, clock: Clock | None = None) -> None:
         self.name = destination.name
@@ -70,7 +70,7 @@ class FtpStore(Store):
         """Upload a small object; see `Store.put_bytes`."""
         return self._put(check_key(key), _Source(io.BytesIO(data), len(data), Path(key)), _Position(None))
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Download a file; see `Store.get`. It has the connection for itself; other calls meanwhile open another."""
         check_key(key)
         doing = f"reading {key}"
@@ -84,12 +84,18 @@ class FtpStore(Store):
         # A server without REST sends all of it.
         rest = offset if "REST" in link.features else 0
         skip, left = offset - rest, size - rest
+        wanted = size - offset if length is None else min(length, size - offset)
         try:
             for chunk in link.download(key, doing, rest):
                 left -= len(chunk)
-                if skip < len(chunk):
-                    yield chunk[skip:]
-                skip = max(0, skip - len(chunk))
+                piece, skip = chunk[skip : skip + wanted], max(0, skip - len(chunk))
+                wanted -= len(piece)
+                if piece:
+                    yield piece
+                if left > 0 and not wanted:
+                    # The rest is not wanted: to have the server end it takes as long as a new connection.
+                    link.close()
+                    return
         except BaseException:
             link.close()
             raise

@@ -38,7 +38,7 @@ _NOT_FOUND: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 class LocalStore(Store):
     """A folder. The folder is made when it is first written to, unless it has to be a mount point."""
 
-    properties = Properties(ranged_get=True, proves_content=False, resumes_put=False)
+    properties = Properties(tells_room=True)
 
     def __init__(self, destination: LocalDestination) -> None:
         self.name = destination.name
@@ -59,7 +59,7 @@ class LocalStore(Store):
         """Write a small file into the folder; see `Store.put_bytes`."""
         return self._store(check_key(key), iter((data,)), len(data), None)
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read a file of the folder; see `Store.get`."""
         check_key(key)
         with self._faults(f"reading {key}"):
@@ -72,11 +72,12 @@ class LocalStore(Store):
                 ) from None
         with stream:
             stream.seek(offset)
-            while True:
+            while length is None or length > 0:
                 with self._faults(f"reading {key}"):
-                    chunk = stream.read(CHUNK)
+                    chunk = stream.read(CHUNK if length is None else min(CHUNK, length))
                 if not chunk:
                     return
+                length = None if length is None else length - len(chunk)
                 yield chunk
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -115,6 +116,15 @@ class LocalStore(Store):
                 return
             files.fsync_dir(self._root)
 
+    def room(self) -> int | None:
+        """Return what the filesystem has free; see `Store.room`. Before the first put, where the folder will be."""
+        with self._faults("asking for the room"):
+            self._check_mount()
+            folder = self._root
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+            return files.free_bytes(folder)
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -135,7 +145,7 @@ class LocalStore(Store):
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        return PutResult(size=size, proven=False)
+        return PutResult(size=size, proven=False, durable=True)
 
     def _copy(self, doing: str, chunks: Iterator[bytes], target: Path, progress: Progress | None) -> int:
         copied = 0

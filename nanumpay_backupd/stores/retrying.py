@@ -69,13 +69,14 @@ class RetryingStore(Store):
         """Store a small object, with retries."""
         return self._repeat(f"storing {key}", lambda: self._store.put_bytes(key, data))
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read an object; after a fault the reading goes on at the byte where it stopped."""
         failures = 0
         while True:
             try:
-                for chunk in self._store.get(key, offset):
+                for chunk in self._store.get(key, offset, length):
                     offset += len(chunk)
+                    length = None if length is None else length - len(chunk)
                     failures = 0
                     yield chunk
                 return
@@ -94,6 +95,10 @@ class RetryingStore(Store):
     def delete(self, key: str) -> None:
         """Remove one object, with retries."""
         self._repeat(f"deleting {key}", lambda: self._store.delete(key))
+
+    def room(self) -> int | None:
+        """Ask for the room, with retries."""
+        return self._repeat("looking", self._store.room)
 
     def must_be_free(self, key: str) -> None:
         """Look for a lock, with retries."""

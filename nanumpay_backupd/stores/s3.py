@@ -99,12 +99,13 @@ class S3Store(Store):
         digest = self._put_whole(target, data)
         return self._confirm(target, len(data), (digest,), digest.hex)
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Download an object; see `Store.get`."""
         target = self._prefix + check_key(key)
         doing = f"reading {key}"
         with self._faults(doing):
-            wanted = {"Range": f"bytes={offset}-"} if offset else {}
+            last = "" if length is None else str(offset + length - 1)
+            wanted = {"Range": f"bytes={offset}-{last}"} if offset or last else {}
             try:
                 answer = self._connect().get_object(Bucket=self._bucket, Key=target, **wanted)
             except ClientError as error:
@@ -115,14 +116,15 @@ class S3Store(Store):
         # A server may ignore Range, which is its right (RFC 9110, 14.2); then Content-Range is missing.
         skip = offset if offset and not answer.get("ContentRange") else 0
         with contextlib.closing(body):
-            while True:
+            while length is None or length > 0:
                 with self._faults(doing):
                     chunk = body.read(CHUNK)
                 if not chunk:
                     return
-                if skip < len(chunk):
-                    yield chunk[skip:]
-                skip = max(0, skip - len(chunk))
+                piece, skip = chunk[skip : length and skip + length], max(0, skip - len(chunk))
+                if piece:
+                    length = None if length is None else length - len(piece)
+                    yield piece
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Ask for one object; see `Store.stat`."""
@@ -137,7 +139,10 @@ class S3Store(Store):
                     raise
                 self._ask_why(error, target)
                 return None
-        return ObjectInfo(key=key, size=head["ContentLength"])
+        etag = str(head.get("ETag", "")).strip('"')
+        # With KMS it looks like an MD5, but is not one; of several parts it is one of checksums.
+        plain = _MD5.fullmatch(etag) and not str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
+        return ObjectInfo(key=key, size=head["ContentLength"], checksum=f"md5:{etag}" if plain else "")
 
     def list(self) -> Iterator[ObjectInfo]:
         """Yield the objects directly under the prefix, page by page; see `Store.list`."""
@@ -352,7 +357,7 @@ class S3Store(Store):
         opaque = str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
         verdict = None if opaque else judge_etag(head.get("ETag", ""), [part.raw for part in parts], whole)
         if head["ContentLength"] == size and verdict is not False:
-            return PutResult(size=size, proven=bool(verdict))
+            return PutResult(size=size, proven=bool(verdict), durable=True)
         # A damaged object must not pass for a backup.
         with contextlib.suppress(BotoCoreError, ClientError):
             self._connect().delete_object(Bucket=self._bucket, Key=target)

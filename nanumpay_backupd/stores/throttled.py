@@ -86,9 +86,9 @@ class ThrottledStore(Store):
             self._throttle.spend(len(data))
         return self._store.put_bytes(key, data)
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read an object, slowly."""
-        for chunk in self._store.get(key, offset):
+        for chunk in self._store.get(key, offset, length):
             self._throttle.spend(len(chunk))
             yield chunk
 
@@ -103,6 +103,10 @@ class ThrottledStore(Store):
     def delete(self, key: str) -> None:
         """Remove one object."""
         self._store.delete(key)
+
+    def room(self) -> int | None:
+        """Ask for the room."""
+        return self._store.room()
 
     def must_be_free(self, key: str) -> None:
         """Look for a lock."""

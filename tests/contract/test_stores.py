@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import anycrc
 import pytest
 
 from nanumpay_backupd.errors import CancelledError, StoreError
 from nanumpay_backupd.stores.base import CHUNK, Keeping, ObjectInfo, Store
 from nanumpay_backupd.stores.factory import open_store
-from nanumpay_backupd.system.secrets import Secret
-from tests.contract.conftest import REMOTE, Place
+from tests.contract.places import REMOTE, Place
 from tests.servers.process import free_port
 
 pytestmark = pytest.mark.servers
@@ -24,6 +25,8 @@ LARGE: Final = _random.randbytes((12 << 20) + 4321)
 """For S3 three parts of 5 MiB, the last one short, of which two at a time go up."""
 SMALL: Final = _random.randbytes(70_001)
 BAD_KEYS: Final = ("", ".", "..", "../x", "a/b", ".hidden", "a b", "a\nb", "백업", "x" * 201)
+
+_CRC32C: Final = anycrc.Model("CRC32C")
 
 Operation = Callable[[Store], Any]
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -42,6 +45,15 @@ def _file(folder: Path, data: bytes) -> Path:
     return path
 
 
+def _checksum(info: ObjectInfo | None, data: bytes, *, wanted: bool = False) -> str:
+    """Return the checksum that ``info`` should have: of the algorithm that it names; empty where it names none."""
+    algorithm, _, _ = (info.checksum if info else "").partition(":")
+    assert algorithm or not wanted
+    if algorithm == "crc32c":
+        return f"crc32c:{_CRC32C.calc(data):08x}"
+    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}" if algorithm else ""
+
+
 def _content(store: Store, key: str = KEY, offset: int = 0) -> bytes:
     return b"".join(store.get(key, offset))
 
@@ -52,10 +64,12 @@ def test_what_was_put_is_what_is_got(place: Place, tmp_path: Path, data: bytes) 
     result = place.store.put(KEY, _file(tmp_path, data))
     assert result.size == len(data)
     assert result.proven is place.store.properties.proves_content
+    assert result.durable is place.participant.durable
     assert _content(place.store) == data
-    assert (place.folder / KEY).read_bytes() == data
-    assert place.store.stat(KEY) == ObjectInfo(key=KEY, size=len(data))
-    assert list(place.store.list()) == [ObjectInfo(key=KEY, size=len(data))]
+    assert place.content(KEY) == data
+    info = place.store.stat(KEY)
+    assert info == ObjectInfo(key=KEY, size=len(data), checksum=_checksum(info, data))
+    assert [(item.key, item.size) for item in place.store.list()] == [(KEY, len(data))]
     assert place.names() == {KEY}
 
 
@@ -94,6 +108,42 @@ def test_get_begins_at_the_offset(place: Place, offset: int) -> None:
     assert _content(place.store, offset=offset) == SMALL[offset:]
 
 
+@pytest.mark.parametrize(
+    "offset,length", [(0, 1), (0, 65_536), (1, 65_536), (len(SMALL) - 1, 1), (100, len(SMALL)), (len(SMALL), 5)]
+)
+def test_get_gives_no_more_than_it_is_asked_for(place: Place, offset: int, length: int) -> None:
+    """Reading a range gives these bytes, fewer only at the object's end, and the store goes on working."""
+    place.store.put_bytes(KEY, SMALL)
+    assert b"".join(place.store.get(KEY, offset, length)) == SMALL[offset : offset + length]
+    assert _content(place.store) == SMALL
+
+
+def test_a_range_of_a_large_object(place: Place, tmp_path: Path) -> None:
+    """A range from the middle of a large object is that range, in chunks of at most 1 MiB."""
+    place.store.put(KEY, _file(tmp_path, LARGE))
+    chunks = list(place.store.get(KEY, 5 << 20, (3 << 20) + 7))
+    assert b"".join(chunks) == LARGE[5 << 20 : (8 << 20) + 7]
+    assert max(map(len, chunks)) <= CHUNK
+
+
+def test_stat_tells_the_checksum_that_the_place_promises(place: Place) -> None:
+    """Where a place keeps checksums stat has the one of the content; any that it has is right."""
+    place.store.put_bytes(KEY, SMALL)
+    info = place.store.stat(KEY)
+    assert info is not None
+    assert info.checksum == _checksum(info, SMALL, wanted=place.store.properties.tells_checksum)
+
+
+def test_room_is_told_where_it_is_promised(place: Place) -> None:
+    """The bytes that may still be written are known exactly where the store says so, before the first put too."""
+    before = place.store.room()
+    assert (before is not None) is place.store.properties.tells_room
+    place.store.put_bytes(KEY, SMALL)
+    after = place.store.room()
+    assert (before is None) is (after is None)
+    assert after is None or after > 0
+
+
 def test_get_gives_chunks_of_bounded_size(place: Place, tmp_path: Path) -> None:
     """No chunk is empty or larger than 1 MiB, so that reading takes little memory."""
     place.store.put(KEY, _file(tmp_path, LARGE))
@@ -109,7 +159,7 @@ def test_get_that_nobody_finishes_leaves_the_store_usable(place: Place, tmp_path
     reader = place.store.get(KEY)
     assert LARGE.startswith(next(reader))
     reader.close()  # type: ignore[attr-defined]  # every store's is a generator
-    assert place.store.stat(KEY) == ObjectInfo(key=KEY, size=len(LARGE))
+    assert place.store.stat(KEY) is not None
     assert _content(place.store) == LARGE
 
 
@@ -162,27 +212,22 @@ def test_a_root_that_does_not_exist_is_empty(place: Place) -> None:
     with pytest.raises(StoreError) as caught:
         next(place.store.get(KEY))
     assert caught.value.code == "object-missing"
-    assert not place.folder.exists()
+    assert not place.made()
 
 
 def test_list_shows_objects_of_the_root_only(place: Place) -> None:
     """Folders, what lies in them and unfinished uploads are not objects; foreign files are, with their sizes."""
     place.store.put_bytes(KEY, SMALL)
-    (place.folder / "folder").mkdir()
-    (place.folder / "folder" / "inside").write_bytes(b"1")
-    (place.folder / f".{KEY}.part").write_bytes(b"2")
-    (place.folder / "somebody's own file.txt").write_bytes(b"345")
-    place.settle()
+    foreign = {"somebody's own file.txt": b"345", "백업 사본 (1).tar": b"6789", "100%+#?.bin": b"x"}
+    place.plant({"folder/inside": b"1", f".{KEY}.part": b"2", **foreign})
     found = {info.key: info.size for info in place.store.list()}
-    assert found == {KEY: len(SMALL), "somebody's own file.txt": 3}
+    assert found == {KEY: len(SMALL), **{name: len(data) for name, data in foreign.items()}}
 
 
 def test_list_is_complete_beyond_one_page(place: Place) -> None:
     """All of 1,100 objects are listed, each once (S3 gives 1,000 at a time)."""
     place.store.put_bytes("object-0000", b"x")
-    for number in range(1, 1100):
-        (place.folder / f"object-{number:04}").write_bytes(b"x")
-    place.settle()
+    place.plant({f"object-{number:04}": b"x" for number in range(1, 1100)})
     names = [info.key for info in place.store.list()]
     assert sorted(names) == [f"object-{number:04}" for number in range(1100)]
 
@@ -190,10 +235,7 @@ def test_list_is_complete_beyond_one_page(place: Place) -> None:
 def test_stores_of_different_roots_do_not_see_each_other(place: Place) -> None:
     """An object belongs to the folder or prefix it was put under, and to no other, even if one name begins another."""
     place.store.put_bytes(KEY, b"x")
-    place.folder.with_name("subway").mkdir()
-    (place.folder.with_name("subway") / "foreign").write_bytes(b"y")
-    (place.folder.parent / "above").write_bytes(b"z")
-    place.settle()
+    place.plant({"../subway/foreign": b"y", "../above": b"z"})
     assert [info.key for info in place.store.list()] == [KEY]
 
 
@@ -268,8 +310,7 @@ def test_a_file_that_cannot_be_read_is_not_blamed_on_the_destination(place: Plac
 def test_wrong_password(place: Place) -> None:
     """A wrong password is told as destination-auth by every method, without the password, with the place and a hint."""
     wrong = "not-the-Secret-12345"
-    name = "secret_access_key" if place.kind.startswith("s3") else "password"
-    with open_store(place.destination(**{name: Secret(wrong)})) as store:
+    with open_store(place.destination(**place.participant.wrong_login(wrong))) as store:
         for operation in OPERATIONS:
             with pytest.raises(StoreError) as caught:
                 operation(store)
@@ -283,9 +324,7 @@ def test_wrong_password(place: Place) -> None:
 def test_nobody_listens(place: Place) -> None:
     """A server that is away is destination-unreachable by every method, retryable, naming the place."""
     port = free_port()
-    scheme = "https" if place.kind == "s3-https" else "http"
-    changes = {"endpoint_url": f"{scheme}://127.0.0.1:{port}"} if place.kind.startswith("s3") else {"port": port}
-    with open_store(place.destination(**changes)) as store:
+    with open_store(place.destination(**place.participant.elsewhere("127.0.0.1", port))) as store:
         for operation in OPERATIONS:
             with pytest.raises(StoreError) as caught:
                 operation(store)
@@ -298,7 +337,7 @@ def test_nobody_listens(place: Place) -> None:
 def test_unknown_host(place: Place) -> None:
     """A name that nobody knows is destination-unreachable, and the message has the name."""
     host = "no-such-host.invalid"
-    changes = {"endpoint_url": f"http://{host}"} if place.kind.startswith("s3") else {"host": host}
+    changes = place.participant.elsewhere(host, free_port())
     with open_store(place.destination(**changes)) as store, pytest.raises(StoreError) as caught:
         store.stat(KEY)
     assert caught.value.code == "destination-unreachable"

@@ -190,7 +190,7 @@ def test_tools_that_are_there_are_named_with_their_versions() -> None:
 class Lying(LocalStore):
     """Keeps other bytes than it was given."""
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Yield something else."""
         yield b"something else"
 

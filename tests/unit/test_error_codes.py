@@ -21,8 +21,8 @@ HELPS = frozenset(
 IN_VAIN = frozenset(
     "artifact-missing bad-request bad-time cancelled catalog-damaged catalog-newer chain-broken chain-missing "
     "config-invalid control-socket copy-unusable destination-auth destination-denied destination-full "
-    "destination-not-found destination-tls drill-failed drill-impossible encryption-off failed folder-unusable "
-    "hook-failed group-partial "
+    "destination-hostkey destination-not-found destination-tls drill-failed drill-impossible encryption-off "
+    "extra-missing failed folder-unusable hook-failed group-partial "
     "full-too-old job-disabled key-missing key-wrong memory-limit metrics-failed newest-verified no-oplog no-space "
     "no-such-moment not-allowed not-found notify-address object-locked object-missing oplog-short permission-denied "
     "pinned recipient-unusable replay-refused restore-failed restore-incomplete settings-auth settings-invalid "

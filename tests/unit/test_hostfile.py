@@ -333,7 +333,7 @@ def test_how_people_are_told_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[nanumpay.s3]\nendpoint_url = "s3.example.com"', "nanumpay.s3.endpoint_url", "https://", ""),
         ('[nanumpay.s3]\nsse_kms_key_id = "x"', "nanumpay.s3.sse_kms_key_id", "without its mode", 'sse = "aws:kms"'),
         ('[nanumpay.ftp]\ntls_fingerprint = "ab"', "nanumpay.ftp.tls_fingerprint", "64 hexadecimal", ""),
-        ('[destination.x]\nbucket = "b"', "destination.x.type", "is missing", '"s3", "ftp" or "local"'),
+        ('[destination.x]\nbucket = "b"', "destination.x.type", "is missing", '"s3", "ftp", "local"'),
         ('[destination.x]\ntype = "gcs"', "destination.x.type", 'is "gcs"', ""),
         ('[destination.x]\ntype = "s3"', "destination.x.bucket", "is missing", 'bucket = "my-backups"'),
         ('[destination.x]\ntype = "ftp"', "destination.x.host", "is missing", "host = "),

@@ -138,12 +138,12 @@ class Moody(LocalStore):
         self.asked = 0
         self.closed = False
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read, or fail."""
         self.asked += 1
         if self.asked > self.lasts:
             raise StoreError("cut off", code="destination-unreachable")
-        return super().get(key, offset)
+        return super().get(key, offset, length)
 
     def close(self) -> None:
         """Note that it was closed."""

@@ -65,7 +65,7 @@ class _Faulty(Store):
         self._call(f"put_bytes {key}")
         return PutResult(size=len(data), proven=True)
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         if offset < 4:
             yield DATA[offset:4]
         self._call(f"get {offset}")

@@ -49,7 +49,7 @@ class _Slow(Store):
         self.moved.append((self.clock.monotonic(), len(data)))
         return PutResult(size=len(data), proven=True)
 
-    def get(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         for size in self._each():
             yield bytes(size)
 

@@ -1,0 +1,36 @@
+"""Every type of destination on its real server, as the contract suite (test_stores) asks for it.
+
+A new one is a module here with a subclass of `base.Participant`, and its place in `PARTICIPANTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from tests.contract.places.base import Participant, Place
+from tests.contract.places.ftp import start_ftp
+from tests.contract.places.local import start_local
+from tests.contract.places.s3 import start_bucket
+from tests.servers.certs import Certificate
+
+__all__ = ["LOCAL", "PARTICIPANTS", "REMOTE", "Participant", "Place"]
+
+Start = Callable[[Path, Certificate], AbstractContextManager[Participant]]
+
+LOCAL: Final[dict[str, Start]] = {
+    "local": lambda folder, _: start_local(folder),
+    "local-throttled": lambda folder, _: start_local(folder),
+}
+REMOTE: Final[dict[str, Start]] = {
+    "s3": lambda folder, _: start_bucket(folder),
+    "s3-https": start_bucket,
+    "ftp-pyftpdlib": lambda folder, _: start_ftp(folder, "pyftpdlib"),
+    "ftps-pyftpdlib": lambda folder, certificate: start_ftp(folder, "pyftpdlib", certificate),
+    "ftp-vsftpd": lambda folder, _: start_ftp(folder, "vsftpd"),
+    "ftps-vsftpd": lambda folder, certificate: start_ftp(folder, "vsftpd", certificate),
+}
+PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
+"""How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""
