@@ -12,6 +12,7 @@ from typing import Final
 
 from tests.contract.places.base import Participant, Place
 from tests.contract.places.ftp import start_ftp
+from tests.contract.places.gcs import start_google
 from tests.contract.places.local import start_local
 from tests.contract.places.s3 import start_bucket
 from tests.servers.certs import Certificate
@@ -31,6 +32,8 @@ REMOTE: Final[dict[str, Start]] = {
     "ftps-pyftpdlib": lambda folder, certificate: start_ftp(folder, "pyftpdlib", certificate),
     "ftp-vsftpd": lambda folder, _: start_ftp(folder, "vsftpd"),
     "ftps-vsftpd": lambda folder, certificate: start_ftp(folder, "vsftpd", certificate),
+    "gcs": lambda _, __: start_google(),
+    "gcs-https": lambda _, certificate: start_google(certificate),
 }
 PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
 """How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""
