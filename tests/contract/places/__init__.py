@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+from tests.contract.places.azure import start_container
 from tests.contract.places.base import Participant, Place
 from tests.contract.places.ftp import start_ftp
 from tests.contract.places.gcs import start_google
@@ -34,6 +35,8 @@ REMOTE: Final[dict[str, Start]] = {
     "ftps-vsftpd": lambda folder, certificate: start_ftp(folder, "vsftpd", certificate),
     "gcs": lambda _, __: start_google(),
     "gcs-https": lambda _, certificate: start_google(certificate),
+    "azure": lambda folder, _: start_container(folder),
+    "azure-https": start_container,
 }
 PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
 """How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""
