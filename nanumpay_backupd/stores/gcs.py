@@ -20,7 +20,7 @@ from google.auth.transport.requests import AuthorizedSession, Request
 from google.cloud import storage
 from google.oauth2 import service_account
 
-from nanumpay_backupd.errors import LockedError
+from nanumpay_backupd.errors import LockedError, StoreError
 from nanumpay_backupd.settings.destinations import GcsDestination
 from nanumpay_backupd.stores.base import (
     CHUNK,
@@ -437,7 +437,7 @@ class GcsStore(Store):
             hint="it is deleted once the lock has ended; nothing has to be done",
         )
 
-    def _mismatch(self, text: str) -> Exception:
+    def _mismatch(self, text: str) -> StoreError:
         return store_error(
             "destination-mismatch",
             f"destination {self.name!r}: {text} ({self._place})",

@@ -12,6 +12,7 @@ from typing import Final
 
 from tests.contract.places.azure import start_container
 from tests.contract.places.base import Participant, Place
+from tests.contract.places.dropbox import start_folder
 from tests.contract.places.ftp import start_ftp
 from tests.contract.places.gcs import start_google
 from tests.contract.places.local import start_local
@@ -37,6 +38,8 @@ REMOTE: Final[dict[str, Start]] = {
     "gcs-https": lambda _, certificate: start_google(certificate),
     "azure": lambda folder, _: start_container(folder),
     "azure-https": start_container,
+    "dropbox": lambda folder, _: start_folder(folder),
+    "dropbox-https": start_folder,
 }
 PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
 """How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""
