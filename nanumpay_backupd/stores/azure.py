@@ -32,6 +32,7 @@ from nanumpay_backupd.errors import LockedError, StoreError
 from nanumpay_backupd.settings.destinations import AzureDestination
 from nanumpay_backupd.stores.azure_errors import classify, error_code, reason, says_locked, status
 from nanumpay_backupd.stores.base import (
+    CHUNK,
     Keeping,
     ObjectInfo,
     Progress,
@@ -42,7 +43,6 @@ from nanumpay_backupd.stores.base import (
     is_hidden,
     store_error,
 )
-from nanumpay_backupd.stores.base import CHUNK
 from nanumpay_backupd.stores.payload import Body, Payload, ignore, sliced
 from nanumpay_backupd.system.secrets import Secret, redact
 
@@ -169,7 +169,10 @@ class AzureStore(Store):
             except AzureError as error:
                 if status(error) not in (400, 401, 403, 404, 501):
                     raise
-        return Keeping(versions=versions or bool(policy and policy.enabled), expiring=not versions and bool(policy and policy.enabled))
+        return Keeping(
+            versions=versions or bool(policy and policy.enabled),
+            expiring=not versions and bool(policy and policy.enabled),
+        )
 
     def close(self) -> None:
         """Drop the connections."""
@@ -393,7 +396,9 @@ class AzureStore(Store):
             except AzureError as error:
                 # An answer to HEAD has no body, so it cannot say why it is forbidden.
                 if status(error) == 403:
-                    next(iter(self._connect().list_blobs(name_starts_with=self._prefix + key, results_per_page=1)), None)
+                    next(
+                        iter(self._connect().list_blobs(name_starts_with=self._prefix + key, results_per_page=1)), None
+                    )
                 raise
 
     # ------------------------------------------------------------------------------------------------ faults

@@ -45,7 +45,11 @@ _CODES: Final[dict[str, tuple[str, str, bool | None]]] = {
     "ConditionNotMet": ("destination-failed", _CHANGED_HINT, True),
     "BlobAlreadyExists": ("destination-failed", _CHANGED_HINT, True),
     "InvalidBlobOrBlock": ("destination-failed", "another program left an unfinished upload of that name there", False),
-    "BlobArchived": ("destination-failed", "the blob is in tier Archive: rehydrate it first (az storage blob set-tier)", False),
+    "BlobArchived": (
+        "destination-failed",
+        "the blob is in tier Archive: rehydrate it first (az storage blob set-tier)",
+        False,
+    ),
     "KeyVaultEncryptionKeyNotFound": ("destination-denied", "the key for encryption is gone: see the key vault", None),
 }
 _LOCKS: Final = frozenset({"BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold", "ContainerImmutableDueToPolicy"})

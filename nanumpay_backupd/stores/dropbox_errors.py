@@ -16,7 +16,9 @@ __all__ = ["FAULTS", "AnswerError", "classify", "reason"]
 _LOGIN_HINT: Final = (
     "check app_key, app_secret and refresh_token; a token that was revoked is got anew (docs/destinations/dropbox.md)"
 )
-_RIGHTS_HINT: Final = "give the app files.content.write, files.content.read and files.metadata.read, then get a new token"
+_RIGHTS_HINT: Final = (
+    "give the app files.content.write, files.content.read and files.metadata.read, then get a new token"
+)
 _NETWORK_HINT: Final = "check the network, name resolution and firewall"
 _TLS_HINT: Final = "if the server has its own certificate authority, name its file in ca_file"
 _PASSING: Final = "the provider has a passing problem; it is tried again"

@@ -95,7 +95,12 @@ class DropboxLink:
         self, url: str, headers: dict[str, str], body: Body | bytes | None, *, stream: bool
     ) -> urllib3.BaseHTTPResponse:
         return self._pool.request(
-            "POST", url, body=body, headers={**self._pool.headers, **headers}, preload_content=not stream, redirect=False
+            "POST",
+            url,
+            body=body,
+            headers={**self._pool.headers, **headers},
+            preload_content=not stream,
+            redirect=False,
         )
 
     def _access(self) -> str:

@@ -1,4 +1,4 @@
-"""One upload session of Dropbox: chunks, cuts, how far it has come, content hashes. Files and folders are not known here.
+"""One upload session of Dropbox: chunks, cuts, how far it has come, hashes. Files and folders are not known here.
 
 A session is a row of bytes at Dropbox that is added to at its end, for a week; finishing it makes a file of it. Where a
 chunk is added at another place than the end, the answer tells the end: so a cut, and the death of the process, are gone

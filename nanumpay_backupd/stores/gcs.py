@@ -44,6 +44,8 @@ __all__ = ["GcsStore"]
 
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 _CONNECT_TIMEOUT: Final = 10.0
+_Verify = str | bool
+"""What requests takes: a file of certificates, or True for the host's own."""
 _GOOGLE: Final = "https://storage.googleapis.com"
 
 
@@ -182,7 +184,7 @@ class GcsStore(Store):
             raise self._locked(key, until.astimezone(UTC))
 
     def keeping(self) -> Keeping:
-        """Say what the bucket keeps; see `Store.keeping`. Without storage.buckets.get it does not tell: then nothing."""
+        """Say what the bucket keeps; see `Store.keeping`. Without the right storage.buckets.get: nothing."""
         with self._faults("asking for the bucket's settings"):
             try:
                 bucket = self._connect().get_bucket(self._settings.bucket, timeout=self._timeout, retry=None)
@@ -214,13 +216,11 @@ class GcsStore(Store):
             http = AuthorizedSession(credentials, auth_request=Request(_session(verify)))
             http.verify = verify
             options = {"api_endpoint": self._endpoint} if self._settings.endpoint_url else None
-            self._client = storage.Client(
-                project=None, credentials=credentials, _http=http, client_options=options
-            )
+            self._client = storage.Client(project=None, credentials=credentials, _http=http, client_options=options)
             self._http = http
         return self._client
 
-    def _credentials(self, verify: str | bool) -> Any:
+    def _credentials(self, verify: _Verify) -> Any:
         """Return the service account of the settings, or what this host has (application default credentials)."""
         text = self._settings.service_account.reveal()
         if not text:
@@ -233,11 +233,11 @@ class GcsStore(Store):
         except (ValueError, KeyError, TypeError, google.auth.exceptions.GoogleAuthError) as error:
             raise store_error(
                 "destination-auth",
-                f"destination {self.name!r}: service_account for {self._place} is not the key file of a service account",
+                f"destination {self.name!r}: service_account for {self._place} is no key file of a service account",
                 'it is the JSON file that Google gives for a key, with "type": "service_account" and "private_key"',
             ) from error
 
-    def _ca_file(self) -> str | bool:
+    def _ca_file(self) -> _Verify:
         path = self._settings.ca_file
         if not path:
             return True
@@ -290,9 +290,7 @@ class GcsStore(Store):
         )
         return {"size": blob.size, "crc32c": blob.crc32c, "generation": blob.generation}
 
-    def _put_session(
-        self, key: str, payload: Payload, crc: Crc32c, counted: Counted, doing: str
-    ) -> dict[str, Any]:
+    def _put_session(self, key: str, payload: Payload, crc: Crc32c, counted: Counted, doing: str) -> dict[str, Any]:
         """Send a file in a session: the one that is written down, where it still serves, else a new one."""
         url = self._noted(key, payload.size)
         if url:
@@ -455,13 +453,11 @@ class GcsStore(Store):
             raise store_error(code, message, hint, retryable=retryable) from error
 
 
-_OLD_ONES: Final = frozenset(
-    {"numNewerVersions", "daysSinceNoncurrentTime", "noncurrentTimeBefore", "age", "isLive"}
-)
+_OLD_ONES: Final = frozenset({"numNewerVersions", "daysSinceNoncurrentTime", "noncurrentTimeBefore", "age", "isLive"})
 """Conditions of lifecycle rules by which versions that were replaced are deleted."""
 
 
-def _session(verify: str | bool) -> requests.Session:
+def _session(verify: _Verify) -> requests.Session:
     session = requests.Session()
     session.verify = verify
     return session

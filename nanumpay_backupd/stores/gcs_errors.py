@@ -16,14 +16,20 @@ __all__ = ["FAULTS", "classify", "reason", "reasons", "says_locked", "status"]
 FAULTS: Final = (GoogleAPIError, GoogleAuthError, requests.RequestException, urllib3.exceptions.HTTPError)
 """All that the libraries raise when a request fails."""
 
-_KEY_HINT: Final = "check the service account's key file: the account exists, the key is not deleted; and this host's clock"
-_LOGIN_HINT: Final = "name a key file by service_account, or give this host a service account (application default credentials)"
+_KEY_HINT: Final = (
+    "check the service account's key file: the account exists, the key is not deleted; and this host's clock"
+)
+_LOGIN_HINT: Final = (
+    "name a key file by service_account, or give this host a service account (application default credentials)"
+)
 _RIGHTS_HINT: Final = "the service account needs roles/storage.objectUser on the bucket (docs/destinations/gcs.md)"
 _BUCKET_HINT: Final = "check the bucket's name, or make the bucket"
 _NETWORK_HINT: Final = "check the network, name resolution, firewall and the endpoint's address"
 _TLS_HINT: Final = "if the server has its own certificate authority, name its file in ca_file"
 _PASSING: Final = "the provider has a passing problem; it is tried again"
-_CHANGED_HINT: Final = "somebody else wrote an object of this name meanwhile: two hosts with one prefix? It is tried again"
+_CHANGED_HINT: Final = (
+    "somebody else wrote an object of this name meanwhile: two hosts with one prefix? It is tried again"
+)
 
 _LOCKS: Final = frozenset({"retentionPolicyNotMet", "objectUnderActiveHold", "objectRetentionNotMet"})
 _TOO_FAST: Final = frozenset({"rateLimitExceeded", "userRateLimitExceeded"})

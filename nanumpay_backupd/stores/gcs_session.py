@@ -164,4 +164,6 @@ def _reached(response: requests.Response) -> int:
 
 
 def _strange(told: str) -> StoreError:
-    return store_error("destination-failed", f"the server answers that it has {told!r} of the object, which is no range")
+    return store_error(
+        "destination-failed", f"the server answers that it has {told!r} of the object, which is no range"
+    )

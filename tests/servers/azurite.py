@@ -1,4 +1,4 @@
-"""Azure Blob Storage for tests: Azurite, Microsoft's own emulator. It asks for logins, compares MD5, knows SAS and tiers.
+"""Azure Blob Storage for tests: Azurite, Microsoft's emulator: it asks for logins, compares MD5, knows SAS and tiers.
 
 `make tools` installs it into .tools/azurite (npm).
 """
@@ -77,12 +77,14 @@ class Azurite:
 
 
 @contextlib.contextmanager
-def start_azurite(folder: Path, certificate: Certificate | None = None, address: str = "127.0.0.1") -> Iterator[Azurite]:
+def start_azurite(
+    folder: Path, certificate: Certificate | None = None, address: str = "127.0.0.1", port: int = 0
+) -> Iterator[Azurite]:
     """Run a server that keeps its data below ``folder``; with a certificate it speaks HTTPS and takes bearer tokens."""
     node = shutil.which("node")
     if node is None or not _PROGRAM.is_file():
         raise FileNotFoundError("no Azurite: make tools")
-    port = free_port()
+    port = port or free_port()
     argv = [node, str(_PROGRAM), "--blobHost", address, "--blobPort", str(port)]
     argv += ["--skipApiVersionCheck", "--disableTelemetry", "--silent", "--inMemoryPersistence"]
     if certificate is not None:
@@ -90,9 +92,7 @@ def start_azurite(folder: Path, certificate: Certificate | None = None, address:
     environment = {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
     scheme = "https" if certificate else "http"
     with running(argv, folder / "azurite.log", address, port, environment):
-        server = Azurite(
-            f"{scheme}://{address}:{port}/{ACCOUNT}", str(certificate.authority) if certificate else ""
-        )
+        server = Azurite(f"{scheme}://{address}:{port}/{ACCOUNT}", str(certificate.authority) if certificate else "")
         with contextlib.closing(server.client()) as client:
             client.create_container()
         yield server

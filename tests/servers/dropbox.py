@@ -211,9 +211,11 @@ _UPLOADS: Final = {
 
 
 @contextlib.contextmanager
-def start_dropbox(folder: Path, certificate: Certificate | None = None) -> Iterator[DropboxServer]:
+def start_dropbox(
+    folder: Path, certificate: Certificate | None = None, address: str = "127.0.0.1", port: int = 0
+) -> Iterator[DropboxServer]:
     """Run a server in this process that keeps its files below ``folder``; with a certificate it speaks HTTPS."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    http = ThreadingHTTPServer((address, port), _Handler)
     http.daemon_threads = True
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -223,7 +225,7 @@ def start_dropbox(folder: Path, certificate: Certificate | None = None) -> Itera
     root.mkdir()
     scheme = "https" if certificate else "http"
     server = DropboxServer(
-        f"{scheme}://127.0.0.1:{http.server_address[1]}", root, str(certificate.authority) if certificate else ""
+        f"{scheme}://{address}:{http.server_address[1]}", root, str(certificate.authority) if certificate else ""
     )
     http.RequestHandlerClass = partial(_Handler, server)  # type: ignore[assignment]  # makes one, as a class does
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
@@ -243,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.dropbox = server
         super().__init__(*args)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
     def do_POST(self) -> None:
@@ -254,7 +256,10 @@ class _Handler(BaseHTTPRequestHandler):
             if self.path == "/oauth2/token":
                 code, body = server.token(parse_qs(data.decode()), self.headers.get("Authorization", ""))
             elif self.headers.get("Authorization", "").removeprefix("Bearer ") not in server.tokens:
-                code, body = 401, {"error_summary": "expired_access_token/...", "error": {".tag": "expired_access_token"}}
+                code, body = (
+                    401,
+                    {"error_summary": "expired_access_token/...", "error": {".tag": "expired_access_token"}},
+                )
             elif self.path == "/2/files/download":
                 self._download(json.loads(self.headers["Dropbox-API-Arg"]))
                 return
@@ -270,7 +275,10 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.dropbox
         method, scope = _CALLS.get(name) or (_UPLOADS[name], "files.content.write")
         if scope not in server.scopes:
-            return 401, {"error_summary": "missing_scope/...", "error": {".tag": "missing_scope", "required_scope": scope}}
+            return 401, {
+                "error_summary": "missing_scope/...",
+                "error": {".tag": "missing_scope", "required_scope": scope},
+            }
         if server.damage and data and name in _UPLOADS:
             data, server.damage = bytes([data[0] ^ 1]) + data[1:], False
         try:

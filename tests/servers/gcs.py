@@ -1,4 +1,4 @@
-"""Google Cloud Storage for tests: the emulator gcp-storage-emulator, and before it what it lacks, as Google documents it.
+"""Google Cloud Storage for tests: gcp-storage-emulator, and before it what it lacks, as Google documents it.
 
 The emulator (PyPI) keeps buckets, objects and resumable uploads. It asks for no login, ignores preconditions, gives all
 names in one page and answers errors without a body; here are access tokens for a signed assertion of the service
@@ -134,7 +134,9 @@ def start_gcs(certificate: Certificate | None = None, address: str = "127.0.0.1"
         context.load_cert_chain(certificate.certificate, certificate.key)
         http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
     scheme = "https" if certificate else "http"
-    server = GcsServer(f"{scheme}://{address}:{http.server_address[1]}", str(certificate.authority) if certificate else "")
+    server = GcsServer(
+        f"{scheme}://{address}:{http.server_address[1]}", str(certificate.authority) if certificate else ""
+    )
     http.RequestHandlerClass = partial(_Handler, server)  # type: ignore[assignment]  # makes one, as a class does
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
