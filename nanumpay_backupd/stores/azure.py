@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import itertools
 import re
-import ssl
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -19,14 +18,22 @@ from urllib.parse import urlsplit
 import xxhash
 from azure.core import MatchConditions
 from azure.core.credentials import AzureSasCredential
-from azure.core.exceptions import AzureError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 from azure.identity import (
     ChainedTokenCredential,
     EnvironmentCredential,
     ManagedIdentityCredential,
     WorkloadIdentityCredential,
 )
-from azure.storage.blob import BlobBlock, BlobClient, BlobPrefix, BlobServiceClient, ContainerClient, ContentSettings
+from azure.storage.blob import (
+    BlobBlock,
+    BlobClient,
+    BlobPrefix,
+    BlobServiceClient,
+    ContainerClient,
+    ContentSettings,
+    StandardBlobTier,
+)
 
 from nanumpay_backupd.errors import LockedError, StoreError
 from nanumpay_backupd.settings.destinations import AzureDestination
@@ -44,6 +51,7 @@ from nanumpay_backupd.stores.base import (
     store_error,
 )
 from nanumpay_backupd.stores.payload import Body, Payload, ignore, sliced
+from nanumpay_backupd.stores.tls import check_ca_file
 from nanumpay_backupd.system.secrets import Secret, redact
 
 __all__ = ["AzureStore", "block_length"]
@@ -187,11 +195,12 @@ class AzureStore(Store):
         if self._client is not None:
             return self._client
         settings = self._settings
+        check_ca_file(self.name, settings.ca_file)
         options: dict[str, Any] = {
             "retry_total": 0,
             "connection_timeout": _CONNECT_TIMEOUT,
             "read_timeout": settings.timeout,
-            "connection_verify": self._ca_file(),
+            "connection_verify": self._settings.ca_file or True,
             "max_single_get_size": _READ_AT_ONCE,
             "max_chunk_get_size": _READ_AT_ONCE,
             "max_single_put_size": settings.block_size,
@@ -224,25 +233,11 @@ class AzureStore(Store):
         if settings.sas_token:
             return AzureSasCredential(settings.sas_token.reveal().removeprefix("?"))
         # What a server has; not what a person who logged in has.
-        identity = {"client_id": settings.client_id} if settings.client_id else {}
+        identity: dict[str, Any] = {"client_id": settings.client_id} if settings.client_id else {}
         found: list[Any] = [EnvironmentCredential()]
         with contextlib.suppress(ValueError):  # no such variables
             found.append(WorkloadIdentityCredential(**identity))
         return ChainedTokenCredential(*found, ManagedIdentityCredential(**identity))
-
-    def _ca_file(self) -> str | bool:
-        path = self._settings.ca_file
-        if not path:
-            return True
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except OSError as error:
-            raise store_error(
-                "destination-tls",
-                f"destination {self.name!r}: ca_file {path} is of no use: {error.strerror or error}",
-                "ca_file is a PEM file with the certificate of the server's authority, readable by the service's user",
-            ) from error
-        return path
 
     def _blob(self, key: str) -> BlobClient:
         return self._connect().get_blob_client(self._prefix + key)
@@ -257,7 +252,7 @@ class AzureStore(Store):
             retry_total=0,
             connection_timeout=_CONNECT_TIMEOUT,
             read_timeout=self._settings.timeout,
-            connection_verify=self._ca_file(),
+            connection_verify=self._settings.ca_file or True,
         )
 
     # ------------------------------------------------------------------------------------------------ putting
@@ -267,11 +262,11 @@ class AzureStore(Store):
             doing = f"storing {key} ({payload.size} bytes)"
             with self._faults(doing):
                 replacing = self._replacing(key)
-                if payload.size <= self._settings.block_size:
-                    digest = self._put_whole(key, payload, replacing)
-                    progress(payload.size)
-                else:
+                if payload.size > self._settings.block_size:
                     digest = self._put_blocks(key, payload, replacing, progress)
+                else:
+                    digest = self._put_small(key, payload, replacing)
+                    progress(payload.size)
             self._confirm(key, payload.size, digest)
             return PutResult(size=payload.size, proven=True, durable=True)
 
@@ -288,7 +283,16 @@ class AzureStore(Store):
         return {"etag": found.etag, "match_condition": MatchConditions.IfNotModified}
 
     def _options(self) -> dict[str, Any]:
-        return {"standard_blob_tier": self._settings.tier} if self._settings.tier else {}
+        return {"standard_blob_tier": StandardBlobTier(self._settings.tier)} if self._settings.tier else {}
+
+    def _put_small(self, key: str, payload: Payload, replacing: dict[str, Any]) -> bytes:
+        try:
+            return self._put_whole(key, payload, replacing)
+        except ResourceExistsError:
+            if "etag" in replacing or self._look(key) is not None:
+                raise
+            # Blocks that an earlier put of the name left count as a blob here, and as none for a list of blocks.
+            return self._put_blocks(key, payload, replacing, ignore)
 
     def _put_whole(self, key: str, payload: Payload, replacing: dict[str, Any]) -> bytes:
         data = payload.read(0, payload.size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from typing import Final
 
 from azure.core.exceptions import (
@@ -15,6 +14,7 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 
+from nanumpay_backupd.stores.tls import TLS_HINT, about_tls
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["classify", "error_code", "reason", "says_locked", "status"]
@@ -26,7 +26,6 @@ _RIGHTS_HINT: Final = (
 )
 _CONTAINER_HINT: Final = "check the container's name, or make the container"
 _NETWORK_HINT: Final = "check the network, name resolution, firewall and the account's name"
-_TLS_HINT: Final = "if the server has its own certificate authority, name its file in ca_file"
 _PASSING: Final = "the provider has a passing problem; it is tried again"
 _CHANGED_HINT: Final = "somebody else wrote a blob of this name meanwhile: two hosts with one prefix? It is tried again"
 _DAMAGED_HINT: Final = "data were damaged on the way: check network and memory"
@@ -44,6 +43,7 @@ _CODES: Final[dict[str, tuple[str, str, bool | None]]] = {
     "Md5Mismatch": ("destination-mismatch", _DAMAGED_HINT, None),
     "ConditionNotMet": ("destination-failed", _CHANGED_HINT, True),
     "BlobAlreadyExists": ("destination-failed", _CHANGED_HINT, True),
+    "InvalidBlockList": ("destination-failed", _CHANGED_HINT, True),
     "InvalidBlobOrBlock": ("destination-failed", "another program left an unfinished upload of that name there", False),
     "BlobArchived": (
         "destination-failed",
@@ -84,8 +84,8 @@ def reason(error: Exception) -> str:
 
 def classify(error: AzureError) -> tuple[str, str, bool | None]:
     """Return our code, a hint, and whether a retry helps (None: as usual for the code)."""
-    if _is_about_tls(error):
-        return "destination-tls", _TLS_HINT, None
+    if about_tls(error):
+        return "destination-tls", TLS_HINT, None
     if isinstance(error, HttpResponseError) and status(error):
         return _classify_answer(error)
     match error:
@@ -112,15 +112,3 @@ def _classify_answer(error: HttpResponseError) -> tuple[str, str, bool | None]:
     if number == 412:
         return _CODES["ConditionNotMet"]
     return "destination-failed", "check the settings of the destination", False
-
-
-def _is_about_tls(error: BaseException | None) -> bool:
-    """Look through what wraps what."""
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, ssl.SSLError) or type(error).__name__ == "SSLError":
-            return True
-        inner = [getattr(error, "inner_exception", None), getattr(error, "reason", None), error.__cause__, *error.args]
-        error = next((found for found in inner if isinstance(found, BaseException)), None)
-        seen += 1
-    return False

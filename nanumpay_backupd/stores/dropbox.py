@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +28,7 @@ from nanumpay_backupd.stores.dropbox_errors import FAULTS, AnswerError, classify
 from nanumpay_backupd.stores.dropbox_link import DropboxLink
 from nanumpay_backupd.stores.dropbox_session import ContentHash, SessionGoneError, SessionNote, Upload, begin
 from nanumpay_backupd.stores.payload import Body, Counted, KeptNotes, Payload, UploadNotes, ignore, sliced
+from nanumpay_backupd.stores.tls import check_ca_file
 from nanumpay_backupd.system.clock import Clock, SystemClock
 
 __all__ = ["DropboxStore"]
@@ -259,18 +259,7 @@ class DropboxStore(Store):
 
     def _connect(self) -> DropboxLink:
         if self._link is None:
-            path = self._settings.ca_file
-            if path:
-                # Here, because urllib3 finds out at the first request, and then calls it no fault of TLS.
-                try:
-                    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-                except OSError as error:
-                    raise store_error(
-                        "destination-tls",
-                        f"destination {self.name!r}: ca_file {path} is of no use: {error.strerror or error}",
-                        "ca_file is a PEM file with the certificate of the server's authority, readable by the"
-                        " service's user",
-                    ) from error
+            check_ca_file(self.name, self._settings.ca_file)
             self._link = DropboxLink(self._settings, self._clock)
         return self._link
 

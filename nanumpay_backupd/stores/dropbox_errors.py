@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import ssl
 from typing import Any, Final
 
 import urllib3
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError
 
+from nanumpay_backupd.stores.tls import TLS_HINT, about_tls
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["FAULTS", "AnswerError", "classify", "reason"]
@@ -20,7 +20,6 @@ _RIGHTS_HINT: Final = (
     "give the app files.content.write, files.content.read and files.metadata.read, then get a new token"
 )
 _NETWORK_HINT: Final = "check the network, name resolution and firewall"
-_TLS_HINT: Final = "if the server has its own certificate authority, name its file in ca_file"
 _PASSING: Final = "the provider has a passing problem; it is tried again"
 
 # What the summary of an answer 409 has in it; the first that fits counts. (Dropbox, "Error handling guide" and the
@@ -75,8 +74,8 @@ def classify(error: Exception) -> tuple[str, str, bool | None]:
     """Return our code, a hint, and whether a retry helps (None: as usual for the code)."""
     if isinstance(error, AnswerError):
         return _classify_answer(error)
-    if _is_about_tls(error):
-        return "destination-tls", _TLS_HINT, None
+    if about_tls(error):
+        return "destination-tls", TLS_HINT, None
     if isinstance(error, urllib3.exceptions.LocationValueError):
         return "destination-failed", "check the settings of the destination", False
     return "destination-unreachable", _NETWORK_HINT, None
@@ -104,15 +103,6 @@ def _classify_answer(error: AnswerError) -> tuple[str, str, bool | None]:
         case _:
             pass
     return found
-
-
-def _is_about_tls(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, SSLError | ssl.SSLError):
-            return True
-        inner = getattr(error, "reason", None)
-        error = inner if isinstance(inner, BaseException) else error.__cause__
-    return False
 
 
 FAULTS: Final = (AnswerError, HTTPError)

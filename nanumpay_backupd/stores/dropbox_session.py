@@ -118,7 +118,7 @@ class Upload:
             cursor = {"session_id": self._note.session, "offset": offset}
             try:
                 if offset == self._payload.size:
-                    argument = {"cursor": cursor, "commit": commit}
+                    argument: dict[str, Any] = {"cursor": cursor, "commit": commit}
                     return self._link.send("files/upload_session/finish", argument, Body(b"", ignore))
                 data = self._payload.read(offset, chunk)
                 argument = {"cursor": cursor, "close": False, "content_hash": ContentHash(data).hex()}

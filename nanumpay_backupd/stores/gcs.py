@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from urllib.parse import quote
 import google.auth
 import msgspec
 import requests
-from google.api_core.exceptions import Forbidden, NotFound, from_http_response
+from google.api_core.exceptions import Forbidden, NotFound
 from google.auth.transport.requests import AuthorizedSession, Request
 from google.cloud import storage
 from google.oauth2 import service_account
@@ -34,9 +33,10 @@ from nanumpay_backupd.stores.base import (
     is_hidden,
     store_error,
 )
-from nanumpay_backupd.stores.gcs_errors import FAULTS, classify, reason, says_locked, status
+from nanumpay_backupd.stores.gcs_errors import FAULTS, answered, classify, reason, says_locked, status
 from nanumpay_backupd.stores.gcs_session import Crc32c, SessionGoneError, Upload
 from nanumpay_backupd.stores.payload import Counted, KeptNotes, Payload, UploadNotes, ignore, sliced
+from nanumpay_backupd.stores.tls import check_ca_file
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.secrets import Secret, redact
 
@@ -211,9 +211,10 @@ class GcsStore(Store):
     def _connect(self) -> Any:
         """Return the client, made at first use."""
         if self._client is None:
-            verify = self._ca_file()
+            check_ca_file(self.name, self._settings.ca_file)
+            verify = self._settings.ca_file or True
             credentials = self._credentials(verify)
-            http = AuthorizedSession(credentials, auth_request=Request(_session(verify)))
+            http = AuthorizedSession(credentials, auth_request=Request(_session(verify)))  # type: ignore[no-untyped-call]
             http.verify = verify
             options = {"api_endpoint": self._endpoint} if self._settings.endpoint_url else None
             self._client = storage.Client(project=None, credentials=credentials, _http=http, client_options=options)
@@ -236,21 +237,6 @@ class GcsStore(Store):
                 f"destination {self.name!r}: service_account for {self._place} is no key file of a service account",
                 'it is the JSON file that Google gives for a key, with "type": "service_account" and "private_key"',
             ) from error
-
-    def _ca_file(self) -> _Verify:
-        path = self._settings.ca_file
-        if not path:
-            return True
-        # Here, because requests finds out at the first request, and then calls it no fault of TLS.
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except OSError as error:
-            raise store_error(
-                "destination-tls",
-                f"destination {self.name!r}: ca_file {path} is of no use: {error.strerror or error}",
-                "ca_file is a PEM file with the certificate of the server's authority, readable by the service's user",
-            ) from error
-        return path
 
     def _bucket(self) -> Any:
         return self._connect().bucket(self._settings.bucket)
@@ -388,7 +374,9 @@ class GcsStore(Store):
         # Without this Google unpacks what is stored as gzip.
         headers = {"Accept-Encoding": "gzip", **ranged}
         url = f"{self._endpoint}/storage/v1/b/{bucket}/o/{quote(target, safe='')}?alt=media"
-        response = self._session().request("GET", url, headers=headers, stream=True, timeout=self._timeout)
+        # As what it is derived from: google-auth's own method tells no types.
+        session: requests.Session = self._session()
+        response = session.request("GET", url, headers=headers, stream=True, timeout=self._timeout)
         if response.status_code in (200, 206, 416):
             return response
         with contextlib.closing(response):
@@ -398,7 +386,7 @@ class GcsStore(Store):
                     "object-missing",
                     f"destination {self.name!r}: there is no {target[len(self._prefix) :]} in {self._place}",
                 )
-            raise from_http_response(response)
+            raise answered(response)
 
     def _look(self, target: str, key: str) -> Any:
         with self._faults(f"looking at {key}"):

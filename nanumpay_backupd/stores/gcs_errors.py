@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import requests
 import urllib3
-from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
+from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError, from_http_response
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 
+from nanumpay_backupd.stores.tls import TLS_HINT, about_tls
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["FAULTS", "classify", "reason", "reasons", "says_locked", "status"]
+__all__ = ["FAULTS", "answered", "classify", "reason", "reasons", "says_locked", "status"]
 
 FAULTS: Final = (GoogleAPIError, GoogleAuthError, requests.RequestException, urllib3.exceptions.HTTPError)
 """All that the libraries raise when a request fails."""
@@ -25,15 +27,22 @@ _LOGIN_HINT: Final = (
 _RIGHTS_HINT: Final = "the service account needs roles/storage.objectUser on the bucket (docs/destinations/gcs.md)"
 _BUCKET_HINT: Final = "check the bucket's name, or make the bucket"
 _NETWORK_HINT: Final = "check the network, name resolution, firewall and the endpoint's address"
-_TLS_HINT: Final = "if the server has its own certificate authority, name its file in ca_file"
 _PASSING: Final = "the provider has a passing problem; it is tried again"
 _CHANGED_HINT: Final = (
     "somebody else wrote an object of this name meanwhile: two hosts with one prefix? It is tried again"
 )
 
+_ADDRESS: Final = re.compile(r"^[A-Z]+ https?://\S+: ")
+_QUERY: Final = re.compile(r"\?[^\s'\")]*")
+"""The address of an upload's session, from the question mark on, lets anybody write that object."""
 _LOCKS: Final = frozenset({"retentionPolicyNotMet", "objectUnderActiveHold", "objectRetentionNotMet"})
 _TOO_FAST: Final = frozenset({"rateLimitExceeded", "userRateLimitExceeded"})
 _FULL: Final = frozenset({"quotaExceeded", "storageQuotaExceeded"})
+
+
+def answered(response: requests.Response) -> GoogleAPICallError:
+    """Make the error that an answer is."""
+    return from_http_response(response)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def status(error: Exception) -> int:
@@ -57,16 +66,17 @@ def reason(error: Exception) -> str:
     """Say in a few words, without secrets, what the server or the library said."""
     if isinstance(error, GoogleAPICallError):
         words = ", ".join(sorted(reasons(error) - {""}))
-        return redact(f"{status(error)}{' ' + words if words else ''} ({error.message or 'no explanation'})")
-    return redact(str(error) or type(error).__name__)
+        text = _ADDRESS.sub("", str(error.message)) or "no explanation"
+        return redact(f"{status(error)}{' ' + words if words else ''} ({text})")
+    return redact(_QUERY.sub("", str(error)) or type(error).__name__)
 
 
 def classify(error: Exception) -> tuple[str, str, bool | None]:
     """Return our code, a hint, and whether a retry helps (None: as usual for the code)."""
     if isinstance(error, GoogleAPICallError):
         return _classify_answer(error)
-    if _is_about_tls(error):
-        return "destination-tls", _TLS_HINT, None
+    if about_tls(error):
+        return "destination-tls", TLS_HINT, None
     match error:
         case TransportError() | requests.ConnectionError() | requests.Timeout() | urllib3.exceptions.HTTPError():
             return "destination-unreachable", _NETWORK_HINT, None
@@ -99,13 +109,3 @@ def _classify_answer(error: GoogleAPICallError) -> tuple[str, str, bool | None]:
             return "destination-failed", _CHANGED_HINT, True
         case _:
             return "destination-failed", "check the settings of the destination", False
-
-
-def _is_about_tls(error: BaseException | None) -> bool:
-    """Look through what wraps what: google-auth puts the fault of requests into its own."""
-    while error is not None:
-        inner = next((found for found in error.args if isinstance(found, BaseException)), None)
-        if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
-            return True
-        error = inner or error.__cause__
-    return False

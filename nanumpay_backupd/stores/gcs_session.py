@@ -15,11 +15,12 @@ from typing import Any, Final
 
 import google_crc32c
 import requests
-from google.api_core.exceptions import from_http_response
 
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.stores.base import store_error
+from nanumpay_backupd.stores.gcs_errors import answered
 from nanumpay_backupd.stores.payload import Body, Counted, Payload
+from nanumpay_backupd.stores.tls import about_tls
 from nanumpay_backupd.system.clock import Clock
 
 __all__ = ["Crc32c", "SessionGoneError", "Upload"]
@@ -40,7 +41,7 @@ class Crc32c:
 
     def __init__(self, payload: Payload | None = None) -> None:
         self._payload = payload or Payload(Path(), b"")
-        self._checksum: Any = google_crc32c.Checksum()
+        self._checksum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
         self._summed = 0
 
     def up_to(self, end: int, offset: int = 0, data: bytes = b"") -> str:
@@ -131,16 +132,16 @@ class Upload:
     def _request(self, body: Body | bytes, headers: dict[str, str], timeout: tuple[float, float]) -> requests.Response:
         try:
             response = self._http.request("PUT", self.url, data=body, headers=headers, timeout=timeout)
-        except requests.exceptions.SSLError:
-            raise
-        except (requests.ConnectionError, requests.Timeout) as error:
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            if about_tls(error):
+                raise
             raise _CutError(error) from error
         if response.status_code in _GONE:
             raise SessionGoneError
         if response.status_code in _PASSING:
-            raise _CutError(from_http_response(response))
+            raise _CutError(answered(response))
         if response.status_code not in (200, 201, 308):
-            raise from_http_response(response)
+            raise answered(response)
         return response
 
 

@@ -69,7 +69,7 @@ class Azurite:
                 ACCOUNT,
                 KEY,
                 ResourceTypes(container=True, object=True),
-                AccountSasPermissions.from_string(permission),
+                AccountSasPermissions.from_string(permission),  # type: ignore[no-untyped-call]
                 datetime.now(UTC) + timedelta(days=-1 if ended else 1),
                 start=datetime.now(UTC) - timedelta(days=2),
             )

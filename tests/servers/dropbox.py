@@ -159,8 +159,10 @@ class DropboxServer:
         if there is None:
             raise _ApiError(f"{where}not_found", lookup_failed={".tag": "not_found"})
         if len(there) != cursor["offset"]:
-            told = {".tag": "incorrect_offset", "correct_offset": len(there)}
-            raise _ApiError(f"{where}incorrect_offset", **({"lookup_failed": told} if where else told))
+            told: dict[str, Any] = {".tag": "incorrect_offset", "correct_offset": len(there)}
+            if where:
+                raise _ApiError(f"{where}incorrect_offset", lookup_failed=told)
+            raise _ApiError("incorrect_offset", **told)
         return there
 
     def _make(self, commit: dict[str, Any], data: bytes) -> dict[str, Any]:
@@ -227,7 +229,7 @@ def start_dropbox(
     server = DropboxServer(
         f"{scheme}://{address}:{http.server_address[1]}", root, str(certificate.authority) if certificate else ""
     )
-    http.RequestHandlerClass = partial(_Handler, server)  # type: ignore[assignment]  # makes one, as a class does
+    http.RequestHandlerClass = partial(_Handler, server)
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -249,7 +251,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_POST(self) -> None:
-        data = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        announced = int(self.headers.get("Content-Length", "0"))
+        data = self.rfile.read(announced)
+        if len(data) < announced:  # cut: nothing of it is kept
+            self.close_connection = True
+            return
         server = self.dropbox
         with server.lock:
             server.received += len(data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import secrets
 import ssl
@@ -137,7 +138,7 @@ def start_gcs(certificate: Certificate | None = None, address: str = "127.0.0.1"
     server = GcsServer(
         f"{scheme}://{address}:{http.server_address[1]}", str(certificate.authority) if certificate else ""
     )
-    http.RequestHandlerClass = partial(_Handler, server)  # type: ignore[assignment]  # makes one, as a class does
+    http.RequestHandlerClass = partial(_Handler, server)
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -171,7 +172,14 @@ class _Handler(emulator.RequestHandler):
         request = emulator.Request(self, method)
         response = emulator.Response(self)
         self.gcs.asked.append(f"{method} {unquote(request.path)}")
-        _ = request.data  # all of it, so that the connection can serve another request
+        announced = int(self.headers.get("Content-Length", "0"))
+        given = self.rfile.read(announced)
+        if len(given) < announced:  # cut: nothing of it is kept
+            self.close_connection = True
+            return
+        self.rfile, connection = io.BytesIO(given), self.rfile
+        _ = request.data
+        self.rfile = connection
         with self.gcs.lock:
             refusal = self._refused(method, request)
             if refusal is None:
@@ -233,6 +241,10 @@ class _Handler(emulator.RequestHandler):
     def _route(self, method: str, request: Any, response: Any) -> None:
         if self.gcs.damage and isinstance(request.data, bytes) and request.data:
             request._data = bytes([request.data[0] ^ 1]) + request.data[1:]
+            self.gcs.damage = False
+        elif self.gcs.damage and isinstance(request.data, dict) and "content" in request.data:
+            content = request.data["content"]
+            request.data["content"] = bytes([content[0] ^ 1]) + content[1:]
             self.gcs.damage = False
         for regex, handlers in emulator.HANDLERS:
             match = emulator.re.compile(regex).fullmatch(request.path)
