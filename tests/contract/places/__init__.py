@@ -5,6 +5,7 @@ A new one is a module here with a subclass of `base.Participant`, and its place 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Final
 
 from tests.contract.places.azure import start_container
 from tests.contract.places.base import Participant, Place
-from tests.contract.places.dropbox import start_folder
+from tests.contract.places.dropbox import real_folder, start_folder
 from tests.contract.places.ftp import start_ftp
 from tests.contract.places.gcs import start_google
 from tests.contract.places.local import start_local
@@ -40,6 +41,8 @@ REMOTE: Final[dict[str, Start]] = {
     "azure-https": start_container,
     "dropbox": lambda folder, _: start_folder(folder),
     "dropbox-https": start_folder,
+    # By make test-dropbox only: it takes an account.
+    **({"dropbox-real": lambda _, __: real_folder()} if os.environ.get("NANUMPAY_TEST_REAL_DROPBOX") else {}),
 }
 PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
 """How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""
