@@ -119,7 +119,7 @@ class DropboxServer:
         if "cursor" in argument:
             folder, start, limit = json.loads(argument["cursor"])
         else:
-            folder, start, limit = argument["path"], 0, argument["limit"]
+            folder, start, limit = argument["path"], 0, argument.get("limit", 2000)
         if folder == "/":
             raise _ApiError("path/malformed_path")
         place = self.path(folder)

@@ -90,7 +90,7 @@ class RealDropbox(Participant):
     def plant(self, name: str, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
             target = posixpath.normpath(f"{self._root}/{name}/sub/{path}")
-            self._link.send("files/upload", {"path": target, "mode": "overwrite"}, Body(data, ignore))
+            self._link.send("files/upload", {"path": target, "mode": {".tag": "overwrite"}}, Body(data, ignore))
 
     def made(self, name: str) -> bool:
         return bool(self.names(name))
