@@ -82,8 +82,8 @@ demo-tools:
 lock:  ## work out requirements.lock and tests/requirements.lock anew; UPGRADE=1 takes newer versions
 	$(PYTHON) -m venv --clear .tools/lock
 	.tools/lock/bin/pip install --quiet --disable-pip-version-check uv
-	.tools/lock/bin/uv pip compile $(LOCK_OPTIONS) -o requirements.lock pyproject.toml
-	.tools/lock/bin/uv pip compile $(LOCK_OPTIONS) --extra test -c requirements.lock -o tests/requirements.lock pyproject.toml
+	.tools/lock/bin/uv pip compile $(LOCK_OPTIONS) --extra all -o requirements.lock pyproject.toml
+	.tools/lock/bin/uv pip compile $(LOCK_OPTIONS) --extra all --extra test -c requirements.lock -o tests/requirements.lock pyproject.toml
 	! grep -nE '://|file:' requirements.lock tests/requirements.lock
 
 LOCK_OPTIONS = --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \

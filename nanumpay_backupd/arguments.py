@@ -179,6 +179,9 @@ environment (secrets never stand on the command line):
   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION
   AWS_ENDPOINT_URL               an S3 server that is not AWS
   NANUMPAY_FTP_PASSWORD          the password of an FTP place
+  NANUMPAY_SFTP_KEY_FILE, NANUMPAY_SFTP_PASSPHRASE, NANUMPAY_SFTP_PASSWORD
+                                 the login of an SFTP place
+  NANUMPAY_WEBDAV_PASSWORD       the password of a WebDAV place
   TMPDIR                         where to work, unless --work says it
 
 moments (--at) are written as for backupctl: 10:30:59, "2026-11-21 10:30", 2026-11-21T01:30:59Z, "yesterday 18:00",

@@ -58,6 +58,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "openssl": "openssl",
     "socat": "socat",
     "sqlite3": "sqlite3",
+    "ssh-keygen": "openssh-client",
     "strace": "strace",
     "vsftpd": "vsftpd",
     "zsh": "zsh",
@@ -121,6 +122,7 @@ def main(argv: Sequence[str]) -> int:
                 missing = importlib.import_module("setup_azurite").install_azurite(TOOLS, _run_quietly, _say)
                 if missing:
                     raise SetupError(missing)
+                importlib.import_module("setup_stores").fetch_stores(TOOLS, debian_packages)
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
         return 1

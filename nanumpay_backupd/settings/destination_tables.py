@@ -14,6 +14,8 @@ from nanumpay_backupd.settings.destinations import (
     GcsDestination,
     LocalDestination,
     S3Destination,
+    SftpDestination,
+    WebdavDestination,
     type_of_destination,
 )
 from nanumpay_backupd.settings.kinds import (
@@ -29,6 +31,7 @@ from nanumpay_backupd.settings.kinds import (
     Whole,
 )
 from nanumpay_backupd.settings.limit_kinds import Bandwidth
+from nanumpay_backupd.settings.ssh_kinds import HostKeys
 from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = ["DESTINATIONS", "EXAMPLE_NAMES", "FTP_EXTRAS", "S3_EXTRAS"]
@@ -36,6 +39,13 @@ __all__ = ["DESTINATIONS", "EXAMPLE_NAMES", "FTP_EXTRAS", "S3_EXTRAS"]
 _HOST: Final = Text("a host's name or address", pattern=r"[^\s/@]+", example='"ftp.example.com"')
 _BUCKET: Final = Text("a bucket's name", pattern=r"[A-Za-z0-9][A-Za-z0-9._-]+", example='"my-backups"')
 _NETWORK_TIMEOUT: Final = Duration("1s", "1h")
+_BANDWIDTH: Final = Option(
+    "bandwidth",
+    Bandwidth(),
+    "The most bytes per second, there and back, of a run (a restore is not held up); `0KiB`: no limit.",
+    '"10MiB"',
+)
+_TIMEOUT: Final = Duration("1s", "1h")
 _BANDWIDTH: Final = Option(
     "bandwidth",
     Bandwidth(),
@@ -141,6 +151,85 @@ _TABLES: Final = (
         (
             Option("path", AbsolutePath(as_text=True), "The folder.", '"/mnt/usb/backups"', required=True),
             Option("require_mount", Flag(), "Refuse to write when nothing is mounted there.", "true"),
+            _BANDWIDTH,
+        ),
+    ),
+    Table(
+        "destination.NAME",
+        SftpDestination,
+        'A folder on an SSH server: `type = "sftp"` ([destinations/sftp.md](destinations/sftp.md)).',
+        (
+            Option("host", _HOST, "The server.", '"nas.example.com"', required=True),
+            Option("port", Whole(1, 65535), "Its port.", "22"),
+            Option("username", Text("a user's name", pattern=r"[^\x00-\x1f\x7f]+"), "User.", '"backup"', required=True),
+            Option(
+                "private_key",
+                SecretValue(),
+                "The text of his private key, as ssh-keygen writes it.",
+                '{ credential = "nas-key" }',
+                default="none: the password is used",
+            ),
+            Option(
+                "passphrase",
+                SecretValue(),
+                "What the key is encrypted with.",
+                '{ credential = "nas-passphrase" }',
+                default="it is not",
+            ),
+            Option("password", SecretValue(), "His password.", '{ credential = "nas-password" }', default="none"),
+            Option(
+                "host_key",
+                HostKeys(),
+                "Which keys of the server are accepted: fingerprints or public keys.",
+                '"SHA256:' + "A" * 43 + '"',
+                default="none: the first try tells the fingerprint that is shown",
+            ),
+            Option(
+                "known_hosts",
+                AbsolutePath(as_text=True, empty=True),
+                "A file of OpenSSH's that has the server's keys, instead of `host_key`.",
+                '"/etc/ssh/ssh_known_hosts"',
+                default="none",
+            ),
+            Option(
+                "path",
+                Text(),
+                "Folder on the server; without a slash in front, below the login's own; empty: that one.",
+                '"backup/nanumpay"',
+            ),
+            Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+            _BANDWIDTH,
+        ),
+    ),
+    Table(
+        "destination.NAME",
+        WebdavDestination,
+        'A folder on a WebDAV server, such as Nextcloud: `type = "webdav"` '
+        "([destinations/webdav.md](destinations/webdav.md)).",
+        (
+            Option(
+                "url",
+                Url(),
+                "Address of what the login may write to; it has to exist.",
+                '"https://cloud.example.com/remote.php/dav/files/backup"',
+                required=True,
+            ),
+            Option("username", Text(), "User.", '"backup"', default="no login"),
+            Option("password", SecretValue(), "Password.", '{ credential = "webdav-password" }', default="none"),
+            Option("path", Text(), "Folder below it, made if need be; empty: none.", '"backup/nanumpay"'),
+            Option(
+                "ca_file",
+                AbsolutePath(as_text=True, empty=True),
+                "Certificates to trust instead of the host's.",
+                '"/etc/nanumpay/webdav-ca.pem"',
+            ),
+            Option(
+                "tls_fingerprint",
+                Fingerprint(),
+                "SHA-256 of the server's certificate: exactly that one is accepted, self-signed or not.",
+                '"' + "ab" * 32 + '"',
+            ),
+            Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
             _BANDWIDTH,
         ),
     ),
@@ -264,6 +353,8 @@ EXAMPLE_NAMES: Final = {
     "s3": "offsite",
     "ftp": "ftp-server",
     "local": "usb",
+    "sftp": "nas",
+    "webdav": "cloud",
     "gcs": "google",
     "azure": "azure",
     "dropbox": "dropbox",

@@ -23,7 +23,9 @@ __all__ = [
     "GcsDestination",
     "LocalDestination",
     "S3Destination",
+    "SftpDestination",
     "TlsServer",
+    "WebdavDestination",
     "kms_conflicts",
     "type_of_destination",
 ]
@@ -145,6 +147,68 @@ class LocalDestination(DestinationSettings, frozen=True, tag="local"):
         return self.path
 
 
+class SftpDestination(DestinationSettings, frozen=True, tag="sftp"):
+    """A folder on an SSH server, by SFTP; ``path`` empty or relative: from the login's own folder.
+
+    ``private_key`` is the text of a key, ``passphrase`` what it is encrypted with. ``host_key`` are the keys or
+    SHA-256 fingerprints of the host that are accepted, ``known_hosts`` is a file of OpenSSH's with such keys. Without
+    either no server is.
+    """
+
+    extra: ClassVar[str] = "sftp"
+    environment: ClassVar[tuple[str, ...]] = ("NANUMPAY_SFTP_PASSWORD", "NANUMPAY_SFTP_KEY_FILE")
+    host: str
+    username: str
+    port: int = 22
+    password: Secret = Secret("")
+    private_key: Secret = Secret("")
+    passphrase: Secret = Secret("")
+    host_key: tuple[str, ...] = ()
+    known_hosts: str = ""
+    path: str = "backup/nanumpay"
+    timeout: float = 60.0
+
+    @property
+    def address(self) -> str:
+        """See `DestinationSettings.address`."""
+        return f"sftp://{self.username}@{self.host}:{self.port}/{self.path}"
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `DestinationSettings.conflicts`."""
+        if not self.password and not self.private_key:
+            yield "private_key", "is missing, and so is a password", 'add: private_key = { credential = "nas-key" }'
+        if self.passphrase and not self.private_key:
+            yield "passphrase", "is set without the key that it belongs to", "add private_key, or drop passphrase"
+        if self.host_key and self.known_hosts:
+            yield "known_hosts", "is set beside host_key", "write one of them"
+
+
+class WebdavDestination(DestinationSettings, frozen=True, tag="webdav"):
+    """A folder on a WebDAV server: ``path`` below ``url``, which has to exist already.
+
+    ``tls_fingerprint`` is the SHA-256 of the server's certificate in hex: accepts exactly that certificate.
+    """
+
+    environment: ClassVar[tuple[str, ...]] = ("NANUMPAY_WEBDAV_PASSWORD",)
+    url: str
+    username: str = ""
+    password: Secret = Secret("")
+    path: str = "backup/nanumpay"
+    ca_file: str = ""
+    tls_fingerprint: str = ""
+    timeout: float = 60.0
+
+    @property
+    def address(self) -> str:
+        """See `DestinationSettings.address`."""
+        return f"{self.url}/{self.path.strip('/')}"
+
+    @property
+    def tls_server(self) -> TlsServer | None:
+        """See `DestinationSettings.tls_server`."""
+        return _https_server(self.url, self.timeout)
+
+
 class GcsDestination(DestinationSettings, frozen=True, tag="gcs"):
     """A bucket of Google Cloud Storage. Without ``service_account`` (the text of its key file) the host's own login.
 
@@ -258,7 +322,16 @@ class DropboxDestination(DestinationSettings, frozen=True, tag="dropbox"):
             yield "chunk_size", "is no multiple of 4MiB, as Dropbox asks for", 'chunk_size = "16MiB"'
 
 
-Destination = S3Destination | FtpDestination | LocalDestination | GcsDestination | AzureDestination | DropboxDestination
+Destination = (
+    S3Destination
+    | FtpDestination
+    | LocalDestination
+    | SftpDestination
+    | WebdavDestination
+    | GcsDestination
+    | AzureDestination
+    | DropboxDestination
+)
 
 
 def type_of_destination(record: type | object) -> str:

@@ -289,7 +289,8 @@ class _Reader:
             destination: Destination = table.record(name=name, **values)
         except TypeError:  # a required field is missing, which was noted above
             return None
-        self._note(path, destination.conflicts())
+        # Of a key that was refused nothing more is to be told.
+        self._note(path, (each for each in destination.conflicts() if each[0] in values or each[0] not in raw))
         self._check_local(path, destination, paths)
         return destination
 

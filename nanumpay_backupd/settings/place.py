@@ -1,4 +1,4 @@
-"""A destination written as one word: s3://bucket/prefix, ftp://user@host/path, a folder, or a name of the host file.
+"""A destination written as one word: s3://…, ftp://…, sftp://…, webdavs://…, a folder, or a name of the host file.
 
 For a machine that has nothing but the copies. Secrets never stand in the word: they come from the environment. What is
 wrong with a word may be a password in it, so only those parts of one are ever shown that can hold none.
@@ -11,19 +11,36 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from nanumpay_backupd.errors import ConfigError
+from nanumpay_backupd.settings.destinations import DestinationSettings
 from nanumpay_backupd.settings.kinds import Flag, Place
 from nanumpay_backupd.settings.options import DESTINATIONS
 from nanumpay_backupd.settings.problems import Mismatch
-from nanumpay_backupd.settings.schema import Destination, FtpDestination, HostConfig, LocalDestination, S3Destination
-from nanumpay_backupd.system.secrets import Secret
+from nanumpay_backupd.settings.schema import (
+    Destination,
+    FtpDestination,
+    HostConfig,
+    LocalDestination,
+    S3Destination,
+    SftpDestination,
+    WebdavDestination,
+)
+from nanumpay_backupd.settings.ssh_kinds import HostKeys
+from nanumpay_backupd.system.secrets import Secret, read_secret
 
-__all__ = ["FTP_PASSWORD", "read_place"]
+__all__ = ["FTP_PASSWORD", "SFTP_KEY_FILE", "SFTP_PASSPHRASE", "SFTP_PASSWORD", "WEBDAV_PASSWORD", "read_place"]
 
 FTP_PASSWORD: Final = "NANUMPAY_FTP_PASSWORD"  # noqa: S105 - the name of the variable, not what is in it
 """The environment variable with the password of an FTP place."""
+SFTP_PASSWORD, SFTP_KEY_FILE, SFTP_PASSPHRASE, WEBDAV_PASSWORD = (
+    "NANUMPAY_SFTP_PASSWORD",
+    "NANUMPAY_SFTP_KEY_FILE",
+    "NANUMPAY_SFTP_PASSPHRASE",
+    "NANUMPAY_WEBDAV_PASSWORD",
+)
+"""The same of others; the key is named by its file, which nobody else may read."""
 _AWS_SECRETS: Final = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _USER_AND_HOST: Final = re.compile(
@@ -32,10 +49,13 @@ _USER_AND_HOST: Final = re.compile(
 _SAYABLE: Final = {
     "s3": ("endpoint_url", "path_style", "region", "ca_file", "timeout"),
     "ftp": ("tls_verify", "tls_fingerprint", "ca_file", "timeout"),
+    "sftp": ("host_key", "known_hosts", "timeout"),
+    "webdav": ("ca_file", "tls_fingerprint", "timeout"),
 }
 """What may stand behind the question mark: keys of the host file that matter to a reader and can hold no secret."""
 _EXAMPLES: Final = (
-    "write s3://bucket/prefix/, ftp://user@host/path, ftps://user@host/path, /folder, "
+    "write s3://bucket/prefix/, ftp://user@host/path, ftps://user@host/path, sftp://user@host/path, "
+    "webdavs://user@host/path, /folder, "
     "or the name of a [destination.NAME] of the host file"
 )
 
@@ -64,6 +84,10 @@ def read_place(word: str, host: HostConfig, environ: Mapping[str, str]) -> Desti
         return _s3(parts, _more(parts, "s3"), environ)
     if scheme in ("ftp", "ftps"):
         return _ftp(parts, _more(parts, "ftp"), environ)
+    if scheme == "sftp":
+        return _sftp(parts, _more(parts, "sftp"), environ)
+    if scheme in ("webdav", "webdavs"):
+        return _webdav(parts, _more(parts, "webdav"), environ)
     raise ConfigError(f"{scheme}:// is no kind of place that is known", hint=_EXAMPLES)
 
 
@@ -125,21 +149,12 @@ def _s3(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str]) ->
 
 
 def _ftp(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str]) -> FtpDestination:
-    found = _USER_AND_HOST.fullmatch(parts.netloc)
-    port = int(found["port"] or 21) if found else 0
-    if found is None or "@" in parts.path or not 0 < port <= 65535:
-        raise _wrong(
-            parts.scheme,
-            "is not of the form user@host:port/path; a password that stands there could be read by everyone on this "
-            "host",
-            hint=f"leave it out and put it into the environment: {FTP_PASSWORD}; an @ in a path is written %40",
-        )
-    user = unquote(found["user"] or "")
+    user, host, port = _login(parts, 21, FTP_PASSWORD)
     if user and FTP_PASSWORD not in environ:
-        raise ConfigError(f"there is no password for {user} at {found['host']}", hint=f"set {FTP_PASSWORD}")
+        raise ConfigError(f"there is no password for {user} at {host}", hint=f"set {FTP_PASSWORD}")
     return FtpDestination(
         name=f"{parts.scheme}://{parts.netloc}{parts.path}",
-        host=found["host"].strip("[]"),
+        host=host,
         port=port,
         username=user,
         password=Secret(environ.get(FTP_PASSWORD, "") if user else ""),
@@ -147,6 +162,56 @@ def _ftp(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str]) -
         secure=parts.scheme == "ftps",
         **more,
     )
+
+
+def _sftp(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str]) -> SftpDestination:
+    """Read it as other programs do: the path begins at the server's root, and at the login's folder after ``/~/``."""
+    user, host, port = _login(parts, 22, SFTP_PASSWORD)
+    key, password = environ.get(SFTP_KEY_FILE, ""), environ.get(SFTP_PASSWORD, "")
+    if not user or not (key or password):
+        what = f"there is neither a key nor a password for {user} at {host}" if user else f"nobody is named for {host}"
+        raise ConfigError(what, hint=f"write sftp://user@host/path; set {SFTP_KEY_FILE} or {SFTP_PASSWORD}")
+    secret = read_secret({"file": key}, SFTP_KEY_FILE) if key else Secret("")
+    return SftpDestination(
+        name=f"{parts.scheme}://{parts.netloc}{parts.path}",
+        host=host,
+        port=port,
+        username=user,
+        private_key=secret,
+        passphrase=Secret(environ.get(SFTP_PASSPHRASE, "") if key else ""),
+        password=Secret(password),
+        path=unquote(parts.path).removeprefix("/~/"),
+        **more,
+    )
+
+
+def _webdav(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str]) -> WebdavDestination:
+    scheme = "https" if parts.scheme == "webdavs" else "http"
+    user, host, port = _login(parts, 443 if scheme == "https" else 80, WEBDAV_PASSWORD)
+    if user and WEBDAV_PASSWORD not in environ:
+        raise ConfigError(f"there is no password for {user} at {host}", hint=f"set {WEBDAV_PASSWORD}")
+    return WebdavDestination(
+        name=f"{parts.scheme}://{parts.netloc}{parts.path}",
+        url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{quote(unquote(parts.path)).rstrip('/')}",
+        username=user,
+        password=Secret(environ.get(WEBDAV_PASSWORD, "") if user else ""),
+        path="",
+        **more,
+    )
+
+
+def _login(parts: SplitResult, usual: int, variable: str) -> tuple[str, str, int]:
+    """Return user, host and port of user@host:port/path; raises ConfigError where a password may stand in it."""
+    found = _USER_AND_HOST.fullmatch(parts.netloc)
+    port = int(found["port"] or usual) if found else 0
+    if found is None or "@" in parts.path or not 0 < port <= 65535:
+        raise _wrong(
+            parts.scheme,
+            "is not of the form user@host:port/path; a password that stands there could be read by everyone on this "
+            "host",
+            hint=f"leave it out and put it into the environment: {variable}; an @ in a path is written %40",
+        )
+    return unquote(found["user"] or ""), found["host"].strip("[]"), port
 
 
 def _more(parts: SplitResult, kind: str) -> dict[str, Any]:
@@ -161,6 +226,8 @@ def _more(parts: SplitResult, kind: str) -> dict[str, Any]:
         value: object = text
         if isinstance(option.kind, Flag):
             value = {"true": True, "false": False}.get(text.lower(), text)
+        if isinstance(option.kind, HostKeys) and text.startswith("SHA256:"):
+            value = text.replace(" ", "+")  # which a plus sign means there, unless it is written %2B
         try:
             values[option.target] = option.kind.parse(value, Place(key))
         except Mismatch as mismatch:
@@ -169,5 +236,6 @@ def _more(parts: SplitResult, kind: str) -> dict[str, Any]:
 
 
 def _known(kind: str) -> str:
-    secrets = FTP_PASSWORD if kind == "ftp" else "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    record: type[DestinationSettings] = DESTINATIONS[kind].record
+    secrets = ", ".join(record.environment)
     return f"known there: {', '.join(_SAYABLE[kind])}; secrets come from the environment: {secrets}"

@@ -13,7 +13,14 @@ from typing import Any, Final
 import msgspec
 
 from nanumpay_backupd.model import GroupManifest, Policy
-from nanumpay_backupd.settings.destinations import Destination, FtpDestination, LocalDestination, S3Destination
+from nanumpay_backupd.settings.destinations import (
+    Destination,
+    FtpDestination,
+    LocalDestination,
+    S3Destination,
+    SftpDestination,
+    WebdavDestination,
+)
 from nanumpay_backupd.settings.sources import MongoSource, Source, SourceKind, SourceSettings
 from nanumpay_backupd.system.secrets import Secret
 
@@ -61,11 +68,13 @@ __all__ = [
     "S3Destination",
     "S3Extras",
     "Schedule",
+    "SftpDestination",
     "Source",
     "SourceKind",
     "SourceSettings",
     "Tools",
     "VerifyOrder",
+    "WebdavDestination",
     "decode_hook",
     "decode_spec",
     "encode_hook",

@@ -69,7 +69,8 @@ class Properties(msgspec.Struct, frozen=True):
     ``proves_content``: puts are ``proven``. ``tells_checksum``: `Store.stat` has a ``checksum`` of every object.
     ``resumes_put``: a put goes on with what an earlier one of the same key and content left, also one of a process that
     was killed. ``replaces_at_once``: while an object is replaced there is always the old or the new one under its name;
-    else there is none for a moment. ``tells_room``: `Store.room` knows.
+    else there is none for a moment. ``tells_room``: `Store.room` knows, if the server is one
+    that tells.
     """
 
     ranged_get: bool = True

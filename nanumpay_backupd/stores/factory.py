@@ -15,6 +15,8 @@ from nanumpay_backupd.settings.destinations import (
     GcsDestination,
     LocalDestination,
     S3Destination,
+    SftpDestination,
+    WebdavDestination,
 )
 from nanumpay_backupd.settings.schema import RetryPolicy
 from nanumpay_backupd.stores.base import Store
@@ -82,6 +84,14 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
             return FtpStore(destination, clock)
         case GcsDestination() | AzureDestination() | DropboxDestination():
             return _cloud(destination, clock, None if throttle is None else throttle.spend)
+        case SftpDestination():
+            from nanumpay_backupd.stores.sftp import SftpStore
+
+            return SftpStore(destination, clock)
+        case WebdavDestination():
+            from nanumpay_backupd.stores.webdav import WebdavStore
+
+            return WebdavStore(destination)
         case LocalDestination():
             from nanumpay_backupd.stores.local import LocalStore
 

@@ -13,6 +13,7 @@ import pytest
 
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.settings import hostfile
+from nanumpay_backupd.settings.destination_tables import EXAMPLE_NAMES
 from nanumpay_backupd.settings.hostfile import load_host_file, parse_host_file
 from nanumpay_backupd.settings.merge import build_jobs
 from nanumpay_backupd.settings.mongouri import has_password, uri_database, uri_place
@@ -662,6 +663,7 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     secrets |= {"old-passphrase": "that of last year", "shop-db": "secret-value"}
     secrets |= dict.fromkeys(("azure-sas", "dropbox-app", "dropbox-token"), "secret-value")
     secrets |= {"n8n-key": "secret-value", "n8n-encryption-key": "secret-value"}
+    secrets |= dict.fromkeys(("nas-key", "nas-passphrase", "nas-password", "webdav-password"), "secret-value")
     for name, value in secrets.items():
         (tmp_path / name).write_text(value)
     password = tmp_path / "ftp-password"
@@ -671,6 +673,8 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     text = re.sub(r"(?m)^#(?=[^ ])", "", example_toml())
     # aws:kms instead of the example's AES256: the two keys exclude each other, as passphrase and recipients do.
     text = text.replace('"AES256"', '"aws:kms"').replace("/etc/nanumpay/ftp-password", str(password))
+    # A host's keys are pinned or stand in a file.
+    text = re.sub(r"(?m)^known_hosts = .*$", "", text)
     # A server is reached by its host or its socket, and password hashes are of accounts that are saved.
     text = re.sub(r'(?m)^(?:socket = ".run.mysqld|accounts = false).*$', "", text)
     text = re.sub(r"(?m)^passphrase = .*$", "", text).replace("/etc/nanumpay/backup-key.sec", str(password))
@@ -683,7 +687,7 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     keys: list[Any] = re.findall(r"(?m)^#([a-z_0-9]+) = ", example_toml())
     tables = (TOP, *SINGLE, *DESTINATIONS.values(), CHANNEL, JOB, *SOURCES.values(), RETENTION, MONITOR, PLACE_MONITOR)
     count = sum(len(table.options) for table in (*tables, JOB_ENCRYPTION, GROUP))
-    assert len(keys) == count + 5 + 2 * (len(SOURCES) - 1)
+    assert len(keys) == count + 2 + len(DESTINATIONS) + 2 * (len(SOURCES) - 1)
 
 
 def test_root_reads_what_root_owns(host_file: Path) -> None:

@@ -10,18 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanumpay_backupd.errors import ConfigError
-from nanumpay_backupd.settings.place import FTP_PASSWORD, read_place
+from nanumpay_backupd.settings.place import (
+    FTP_PASSWORD,
+    SFTP_KEY_FILE,
+    SFTP_PASSPHRASE,
+    SFTP_PASSWORD,
+    WEBDAV_PASSWORD,
+    read_place,
+)
 from nanumpay_backupd.settings.schema import (
     Destination,
     FtpDestination,
     HostConfig,
     LocalDestination,
     S3Destination,
+    SftpDestination,
+    WebdavDestination,
 )
 from nanumpay_backupd.system.secrets import Secret, redact
 
 PASSWORD: Final = "geheim+fuer%Tests"
-ENVIRONMENT: Final = {FTP_PASSWORD: PASSWORD}
+ENVIRONMENT: Final = dict.fromkeys((FTP_PASSWORD, SFTP_PASSWORD, WEBDAV_PASSWORD), PASSWORD)
 OFFSITE: Final = S3Destination(name="offsite", bucket="host-file")
 HOST: Final = HostConfig(destinations=(OFFSITE, LocalDestination(name="usb", path="/mnt/usb")))
 FINGERPRINT: Final = "ab" * 32
@@ -56,6 +65,43 @@ def ftp(**settings: Any) -> FtpDestination:
         ),
         ("s3://my-backups?path_style=True&timeout=5s", s3(path_style=True, timeout=5.0)),
         ("s3://my-backups?ca_file=/etc/ca.pem", s3(ca_file="/etc/ca.pem")),
+        (
+            f"sftp://backup@nas/files?host_key=SHA256:{'a+/' * 14}b",
+            SftpDestination(
+                name="sftp://backup@nas/files",
+                host="nas",
+                username="backup",
+                password=Secret(PASSWORD),
+                path="/files",
+                host_key=(f"SHA256:{'a+/' * 14}b",),
+            ),
+        ),
+        (
+            "sftp://backup@nas:2222/~/a/b?known_hosts=/etc/known",
+            SftpDestination(
+                name="sftp://backup@nas:2222/~/a/b",
+                host="nas",
+                port=2222,
+                username="backup",
+                password=Secret(PASSWORD),
+                path="a/b",
+                known_hosts="/etc/known",
+            ),
+        ),
+        (
+            "webdavs://backup@cloud/remote.php/a%20b/",
+            WebdavDestination(
+                name="webdavs://backup@cloud/remote.php/a%20b/",
+                url="https://cloud:443/remote.php/a%20b",
+                username="backup",
+                password=Secret(PASSWORD),
+                path="",
+            ),
+        ),
+        (
+            "webdav://[::1]:8080",
+            WebdavDestination(name="webdav://[::1]:8080", url="http://[::1]:8080", path=""),
+        ),
         ("ftp://backup@nas/files", ftp()),
         ("ftp://backup@nas:2121/files", ftp(name="ftp://backup@nas:2121/files", port=2121)),
         ("ftps://backup@nas/files", ftp(name="ftps://backup@nas/files", secure=True)),
@@ -207,6 +253,27 @@ def test_a_password_in_the_word_is_refused_and_not_shown(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_place(word, HOST, ENVIRONMENT)
     assert SECRET not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_key_of_sftp_comes_from_a_file_that_nobody_else_may_read(tmp_path: Path) -> None:
+    """Its text and its passphrase are in the settings; a file that others may read is refused."""
+    key = tmp_path / "key"
+    key.write_text("the text of a key\n")
+    key.chmod(0o600)
+    place = read_place("sftp://backup@nas/files", HOST, {SFTP_KEY_FILE: str(key), SFTP_PASSPHRASE: PASSWORD})
+    assert isinstance(place, SftpDestination)
+    assert (place.private_key, place.passphrase) == (Secret("the text of a key"), Secret(PASSWORD))
+    key.chmod(0o644)
+    with pytest.raises(ConfigError):
+        read_place("sftp://backup@nas/files", HOST, {SFTP_KEY_FILE: str(key)})
+
+
+@pytest.mark.parametrize("word", ["sftp://nas/files", "sftp://backup@nas/files", "webdavs://backup@cloud/x"])
+def test_a_login_that_is_missing_is_told(word: str) -> None:
+    """Without a user or a secret the place is refused, and the variables are named."""
+    with pytest.raises(ConfigError) as caught:
+        read_place(word, HOST, {})
+    assert "NANUMPAY_" in caught.value.hint
 
 
 @given(st.text(max_size=60) | st.text(":/@?#[]%&=.s3ftpile-", max_size=40).map("ftp://{}".format) | st.text(max_size=9))

@@ -18,6 +18,8 @@ from tests.contract.places.ftp import start_ftp
 from tests.contract.places.gcs import start_google
 from tests.contract.places.local import start_local
 from tests.contract.places.s3 import start_bucket
+from tests.contract.places.sftp import start_ssh
+from tests.contract.places.webdav import start_webdav
 from tests.servers.certs import Certificate
 
 __all__ = ["LOCAL", "PARTICIPANTS", "REMOTE", "Participant", "Place"]
@@ -43,6 +45,9 @@ REMOTE: Final[dict[str, Start]] = {
     "dropbox-https": start_folder,
     # By make test-dropbox only: it takes an account.
     **({"dropbox-real": lambda _, __: real_folder()} if os.environ.get("NANUMPAY_TEST_REAL_DROPBOX") else {}),
+    "sftp": lambda folder, _: start_ssh(folder),
+    "webdav": lambda folder, _: start_webdav(folder),
+    "webdav-https": start_webdav,
 }
 PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
 """How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""

@@ -25,6 +25,8 @@ class Participant(ABC):
     """What a put says of it (`PutResult.durable`)."""
     keeping: ClassVar[Keeping] = Keeping()
     """What it says that it keeps of what is deleted."""
+    tells_room: ClassVar[bool] = False
+    """Whether it tells how much room there is."""
     settling: ClassVar[float] = 0.0
     """Seconds until it notices what `plant` did."""
 

@@ -17,6 +17,7 @@ class LocalFolder(DiskParticipant):
     """Folders below one."""
 
     durable: ClassVar[bool] = True
+    tells_room: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,0 +1,322 @@
+"""A Store in a folder of a WebDAV server (RFC 4918): temporary names, listings. The connection is webdav_link's."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree as ET
+
+from nanumpay_backupd.errors import LockedError, StoreError
+from nanumpay_backupd.settings.schema import WebdavDestination
+from nanumpay_backupd.stores.base import (
+    CHUNK,
+    ObjectInfo,
+    Progress,
+    Properties,
+    PutResult,
+    Store,
+    check_key,
+    is_hidden,
+    store_error,
+    unreadable_source,
+)
+from nanumpay_backupd.stores.webdav_link import WebdavLink
+
+__all__ = ["Entry", "WebdavStore", "read_multistatus"]
+
+_SENT: Final = 128 << 10
+_SLOWEST: Final = 10e6
+"""Bytes per second that a server is believed to check or copy what it got, before it answers."""
+_DAV: Final = "{DAV:}"
+_DONE: Final = (200, 201, 204)
+_FIND: Final = (
+    b'<?xml version="1.0" encoding="utf-8"?><propfind xmlns="DAV:"><prop><getcontentlength/><resourcetype/>'
+    b"<quota-available-bytes/></prop></propfind>"
+)
+
+T = TypeVar("T")
+
+
+class Entry:
+    """What a server says of one thing: its name (the last part of its address), its size, whether it is a folder."""
+
+    __slots__ = ("folder", "name", "room", "size")
+
+    def __init__(self, name: str, size: int, room: int | None, *, folder: bool) -> None:
+        self.name = name
+        self.size = size
+        self.room = room
+        self.folder = folder
+
+
+class WebdavStore(Store):
+    """A folder. An upload goes to ``.NAME.part`` and is moved when its size is right.
+
+    The protocol has no way to go on with an upload, and none to replace a file in one step: servers delete the old one
+    first (RFC 4918, 9.9.3).
+    """
+
+    properties = Properties(replaces_at_once=False, tells_room=True)
+
+    def __init__(self, destination: WebdavDestination) -> None:
+        self.name = destination.name
+        self._settings = destination
+        self._folder = destination.path.strip("/")
+        self._link: WebdavLink | None = None
+
+    def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
+        """Upload a file; see `Store.put`."""
+        check_key(key)
+        try:
+            stream = path.open("rb", buffering=0)
+        except OSError as error:
+            raise unreadable_source(path, error) from error
+        with stream:
+            size = os.fstat(stream.fileno()).st_size
+            return self._put(key, _chunks(path, stream, size, progress or _ignore), size)
+
+    def put_bytes(self, key: str, data: bytes) -> PutResult:
+        """Upload a small object; see `Store.put_bytes`."""
+        return self._put(check_key(key), iter((data,) if data else ()), len(data))
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Download a file; see `Store.get`. It has the connection for itself; other calls meanwhile open another."""
+        doing = f"reading {check_key(key)}"
+        last = "" if length is None else str(offset + length - 1)
+        headers = {"Range": f"bytes={offset}-{last}"} if offset or last else {}
+        link, answer = self._run(lambda link: (link, link.ask("GET", self._at(key), doing, headers)))
+        self._link = None
+        whole = False
+        try:
+            if answer.status == 404:
+                link.words(answer, doing)
+                raise store_error("object-missing", f"destination {self.name!r}: there is no {key} in {link.place}")
+            if answer.status == 416:
+                link.words(answer, doing)
+                whole = True
+                return
+            if answer.status not in (200, 206):
+                raise link.fault(answer, doing)
+            # A server may ignore Range, which is its right (RFC 9110, 14.2).
+            skip = offset if answer.status == 200 else 0
+            for chunk in link.content(answer, CHUNK, doing):
+                piece, skip = chunk[skip : None if length is None else skip + length], max(0, skip - len(chunk))
+                length = None if length is None else length - len(piece)
+                if piece:
+                    yield piece
+                if length == 0:
+                    break
+            whole = answer.isclosed() and not answer.will_close
+        finally:
+            if whole and self._link is None:
+                self._link = link
+            else:
+                link.close()
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Ask for one file; see `Store.stat`."""
+        check_key(key)
+        entry = self._run(lambda link: self._entry(link, self._at(key), f"looking at {key}"))
+        return None if entry is None or entry.folder else ObjectInfo(key=key, size=entry.size)
+
+    def list(self) -> Iterator[ObjectInfo]:
+        """Yield the files of the folder; see `Store.list`. The server has no pages: it tells all in one answer."""
+        for entry in self._run(lambda link: self._find(link, self._at(""), "1", "listing")):
+            if not entry.folder and not is_hidden(entry.name):
+                yield ObjectInfo(key=entry.name, size=entry.size)
+
+    def delete(self, key: str) -> None:
+        """Remove one file; see `Store.delete`."""
+        check_key(key)
+        self._run(lambda link: self._delete(link, key, f"deleting {key}"))
+
+    def room(self) -> int | None:
+        """Ask for the quota (RFC 4331), which servers need not tell; see `Store.room`."""
+        entry = self._run(lambda link: self._entry(link, self._at(""), "asking for the room"))
+        if entry is None:
+            entry = self._run(lambda link: self._entry(link, "", "asking for the room"))
+        return entry.room if entry is not None else None
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _at(self, name: str) -> str:
+        """Return the path of a file below the configured address; of the folder itself for an empty name."""
+        return f"{self._folder}/{name}" if self._folder else name
+
+    def _run(self, action: Callable[[WebdavLink], T]) -> T:
+        """Do something that may be done twice; a connection that the server dropped while idle is opened again."""
+        if self._link is not None and not self._link.closed:
+            try:
+                return action(self._link)
+            except StoreError as error:
+                if error.code != "destination-unreachable":
+                    raise
+        self.close()
+        self._link = WebdavLink(self._settings)
+        return action(self._link)
+
+    def _put(self, key: str, chunks: Iterator[bytes], size: int) -> PutResult:
+        doing = f"storing {key} ({size} bytes)"
+        part, target = self._at(f".{key}.part"), self._at(key)
+        patience = size / _SLOWEST
+        self._run(self._make_folder)
+        try:
+            link = self._fresh()
+            answer = link.ask(
+                "PUT", part, doing, {"Content-Type": "application/octet-stream"}, chunks, length=size, patience=patience
+            )
+            self._expect(link, answer, doing)
+            self._compare(link, part, doing, size)
+            headers = {"Destination": link.url(target), "Overwrite": "T"}
+            self._expect(link, link.ask("MOVE", part, doing, headers, patience=patience), doing)
+        except BaseException:
+            # Best effort, with a connection of its own: the old one may be in the middle of something.
+            self.close()
+            with contextlib.suppress(StoreError):
+                self._run(lambda link: self._delete(link, f".{key}.part", doing))
+            raise
+        self._run(lambda link: self._compare(link, target, doing, size))
+        return PutResult(size=size, proven=False)
+
+    def _fresh(self) -> WebdavLink:
+        if self._link is None or self._link.closed:
+            self._link = WebdavLink(self._settings)
+        return self._link
+
+    @staticmethod
+    def _expect(link: WebdavLink, answer: http.client.HTTPResponse, doing: str) -> None:
+        if answer.status not in _DONE:
+            raise link.fault(answer, doing)
+        link.words(answer, doing)
+
+    def _compare(self, link: WebdavLink, path: str, doing: str, size: int) -> None:
+        link = link if not link.closed else self._fresh()
+        entry = self._entry(link, path, doing)
+        if entry is None or entry.size != size:
+            there = entry.size if entry is not None else 0
+            raise store_error(
+                "destination-mismatch",
+                f"destination {self.name!r}: after {doing} the server has {there} bytes ({link.place})",
+                "it is sent again; if it happens each time, see the server's log and disk",
+            )
+
+    def _make_folder(self, link: WebdavLink) -> None:
+        """Make the folder with those above it, up to the configured address."""
+        doing = f"making folder {self._folder}"
+        if self._entry(link, self._at(""), doing) is not None:
+            return
+        path = ""
+        for level in filter(None, self._folder.split("/")):
+            path += f"{level}/"
+            link = link if not link.closed else self._fresh()
+            answer = link.ask("MKCOL", path, doing)
+            if answer.status not in (*_DONE, 405):  # 405: it is there
+                raise link.fault(answer, doing)
+            link.words(answer, doing)
+        if not self._folder:
+            raise store_error(
+                "destination-not-found",
+                f"destination {self.name!r}: there is nothing at {self._settings.url}",
+                "check url: is it the address for WebDAV?",
+            )
+
+    def _delete(self, link: WebdavLink, name: str, doing: str) -> None:
+        answer = link.ask("DELETE", self._at(name), doing)
+        if answer.status == 423:
+            error = link.fault(answer, doing)
+            raise LockedError(error.message, hint=error.hint)
+        if answer.status not in (*_DONE, 404):
+            raise link.fault(answer, doing)
+        link.words(answer, doing)
+
+    def _entry(self, link: WebdavLink, path: str, doing: str) -> Entry | None:
+        return next(iter(self._find(link, path, "0", doing)), None)
+
+    def _find(self, link: WebdavLink, path: str, depth: str, doing: str) -> tuple[Entry, ...]:
+        """Return what is at a path (depth 0) or in the folder there (depth 1), without the folder itself."""
+        headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
+        answer = link.ask("PROPFIND", path, doing, headers, (_FIND,), length=len(_FIND))
+        if answer.status == 404:
+            link.words(answer, doing)
+            return ()
+        if answer.status != 207:
+            raise link.fault(answer, doing)
+        own = unquote(link.encoded(path)).rstrip("/") if depth == "1" else None
+        try:
+            return tuple(read_multistatus(link.content(answer, CHUNK, doing), own))
+        except (ET.ParseError, ValueError) as error:
+            raise store_error(
+                "destination-failed",
+                f"destination {self.name!r}: {doing} failed in {link.place}: the answer is not one of WebDAV ({error})",
+                "is url the address for WebDAV?",
+            ) from error
+        finally:
+            if answer.will_close or not answer.isclosed():
+                link.close()
+
+
+def read_multistatus(chunks: Iterator[bytes], own: str | None) -> Iterator[Entry]:
+    """Yield the entries of an answer to PROPFIND, without the one whose path is ``own``; what was read is let go.
+
+    Raises ET.ParseError or ValueError where it is none.
+    """
+    parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("end",))
+    for chunk in chunks:
+        parser.feed(chunk)
+        yield from _entries(parser, own)
+    parser.close()
+    yield from _entries(parser, own)
+
+
+def _entries(parser: ET.XMLPullParser[ET.Element], own: str | None) -> Iterator[Entry]:
+    for event in parser.read_events():
+        element: object = event[-1]
+        assert isinstance(element, ET.Element)
+        if element.tag != f"{_DAV}response":
+            continue
+        # Whole addresses are as good as paths (RFC 4918, 8.3).
+        path = unquote(urlsplit((element.findtext(f"{_DAV}href") or "").strip()).path).rstrip("/")
+        if path != own:
+            yield _entry(path, element)
+        element.clear()
+
+
+def _entry(path: str, element: ET.Element) -> Entry:
+    size, room, folder = 0, None, False
+    for found in element.iter(f"{_DAV}propstat"):
+        if " 200 " not in f"{found.findtext(f'{_DAV}status') or ' 200'} ":
+            continue
+        folder = folder or found.find(f"{_DAV}prop/{_DAV}resourcetype/{_DAV}collection") is not None
+        size = int(found.findtext(f"{_DAV}prop/{_DAV}getcontentlength") or size)
+        free = found.findtext(f"{_DAV}prop/{_DAV}quota-available-bytes")
+        # Nextcloud says -3 for no limit.
+        room = int(free) if free and not free.startswith("-") else room
+    return Entry(path.rpartition("/")[2], size, room, folder=folder)
+
+
+def _chunks(path: Path, stream: BinaryIO, size: int, progress: Progress) -> Iterator[bytes]:
+    """Yield the first ``size`` bytes of a file, telling of each chunk once it was taken."""
+    left = size
+    while left:
+        try:
+            chunk = stream.read(min(_SENT, left))
+        except OSError as error:
+            raise unreadable_source(path, error) from error
+        if not chunk:
+            raise store_error("destination-mismatch", f"{path} became shorter while it was being stored")
+        left -= len(chunk)
+        yield chunk
+        progress(len(chunk))
+
+
+def _ignore(_: int) -> None:
+    """Stand in for a progress callback."""

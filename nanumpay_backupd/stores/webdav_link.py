@@ -1,0 +1,246 @@
+"""One HTTP connection to a WebDAV server: requests, answers, TLS, faults. What is stored is webdav's matter."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import http.client
+import socket
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from nanumpay_backupd.errors import StoreError
+from nanumpay_backupd.settings.schema import WebdavDestination
+from nanumpay_backupd.stores.base import store_error
+from nanumpay_backupd.system.secrets import redact
+
+__all__ = ["WebdavLink"]
+
+_MOST_WORDS: Final = 64 << 10
+"""Bytes of an answer that is no content which are read at most."""
+_FAREWELL: Final = 2.0
+"""Seconds that a server may take to notice the end of what it was sent."""
+_SEEN: Final = 200
+"""Letters of a server's words that are shown."""
+
+
+class WebdavLink:
+    """One connection, for one request at a time. After an error it is closed, and of no more use."""
+
+    def __init__(self, settings: WebdavDestination) -> None:
+        self._settings = settings
+        parts = urlsplit(settings.url)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self.root = parts.path.rstrip("/")
+        self._http = self._connection(parts.hostname or "", parts.port, tls=parts.scheme == "https")
+        self._http.auto_open = 0  # only `_dial` opens it, which looks at the certificate
+        self.used = False
+        """Something was answered on it: then an end of it before the next answer may be one of idleness."""
+
+    @property
+    def place(self) -> str:
+        """Return where it leads, for messages."""
+        return f"folder {self._settings.path or '/'} of WebDAV server {self._settings.url}"
+
+    def url(self, path: str) -> str:
+        """Return the whole address of a path below the server's root, encoded."""
+        return self._origin + self.encoded(path)
+
+    def encoded(self, path: str) -> str:
+        """Return the path of a request, encoded; ``path`` is relative to the configured address."""
+        return f"{self.root}/{quote(path)}" if path else f"{self.root}/"
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        headers: Mapping[str, str] | None = None,
+        body: Iterable[bytes] = (),
+        *,
+        length: int = 0,
+        patience: float = 0.0,
+    ) -> http.client.HTTPResponse:
+        """Send a request and return the answer, whose content is not read yet; raises StoreError.
+
+        ``body`` has ``length`` bytes. ``patience`` are seconds for the answer, beside the settings' ``timeout``. What
+        ``body`` raises passes through. An answer is not judged here; 401 is.
+        """
+        try:
+            with self._faults(doing):
+                self._dial()
+                self._send(method, path, headers or {}, body, length)
+                self._http.sock.settimeout(self._settings.timeout + patience)
+                answer = self._http.getresponse()
+                if self._http.sock is not None:  # it is with the answer when that is the last one
+                    self._http.sock.settimeout(self._settings.timeout)
+                self.used = True
+            if answer.status == 401:
+                raise self.fault(answer, doing)
+        except BaseException:
+            self._break_off()
+            raise
+        return answer
+
+    def words(self, answer: http.client.HTTPResponse, doing: str) -> bytes:
+        """Read what else an answer says, so that the connection can be used again; returns its beginning."""
+        found = b""
+        with self._faults(doing):
+            while chunk := answer.read(_MOST_WORDS):
+                found = found or chunk
+        if answer.will_close:
+            self.close()
+        return found
+
+    def content(self, answer: http.client.HTTPResponse, size: int, doing: str) -> Iterator[bytes]:
+        """Yield an answer's content, ``size`` bytes at once at most; raises StoreError where it ends early."""
+        while True:
+            with self._faults(doing):
+                chunk = answer.read(size)
+                # Of an answer of known length this Python calls an early end none.
+                if not chunk and answer.length:
+                    raise ConnectionError(f"the answer ended {answer.length} bytes early")
+            if not chunk:
+                return
+            yield chunk
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._http.close()
+
+    def _break_off(self) -> None:
+        """Drop the connection in the middle of something, once the server has seen that nothing more comes.
+
+        Else what is asked next, by another connection, could come before it has put down what it got.
+        """
+        sock = self._http.sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.settimeout(_FAREWELL)
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(_MOST_WORDS):
+                    pass
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether nothing more can be asked on it, after something was."""
+        return self.used and not self._is_open
+
+    @property
+    def _is_open(self) -> bool:
+        return self._http.sock is not None
+
+    def fault(self, answer: http.client.HTTPResponse, doing: str) -> StoreError:
+        """Make the error for an answer that is none of those that were hoped for; reads the rest of it."""
+        said = b""
+        with contextlib.suppress(StoreError):
+            said = self.words(answer, doing)
+        text = " ".join(said.decode("utf-8", errors="replace").split()) if b"<" not in said else ""
+        code, hint, retryable = _judged(answer, self._settings)
+        reason = f"{answer.status} {answer.reason}" + (f": {text[:_SEEN]}" if text else "")
+        return store_error(code, self._message(doing, reason), hint, retryable=retryable)
+
+    def _connection(self, host: str, port: int | None, *, tls: bool) -> http.client.HTTPConnection:
+        timeout = self._settings.timeout
+        if not tls:
+            return http.client.HTTPConnection(host, port, timeout=timeout)
+        if self._settings.tls_fingerprint:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE  # exactly one certificate is accepted, whoever signed it: see _dial
+        else:
+            try:
+                context = ssl.create_default_context(cafile=self._settings.ca_file or None)
+            except OSError as error:
+                raise store_error(
+                    "destination-tls",
+                    f"destination {self._settings.name!r}: ca_file {self._settings.ca_file} is of no use: "
+                    f"{error.strerror or error}",
+                    "ca_file is a PEM file with the certificate of the server's authority, readable by the service",
+                ) from error
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+
+    def _dial(self) -> None:
+        if self._is_open:
+            return
+        self._http.connect()
+        if not isinstance(self._http.sock, ssl.SSLSocket) or not self._settings.tls_fingerprint:
+            return
+        shown = hashlib.sha256(self._http.sock.getpeercert(binary_form=True) or b"").hexdigest()
+        if shown != self._settings.tls_fingerprint:
+            raise ssl.SSLCertVerificationError(
+                f"its certificate has the fingerprint {shown}, which is not the pinned one"
+            )
+
+    def _send(self, method: str, path: str, headers: Mapping[str, str], body: Iterable[bytes], length: int) -> None:
+        settings, connection = self._settings, self._http
+        connection.putrequest(method, self.encoded(path), skip_accept_encoding=True)
+        connection.putheader("User-Agent", "nanumpay-backupd")
+        if settings.username:
+            login = f"{settings.username}:{settings.password.reveal()}".encode()
+            connection.putheader("Authorization", f"Basic {base64.b64encode(login).decode('ascii')}")
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        if length or method == "PUT":
+            connection.putheader("Content-Length", str(length))
+        connection.endheaders()
+        try:
+            for chunk in body:
+                connection.send(chunk)
+        except (BrokenPipeError, ConnectionResetError):
+            # A server that has enough says why before it hangs up; that is read next, if it is there.
+            if not length:
+                raise
+
+    @contextlib.contextmanager
+    def _faults(self, doing: str) -> Iterator[None]:
+        """Turn the library's and the system's errors into ours."""
+        try:
+            yield
+        except ssl.SSLCertVerificationError as error:
+            reason = error.verify_message if getattr(error, "verify_message", "") else str(error)
+            hint = "ca_file names its authority, tls_fingerprint pins a self-signed one; is it the right server?"
+            raise store_error("destination-tls", self._message(doing, reason), hint) from error
+        except ssl.SSLError as error:
+            hint = "does the server speak TLS at that port? then check the network"
+            retry = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+            code = "destination-unreachable" if retry else "destination-tls"
+            raise store_error(code, self._message(doing, str(error)), hint) from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
+            hint = "check url, network and firewall; does the server run?"
+            raise store_error("destination-unreachable", self._message(doing, reason), hint) from error
+
+    def _message(self, doing: str, reason: str) -> str:
+        return f"destination {self._settings.name!r}: {doing} failed in {self.place}: {redact(reason)}"
+
+
+def _judged(answer: http.client.HTTPResponse, settings: WebdavDestination) -> tuple[str, str, bool | None]:
+    """Return code, hint and whether a retry helps (None: as the code says) of an answer."""
+    status = answer.status
+    if status == 401:
+        scheme = (answer.getheader("WWW-Authenticate") or "Basic").split()[0]
+        hint = "check username and password; Nextcloud wants an app password"
+        return (
+            "destination-auth",
+            hint if scheme.lower() == "basic" else f"it wants {scheme}, only Basic is known",
+            None,
+        )
+    if 300 <= status < 400:
+        return "destination-failed", f"write url as it says: {answer.getheader('Location') or 'another'}", False
+    if status == 413:
+        return "destination-failed", "the server or a proxy before it limits the size (client_max_body_size)", False
+    known = {
+        403: ("destination-denied", f"let {settings.username or 'everybody'} write, read and delete in that folder"),
+        404: ("destination-not-found", "check url and path: is it the address for WebDAV?"),
+        405: ("destination-failed", "is it the address for WebDAV, may be written to, and has room?"),
+        409: ("destination-not-found", "check url and path: what is above the folder has to exist"),
+        423: ("destination-failed", "somebody has locked it"),
+        507: ("destination-full", "make room there, or keep fewer backups"),
+    }
+    code, hint = known.get(status, ("destination-failed", "see the server's log"))
+    return code, hint, None

@@ -1,0 +1,277 @@
+"""SFTP when something goes wrong, and with servers that offer less: host keys, logins, cuts, silence, full disks."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from nanumpay_backupd.errors import StoreError
+from nanumpay_backupd.settings.schema import RetryPolicy
+from nanumpay_backupd.stores.factory import open_store
+from nanumpay_backupd.stores.sftp import samples
+from nanumpay_backupd.system.secrets import Secret
+from tests.servers.sftp import PASSPHRASE, PASSWORD, SshServer, start_sshd
+from tests.workbench import small_disk
+
+pytestmark = pytest.mark.servers
+
+KEY: Final = "nanumpay-backup-2026-11-21T02-00-00.tar.gz"
+PART: Final = f".{KEY}.part"
+MIB: Final = 1 << 20
+DATA: Final = random.Random(7).randbytes(24 * MIB + 777)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """Run a server for all tests."""
+    with start_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared: SshServer) -> SshServer:
+    """Give the server, empty."""
+    shutil.rmtree(shared.folder, ignore_errors=True)
+    return shared
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give a file of 24 MiB to store."""
+    path = tmp_path / "artifact"
+    path.write_bytes(DATA)
+    return path
+
+
+def _fails(call: Callable[[], Any]) -> StoreError:
+    with pytest.raises(StoreError) as caught:
+        call()
+    assert caught.value.hint
+    return caught.value
+
+
+def _names(server: SshServer) -> set[str]:
+    return {entry.name for entry in server.folder.iterdir()}
+
+
+# --------------------------------------------------------------------------------------------- logins, host keys
+
+
+@pytest.mark.parametrize("way", ["password", "encrypted-key"])
+def test_other_ways_to_log_in(server: SshServer, way: str) -> None:
+    """A password does as well as a key, and so does a key that is encrypted."""
+    login = {"private_key": server.key("locked"), "passphrase": Secret(PASSPHRASE)}
+    if way == "password":
+        login = {"private_key": Secret(""), "password": Secret(PASSWORD)}
+    with open_store(server.destination(**login)) as store:
+        store.put_bytes(KEY, b"x")
+    assert _names(server) == {KEY}
+
+
+@pytest.mark.parametrize("passphrase", ["", "wrong-Secret-9"])
+def test_a_key_that_cannot_be_used_is_told_without_it(server: SshServer, passphrase: str) -> None:
+    """A wrong passphrase is destination-auth, and neither it nor the key is in the message."""
+    login = {"private_key": server.key("locked"), "passphrase": Secret(passphrase)}
+    error = _fails(lambda: open_store(server.destination(**login)).stat(KEY))
+    assert (error.code, error.retryable) == ("destination-auth", False)
+    assert "passphrase" in error.message
+    assert "Secret-9" not in error.message
+    assert "OPENSSH" not in error.message
+
+
+def test_what_is_no_key_is_told_without_it(server: SshServer) -> None:
+    """A text that is no private key is destination-auth, and not shown."""
+    error = _fails(lambda: open_store(server.destination(private_key=Secret("Secret-text-8"))).stat(KEY))
+    assert error.code == "destination-auth"
+    assert "Secret-text-8" not in error.message + error.hint
+
+
+@pytest.mark.parametrize("way", ["public-key", "known-hosts"])
+def test_a_host_is_known_in_other_ways_too(server: SshServer, tmp_path: Path, way: str) -> None:
+    """The public key itself may be pinned, or stand in a file of OpenSSH's."""
+    public = " ".join((server.keys / "host.pub").read_text().split()[:2])
+    known: dict[str, Any] = {"host_key": (public,)}
+    if way == "known-hosts":
+        (tmp_path / "known").write_text(f"[127.0.0.1]:{server.port} {public}\n")
+        known = {"host_key": (), "known_hosts": str(tmp_path / "known")}
+    with open_store(server.destination(**known)) as store:
+        assert store.stat(KEY) is None
+
+
+@pytest.mark.parametrize("known", ["nothing", "another"])
+def test_a_host_that_is_not_known_is_refused(server: SshServer, known: str) -> None:
+    """Without a pinned key, and with another one, nothing is sent; the message tells the fingerprint that was shown."""
+    pinned = () if known == "nothing" else (" ".join((server.keys / "other.pub").read_text().split()[:2]),)
+    error = _fails(lambda: open_store(server.destination(host_key=pinned)).put_bytes(KEY, b"x"))
+    assert (error.code, error.retryable) == ("destination-hostkey", False)
+    assert server.fingerprint in error.message
+    assert not server.folder.exists()
+
+
+def test_a_login_without_sftp(tmp_path: Path) -> None:
+    """A server that lets the login in and gives no SFTP is destination-denied, and says what to allow."""
+    with start_sshd(tmp_path, sftp="/bin/false") as server:
+        error = _fails(lambda: open_store(server.destination()).stat(KEY))
+    assert (error.code, error.retryable) == ("destination-denied", False)
+    assert "internal-sftp" in error.hint
+
+
+# ------------------------------------------------------------------------------------------------ cuts, silence
+
+
+def test_an_upload_that_was_cut_is_gone_on_with(server: SshServer, source: Path) -> None:
+    """After a cut the old object stays, and the next put sends only what is missing; the object is whole then."""
+    with open_store(server.destination()) as store:
+        store.put_bytes(KEY, b"old")
+        moved = 0
+
+        def cut(size: int) -> None:
+            nonlocal moved
+            moved += size
+            if moved > 20 * MIB:
+                server.cut()
+
+        error = _fails(lambda: store.put(KEY, source, cut))
+        assert (error.code, error.retryable) == ("destination-unreachable", True)
+        assert (server.folder / KEY).read_bytes() == b"old"
+        assert [info.key for info in store.list()] == [KEY]
+        steps: list[int] = []
+        store.put(KEY, source, steps.append)
+    assert steps[0] > 14 * MIB
+    assert sum(steps) == len(DATA)
+    assert (server.folder / KEY).read_bytes() == DATA
+    assert _names(server) == {KEY}
+
+
+@pytest.mark.parametrize("left", [DATA[: 12 * MIB] + bytes(6 * MIB), bytes(18 * MIB), DATA + b"more", DATA[:MIB]])
+def test_what_is_of_something_else_is_not_gone_on_with(server: SshServer, source: Path, left: bytes) -> None:
+    """A part with other content, too long, or too short to be worth it, is written anew."""
+    with open_store(server.destination()) as store:
+        store.put_bytes("other", b"x")
+        (server.folder / PART).write_bytes(left)
+        owner = server.home.stat()
+        shutil.chown(server.folder / PART, owner.st_uid, owner.st_gid)
+        steps: list[int] = []
+        store.put(KEY, source, steps.append)
+    assert steps[0] == 0
+    assert (server.folder / KEY).read_bytes() == DATA
+    assert _names(server) == {KEY, "other"}
+
+
+def test_the_samples_of_a_part_lie_within_it() -> None:
+    """Compared is the end of a part and places all over it, and never what lies behind."""
+    for size in (0, 1, 16 << 10, 256 << 10, (256 << 10) + 1, 14 * MIB, 5 << 30):
+        places = samples(size)
+        assert all(start >= 0 and start + length <= size for start, length in places)
+        assert max((start + length for start, length in places), default=0) == size
+
+
+def test_a_retried_upload_survives_a_cut(server: SshServer, source: Path) -> None:
+    """With retries one put is enough: it counts every byte once, and the object is whole."""
+    moved: list[int] = []
+
+    def cut(size: int) -> None:
+        if sum(moved) < 10 * MIB <= sum(moved) + size:
+            server.cut()
+        moved.append(size)
+
+    with open_store(server.destination(), retry=RetryPolicy(attempts=3, delay=0.1)) as store:
+        store.put(KEY, source, cut)
+    assert sum(moved) == len(DATA)
+    assert (server.folder / KEY).read_bytes() == DATA
+
+
+def test_a_connection_that_was_dropped_while_idle_is_opened_again(server: SshServer) -> None:
+    """Whoever calls next does not notice."""
+    with open_store(server.destination()) as store:
+        store.put_bytes(KEY, b"1")
+        server.cut()
+        assert store.stat(KEY) is not None
+        server.cut()
+        store.put_bytes(KEY, b"2")
+        server.cut()
+        assert b"".join(store.get(KEY)) == b"2"
+
+
+def test_a_reading_that_is_cut_does_not_end_in_silence(server: SshServer, source: Path) -> None:
+    """A get that is cut is destination-unreachable; with retries the rest comes over another connection."""
+    with open_store(server.destination()) as store:
+        store.put(KEY, source)
+        reader = store.get(KEY)
+        next(reader)
+        server.cut()
+        assert _fails(lambda: list(reader)).code == "destination-unreachable"
+    with open_store(server.destination(), retry=RetryPolicy(attempts=3, delay=0.1)) as store:
+        again = store.get(KEY)
+        head = next(again)
+        server.cut()
+        assert head + b"".join(again) == DATA
+
+
+def test_a_frozen_server_is_not_waited_for_for_ever(server: SshServer, source: Path) -> None:
+    """A server that stops answering is destination-unreachable after the timeout, also in the middle of an upload."""
+    with open_store(server.destination(timeout=1.0)) as store:
+        store.put_bytes("other", b"x")
+
+        def freeze(size: int) -> None:
+            if size:
+                server.freeze()
+
+        try:
+            error = _fails(lambda: store.put(KEY, source, freeze))
+        finally:
+            server.freeze(on=False)
+        assert (error.code, error.retryable) == ("destination-unreachable", True)
+        store.put(KEY, source)
+    assert (server.folder / KEY).read_bytes() == DATA
+
+
+# ------------------------------------------------------------------------------------------------ rights, room
+
+
+def test_a_full_disk_is_told(tmp_path: Path, source: Path) -> None:
+    """OpenSSH says no more than failure; that there is no room is told all the same, and the old object stays."""
+    with (
+        small_disk(tmp_path / "disk", 16 * MIB) as disk,
+        start_sshd(disk) as server,
+        open_store(server.destination()) as store,
+    ):
+        store.put_bytes(KEY, b"old")
+        error = _fails(lambda: store.put(KEY, source))
+        assert (error.code, error.retryable) == ("destination-full", False)
+        assert b"".join(store.get(KEY)) == b"old"
+        assert _names(server) == {KEY}
+
+
+def test_a_server_that_only_lets_read(tmp_path: Path) -> None:
+    """Without the right to write, put and delete are destination-denied, and the objects can be read."""
+    with start_sshd(tmp_path, sftp="internal-sftp -R") as server:
+        server.folder.mkdir()
+        (server.folder / KEY).write_bytes(b"x")
+        with open_store(server.destination()) as store:
+            assert _fails(lambda: store.put_bytes(KEY, b"y")).code == "destination-denied"
+            assert _fails(lambda: store.delete(KEY)).code == "destination-denied"
+            assert b"".join(store.get(KEY)) == b"x"
+
+
+def test_a_folder_that_cannot_be_made(server: SshServer) -> None:
+    """Where the path leads to a place that the login cannot write to, it is destination-denied, with the path."""
+    error = _fails(lambda: open_store(server.destination(path="/elsewhere/deep")).put_bytes(KEY, b"x"))
+    assert error.code == "destination-denied"
+    assert "/elsewhere" in error.message
+
+
+def test_a_server_without_extensions_serves_too(tmp_path: Path) -> None:
+    """Without posix-rename, fsync and statvfs objects are replaced as well; nothing durable or known is claimed."""
+    with start_sshd(tmp_path, sftp="internal-sftp -P posix-rename,fsync,statvfs,limits") as server:
+        with open_store(server.destination()) as store:
+            assert store.put_bytes(KEY, b"old").durable is False
+            assert store.put_bytes(KEY, b"new").durable is False
+            assert store.room() is None
+            assert b"".join(store.get(KEY)) == b"new"
+        assert _names(server) == {KEY}

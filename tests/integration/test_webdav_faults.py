@@ -1,0 +1,203 @@
+"""WebDAV when something goes wrong: cuts, silence, certificates, rights, full disks, answers that are none."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from nanumpay_backupd.errors import StoreError
+from nanumpay_backupd.settings.schema import RetryPolicy
+from nanumpay_backupd.stores.factory import open_store
+from nanumpay_backupd.stores.webdav import read_multistatus
+from tests.servers.certs import Certificate, make_certificate
+from tests.servers.process import free_port
+from tests.servers.proxy import BreakingProxy, start_proxy
+from tests.servers.webdav import WebdavServer, start_rclone_webdav
+from tests.workbench import small_disk
+
+pytestmark = pytest.mark.servers
+
+KEY: Final = "nanumpay-backup-2026-11-21T02-00-00.tar.gz"
+MIB: Final = 1 << 20
+DATA: Final = random.Random(8).randbytes(9 * MIB + 777)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """Make an authority and a server's certificate."""
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[WebdavServer]:
+    """Run a server."""
+    with start_rclone_webdav(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def proxied(server: WebdavServer) -> Iterator[tuple[str, BreakingProxy]]:
+    """Put the breaking proxy before the server; its address comes with it."""
+    port = free_port()
+    with start_proxy("127.0.0.1", port, forward_to=server.port) as proxy:
+        yield server.url.replace(str(server.port), str(port)), proxy
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give a file of 9 MiB to store."""
+    path = tmp_path / "artifact"
+    path.write_bytes(DATA)
+    return path
+
+
+def _fails(call: Callable[[], Any]) -> StoreError:
+    with pytest.raises(StoreError) as caught:
+        call()
+    assert caught.value.hint
+    return caught.value
+
+
+def _names(server: WebdavServer) -> set[str]:
+    return {entry.name for entry in server.folder.iterdir()}
+
+
+def test_an_upload_that_is_cut_leaves_the_old_object(
+    server: WebdavServer, proxied: tuple[str, BreakingProxy], source: Path
+) -> None:
+    """A reset in the middle is destination-unreachable; the old object stays, and the next put is whole."""
+    url, proxy = proxied
+    with open_store(server.destination(url=url)) as store:
+        store.put_bytes(KEY, b"old")
+        proxy.refuse_after = 4 * MIB
+        error = _fails(lambda: store.put(KEY, source))
+        assert (error.code, error.retryable) == ("destination-unreachable", True)
+        assert (server.folder / KEY).read_bytes() == b"old"
+        assert [info.key for info in store.list()] == [KEY]
+        proxy.refuse_after = None
+        store.put(KEY, source)
+    assert (server.folder / KEY).read_bytes() == DATA
+    assert _names(server) == {KEY}
+
+
+def test_a_connection_that_was_dropped_while_idle_is_opened_again(
+    server: WebdavServer, proxied: tuple[str, BreakingProxy]
+) -> None:
+    """Whoever calls next does not notice."""
+    url, proxy = proxied
+    with open_store(server.destination(url=url)) as store:
+        store.put_bytes(KEY, b"1")
+        for call in (lambda: store.stat(KEY), lambda: store.put_bytes(KEY, b"2"), lambda: list(store.get(KEY))):
+            proxy.drop_all()
+            assert call()
+    assert (server.folder / KEY).read_bytes() == b"2"
+
+
+def test_a_reading_that_is_cut_does_not_end_in_silence(
+    server: WebdavServer, proxied: tuple[str, BreakingProxy], source: Path
+) -> None:
+    """A get that is cut is destination-unreachable; with retries the rest comes over another connection."""
+    url, proxy = proxied
+    with open_store(server.destination(url=url)) as store:
+        store.put(KEY, source)
+        reader = store.get(KEY)
+        next(reader)
+        proxy.drop_all()
+        assert _fails(lambda: list(reader)).code == "destination-unreachable"
+    with open_store(server.destination(url=url), retry=RetryPolicy(attempts=3, delay=0.1)) as store:
+        again = store.get(KEY)
+        head = next(again)
+        proxy.drop_all()
+        assert head + b"".join(again) == DATA
+
+
+def test_a_frozen_server_is_not_waited_for_for_ever(server: WebdavServer, source: Path) -> None:
+    """A server that stops answering is destination-unreachable after the timeout, also in the middle of an upload."""
+    with open_store(server.destination(timeout=1.0)) as store:
+        store.put_bytes(KEY, b"old")
+        try:
+            error = _fails(lambda: store.put(KEY, source, lambda _: os.kill(server.process.pid, signal.SIGSTOP)))
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        assert (error.code, error.retryable) == ("destination-unreachable", True)
+        assert b"".join(store.get(KEY)) == b"old"
+
+
+def test_a_certificate_that_nobody_vouches_for(tmp_path: Path, certificate: Certificate) -> None:
+    """It is destination-tls; its authority or its fingerprint makes it good, another fingerprint does not."""
+    with start_rclone_webdav(tmp_path, certificate) as server:
+        error = _fails(lambda: open_store(server.destination(ca_file="")).put_bytes(KEY, b"x"))
+        assert (error.code, error.retryable) == ("destination-tls", False)
+        pin = certificate.fingerprint
+        error = _fails(lambda: open_store(server.destination(tls_fingerprint="0" * 64)).put_bytes(KEY, b"x"))
+        assert error.code == "destination-tls"
+        assert pin in error.message
+        error = _fails(lambda: open_store(server.destination(ca_file="/nowhere.pem")).stat(KEY))
+        assert error.code == "destination-tls"
+        assert not server.folder.exists()
+        with open_store(server.destination(ca_file="", tls_fingerprint=pin)) as store:
+            store.put_bytes(KEY, b"x")
+            assert b"".join(store.get(KEY)) == b"x"
+
+
+def test_a_server_that_only_lets_read(tmp_path: Path) -> None:
+    """Without the right to write put and delete fail for good, nothing is changed, and the objects can be read."""
+    with start_rclone_webdav(tmp_path, None, "--read-only") as server:
+        server.folder.mkdir(parents=True)
+        (server.folder / KEY).write_bytes(b"x")
+        with open_store(server.destination()) as store:
+            _fails(lambda: store.put_bytes(KEY, b"y"))
+            _fails(lambda: store.delete(KEY))
+            assert b"".join(store.get(KEY)) == b"x"
+        assert _names(server) == {KEY}
+
+
+def test_a_full_disk_fails_and_leaves_the_old_object(tmp_path: Path, source: Path) -> None:
+    """Where there is no room the put fails, and the old object and nothing else is there."""
+    with small_disk(tmp_path / "disk", 4 * MIB) as disk, start_rclone_webdav(disk) as server:
+        with open_store(server.destination()) as store:
+            store.put_bytes(KEY, b"old")
+            _fails(lambda: store.put(KEY, source))
+            assert b"".join(store.get(KEY)) == b"old"
+        assert _names(server) == {KEY}
+
+
+def test_an_address_that_is_not_one_of_webdav(server: WebdavServer) -> None:
+    """Where there is nothing, a put is destination-not-found with a hint at the address, and a stat finds nothing."""
+    elsewhere = server.url.rpartition("/")[0] + "/elsewhere"
+    error = _fails(lambda: open_store(server.destination(url=elsewhere)).put_bytes(KEY, b"x"))
+    assert (error.code, error.retryable) == ("destination-not-found", False)
+    assert "url" in error.hint
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100_000])
+def test_answers_are_read_as_servers_write_them(chunk: int) -> None:
+    """Whole addresses, other prefixes, properties that are not found, folders and Nextcloud's quota are understood."""
+    text = _NEXTCLOUD.encode()
+    pieces = (text[at : at + chunk] for at in range(0, len(text), chunk))
+    found = [(entry.name, entry.size, entry.room, entry.folder) for entry in read_multistatus(pieces, "/dav/급여 x")]
+    assert found == [("a b.tar.gz", 12, None, False), ("folder", 0, None, True), ("full", 3, 77, False)]
+
+
+_NEXTCLOUD: Final = """<?xml version="1.0"?>
+<d:multistatus xmlns:d="DAV:" xmlns:oc="http://owncloud.org/ns">
+<d:response><d:href>/dav/%EA%B8%89%EC%97%AC%20x/</d:href><d:propstat><d:prop><d:resourcetype><d:collection/>
+</d:resourcetype><d:quota-available-bytes>-3</d:quota-available-bytes></d:prop>
+<d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response>
+<d:response><d:href>https://cloud.example.com/dav/%EA%B8%89%EC%97%AC%20x/a%20b.tar.gz</d:href><d:propstat><d:prop>
+<d:getcontentlength>12</d:getcontentlength><d:resourcetype/></d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat>
+<d:propstat><d:prop><d:quota-available-bytes/></d:prop><d:status>HTTP/1.1 404 Not Found</d:status></d:propstat>
+</d:response>
+<d:response><d:href>/dav/%EA%B8%89%EC%97%AC%20x/folder/</d:href><d:propstat><d:prop><d:resourcetype><d:collection/>
+</d:resourcetype><d:quota-available-bytes>-3</d:quota-available-bytes></d:prop>
+<d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response>
+<d:response><d:href>/dav/%EA%B8%89%EC%97%AC%20x/full</d:href><d:propstat><d:prop><d:getcontentlength>3
+</d:getcontentlength><d:resourcetype/><d:quota-available-bytes>77</d:quota-available-bytes></d:prop>
+<d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response></d:multistatus>
+"""
