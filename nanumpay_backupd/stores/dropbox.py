@@ -43,8 +43,6 @@ class DropboxStore(Store):
     but the one that was there when the put began.
     """
 
-    properties = Properties(proves_content=True, resumes_put=True, tells_room=True)
-
     def __init__(
         self,
         destination: DropboxDestination,
@@ -52,8 +50,12 @@ class DropboxStore(Store):
         pace: Callable[[int], None] | None = None,
         notes: UploadNotes | None = None,
     ) -> None:
-        """Take the settings; ``pace`` gets the bytes about to be sent, and holds them back."""
+        """Take the settings; ``pace`` gets the bytes about to be sent, and holds them back.
+
+        Without ``notes`` that outlive the process, an upload is gone on with only by this store.
+        """
         self.name = destination.name
+        self.properties = Properties(proves_content=True, resumes_put=notes is not None, tells_room=True)
         self._settings = destination
         self._clock = clock or SystemClock()
         self._pace = pace

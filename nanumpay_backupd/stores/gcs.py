@@ -63,8 +63,6 @@ class GcsStore(Store):
     one only when its CRC32C of it is ours.
     """
 
-    properties = Properties(proves_content=True, tells_checksum=True, resumes_put=True)
-
     def __init__(
         self,
         destination: GcsDestination,
@@ -72,8 +70,12 @@ class GcsStore(Store):
         pace: Callable[[int], None] | None = None,
         notes: UploadNotes | None = None,
     ) -> None:
-        """Take the settings; ``pace`` gets the bytes about to be sent, and holds them back."""
+        """Take the settings; ``pace`` gets the bytes about to be sent, and holds them back.
+
+        Without ``notes`` that outlive the process, an upload is gone on with only by this store.
+        """
         self.name = destination.name
+        self.properties = Properties(proves_content=True, tells_checksum=True, resumes_put=notes is not None)
         self._settings = destination
         self._clock = clock or SystemClock()
         self._pace = pace

@@ -29,6 +29,7 @@ class DropboxFolder(DiskParticipant):
     """Folders in one account."""
 
     durable: ClassVar[bool] = True
+    tells_room: ClassVar[bool] = True
     keeping: ClassVar[Keeping] = Keeping(versions=True, expiring=True)
 
     def __init__(self, server: DropboxServer) -> None:
@@ -51,6 +52,7 @@ class RealDropbox(Participant):
     """Folders in an app's own folder at Dropbox itself (`make test-dropbox`); each is deleted in the end."""
 
     durable: ClassVar[bool] = True
+    tells_room: ClassVar[bool] = True
     keeping: ClassVar[Keeping] = Keeping(versions=True, expiring=True)
 
     def __init__(self, app_key: str, app_secret: str, refresh_token: str, endpoint: str = "") -> None:
