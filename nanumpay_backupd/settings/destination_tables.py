@@ -236,7 +236,7 @@ _TABLES: Final = (
     Table(
         "destination.NAME",
         GcsDestination,
-        'A bucket of Google Cloud Storage: `type = "gcs"` (extra `gcs`).',
+        'A bucket of Google Cloud Storage: `type = "gcs"` ([destinations/gcs.md](destinations/gcs.md)).',
         (
             Option("bucket", _BUCKET, "The bucket.", '"my-backups"', required=True),
             Option("prefix", Text(), "Folder in the bucket.", '"nanumpay-backup/"'),
@@ -275,7 +275,7 @@ _TABLES: Final = (
     Table(
         "destination.NAME",
         AzureDestination,
-        'A container of Azure Blob Storage: `type = "azure"` (extra `azure`).',
+        'A container of Azure Blob Storage: `type = "azure"` ([destinations/azure.md](destinations/azure.md)).',
         (
             Option(
                 "container",
@@ -323,7 +323,7 @@ _TABLES: Final = (
     Table(
         "destination.NAME",
         DropboxDestination,
-        'A folder in a Dropbox: `type = "dropbox"`.',
+        'A folder in a Dropbox: `type = "dropbox"` ([destinations/dropbox.md](destinations/dropbox.md)).',
         (
             Option(
                 "path",
