@@ -11,28 +11,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["OPENSSH", "fetch_stores"]
+__all__ = ["APACHE", "OPENSSH", "fetch_stores"]
 
 OPENSSH: Final = ("openssh-server", "openssh-sftp-server", "libwrap0")
+APACHE: Final = ("apache2-bin", "libapr1", "libaprutil1")
 _LIBRARIES: Final = "usr/lib/x86_64-linux-gnu"
 
 
 def fetch_stores(tools: Path, download: Callable[[Sequence[str], Path], None]) -> None:
     """Fetch what is not there; ``download`` brings Debian packages into a folder."""
-    starter = tools / "bin" / "sshd"
-    if starter.exists():
-        return
-    cache, tree = tools / "download", tools / "openssh"
+    for name, packages in (("sshd", OPENSSH), ("apache2", APACHE)):
+        if not (tools / "bin" / name).exists():
+            _fetch(tools, name, packages, download)
+
+
+def _fetch(tools: Path, name: str, packages: Sequence[str], download: Callable[[Sequence[str], Path], None]) -> None:
+    """Unpack packages into a tree, and write a starter of the program with the libraries that came with it."""
+    cache, tree = tools / "download", tools / packages[0]
     for folder in (cache, tree):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    download(OPENSSH, cache)
+    download(packages, cache)
     for package in sorted(cache.glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", str(package), str(tree)], check=True)
     shutil.rmtree(cache)
+    starter = tools / "bin" / name
     starter.parent.mkdir(exist_ok=True)
-    # It starts itself again for each connection, and so has to be called by its absolute path.
+    # sshd starts itself again for each connection, and so has to be called by its absolute path.
     starter.write_text(
-        f'#!/bin/sh\nLD_LIBRARY_PATH="{tree / _LIBRARIES}" exec "{tree / "usr/sbin/sshd"}" "$@"\n', encoding="utf-8"
+        f'#!/bin/sh\nLD_LIBRARY_PATH="{tree / _LIBRARIES}" exec "{tree / "usr/sbin" / name}" "$@"\n', encoding="utf-8"
     )
     starter.chmod(0o755)

@@ -16,23 +16,21 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError, ToolError
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import MariadbSource
-from nanumpay_backupd.sources.base import FolderTarget, Scratch
+from nanumpay_backupd.sources.base import FolderTarget
 from nanumpay_backupd.sources.mariadb_client import SERVER_HINT, Client, dotted, open_tool
 from nanumpay_backupd.sources.mariadb_target import MariadbTarget
+from nanumpay_backupd.sources.own_place import OwnServer
 from nanumpay_backupd.sources.sockets import socket_folder
-from nanumpay_backupd.system.files import remove_tree
-from nanumpay_backupd.system.process import Child, find_tool, run_bytes
-from nanumpay_backupd.system.secrets import Secret, redact
+from nanumpay_backupd.system.process import find_tool, run_bytes
+from nanumpay_backupd.system.secrets import Secret
 
 __all__ = ["MariadbScratch"]
 
 _SOCKET: Final = "mariadb.sock"
-_START_SECONDS: Final = 60.0
 _INSTALL_SECONDS: Final = 120.0
-_NAP: Final = 0.1
 
 
-class MariadbScratch(Scratch):
+class MariadbScratch(OwnServer):
     """A server of our own."""
 
     def __init__(self, settings: MariadbSource, folder: Path, manifest: Manifest) -> None:
@@ -51,10 +49,9 @@ class MariadbScratch(Scratch):
                 code="tool-too-old",
             )
         self._install = _open_install(settings.mariadb_install_db) if self._tool.mariadb else None
+        super().__init__(folder)
         self._settings = settings
-        self._folder = folder
-        self._sockets: Path | None = None
-        self._child: Child | None = None
+        self._client = Client(settings)
         self.described = f"a {self._tool.name} {self._tool.version} of its own"
 
     def start(self, check: Callable[[], None]) -> None:
@@ -68,40 +65,18 @@ class MariadbScratch(Scratch):
         self._settings = msgspec.structs.replace(
             self._settings, host="", socket=str(socket), user="root", password=Secret(""), tls="auto", tls_ca=""
         )
-        self._child = Child(self._argv(data, socket), both=True)
-        client = Client(self._settings)
-        for _ in range(int(_START_SECONDS / _NAP)):
-            # Waiting for its end is our way to sleep.
-            if self._child.wait(_NAP) is not None:
-                break
-            check()
-            if socket.exists() and _answers(client):
-                return
-        why = self.trouble() or f"it did not answer within {_START_SECONDS:.0f} s"
-        self.stop()
-        raise _failed(why, self._folder)
+        self._client = Client(self._settings)
+        self._launch(self._argv(data, socket), check)
 
-    @property
-    def gone(self) -> bool:
-        """See `Scratch.gone`."""
-        return self._child is None or not self._child.running
-
-    def trouble(self) -> str:
-        """See `Scratch.trouble`."""
-        if self._child is None:
-            return "it was not started"
-        if self._child.running:
-            return ""
-        said = [line for line in self._child.tail.splitlines() if "[ERROR]" in line] or self._child.tail.splitlines()
-        return f"it ended with code {self._child.wait()} ({redact(said[-1] if said else '')[:300]})"
-
-    def stop(self) -> None:
-        """Kill the server (nobody needs what it would still write) and remove its data."""
-        if self._child is not None:
-            self._child.kill()
-        for folder in {self._folder, self._sockets} - {None}:
-            assert folder is not None
-            remove_tree(folder)
+    def _answers(self) -> bool:
+        try:
+            return (
+                self._sockets is not None
+                and (self._sockets / _SOCKET).exists()
+                and self._client.value("SELECT 1") == "1"
+            )
+        except BackupdError:
+            return False
 
     def target(self) -> FolderTarget:
         """See `Scratch.target`."""
@@ -117,7 +92,7 @@ class MariadbScratch(Scratch):
             argv += self._as_root()
         done = run_bytes(argv, timeout=_INSTALL_SECONDS)
         if done.code != 0:
-            raise _failed(f"{Path(argv[0]).name} failed: {done.said}", self._folder)
+            raise self._failed(f"{Path(argv[0]).name} failed: {done.said}")
 
     def _argv(self, data: Path, socket: Path) -> list[str]:
         return [
@@ -148,19 +123,3 @@ class MariadbScratch(Scratch):
 def _open_install(name: str) -> Path:
     """Find what makes a data folder; raises ToolError (``tool-missing``)."""
     return find_tool(name, hint=SERVER_HINT)
-
-
-def _answers(client: Client) -> bool:
-    try:
-        return client.value("SELECT 1") == "1"
-    except BackupdError:
-        return False
-
-
-def _failed(why: str, folder: Path) -> ToolError:
-    return ToolError(
-        f"the scratch server could not be started: {why}",
-        hint=f"is there room in {folder.parent}? does the server run by hand with an empty data folder?",
-        code="scratch-failed",
-        retryable=True,
-    )

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from nanumpay_backupd.errors import BackupdError, RefusedError, SpaceError, ToolError
 from nanumpay_backupd.model import Manifest
-from nanumpay_backupd.sources.base import Comparison, FolderTarget, Goal, Restoring, Scratch, Wanted
+from nanumpay_backupd.sources.base import Comparison, FolderTarget, Goal, Restoring, Wanted
 from nanumpay_backupd.sources.json_items import parse
 from nanumpay_backupd.sources.n8n_dump import PRINT, WORKFLOW
 from nanumpay_backupd.sources.n8n_plan import OPTIONS, Plan, plan_of
 from nanumpay_backupd.sources.n8n_workflow import portrait
+from nanumpay_backupd.sources.own_place import OwnFolder
 from nanumpay_backupd.system.files import is_disk_full
 
 __all__ = ["N8nFolder", "N8nScratch"]
@@ -111,34 +112,11 @@ class _Placed(Restoring):
         return self._count
 
 
-class N8nScratch(Scratch):
+class N8nScratch(OwnFolder):
     """A folder of our own: files are taken apart and compared, but no n8n is started."""
 
-    described = "a folder of its own"
-
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._target = N8nFolder()
-
-    def start(self, check: Callable[[], None]) -> None:
-        """See `Scratch.start`."""
-        check()
-        self._folder.mkdir(mode=0o700, parents=True)
-
-    def trouble(self) -> str:
-        """See `Scratch.trouble`."""
-        return "" if self._folder.is_dir() else "its folder is gone"
-
-    def stop(self) -> None:
-        """See `Scratch.stop`; the folder is in the run's staging, which is removed as a whole."""
-
-    def target(self) -> FolderTarget:
-        """See `Scratch.target`."""
-        return self._target
-
-    def wanted(self) -> Wanted:
-        """See `Scratch.wanted`."""
-        return Wanted(to=str(self._folder))
+        super().__init__(folder, N8nFolder(), wanted=str(folder))
 
 
 def _fault(error: OSError) -> BackupdError:

@@ -43,7 +43,8 @@ _REFUSED: Final = re.compile(
 )
 _UNREACHABLE: Final = re.compile(
     r"could not connect|connection to server .* failed|could not translate host|server closed the connection|"
-    r"Connection refused|timeout expired|the database system is (?:starting|shutting)|too many clients|SSL"
+    r"Connection refused|timeout expired|the database system is (?:starting|shutting)|too many clients|SSL|"
+    r"terminating connection|no connection to the server"
 )
 _LONGEST_SAID: Final = 300
 

@@ -19,25 +19,23 @@ import msgspec
 from nanumpay_backupd.errors import BackupdError, RefusedError, ToolError
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import PostgresSource
-from nanumpay_backupd.sources.base import FolderTarget, Scratch
+from nanumpay_backupd.sources.base import FolderTarget
+from nanumpay_backupd.sources.own_place import OwnServer
 from nanumpay_backupd.sources.pg_client import SERVER_HINT, Psql, major, open_server
 from nanumpay_backupd.sources.pg_target import PostgresTarget
 from nanumpay_backupd.sources.sockets import socket_folder
-from nanumpay_backupd.system.files import remove_tree
-from nanumpay_backupd.system.process import Child, run_bytes
-from nanumpay_backupd.system.secrets import Secret, redact
+from nanumpay_backupd.system.process import run_bytes
+from nanumpay_backupd.system.secrets import Secret
 
 __all__ = ["PostgresScratch"]
 
 _PORT: Final = 5432
 _SOCKET: Final = f".s.PGSQL.{_PORT}.lock"
-_START_SECONDS: Final = 60.0
 _INIT_SECONDS: Final = 120.0
-_NAP: Final = 0.1
 _OTHERS: Final = ("postgres", "nobody")
 
 
-class PostgresScratch(Scratch):
+class PostgresScratch(OwnServer):
     """A server of our own."""
 
     def __init__(self, settings: PostgresSource, folder: Path, manifest: Manifest) -> None:
@@ -50,11 +48,10 @@ class PostgresScratch(Scratch):
                 hint=SERVER_HINT,
                 code="tool-too-old",
             )
+        super().__init__(folder)
         self._settings = settings
-        self._folder = folder
+        self._psql = Psql(settings)
         self._before = _as_other() if os.geteuid() == 0 else []
-        self._sockets: Path | None = None
-        self._child: Child | None = None
         self.described = f"a PostgreSQL {version} of its own"
 
     def start(self, check: Callable[[], None]) -> None:
@@ -67,7 +64,7 @@ class PostgresScratch(Scratch):
         done = run_bytes(argv, timeout=_INIT_SECONDS, extra={"LC_ALL": "C"})
         if done.code != 0:
             self.stop()
-            raise _failed(f"initdb failed: {done.said}", self._folder)
+            raise self._failed(f"initdb failed: {done.said}")
         self._sockets = socket_folder(self._folder, _SOCKET)
         self._settings = msgspec.structs.replace(
             self._settings,
@@ -79,40 +76,14 @@ class PostgresScratch(Scratch):
             tls="disable",
             tls_ca="",
         )
-        self._child = Child([*self._before, *self._argv(data)], both=True)
-        psql = Psql(self._settings)
-        for _ in range(int(_START_SECONDS / _NAP)):
-            # Waiting for its end is our way to sleep.
-            if self._child.wait(_NAP) is not None:
-                break
-            check()
-            if _answers(psql):
-                return
-        why = self.trouble() or f"it did not answer within {_START_SECONDS:.0f} s"
-        self.stop()
-        raise _failed(why, self._folder)
+        self._psql = Psql(self._settings)
+        self._launch([*self._before, *self._argv(data)], check)
 
-    @property
-    def gone(self) -> bool:
-        """See `Scratch.gone`."""
-        return self._child is None or not self._child.running
-
-    def trouble(self) -> str:
-        """See `Scratch.trouble`."""
-        if self._child is None:
-            return "it was not started"
-        if self._child.running:
-            return ""
-        said = self._child.tail.splitlines()
-        return f"it ended with code {self._child.wait()} ({redact(said[-1] if said else '')[:300]})"
-
-    def stop(self) -> None:
-        """Kill the server (nobody needs what it would still write) and remove its data."""
-        if self._child is not None:
-            self._child.kill()
-        for folder in {self._folder, self._sockets} - {None}:
-            assert folder is not None
-            remove_tree(folder)
+    def _answers(self) -> bool:
+        try:
+            return self._psql.rows("SELECT 1") == [["1"]]
+        except BackupdError:
+            return False
 
     def target(self) -> FolderTarget:
         """See `Scratch.target`."""
@@ -159,20 +130,4 @@ def _as_other() -> list[str]:
         "no drill is possible: PostgreSQL does not run as root, and there is no other user to run it as",
         hint="run the daemon as its own user, as its unit does",
         code="drill-impossible",
-    )
-
-
-def _answers(psql: Psql) -> bool:
-    try:
-        return psql.rows("SELECT 1") == [["1"]]
-    except BackupdError:
-        return False
-
-
-def _failed(why: str, folder: Path) -> ToolError:
-    return ToolError(
-        f"the scratch server could not be started: {why}",
-        hint=f"is there room in {folder.parent}? does the server run by hand with an empty data folder?",
-        code="scratch-failed",
-        retryable=True,
     )

@@ -12,7 +12,7 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,8 @@ import msgspec
 
 from nanumpay_backupd.errors import BackupdError, CancelledError, NotFoundError, RefusedError, ToolError
 from nanumpay_backupd.model import Manifest, Part
-from nanumpay_backupd.sources.base import Comparison, FolderTarget, Goal, Restoring, Scratch, Wanted
+from nanumpay_backupd.sources.base import Comparison, FolderTarget, Goal, Restoring, Wanted
+from nanumpay_backupd.sources.own_place import OwnFolder
 from nanumpay_backupd.sources.sqlite_copy import Damaged, check_whole, count_rows, open_for_reading
 from nanumpay_backupd.system.files import fsync_dir, publish, rename
 
@@ -111,34 +112,11 @@ class SqliteTarget(FolderTarget):
         return f"what was there before is kept: {_some(self._kept)}" if self._kept else ""
 
 
-class SqliteScratch(Scratch):
+class SqliteScratch(OwnFolder):
     """A folder of our own, into which any database can be put."""
 
-    described = "a folder of its own"
-
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._target = SqliteTarget()
-
-    def start(self, check: Callable[[], None]) -> None:
-        """See `Scratch.start`."""
-        check()
-        self._folder.mkdir(mode=0o700, parents=True)
-
-    def trouble(self) -> str:
-        """See `Scratch.trouble`."""
-        return "" if self._folder.is_dir() else "its folder is gone"
-
-    def stop(self) -> None:
-        """See `Scratch.stop`; the folder is in the run's staging, which is removed as a whole."""
-
-    def target(self) -> FolderTarget:
-        """See `Scratch.target`."""
-        return self._target
-
-    def wanted(self) -> Wanted:
-        """See `Scratch.wanted`."""
-        return Wanted(to=f"{self._folder}/")
+        super().__init__(folder, SqliteTarget(), wanted=f"{folder}/")
 
 
 class _Putting(Restoring):

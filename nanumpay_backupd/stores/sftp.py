@@ -163,13 +163,7 @@ class SftpStore(Store):
         """Read the whole folder; it may take long as long as names come."""
         found: list[ObjectInfo] = []
         task = session.start(_list(session.client, self._folder, found))
-        seen = -1
-        while not task.done():
-            if len(found) == seen:
-                session.wait((task,), "listing")
-                break
-            seen = len(found)
-            session.turn(task)
+        session.wait((task,), "listing", pulse=lambda: len(found))
         session.result(task, "listing")
         return tuple(found)
 

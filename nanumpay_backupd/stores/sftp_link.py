@@ -87,16 +87,17 @@ class Session:
         tick: Callable[[int], None] | None = None,
         *,
         patience: float = 0.0,
+        pulse: Callable[[], int] | None = None,
     ) -> set[asyncio.Task[Any]]:
         """Return those that are done, at least one. ``tick`` gets 0 once a second meanwhile, and may raise.
 
-        Raises StoreError when none is for the settings' ``timeout``, or for ``patience`` seconds where that is more;
-        whatever is raised, all of them are ended then.
+        Raises StoreError when none is for the settings' ``timeout``, or for ``patience`` seconds where that is more,
+        since ``pulse`` last gave another number. Whatever is raised, all of them are ended then.
         """
         try:
             if self.closed:
                 raise self._gone(doing)
-            silent_since = self._clock.monotonic()
+            silent_since, beat = self._clock.monotonic(), 0
             while True:
                 done, _ = self._loop.run_until_complete(
                     asyncio.wait(tasks, timeout=_TICK, return_when=asyncio.FIRST_COMPLETED)
@@ -105,6 +106,8 @@ class Session:
                     return done
                 if tick is not None:
                     tick(0)
+                if pulse is not None and pulse() != beat:
+                    silent_since, beat = self._clock.monotonic(), pulse()
                 limit = max(self._settings.timeout, patience)
                 if self._clock.monotonic() - silent_since >= limit:
                     raise self.fault(TimeoutError(f"no answer for {limit:.0f} s"), doing)
@@ -112,15 +115,11 @@ class Session:
             self.drop(tasks)
             raise
 
-    def turn(self, task: asyncio.Task[Any]) -> None:
-        """Let a task go on for a second, or until it is done."""
-        self._loop.run_until_complete(asyncio.wait((task,), timeout=_TICK))
-
     def result(self, task: asyncio.Task[T], doing: str) -> T:
         """Return what a task that is done brought; raises StoreError, or what is no fault of the server."""
         try:
             return task.result()
-        except (asyncssh.Error, OSError, asyncio.CancelledError) as error:
+        except (asyncssh.Error, OSError, UnicodeError, asyncio.CancelledError) as error:
             raise self.fault(error, doing) from error
 
     def drop(self, tasks: Collection[asyncio.Task[Any]]) -> None:
@@ -197,13 +196,25 @@ class Session:
             password=settings.password.reveal() or None,
             client_keys=[self._key()] if settings.private_key else None,
             agent_path=None,
-            known_hosts=settings.known_hosts or ([], [], []),
+            known_hosts=self._known_hosts(),
             server_host_key_algs=self._witness.algorithms or (),
             gss_host=None,
             compression_algs=None,
             connect_timeout=settings.timeout,
             login_timeout=settings.timeout,
         )
+
+    def _known_hosts(self) -> asyncssh.SSHKnownHosts | tuple[list[str], list[str], list[str]]:
+        """Return what the file of known hosts says; without one no host is known but by `_Witness`."""
+        file = self._settings.known_hosts
+        if not file:
+            return [], [], []
+        try:
+            return asyncssh.read_known_hosts(file)
+        except (OSError, ValueError) as error:
+            reason = f"known_hosts {file} cannot be read: {_reason(error)}"
+            hint = "it is a file as ssh-keyscan writes it, and the service's user has to be able to read it"
+            raise self._made("destination-hostkey", hint, None, "connecting", reason) from error
 
     def _key(self) -> asyncssh.SSHKey:
         settings = self._settings

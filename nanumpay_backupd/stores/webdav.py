@@ -29,7 +29,7 @@ from nanumpay_backupd.stores.webdav_link import WebdavLink
 
 __all__ = ["Entry", "WebdavStore", "read_multistatus"]
 
-_SENT: Final = 128 << 10
+_SENT: Final = 64 << 10
 _SLOWEST: Final = 10e6
 """Bytes per second that a server is believed to check or copy what it got, before it answers."""
 _DAV: Final = "{DAV:}"

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import WebdavDestination
@@ -34,7 +34,7 @@ class WebdavLink:
         self._settings = settings
         parts = urlsplit(settings.url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
-        self.root = parts.path.rstrip("/")
+        self.root = quote(unquote(parts.path)).rstrip("/")
         self._http = self._connection(parts.hostname or "", parts.port, tls=parts.scheme == "https")
         self._http.auto_open = 0  # only `_dial` opens it, which looks at the certificate
         self.used = False
@@ -178,7 +178,7 @@ class WebdavLink:
 
     def _send(self, method: str, path: str, headers: Mapping[str, str], body: Iterable[bytes], length: int) -> None:
         settings, connection = self._settings, self._http
-        connection.putrequest(method, self.encoded(path), skip_accept_encoding=True)
+        connection.putrequest(method, self.encoded(path))
         connection.putheader("User-Agent", "nanumpay-backupd")
         if settings.username:
             login = f"{settings.username}:{settings.password.reveal()}".encode()
@@ -210,7 +210,7 @@ class WebdavLink:
             retry = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
             code = "destination-unreachable" if retry else "destination-tls"
             raise store_error(code, self._message(doing, str(error)), hint) from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
             hint = "check url, network and firewall; does the server run?"
             raise store_error("destination-unreachable", self._message(doing, reason), hint) from error

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ clean_environment()
 
 from tests.bench import crowd, encrypted, files, redis, restores, slices, sql  # noqa: E402
 from tests.bench.measure import Peak, rss, settle, timed  # noqa: E402
+from tests.bench.report import Report, Row  # noqa: E402
 from tests.bench.site import DATABASE, SETTINGS, Site, median_of  # noqa: E402
 from tests.bulk_data import load_bulk  # noqa: E402
 from tests.sample_data import save_settings  # noqa: E402
@@ -29,38 +29,6 @@ from tests.servers.tools import PROJECT, find_tool  # noqa: E402
 
 _GB: Final = 1_000_000_000
 _MB: Final = 1_000_000
-
-
-@dataclass
-class Row:
-    """One line of the table: what, measured, promised."""
-
-    what: str
-    measured: str
-    target: str
-    kept: bool
-
-
-@dataclass
-class Report:
-    """The rows and the plain facts of one bench."""
-
-    rows: list[Row] = field(default_factory=list)
-    facts: list[str] = field(default_factory=list)
-
-    def add(self, what: str, measured: float, target: float, *, unit: str = "", least: bool = False) -> None:
-        """Add a row; ``least``: the target is a floor, else a ceiling."""
-        sign = "≥" if least else "≤"
-        kept = measured >= target if least else measured <= target
-        number = f"{measured:,.2f}" if measured < 10 else f"{measured:,.0f}"
-        row = Row(what, f"{number}{unit}", f"{sign} {target:g}{unit}", kept)
-        self.rows.append(row)
-        print(f"  {'✓' if kept else '✗'} {row.what}: {row.measured} (target {row.target})", flush=True)
-
-    def fact(self, text: str) -> None:
-        """Add a plain fact."""
-        self.facts.append(text)
-        print(f"    {text}", flush=True)
 
 
 def main() -> int:

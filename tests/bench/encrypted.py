@@ -28,7 +28,7 @@ from tests.servers.tools import find_tool
 from tests.workbench import job_spec
 
 if TYPE_CHECKING:
-    from tests.bench.__main__ import Report
+    from tests.bench.report import Report
 
 __all__ = ["measure"]
 

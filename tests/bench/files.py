@@ -14,19 +14,17 @@ import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.model import Run, Stage
 from nanumpay_backupd.settings.schema import JobSpec, Paths, RunSpec, encode_spec
 from nanumpay_backupd.settings.sources import FilesSource
 from tests.bench.measure import settle, timed
+from tests.bench.report import Report
 from tests.bench.site import median_of
 from tests.servers.tools import find_tool, has_tool
 from tests.workbench import job_spec
-
-if TYPE_CHECKING:
-    from tests.bench.__main__ import Report
 
 _FILES: Final = 100_000
 _FOLDERS: Final = 1_000
@@ -150,19 +148,6 @@ def _seconds(run: Run, *stages: Stage) -> float:
     )
 
 
-class _Printed:
-    """A report that only prints."""
-
-    def add(self, what: str, measured: float, target: float, *, unit: str = "", least: bool = False) -> None:
-        """Print a row."""
-        kept = measured >= target if least else measured <= target
-        print(f"  {'✓' if kept else '✗'} {what}: {measured:,.2f}{unit} (target {target:g}{unit})", flush=True)
-
-    def fact(self, text: str) -> None:
-        """Print a fact."""
-        print(f"    {text}", flush=True)
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as base:
-        measure(Path(base), _Printed(), int(sys.argv[1]) if len(sys.argv) > 1 else 3)  # type: ignore[arg-type]
+        measure(Path(base), Report(), int(sys.argv[1]) if len(sys.argv) > 1 else 3)

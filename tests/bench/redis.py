@@ -9,7 +9,7 @@ import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -17,12 +17,10 @@ from nanumpay_backupd.model import Stage
 from nanumpay_backupd.settings.schema import JobSpec, Paths, RestoreOrder, RunSpec, encode_spec
 from nanumpay_backupd.settings.sources import RedisMode
 from tests.bench.measure import timed
+from tests.bench.report import Report
 from tests.bench.site import median_of
 from tests.servers.redis import Redis, find_redis, start_redis
 from tests.workbench import job_spec
-
-if TYPE_CHECKING:
-    from tests.bench.__main__ import Report
 
 _KEYS: Final = 1_000_000
 _MODES: Final = (RedisMode.SNAPSHOT, RedisMode.LOGICAL)
@@ -117,19 +115,6 @@ def _times(paths: Paths) -> tuple[datetime, datetime, datetime]:
     return dump.started, dump.ended, publish.ended
 
 
-class _Printed:
-    """A report that only prints."""
-
-    def add(self, what: str, measured: float, target: float, *, unit: str = "", least: bool = False) -> None:
-        """Print a row."""
-        kept = measured >= target if least else measured <= target
-        print(f"  {'✓' if kept else '✗'} {what}: {measured:,.2f}{unit} (target {target:g}{unit})", flush=True)
-
-    def fact(self, text: str) -> None:
-        """Print a fact."""
-        print(f"    {text}", flush=True)
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as base:
-        measure(Path(base), _Printed(), 3)  # type: ignore[arg-type]
+        measure(Path(base), Report(), 3)

@@ -11,20 +11,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.model import Stage
 from nanumpay_backupd.settings.schema import Paths, RunSpec, encode_spec
 from nanumpay_backupd.settings.sources import Source, SqliteSource
 from tests.bench.measure import timed
+from tests.bench.report import Report
 from tests.bench.site import median_of
 from tests.servers.mariadb import Mariadb, start_mariadb
 from tests.servers.tools import find_tool
 from tests.workbench import job_spec
-
-if TYPE_CHECKING:
-    from tests.bench.__main__ import Report
 
 _ROWS: Final = 1_500_000
 _MB: Final = 1_000_000
@@ -137,19 +135,6 @@ def _run(folder: Path, source: Source) -> tuple[float, int]:
     return (committed - stages[Stage.DUMP].started).total_seconds(), usage.ru_maxrss << 10
 
 
-class _Printed:
-    """A report that only prints."""
-
-    def add(self, what: str, measured: float, target: float, *, unit: str = "", least: bool = False) -> None:
-        """Print a row."""
-        kept = measured >= target if least else measured <= target
-        print(f"  {'✓' if kept else '✗'} {what}: {measured:,.2f}{unit} (target {target:g}{unit})", flush=True)
-
-    def fact(self, text: str) -> None:
-        """Print a fact."""
-        print(f"    {text}", flush=True)
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as base:
-        measure(Path(base), _Printed(), 3)  # type: ignore[arg-type]
+        measure(Path(base), Report(), 3)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import shlex
+import struct
 import subprocess
 import tarfile
+import termios
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -204,11 +208,12 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     data = bytearray()
     changed = False
     try:
-        # tar waits in the middle of a file as long as nobody reads.
+        # tar waits in the middle of a file as long as nobody reads, once nothing more goes into the pipe.
         while piece := os.read(stream.fileno(), 1 << 16):
             data += piece
             if len(data) > 12 << 20 and not changed:
                 changed = True
+                _wait_until_full(stream.fileno())
                 for path in site.tree.iterdir():
                     with path.open("ab") as file:
                         file.write(bytes(700))
@@ -236,6 +241,16 @@ def test_an_empty_place_is_no_tree(tmp_path: Path) -> None:
     """A folder without a file is taken for a disk that is not mounted, not for something to be saved."""
     run = Site(tmp_path).run()
     assert (run.outcome, run.error and run.error.code) == (Outcome.FAILED, "source-empty")
+
+
+def _wait_until_full(pipe: int) -> None:
+    """Return when what a pipe holds has not grown for a while."""
+    seen, still = -1, 0
+    while still < 10:
+        time.sleep(0.05)
+        (held,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+        still = still + 1 if held == seen and held else 0
+        seen = held
 
 
 def _header(name: str, kind: bytes = b"0", link: str = "") -> bytes:

@@ -113,6 +113,18 @@ def test_a_host_that_is_not_known_is_refused(server: SshServer, known: str) -> N
     assert not server.folder.exists()
 
 
+@pytest.mark.parametrize("content", [None, "nonsense\n", "host ssh-ed25519 AAAA-not-a-key\n"])
+def test_known_hosts_that_cannot_be_read_know_nobody(server: SshServer, tmp_path: Path, content: str | None) -> None:
+    """A file that is not there or not of that kind is destination-hostkey and no crash, and nothing is sent."""
+    if content is not None:
+        (tmp_path / "known").write_text(content)
+    known = {"host_key": (), "known_hosts": str(tmp_path / "known")}
+    error = _fails(lambda: open_store(server.destination(**known)).put_bytes(KEY, b"x"))
+    assert (error.code, error.retryable) == ("destination-hostkey", False)
+    assert str(tmp_path / "known") in error.message
+    assert not server.folder.exists()
+
+
 def test_a_login_without_sftp(tmp_path: Path) -> None:
     """A server that lets the login in and gives no SFTP is destination-denied, and says what to allow."""
     with start_sshd(tmp_path, sftp="/bin/false") as server:

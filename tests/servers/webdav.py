@@ -1,9 +1,10 @@
-"""A real WebDAV server for tests: ``rclone serve webdav`` over a local folder, by HTTP or HTTPS, with a login."""
+"""Real WebDAV servers for tests, over a local folder, with a login: rclone, and Apache with mod_dav."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from nanumpay_backupd.system.secrets import Secret
 from tests.servers.certs import Certificate
 from tests.servers.process import free_port, running
 from tests.servers.s3 import CACHE_SECONDS, find_rclone
+from tests.servers.tools import PROJECT
 
-__all__ = ["PASSWORD", "WebdavServer", "start_rclone_webdav"]
+__all__ = ["PASSWORD", "WebdavServer", "start_apache", "start_rclone_webdav"]
 
 PASSWORD: Final = "geheim+fuer%Tests:ü"
 USER: Final = "backup"
@@ -69,3 +71,58 @@ def start_rclone_webdav(folder: Path, certificate: Certificate | None = None, *m
             ca_file=str(certificate.authority) if certificate else "",
             process=process,
         )
+
+
+@contextlib.contextmanager
+def start_apache(folder: Path) -> Iterator[WebdavServer]:
+    """Run Apache with mod_dav over ``folder / "dav"``, in a mount namespace of its own. Needs root."""
+    program, modules = (
+        PROJECT / ".tools" / "bin" / "apache2",
+        PROJECT / ".tools" / "apache2-bin" / "usr/lib/apache2/modules",
+    )
+    if not program.exists() or os.geteuid() != 0:
+        raise RuntimeError("tests with Apache need `make tools` and root")
+    root = folder / "dav"
+    root.mkdir(parents=True)
+    # It serves as an ordinary user, who cannot see a temporary folder of root's.
+    shutil.chown(root, "www-data", "www-data")
+    locks = folder / "locks"
+    locks.mkdir()
+    shutil.chown(locks, "www-data", "www-data")
+    asked = ["openssl", "passwd", "-apr1", "-stdin"]
+    secret = subprocess.run(asked, check=True, input=PASSWORD, text=True, stdout=subprocess.PIPE).stdout.strip()
+    (folder / "users").write_text(f"{USER}:{secret}\n", encoding="utf-8")
+    port = free_port()
+    config = folder / "apache.conf"
+    lines = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in _MODULES]
+    config.write_text("\n".join(lines) + _APACHE.format(port=port, folder=folder), encoding="utf-8")
+    script = (
+        f"mount --bind {root} /mnt; mount --bind {locks} /media; cp {folder}/users /media/users; "
+        f"exec {program} -X -d {folder} -f {config}"
+    )
+    argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", script]
+    with running(argv, folder / "apache.log", "127.0.0.1", port) as process:
+        yield WebdavServer(f"http://127.0.0.1:{port}/dav", port, root, "", process)
+
+
+_MODULES: Final = (
+    *("mpm_event", "alias", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic"),
+    *("dav", "dav_fs"),
+)
+_APACHE: Final = """
+ServerName 127.0.0.1
+Listen 127.0.0.1:{port}
+PidFile {folder}/apache.pid
+ErrorLog {folder}/error.log
+User www-data
+Group www-data
+DavLockDB /media/locks
+Alias /dav /mnt
+<Location /dav>
+    Dav On
+    AuthType Basic
+    AuthName backups
+    AuthUserFile /media/users
+    Require valid-user
+</Location>
+"""

@@ -60,7 +60,7 @@ def plain_of(keys: Keyring, layout: Layout, into: Encrypting) -> bytes:
 
 
 @given(sizes=st.lists(st.integers(0, 2 << 20), max_size=6))
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_what_was_followed_is_what_was_written(sizes: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     """However a file grows, and although it is renamed meanwhile, all of it is encrypted, once."""
     folder = tmp_path_factory.mktemp("growing")

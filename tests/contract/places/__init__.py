@@ -19,7 +19,7 @@ from tests.contract.places.gcs import start_google
 from tests.contract.places.local import start_local
 from tests.contract.places.s3 import start_bucket
 from tests.contract.places.sftp import start_ssh
-from tests.contract.places.webdav import start_webdav
+from tests.contract.places.webdav import start_webdav, start_webdav_apache
 from tests.servers.certs import Certificate
 
 __all__ = ["LOCAL", "PARTICIPANTS", "REMOTE", "Participant", "Place"]
@@ -48,6 +48,7 @@ REMOTE: Final[dict[str, Start]] = {
     "sftp": lambda folder, _: start_ssh(folder),
     "webdav": lambda folder, _: start_webdav(folder),
     "webdav-https": start_webdav,
+    "webdav-apache": lambda folder, _: start_webdav_apache(folder),
 }
 PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
 """How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""

@@ -1,9 +1,10 @@
-"""A WebDAV server (rclone serve webdav) in the contract suite."""
+"""WebDAV servers (rclone, Apache) in the contract suite."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,9 +13,9 @@ from nanumpay_backupd.system.secrets import Secret
 from tests.contract.places.base import DiskParticipant, Participant
 from tests.servers.certs import Certificate
 from tests.servers.s3 import CACHE_SECONDS
-from tests.servers.webdav import WebdavServer, start_rclone_webdav
+from tests.servers.webdav import WebdavServer, start_apache, start_rclone_webdav
 
-__all__ = ["start_webdav"]
+__all__ = ["start_webdav", "start_webdav_apache"]
 
 
 class WebdavAccount(DiskParticipant):
@@ -38,8 +39,27 @@ class WebdavAccount(DiskParticipant):
         return {"url": f"{self._server.url.partition(':')[0]}://{host}:{port}"}
 
 
+class ApacheAccount(WebdavAccount):
+    """Folders below one that Apache serves; what a test puts there is its own."""
+
+    settling: ClassVar[float] = 0.0
+
+    def plant(self, name: str, files: Mapping[str, bytes]) -> None:
+        super().plant(name, files)
+        for path in files:
+            shutil.chown(self.on_disk(name) / path, "www-data", "www-data")
+            shutil.chown((self.on_disk(name) / path).parent, "www-data", "www-data")
+
+
 @contextlib.contextmanager
 def start_webdav(folder: Path, certificate: Certificate | None = None) -> Iterator[Participant]:
     """Run a server; with a certificate it speaks HTTPS."""
     with start_rclone_webdav(folder, certificate) as server:
         yield WebdavAccount(server)
+
+
+@contextlib.contextmanager
+def start_webdav_apache(folder: Path) -> Iterator[Participant]:
+    """Run Apache."""
+    with start_apache(folder) as server:
+        yield ApacheAccount(server)
