@@ -119,6 +119,9 @@ def main(argv: Sequence[str]) -> int:
                 # Run as a program, this file has its neighbours beside it, and knows no package.
                 sys.path.insert(0, str(ROOT / "tests"))
                 importlib.import_module("setup_databases").fetch_servers(TOOLS, debian_packages)
+                missing = importlib.import_module("setup_azurite").install_azurite(TOOLS, _run_quietly, _say)
+                if missing:
+                    raise SetupError(missing)
                 importlib.import_module("setup_stores").fetch_stores(TOOLS, debian_packages)
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)

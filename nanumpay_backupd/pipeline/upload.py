@@ -364,9 +364,7 @@ def _put(
     return result, proof
 
 
-def _succeeded(
-    copy: Copy, proof: Proof, resumed: int, seconds: float, catalog: Catalog, recorder: Recorder
-) -> str:
+def _succeeded(copy: Copy, proof: Proof, resumed: int, seconds: float, catalog: Catalog, recorder: Recorder) -> str:
     """Record that a copy arrived, ``resumed`` bytes of which were there already; returns a sentence about it."""
     state = CopyState.UPLOADED if proof is Proof.SIZE else CopyState.VERIFIED
     now = recorder.clock.now()

@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 from nanumpay_backupd.settings.destinations import (
+    AzureDestination,
+    DropboxDestination,
     FtpDestination,
+    GcsDestination,
     LocalDestination,
     S3Destination,
     SftpDestination,
@@ -41,6 +44,23 @@ _BANDWIDTH: Final = Option(
     Bandwidth(),
     "The most bytes per second, there and back, of a run (a restore is not held up); `0KiB`: no limit.",
     '"10MiB"',
+)
+_TIMEOUT: Final = Duration("1s", "1h")
+_BANDWIDTH: Final = Option(
+    "bandwidth",
+    Bandwidth(),
+    "The most bytes per second, there and back, of a run (a restore is not held up); `0KiB`: no limit.",
+    '"10MiB"',
+)
+_TIMEOUT: Final = Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"')
+_OTHER_SERVER: Final = Option(
+    "endpoint_url", Url(), "Address of a server other than the provider's own.", '"https://storage.example.com"'
+)
+_CA_FILE: Final = Option(
+    "ca_file",
+    AbsolutePath(as_text=True, empty=True),
+    "Certificates to trust instead of the host's.",
+    '"/etc/nanumpay/storage-ca.pem"',
 )
 S3_EXTRAS: Final = (
     Option("endpoint_url", Url(), "Address of an S3 server that is not AWS.", '"https://s3.example.com"'),
@@ -228,6 +248,119 @@ _TABLES: Final = (
             _BANDWIDTH,
         ),
     ),
+    Table(
+        "destination.NAME",
+        GcsDestination,
+        'A bucket of Google Cloud Storage: `type = "gcs"` ([destinations/gcs.md](destinations/gcs.md)).',
+        (
+            Option("bucket", _BUCKET, "The bucket.", '"my-backups"', required=True),
+            Option("prefix", Text(), "Folder in the bucket.", '"nanumpay-backup/"'),
+            Option(
+                "service_account",
+                SecretValue(),
+                "The JSON key file of a service account.",
+                '{ file = "/etc/nanumpay/gcs-key.json" }',
+                default="empty: application default credentials",
+            ),
+            Option(
+                "storage_class",
+                Text("a storage class in capitals, or empty", pattern=r"[A-Z0-9_]*", example='"NEARLINE"'),
+                "Storage class of the objects; empty: the bucket's default.",
+                '"NEARLINE"',
+            ),
+            Option(
+                "kms_key_name",
+                Text(),
+                "The key of Cloud KMS to encrypt with; empty: the bucket's.",
+                '"projects/p/locations/l/keyRings/r/cryptoKeys/k"',
+            ),
+            Option(
+                "delete_versions",
+                Flag(),
+                "In a bucket that keeps versions, delete these too.",
+                "true",
+            ),
+            _OTHER_SERVER,
+            _CA_FILE,
+            Option("chunk_size", Size("256KiB", "1GiB"), "How much is sent at once, a multiple of 256KiB.", '"16MiB"'),
+            _TIMEOUT,
+            _BANDWIDTH,
+        ),
+    ),
+    Table(
+        "destination.NAME",
+        AzureDestination,
+        'A container of Azure Blob Storage: `type = "azure"` ([destinations/azure.md](destinations/azure.md)).',
+        (
+            Option(
+                "container",
+                Text("a container's name", pattern=r"[a-z0-9$][a-z0-9-]{2,62}", example='"backups"'),
+                "The container.",
+                '"backups"',
+                required=True,
+            ),
+            Option("account", Text(), "The storage account.", '"mystorageaccount"'),
+            Option("prefix", Text(), "Folder in the container.", '"nanumpay-backup/"'),
+            Option(
+                "connection_string",
+                SecretValue(),
+                "A connection string, with a key or a SAS in it.",
+                '{ credential = "azure-connection" }',
+            ),
+            Option("account_key", SecretValue(), "A key of the account.", '{ credential = "azure-key" }'),
+            Option(
+                "sas_token",
+                SecretValue(),
+                "A shared access signature.",
+                '{ credential = "azure-sas" }',
+                default="empty, as the two before: the host's managed identity",
+            ),
+            Option(
+                "client_id",
+                Text(),
+                "The managed identity, where the host has several.",
+                '"00000000-0000-0000-0000-000000000000"',
+            ),
+            Option(
+                "tier",
+                Choice("", "Hot", "Cool", "Cold", "Archive"),
+                "Access tier of the blobs; empty: the account's default.",
+                '"Cool"',
+            ),
+            _OTHER_SERVER,
+            _CA_FILE,
+            Option("block_size", Size("64KiB", "1GiB"), "Size of the blocks of an upload.", '"8MiB"'),
+            Option("parallel_blocks", Whole(1, 16), "How many blocks travel at the same time.", "3"),
+            _TIMEOUT,
+            _BANDWIDTH,
+        ),
+    ),
+    Table(
+        "destination.NAME",
+        DropboxDestination,
+        'A folder in a Dropbox: `type = "dropbox"` ([destinations/dropbox.md](destinations/dropbox.md)).',
+        (
+            Option(
+                "path",
+                Text("a path that begins with /, or empty", pattern=r"(/.+)?", example='"/nanumpay-backup"'),
+                "Folder; empty: the app's own.",
+                '"/nanumpay-backup"',
+            ),
+            Option("app_key", Text(), "Key of the app.", '"abcdefghijklmno"', required=True),
+            Option(
+                "app_secret",
+                SecretValue(),
+                "Secret of the app; empty for a token that was got by PKCE.",
+                '{ credential = "dropbox-app" }',
+            ),
+            Option("refresh_token", SecretValue(), "The refresh token.", '{ credential = "dropbox-token" }'),
+            _OTHER_SERVER,
+            _CA_FILE,
+            Option("chunk_size", Size("4MiB", "148MiB"), "How much is sent at once, a multiple of 4MiB.", '"16MiB"'),
+            _TIMEOUT,
+            _BANDWIDTH,
+        ),
+    ),
 )
 _NATURE: Final = (
     Option(
@@ -249,5 +382,14 @@ DESTINATIONS: Final[dict[str, Table]] = {
     type_of_destination(table.record): table._replace(options=(*table.options, *_NATURE)) for table in _TABLES
 }
 """The table of each type that ``type`` may name."""
-EXAMPLE_NAMES: Final = {"s3": "offsite", "ftp": "ftp-server", "local": "usb", "sftp": "nas", "webdav": "cloud"}
+EXAMPLE_NAMES: Final = {
+    "s3": "offsite",
+    "ftp": "ftp-server",
+    "local": "usb",
+    "sftp": "nas",
+    "webdav": "cloud",
+    "gcs": "google",
+    "azure": "azure",
+    "dropbox": "dropbox",
+}
 """What a destination of each type is called in docs/backupd.toml.example."""

@@ -15,9 +15,12 @@ import msgspec
 from nanumpay_backupd.system.secrets import Secret
 
 __all__ = [
+    "AzureDestination",
     "Destination",
     "DestinationSettings",
+    "DropboxDestination",
     "FtpDestination",
+    "GcsDestination",
     "LocalDestination",
     "S3Destination",
     "SftpDestination",
@@ -232,7 +235,129 @@ class WebdavDestination(DestinationSettings, frozen=True, tag="webdav"):
         return _https_server(self.url, self.timeout)
 
 
-Destination = S3Destination | FtpDestination | LocalDestination | SftpDestination | WebdavDestination
+class GcsDestination(DestinationSettings, frozen=True, tag="gcs"):
+    """A bucket of Google Cloud Storage. Without ``service_account`` (the text of its key file) the host's own login.
+
+    ``chunk_size`` is a multiple of 256 KiB: so much is sent, and held in memory, at once.
+    """
+
+    extra: ClassVar[str] = "gcs"
+    bucket: str
+    prefix: str = "nanumpay-backup/"
+    service_account: Secret = Secret("")
+    storage_class: str = ""
+    kms_key_name: str = ""
+    delete_versions: bool = False
+    endpoint_url: str = ""
+    ca_file: str = ""
+    chunk_size: int = 16 << 20
+    timeout: float = 60.0
+
+    @property
+    def address(self) -> str:
+        """See `DestinationSettings.address`."""
+        return f"gs://{self.bucket}/{self.prefix}"
+
+    @property
+    def tls_server(self) -> TlsServer | None:
+        """See `DestinationSettings.tls_server`; Google keeps its own in order."""
+        return _https_server(self.endpoint_url, self.timeout)
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `DestinationSettings.conflicts`."""
+        if self.chunk_size % (256 << 10):
+            yield "chunk_size", "is no multiple of 256KiB, as Google asks for", 'chunk_size = "16MiB"'
+
+
+class AzureDestination(DestinationSettings, frozen=True, tag="azure"):
+    """A container of Azure Blob Storage. At most one of the three logins; none: the host's managed identity.
+
+    ``endpoint_url`` empty means ``https://ACCOUNT.blob.core.windows.net``; a connection string brings its own.
+    """
+
+    extra: ClassVar[str] = "azure"
+    container: str
+    account: str = ""
+    prefix: str = "nanumpay-backup/"
+    connection_string: Secret = Secret("")
+    account_key: Secret = Secret("")
+    sas_token: Secret = Secret("")
+    client_id: str = ""
+    tier: str = ""
+    endpoint_url: str = ""
+    ca_file: str = ""
+    block_size: int = 8 << 20
+    parallel_blocks: int = 3
+    timeout: float = 60.0
+
+    @property
+    def address(self) -> str:
+        """See `DestinationSettings.address`."""
+        return f"azure://{self.account or 'account'}/{self.container}/{self.prefix}"
+
+    @property
+    def tls_server(self) -> TlsServer | None:
+        """See `DestinationSettings.tls_server`; Microsoft keeps its own in order."""
+        return _https_server(self.endpoint_url, self.timeout)
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `DestinationSettings.conflicts`."""
+        logins = [name for name in ("connection_string", "account_key", "sas_token") if getattr(self, name)]
+        if len(logins) > 1:
+            yield logins[1], f"is set beside {logins[0]}", "name one login only"
+        if self.connection_string and self.endpoint_url:
+            yield "endpoint_url", "is set beside connection_string, which has its own", "leave out one of them"
+        if not self.account and not self.connection_string and not self.endpoint_url:
+            yield "account", "is missing", 'account = "mystorageaccount"'
+        if self.account_key and not self.account:
+            yield "account", "is missing, and account_key belongs to one", 'account = "mystorageaccount"'
+        if self.client_id and logins:
+            yield "client_id", f"is of a managed identity, and {logins[0]} is set", "leave out one of them"
+
+
+class DropboxDestination(DestinationSettings, frozen=True, tag="dropbox"):
+    """A folder of a Dropbox, or of an app's own folder in it. ``app_secret`` is empty for an app of PKCE.
+
+    ``chunk_size`` is a multiple of 4 MiB: so much is sent, and held in memory, at once.
+    """
+
+    app_key: str
+    path: str = "/nanumpay-backup"
+    app_secret: Secret = Secret("")
+    refresh_token: Secret = Secret("")
+    endpoint_url: str = ""
+    ca_file: str = ""
+    chunk_size: int = 16 << 20
+    timeout: float = 60.0
+
+    @property
+    def address(self) -> str:
+        """See `DestinationSettings.address`."""
+        return f"dropbox:{self.path}"
+
+    @property
+    def tls_server(self) -> TlsServer | None:
+        """See `DestinationSettings.tls_server`; Dropbox keeps its own in order."""
+        return _https_server(self.endpoint_url, self.timeout)
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `DestinationSettings.conflicts`."""
+        if not self.refresh_token:
+            yield "refresh_token", "is missing", 'refresh_token = { credential = "dropbox-token" }'
+        if self.chunk_size % (4 << 20):
+            yield "chunk_size", "is no multiple of 4MiB, as Dropbox asks for", 'chunk_size = "16MiB"'
+
+
+Destination = (
+    S3Destination
+    | FtpDestination
+    | LocalDestination
+    | SftpDestination
+    | WebdavDestination
+    | GcsDestination
+    | AzureDestination
+    | DropboxDestination
+)
 
 
 def type_of_destination(record: type | object) -> str:

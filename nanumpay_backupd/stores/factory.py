@@ -7,15 +7,18 @@ from typing import Final
 
 import msgspec
 
-from nanumpay_backupd.settings.schema import (
+from nanumpay_backupd.settings.destinations import (
+    AzureDestination,
     Destination,
+    DropboxDestination,
     FtpDestination,
+    GcsDestination,
     LocalDestination,
-    RetryPolicy,
     S3Destination,
     SftpDestination,
     WebdavDestination,
 )
+from nanumpay_backupd.settings.schema import RetryPolicy
 from nanumpay_backupd.stores.base import Notes, Store
 from nanumpay_backupd.stores.extras import needed_extra
 from nanumpay_backupd.stores.retrying import RetryingStore
@@ -26,6 +29,8 @@ __all__ = ["open_store"]
 
 _SMALL_PART: Final = 5 << 20
 _PART_SECONDS: Final = 60
+_PACED: Final = (S3Destination, GcsDestination, AzureDestination, DropboxDestination)
+"""Those whose drivers ask the throttle themselves before they send anything."""
 
 
 def open_store(
@@ -50,7 +55,7 @@ def open_store(
         throttle = Throttle(destination.bandwidth, clock or SystemClock(), cancelled or (lambda: False))
     store = _driver(destination, clock, throttle, notes)
     if throttle is not None:
-        sender = throttle if isinstance(destination, S3Destination) else None
+        sender = throttle if isinstance(destination, _PACED) else None
         rate = destination.bandwidth
         store = ThrottledStore(store, rate, clock=clock, cancelled=cancelled, sender=sender)
     if retry is None:
@@ -78,6 +83,8 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
             from nanumpay_backupd.stores.ftp import FtpStore
 
             return FtpStore(destination, clock)
+        case GcsDestination() | AzureDestination() | DropboxDestination():
+            return _cloud(destination, clock, None if throttle is None else throttle.spend)
         case SftpDestination():
             from nanumpay_backupd.stores.sftp import SftpStore
 
@@ -90,3 +97,23 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
             from nanumpay_backupd.stores.local import LocalStore
 
             return LocalStore(destination)
+
+
+def _cloud(
+    destination: GcsDestination | AzureDestination | DropboxDestination,
+    clock: Clock | None,
+    pace: Callable[[int], None] | None,
+) -> Store:
+    match destination:
+        case GcsDestination():
+            from nanumpay_backupd.stores.gcs import GcsStore
+
+            return GcsStore(destination, clock, pace)
+        case AzureDestination():
+            from nanumpay_backupd.stores.azure import AzureStore
+
+            return AzureStore(destination, pace)
+        case DropboxDestination():
+            from nanumpay_backupd.stores.dropbox import DropboxStore
+
+            return DropboxStore(destination, clock, pace)

@@ -13,7 +13,7 @@ import anycrc
 import pytest
 
 from nanumpay_backupd.errors import CancelledError, StoreError
-from nanumpay_backupd.stores.base import CHUNK, Keeping, ObjectInfo, Resumed, Store, is_hidden, part_name
+from nanumpay_backupd.stores.base import CHUNK, ObjectInfo, Resumed, Store, is_hidden, part_name
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.shared_file import SharedFile
 from tests.contract.places import REMOTE, Place
@@ -213,7 +213,7 @@ def test_nothing_is_locked_where_nobody_locks(place: Place) -> None:
     place.store.put_bytes(KEY, b"x")
     for key in (KEY, f"{KEY}.manifest.json"):
         place.store.must_be_free(key)
-    assert place.store.keeping() == Keeping()
+    assert place.store.keeping() == place.participant.keeping
 
 
 def test_a_root_that_does_not_exist_is_empty(place: Place) -> None:

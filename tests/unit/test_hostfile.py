@@ -335,7 +335,7 @@ def test_how_people_are_told_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[nanumpay.s3]\nsse_kms_key_id = "x"', "nanumpay.s3.sse_kms_key_id", "without its mode", 'sse = "aws:kms"'),
         ('[nanumpay.ftp]\ntls_fingerprint = "ab"', "nanumpay.ftp.tls_fingerprint", "64 hexadecimal", ""),
         ('[destination.x]\nbucket = "b"', "destination.x.type", "is missing", '"s3", "ftp", "local"'),
-        ('[destination.x]\ntype = "gcs"', "destination.x.type", 'is "gcs"', ""),
+        ('[destination.x]\ntype = "tape"', "destination.x.type", 'is "tape"', ""),
         ('[destination.x]\ntype = "s3"', "destination.x.bucket", "is missing", 'bucket = "my-backups"'),
         ('[destination.x]\ntype = "ftp"', "destination.x.host", "is missing", "host = "),
         ('[destination.x]\ntype = "local"', "destination.x.path", "is missing", "path = "),
@@ -661,6 +661,7 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     secrets = {"s3-secret": "secret-value", "shop-uri": "mongodb://h/shop"}
     secrets |= {"heartbeat": "https://hc.example.com/1", "ops-mail": "mailto://ops:pw@example.com"}
     secrets |= {"old-passphrase": "that of last year", "shop-db": "secret-value"}
+    secrets |= dict.fromkeys(("azure-sas", "dropbox-app", "dropbox-token"), "secret-value")
     secrets |= {"n8n-key": "secret-value", "n8n-encryption-key": "secret-value"}
     secrets |= dict.fromkeys(("nas-key", "nas-passphrase", "nas-password", "webdav-password"), "secret-value")
     for name, value in secrets.items():
@@ -677,6 +678,9 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     # A server is reached by its host or its socket, and password hashes are of accounts that are saved.
     text = re.sub(r'(?m)^(?:socket = ".run.mysqld|accounts = false).*$', "", text)
     text = re.sub(r"(?m)^passphrase = .*$", "", text).replace("/etc/nanumpay/backup-key.sec", str(password))
+    # One login only.
+    text = re.sub(r"(?m)^(?:connection_string|account_key|client_id) = .*$", "", text)
+    text = text.replace("/etc/nanumpay/gcs-key.json", str(password))
     config = parse(text)
     assert [job.name for job in config.jobs] == ["shop", *list(SOURCES)[1:]]
     assert [destination.name for destination in config.destinations] == list(EXAMPLE_NAMES.values())

@@ -5,13 +5,17 @@ A new one is a module here with a subclass of `base.Participant`, and its place 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+from tests.contract.places.azure import start_container
 from tests.contract.places.base import Participant, Place
+from tests.contract.places.dropbox import real_folder, start_folder
 from tests.contract.places.ftp import start_ftp
+from tests.contract.places.gcs import start_google
 from tests.contract.places.local import start_local
 from tests.contract.places.s3 import start_bucket
 from tests.contract.places.sftp import start_ssh
@@ -33,6 +37,14 @@ REMOTE: Final[dict[str, Start]] = {
     "ftps-pyftpdlib": lambda folder, certificate: start_ftp(folder, "pyftpdlib", certificate),
     "ftp-vsftpd": lambda folder, _: start_ftp(folder, "vsftpd"),
     "ftps-vsftpd": lambda folder, certificate: start_ftp(folder, "vsftpd", certificate),
+    "gcs": lambda _, __: start_google(),
+    "gcs-https": lambda _, certificate: start_google(certificate),
+    "azure": lambda folder, _: start_container(folder),
+    "azure-https": start_container,
+    "dropbox": lambda folder, _: start_folder(folder),
+    "dropbox-https": start_folder,
+    # By make test-dropbox only: it takes an account.
+    **({"dropbox-real": lambda _, __: real_folder()} if os.environ.get("NANUMPAY_TEST_REAL_DROPBOX") else {}),
     "sftp": lambda folder, _: start_ssh(folder),
     "webdav": lambda folder, _: start_webdav(folder),
     "webdav-https": start_webdav,

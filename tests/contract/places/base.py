@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nanumpay_backupd.settings.schema import Destination
-from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.stores.base import Keeping, Store
 
 __all__ = ["DiskParticipant", "Participant", "Place"]
 
@@ -23,6 +23,8 @@ class Participant(ABC):
 
     durable: ClassVar[bool] = False
     """What a put says of it (`PutResult.durable`)."""
+    keeping: ClassVar[Keeping] = Keeping()
+    """What it says that it keeps of what is deleted."""
     tells_room: ClassVar[bool] = False
     """Whether it tells how much room there is."""
     settling: ClassVar[float] = 0.0
