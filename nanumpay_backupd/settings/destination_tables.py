@@ -45,13 +45,6 @@ _BANDWIDTH: Final = Option(
     "The most bytes per second, there and back, of a run (a restore is not held up); `0KiB`: no limit.",
     '"10MiB"',
 )
-_TIMEOUT: Final = Duration("1s", "1h")
-_BANDWIDTH: Final = Option(
-    "bandwidth",
-    Bandwidth(),
-    "The most bytes per second, there and back, of a run (a restore is not held up); `0KiB`: no limit.",
-    '"10MiB"',
-)
 _TIMEOUT: Final = Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"')
 _OTHER_SERVER: Final = Option(
     "endpoint_url", Url(), "Address of a server other than the provider's own.", '"https://storage.example.com"'
@@ -118,7 +111,7 @@ FTP_EXTRAS: Final = (
         "SHA-256 of the server's certificate: exactly that one is accepted, self-signed or not.",
         '"' + "ab" * 32 + '"',
     ),
-    Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+    _TIMEOUT,
     _BANDWIDTH,
 )
 
@@ -142,7 +135,7 @@ _TABLES: Final = (
             *S3_EXTRAS,
             Option("part_size", Size("5MiB", "1GiB"), "Size of the parts of an upload.", '"16MiB"'),
             Option("parallel_parts", Whole(1, 16), "How many parts travel at the same time.", "3"),
-            Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+            _TIMEOUT,
         ),
     ),
     Table(
@@ -212,7 +205,7 @@ _TABLES: Final = (
                 "Folder on the server; without a slash in front, below the login's own; empty: that one.",
                 '"backup/nanumpay"',
             ),
-            Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+            _TIMEOUT,
             _BANDWIDTH,
         ),
     ),
@@ -244,7 +237,7 @@ _TABLES: Final = (
                 "SHA-256 of the server's certificate: exactly that one is accepted, self-signed or not.",
                 '"' + "ab" * 32 + '"',
             ),
-            Option("timeout", _NETWORK_TIMEOUT, "How long the server may be silent.", '"60s"'),
+            _TIMEOUT,
             _BANDWIDTH,
         ),
     ),

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import ThreadingHTTPServer
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qs, unquote
 
 from cryptography.exceptions import InvalidSignature
@@ -151,6 +151,7 @@ def start_gcs(certificate: Certificate | None = None, address: str = "127.0.0.1"
 
 class _Handler(emulator.RequestHandler):
     protocol_version = "HTTP/1.1"
+    rfile: BinaryIO
 
     def __init__(self, server: GcsServer, *args: Any) -> None:
         self.gcs = server
@@ -177,7 +178,8 @@ class _Handler(emulator.RequestHandler):
         if len(given) < announced:  # cut: nothing of it is kept
             self.close_connection = True
             return
-        self.rfile, connection = io.BytesIO(given), self.rfile
+        connection = self.rfile
+        self.rfile = io.BytesIO(given)
         _ = request.data
         self.rfile = connection
         with self.gcs.lock:

@@ -113,8 +113,10 @@ class RealDropbox(Participant):
 @contextlib.contextmanager
 def real_folder() -> Iterator[Participant]:
     """Use Dropbox itself, with the login that the environment has."""
-    names = ("DROPBOX_APP_KEY", "DROPBOX_APP_SECRET", "DROPBOX_REFRESH_TOKEN")
-    real = RealDropbox(*(os.environ[name] for name in names), endpoint=os.environ.get("DROPBOX_ENDPOINT", ""))
+    app_key, app_secret, refresh_token = (
+        os.environ[name] for name in ("DROPBOX_APP_KEY", "DROPBOX_APP_SECRET", "DROPBOX_REFRESH_TOKEN")
+    )
+    real = RealDropbox(app_key, app_secret, refresh_token, os.environ.get("DROPBOX_ENDPOINT", ""))
     try:
         yield real
     finally:
