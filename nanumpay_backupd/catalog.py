@@ -240,6 +240,10 @@ class Catalog:
         except sqlite3.Error as error:
             raise _named(error, self._path) from None
 
+    def select(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask what no method here answers (`catalog_pages`); only reads. Raises BackupdError as all methods."""
+        return self._read(sql, *values)
+
     # Runs
 
     def save_run(self, run: Run) -> None:
@@ -423,6 +427,22 @@ class Catalog:
             copies.setdefault(name, []).append(_COPY.decode(record))
         limited = self._limited()
         return [_backup(row, _by_place(copies.get(row[0], [])), only_to=limited.get(row[0])) for row in rows]
+
+    def backups_named(self, names: Collection[str]) -> list[Backup]:
+        """Return the backups of these ids with their copies, in that order, without manifests."""
+        marks = ", ".join("?" * len(names))
+        rows = {
+            row[0]: row for row in self._read(f"SELECT {_BACKUP_COLUMNS} FROM backups WHERE id IN ({marks})", *names)
+        }  # noqa: S608
+        copies: dict[str, list[Copy]] = {}
+        for name, record in self._read(f"SELECT backup, record FROM copies WHERE backup IN ({marks})", *names):  # noqa: S608
+            copies.setdefault(name, []).append(_COPY.decode(record))
+        limited = self._limited()
+        return [
+            _backup(rows[name], _by_place(copies.get(name, [])), only_to=limited.get(name))
+            for name in names
+            if name in rows
+        ]
 
     def _limited(self, backup: str | None = None) -> dict[str, tuple[str, ...]]:
         """Return, of the few backups that are not meant for every destination, for which they are."""

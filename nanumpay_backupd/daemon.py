@@ -302,6 +302,11 @@ class Daemon:
         return self._host.notify.language
 
     @property
+    def host(self) -> HostConfig:
+        """See `DaemonView.host`."""
+        return self._host
+
+    @property
     def admin_group(self) -> str:
         """See `DaemonView.admin_group`."""
         return self._host.control.admin_group

@@ -195,6 +195,23 @@ def _listed(spec: RunSpec) -> object:
         return list_tree(spec, catalog, SystemClock(), opener)
 
 
+def _pour(spec: RunSpec, reporter: _PipeReporter) -> None:
+    """Write a part of a copy into the pipe that was handed over; whoever reads it may leave at any time."""
+    _, fd, offset, length, place, key = spec.action.split(":", 5)
+    destination = next(item for item in spec.job.destinations if item.name == place)
+    with (
+        os.fdopen(int(fd), "wb", buffering=0) as pipe,
+        open_store(destination, retry=_FETCH_RETRY, hurry=True) as store,
+        contextlib.suppress(BrokenPipeError),
+    ):
+        for at, chunk in enumerate(store.get(key, int(offset), int(length))):
+            if at == 0:
+                reporter.emit("pouring")
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[pipe.write(rest) :]
+
+
 def foresee(spec: RunSpec, clock: Clock) -> RestorePlan:
     """Say what the restore that ``spec`` orders would do; changes nothing. Raises BackupdError."""
     if not isinstance(spec.job.source, MongoSource):
@@ -312,7 +329,7 @@ def main() -> int:
     spec = decode_spec(sys.stdin.buffer.read())
     adopt()
     keep_blocks()
-    if spec.action != "restore":  # somebody waits for that
+    if spec.action != "restore" and not spec.action.startswith("pour:"):  # somebody waits for that
         _be_modest()
     reporter = _PipeReporter(sys.stdout)
 
@@ -320,6 +337,12 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: recorder.cancel())
 
+    if spec.action.startswith("pour:"):
+        try:
+            _pour(spec, reporter)
+        except BackupdError as error:
+            reporter.emit("fault", fault=to_builtins(error_info(error)))
+        return EXIT_OK
     if spec.action == "look" or spec.action.startswith("doctor"):
         kind = "sight" if spec.action == "look" else "check"
         try:
@@ -375,8 +398,11 @@ class WorkerProcess:
         self.errors: list[str] = []
 
     @classmethod
-    async def start(cls, spec: RunSpec) -> WorkerProcess:
-        """Start the process; raises BackupdError (``worker-start``) when it cannot be started."""
+    async def start(cls, spec: RunSpec, handed: tuple[int, ...] = ()) -> WorkerProcess:
+        """Start the process; raises BackupdError (``worker-start``) when it cannot be started.
+
+        ``handed`` are descriptors that it gets under the same numbers.
+        """
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -388,6 +414,7 @@ class WorkerProcess:
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
                 preexec_fn=die_with_parent,
+                pass_fds=handed,
                 limit=_LONGEST_LINE,
                 env=own_environment(),
             )

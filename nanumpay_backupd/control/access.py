@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Peer", "may_administer", "peer_of"]
+__all__ = ["Peer", "is_user", "may_administer", "peer_of"]
 
 _UCRED: Final = struct.Struct("iII")
 
@@ -50,3 +50,11 @@ def may_administer(peer: Peer, admin_group: str | None) -> bool:
     except KeyError:  # a user without a name (a container's): the kernel's word is all there is
         return peer.gid == wanted
     return wanted in os.getgrouplist(user.pw_name, user.pw_gid)
+
+
+def is_user(peer: Peer, name: str) -> bool:
+    """Tell whether a caller is the user of that name, as the user database has it now."""
+    try:
+        return bool(name) and pwd.getpwnam(name).pw_uid == peer.uid
+    except KeyError:
+        return False

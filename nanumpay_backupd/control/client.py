@@ -91,6 +91,18 @@ class Client:
             link.send(params, more=False)
             return link.receive()[0]
 
+    def open(self, method: str, params: dict[str, Any] | None = None) -> tuple[dict[str, Any], int]:
+        """As `call`, of a method that hands a file over; the descriptor is the caller's to close.
+
+        Raises UnreachableError where none came: the daemon is older than that.
+        """
+        with _Link(self._path, method, self._timeout) as link:
+            link.send(params, more=False)
+            reply, fd = link.receive_handed()
+        if fd is None:
+            raise UnreachableError("the daemon handed over no file", hint=_LOG_HINT, retryable=False)
+        return reply, fd
+
     def stream(
         self, method: str, params: dict[str, Any] | None = None, *, timeout: float | None = None
     ) -> Iterator[dict[str, Any]]:
@@ -172,6 +184,27 @@ class _Link:
         if name is not None:
             raise RemoteError(str(name), parameters)
         return parameters, reply.get("continues") is True
+
+    def receive_handed(self) -> tuple[dict[str, Any], int | None]:
+        """As `receive`, with the descriptor that came along (None: none did); of an error reply it is closed."""
+        found: list[int] = []
+        try:
+            return self._received(found), found.pop(0) if found else None
+        finally:
+            for fd in found:
+                os.close(fd)
+
+    def _received(self, found: list[int]) -> dict[str, Any]:
+        # It comes with the first byte, and what reads that byte otherwise would lose it.
+        try:
+            self._socket.settimeout(self._left())
+            data, found[:], _, _ = socket.recv_fds(self._socket, _READ_SIZE, 1)
+        except TimeoutError:
+            raise self._too_slow() from None
+        except OSError:
+            data = b""
+        self._buffer += data
+        return self.receive()[0]
 
     def close(self) -> None:
         """Close the connection; harmless when it is closed. A thread that waits for a reply is woken up."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -20,7 +21,18 @@ from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError, Refu
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["SERVICE", "Call", "Connection", "ExpectedMore", "Handler", "Limits", "ProtocolError", "Service", "fault_of"]
+__all__ = [
+    "SERVICE",
+    "Call",
+    "Connection",
+    "ExpectedMore",
+    "Handed",
+    "Handler",
+    "Limits",
+    "ProtocolError",
+    "Service",
+    "fault_of",
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +72,14 @@ class Call:
     params: dict[str, Any]
     more: bool
     peer: Peer
+
+
+class Handed(dict[str, Any]):
+    """A reply that hands a descriptor over (SCM_RIGHTS); it is closed here once it was sent, or could not be."""
+
+    def __init__(self, reply: Mapping[str, Any], fd: int) -> None:
+        super().__init__(reply)
+        self.fd = fd
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[dict[str, Any]] | AsyncIterator[dict[str, Any]]]
@@ -255,16 +275,21 @@ class Connection:
     async def _reply(
         self, request: _Request, interface: Interface, parameters: dict[str, Any], *, continues: bool = False
     ) -> None:
+        fd = parameters.fd if isinstance(parameters, Handed) else None
         try:
-            interface.validate_out(request.method, parameters)
-        except InvalidParameter as fault:
-            raise TypeError(f"the handler of {request.method} made a reply that does not fit: {fault}") from fault
-        if request.oneway:
-            return
-        message: dict[str, Any] = {"parameters": parameters}
-        if continues:
-            message["continues"] = True
-        await self._send(message, request.terminator)
+            try:
+                interface.validate_out(request.method, parameters)
+            except InvalidParameter as fault:
+                raise TypeError(f"the handler of {request.method} made a reply that does not fit: {fault}") from fault
+            if request.oneway:
+                return
+            message: dict[str, Any] = {"parameters": parameters}
+            if continues:
+                message["continues"] = True
+            await self._send(message, request.terminator, fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
 
     # ------------------------------------------------------------------------------------------------ streams
 
@@ -333,13 +358,17 @@ class Connection:
 
     # ------------------------------------------------------------------------------------------------- output
 
-    async def _send(self, message: dict[str, Any], terminator: bytes) -> None:
-        """Write one message as a whole; raises _GoneError when the caller went away or takes nothing any more."""
+    async def _send(self, message: dict[str, Any], terminator: bytes, fd: int | None = None) -> None:
+        """Write one message as a whole, a descriptor with its first byte.
+
+        Raises _GoneError when the caller went away or takes nothing any more.
+        """
         rest = memoryview(encode(message, terminator))
         async with self._writing:
             while rest:
                 try:
-                    rest = rest[self._socket.send(rest) :]
+                    sent = self._socket.send(rest) if fd is None else socket.send_fds(self._socket, [rest], [fd])
+                    rest, fd = rest[sent:], None
                 except BlockingIOError:
                     await self._writable()
                 except OSError as error:

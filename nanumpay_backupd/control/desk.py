@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import structlog
 
 from nanumpay_backupd.announcer import Announcer
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.control.server import Call, may_administer
+from nanumpay_backupd.control.server import Call, is_user, may_administer
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
 from nanumpay_backupd.events import Fault
 from nanumpay_backupd.messages import Message
@@ -19,7 +20,7 @@ from nanumpay_backupd.model import FULLS, Backup, CopyState, Trigger
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.pipeline.outlook import PruneLine
 from nanumpay_backupd.pipeline.prune import named
-from nanumpay_backupd.settings.schema import JobSpec, RestoreOrder, RunSpec
+from nanumpay_backupd.settings.schema import HostConfig, JobSpec, RestoreOrder, RunSpec
 from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
@@ -56,6 +57,11 @@ class DaemonView(Protocol):
         """Name of the group whose members may restore and delete, or empty."""
         ...
 
+    @property
+    def host(self) -> HostConfig:
+        """The host file that is in force."""
+        ...
+
     def settings_state(self) -> dict[str, Any]:
         """Where the application's settings come from (SettingsState of the interface)."""
         ...
@@ -82,7 +88,10 @@ class Desk:
         self._clock = clock
 
     def _admin(self, call: Call, what: str) -> None:
-        if not may_administer(call.peer, self._daemon.admin_group):
+        web = self._daemon.host.web
+        if not may_administer(call.peer, self._daemon.admin_group) and not (
+            web.changes and is_user(call.peer, web.user)
+        ):
             raise RefusedError(
                 f"you may not {what}: that is for root, the service's user and the admin group",
                 hint="use sudo, or set [control] admin_group in backupd.toml",
@@ -120,9 +129,14 @@ class Desk:
         """Let a worker delete: it may talk to slow servers, and it takes the job's lock."""
         return [line for lines in await self._ask(job, action, "lines") for line in lines]
 
+    def _told(self, fault: dict[str, Any]) -> BackupdError:
+        """Return the fault that a worker's event carries."""
+        return msgspec.convert(fault, _Told).as_error()
+
     async def _helper(
-        self, job: JobSpec, action: str, restore: RestoreOrder | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
+        self, job: JobSpec, action: str, restore: RestoreOrder | None = None, handed: tuple[int, ...] = ()
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """Start a worker for something that is no run; yields its events. ``handed`` descriptors are its own then."""
         spec = RunSpec(
             run="none",
             job=job,
@@ -131,7 +145,11 @@ class Desk:
             action=action,
             restore=restore,
         )
-        process = await WorkerProcess.start(spec)
+        try:
+            process = await WorkerProcess.start(spec, handed)
+        finally:
+            for fd in handed:
+                os.close(fd)
         try:
             async for event in process.events():
                 yield event

@@ -10,6 +10,7 @@ from nanumpay_backupd.control.desk import DaemonView
 from nanumpay_backupd.control.keeping import Keeping
 from nanumpay_backupd.control.looking import Looking
 from nanumpay_backupd.control.monitoring import Monitoring
+from nanumpay_backupd.control.offering import Offering
 from nanumpay_backupd.control.placing import Placing
 from nanumpay_backupd.control.running import Running
 from nanumpay_backupd.control.server import Handler
@@ -32,6 +33,7 @@ class Methods:
         self._placing = Placing(daemon, clock)
         self._telling = Telling(daemon, clock)
         self._monitoring = Monitoring(daemon, clock)
+        self._offering = Offering(daemon, clock)
 
     async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
         """See `Looking.faults`."""
@@ -91,4 +93,8 @@ class Methods:
             "ListNotices": tell.list_notices,
             "TestNotify": tell.test_notify,
             "GetReport": tell.get_report,
+            "FindBackups": self._offering.find_backups,
+            "GetHistory": self._offering.get_history,
+            "PreviewSettings": self._offering.preview_settings,
+            "OpenArtifact": self._offering.open_artifact,
         }

@@ -19,12 +19,13 @@ from typing import Any, Final
 import structlog
 
 from nanumpay_backupd import __version__
-from nanumpay_backupd.control.access import Peer, may_administer
+from nanumpay_backupd.control.access import Peer, is_user, may_administer
 from nanumpay_backupd.control.connection import (
     SERVICE,
     Call,
     Connection,
     ExpectedMore,
+    Handed,
     Handler,
     Limits,
     ProtocolError,
@@ -35,7 +36,18 @@ from nanumpay_backupd.control.listener import Listener, group_differs
 from nanumpay_backupd.control.wire import encode
 from nanumpay_backupd.messages import Message
 
-__all__ = ["GROUP_HINT", "Call", "ControlServer", "ExpectedMore", "Handler", "Limits", "Peer", "may_administer"]
+__all__ = [
+    "GROUP_HINT",
+    "Call",
+    "ControlServer",
+    "ExpectedMore",
+    "Handed",
+    "Handler",
+    "Limits",
+    "Peer",
+    "is_user",
+    "may_administer",
+]
 
 GROUP_HINT: Final = "set SocketGroup= instead: systemctl edit nanumpay-backupd.socket (drop-in socket-group.conf)"
 _COMPLAIN_EVERY: Final = 60.0

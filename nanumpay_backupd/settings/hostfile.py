@@ -12,7 +12,7 @@ import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from nanumpay_backupd.blackout import covers_week, parse
 from nanumpay_backupd.errors import ConfigError
@@ -58,12 +58,13 @@ from nanumpay_backupd.settings.schema import (
     Retention,
     RetryPolicy,
     Source,
+    WebOptions,
 )
 from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, SOURCES, keys_elsewhere
 from nanumpay_backupd.settings.tables import Table
 from nanumpay_backupd.system.secrets import Secret
 
-__all__ = ["DEFAULT_HOST_FILE", "load_host_file", "parse_host_file"]
+__all__ = ["DEFAULT_HOST_FILE", "WebPart", "load_host_file", "load_web_part", "parse_host_file"]
 
 DEFAULT_HOST_FILE: Final = Path("/etc/nanumpay/backupd.toml")
 _LIMIT: Final = 1 << 20
@@ -73,9 +74,32 @@ _OWN: Final = (APPLICATION_DESTINATION, LOCAL)
 _ALL: Final = "all"
 """Every copy is encrypted, which is also so for jobs that do not say it."""
 _SAID: Final = frozenset({"retention", "monitor"})
+_WEB: Final = frozenset({"web", "mongodb", "paths", "timezone"})
 _TOML_PLACE: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 Values = dict[str, Any]
+
+
+class WebPart(NamedTuple):
+    """What the web page needs of the host file."""
+
+    web: WebOptions
+    mongodb: MongoConnection
+    paths: Paths
+    timezone: str
+
+
+def load_web_part(path: Path | None = None, *, environ: Mapping[str, str] = os.environ) -> WebPart:
+    """Read what concerns the web page, and nothing else: it may not read the secrets of the other tables.
+
+    As `load_host_file`; raises ConfigError about these tables only.
+    """
+    text, origin, world_readable = _text(path)
+    raw = {key: value for key, value in _toml(text, origin).items() if key in _WEB}
+    reader = _Reader(world_readable=world_readable)
+    config = reader.read(raw, environ, origin)
+    reader.problems.raise_if_any(code="config-invalid", prefix=f"{origin}: " if origin else "")
+    return WebPart(config.web, config.mongodb, config.paths, config.timezone)
 
 
 def load_host_file(path: Path | None = None, *, environ: Mapping[str, str] = os.environ) -> HostConfig:
@@ -84,6 +108,12 @@ def load_host_file(path: Path | None = None, *, environ: Mapping[str, str] = os.
     Without ``path`` the default place is looked at, and nothing there means all defaults. Raises ConfigError that names
     every problem found; nothing is half loaded.
     """
+    text, origin, world_readable = _text(path)
+    return parse_host_file(text, origin, world_readable=world_readable, environ=environ)
+
+
+def _text(path: Path | None) -> tuple[str, str, bool]:
+    """Return a file's text, its name for messages, and whether everybody may read it."""
     file = path or DEFAULT_HOST_FILE
     try:
         with file.open("rb") as stream:
@@ -91,7 +121,7 @@ def load_host_file(path: Path | None = None, *, environ: Mapping[str, str] = os.
             data = stream.read(_LIMIT + 1)
     except FileNotFoundError:
         if path is None:
-            return parse_host_file("", "", environ=environ)
+            return "", "", False
         raise ConfigError(f"{file} does not exist", hint="create it, or start without naming it") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}", hint=f"look at: ls -l {file}") from None
@@ -100,11 +130,10 @@ def load_host_file(path: Path | None = None, *, environ: Mapping[str, str] = os.
     if len(data) > _LIMIT:
         raise ConfigError(f"{file} is larger than {_LIMIT >> 20} MiB", hint="is it the right file?")
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8"), str(file), bool(mode & stat.S_IROTH)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ConfigError(f"{file}:{line}: not UTF-8 text", hint="save the file as UTF-8") from None
-    return parse_host_file(text, str(file), world_readable=bool(mode & stat.S_IROTH), environ=environ)
 
 
 def parse_host_file(

@@ -29,7 +29,7 @@ from nanumpay_backupd.settings.kinds import (
     Whole,
 )
 from nanumpay_backupd.settings.limit_kinds import Windows
-from nanumpay_backupd.settings.listening import LoopbackAddress, TextFile
+from nanumpay_backupd.settings.listening import BasePath, LoopbackAddress, PublicAddress, TextFile
 from nanumpay_backupd.settings.schema import (
     ApplicationJob,
     Channel,
@@ -53,6 +53,7 @@ from nanumpay_backupd.settings.schema import (
     RetryPolicy,
     S3Extras,
     Tools,
+    WebOptions,
 )
 from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, SOURCES
 from nanumpay_backupd.settings.tables import Option, Table
@@ -496,6 +497,61 @@ SINGLE: Final = (
                 "A file for node_exporter, written once a minute and after each run; empty: none.",
                 '"/var/lib/prometheus/node-exporter/nanumpay-backupd.prom"',
             ),
+        ),
+    ),
+    Table(
+        "web",
+        WebOptions,
+        "The web page, a service of its own: nanumpay-backup-web ([web.md](web.md)).",
+        (
+            Option(
+                "listen",
+                LoopbackAddress(
+                    "write 127.0.0.1:PORT; who shall come from elsewhere comes by a reverse proxy with TLS (docs/web.md)"
+                ),
+                "An address of this host only, or a Unix socket.",
+                '"127.0.0.1:9680"',
+            ),
+            Option(
+                "address",
+                PublicAddress(),
+                "How people reach it through the reverse proxy; empty: only by `listen` (an SSH tunnel).",
+                '"https://backup.example.com"',
+            ),
+            Option(
+                "base_path", BasePath(), "The path at which the reverse proxy offers it; empty: the root.", '"/backup"'
+            ),
+            Option(
+                "sign_in",
+                Choice("both", "application", "local"),
+                "Who may sign in: the application's administrators, those of `backupctl web-user`, or both.",
+                '"both"',
+            ),
+            Option("idle", Duration("1m", "7d"), "A session ends when it was not used for so long.", '"30m"'),
+            Option("longest", Duration("5m", "30d"), "A session ends after so long in any case.", '"12h"'),
+            Option(
+                "state", AbsolutePath(), "Sessions, users, tokens, the audit trail.", '"/var/lib/nanumpay-backup-web"'
+            ),
+            Option(
+                "users",
+                AbsolutePath(as_text=True, empty=True),
+                "The file of the users of `backupctl web-user`.",
+                '"/var/lib/nanumpay-backup-web/users.json"',
+                default="`users.json` in `state`",
+            ),
+            Option(
+                "user",
+                Text("a user's name", pattern=r"[a-z_][a-z0-9_-]{0,31}", example='"nanumpay-backup-web"'),
+                "Whom the service runs as.",
+                '"nanumpay-backup-web"',
+            ),
+            Option(
+                "changes",
+                Flag(),
+                "The daemon lets that user restore and delete. false: the page looks, starts runs and saves settings.",
+                "true",
+            ),
+            Option("language", Choice("", "en", "ko"), "Language of the page; empty: as the browser asks.", '"ko"'),
         ),
     ),
     Table(

@@ -75,6 +75,7 @@ __all__ = [
     "SourceSettings",
     "Tools",
     "VerifyOrder",
+    "WebOptions",
     "WebdavDestination",
     "decode_hook",
     "decode_spec",
@@ -532,6 +533,27 @@ class MetricsOptions(_Settings, frozen=True):
     textfile: str = ""
 
 
+class WebOptions(_Settings, frozen=True):
+    """The web page: where it listens, who signs in and for how long (seconds), where its own files lie.
+
+    ``address`` is the public one (``https://host[:port]``, no path), empty where there is no reverse proxy; ``base_path``
+    is the path that the proxy gives it, ``/`` left out at the end. ``user`` is who the service runs as: with
+    ``changes`` the daemon lets it restore and delete.
+    """
+
+    listen: str = "127.0.0.1:9680"
+    address: str = ""
+    base_path: str = ""
+    sign_in: str = "both"
+    idle: float = 1800.0
+    longest: float = 43200.0
+    state: Path = Path("/var/lib/nanumpay-backup-web")
+    users: str = ""
+    user: str = "nanumpay-backup-web"
+    changes: bool = True
+    language: str = ""
+
+
 class HostConfig(_Settings, frozen=True):
     """The host file after validation, secrets resolved. ``origin`` is the file's path, empty when there is none.
 
@@ -552,6 +574,7 @@ class HostConfig(_Settings, frozen=True):
     monitor: HostMonitor = HostMonitor()
     channels: tuple[Channel, ...] = ()
     metrics: MetricsOptions = MetricsOptions()
+    web: WebOptions = WebOptions()
     encryption: EncryptionOptions = EncryptionOptions()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()

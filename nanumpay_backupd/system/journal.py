@@ -44,17 +44,24 @@ def under_journald() -> bool:
     return stream == f"{status.st_dev}:{status.st_ino}"
 
 
-def configure(level: str = "info", *, journald: bool | None = None, socket_path: str = JOURNAL_SOCKET) -> None:
+def configure(
+    level: str = "info",
+    *,
+    journald: bool | None = None,
+    socket_path: str = JOURNAL_SOCKET,
+    identifier: str = "nanumpay-backupd",
+) -> None:
     """Set up structlog, and the standard library's logging through it. May be called again to change the level.
 
     A line that is one of the main events is logged with ``message=Message.…``; the journal gets its MESSAGE_ID.
-    ``journald`` None finds out by itself where the log goes; ``socket_path`` is where journald takes native entries.
+    ``journald`` None finds out by itself where the log goes; ``socket_path`` is where journald takes native entries;
+    ``identifier`` is what the entries are marked with.
     """
     native = under_journald() if journald is None else journald
     processors: list[Any] = [structlog.processors.add_log_level, structlog.processors.format_exc_info, _tidy]
     factory: Any
     if native:
-        sink = _Journal(socket_path)
+        sink = _Journal(socket_path, identifier)
         processors.append(sink.render)
         factory = lambda *_: sink  # noqa: E731 - structlog wants a callable
     else:
@@ -99,8 +106,9 @@ class _Bridge(logging.Handler):
 class _Journal:
     """Sends entries to journald by its native protocol, so that fields are fields and not text."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, identifier: str) -> None:
         self._path = path
+        self._identifier = identifier
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def render(self, _logger: object, _method: str, event: _EventDict) -> tuple[tuple[bytes, str], dict[str, Any]]:
@@ -109,7 +117,7 @@ class _Journal:
         level = str(event.pop("level", "info"))
         trace = event.pop("exception", None)
         kind = event.pop("message", None)
-        fields = {"PRIORITY": str(_PRIORITIES.get(level, 6)), "SYSLOG_IDENTIFIER": "nanumpay-backupd"}
+        fields = {"PRIORITY": str(_PRIORITIES.get(level, 6)), "SYSLOG_IDENTIFIER": self._identifier}
         extra = []
         for key, value in event.items():
             name = _FIELD_NAMES.get(key)

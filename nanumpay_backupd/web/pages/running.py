@@ -1,0 +1,24 @@
+"""To come."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nanumpay_backupd.errors import NotFoundError
+
+
+async def listing(_request: Request) -> Response:
+    raise NotFoundError("not yet")
+
+
+async def start(_request: Request) -> Response:
+    raise NotFoundError("not yet")
+
+
+async def show(_request: Request) -> Response:
+    raise NotFoundError("not yet")
+
+
+async def cancel(_request: Request) -> Response:
+    raise NotFoundError("not yet")
