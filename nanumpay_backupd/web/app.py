@@ -68,7 +68,7 @@ ROUTES: Final = (
     Way("/jobs", "GET", jobs.show, READ),
     Way("/events", "GET", trail.show, READ),
     Way("/health", "GET", wellbeing.show, READ),
-    Way("/health/doctor", "GET", wellbeing.doctor, RUN),
+    Way("/health/doctor", "POST", wellbeing.doctor, RUN),
     # The application's interface
     Way("/api/admin/backup/status", "GET", api.status, READ),
     Way("/api/admin/backup/run-now", "POST", api.run_now, RUN),
