@@ -431,9 +431,8 @@ class Catalog:
     def backups_named(self, names: Collection[str]) -> list[Backup]:
         """Return the backups of these ids with their copies, in that order, without manifests."""
         marks = ", ".join("?" * len(names))
-        rows = {
-            row[0]: row for row in self._read(f"SELECT {_BACKUP_COLUMNS} FROM backups WHERE id IN ({marks})", *names)
-        }  # noqa: S608
+        chosen = f"SELECT {_BACKUP_COLUMNS} FROM backups WHERE id IN ({marks})"  # noqa: S608
+        rows = {row[0]: row for row in self._read(chosen, *names)}
         copies: dict[str, list[Copy]] = {}
         for name, record in self._read(f"SELECT backup, record FROM copies WHERE backup IN ({marks})", *names):  # noqa: S608
             copies.setdefault(name, []).append(_COPY.decode(record))

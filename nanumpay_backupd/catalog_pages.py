@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.model import Backup, Kind, Outcome, SLICES
+from nanumpay_backupd.model import SLICES, Backup, Kind, Outcome
 
 __all__ = ["SORTS", "Found", "HistoryDay", "Wanted", "history", "named_artifact", "search"]
 
@@ -62,7 +62,10 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class HistoryDay(msgspec.Struct, frozen=True):
-    """One local day of a job: fulls tried and the worst of how they ended, bytes of the largest made, seconds of the longest."""
+    """One local day of a job: how many backups were tried and the worst of how they ended.
+
+    ``size`` is the bytes of the largest that was made, ``seconds`` what the longest that made one took.
+    """
 
     date: str
     runs: int = 0

@@ -1,4 +1,4 @@
-"""The methods that pages need: backups page by page, figures by day, an artifact to take away, settings before saving."""
+"""The methods that pages need: backups page by page, figures by day, files to take away, settings before saving."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -129,7 +129,6 @@ class Offering(Desk):
         backup, copies = found
         wanted = call.params.get("source")
         copies = [copy for copy in copies if wanted in (None, copy.destination)]
-        checksum = _checksum(backup, name)
         local = next((copy for copy in copies if copy.destination == LOCAL), None)
         fd = await asyncio.to_thread(self._open, name) if local is not None else None
         if fd is not None:
@@ -140,8 +139,8 @@ class Offering(Desk):
             except BaseException:
                 os.close(fd)
                 raise
-            return Handed(_opened(backup, name, size, first, many, LOCAL, checksum), fd)
-        return await self._from_elsewhere(backup, name, copies, offset, length, checksum)
+            return Handed(_opened(backup, name, size, (first, many), LOCAL), fd)
+        return await self._from_elsewhere(backup, name, copies, offset, length)
 
     def _open(self, name: str) -> int | None:
         """Open a file of the backups folder; None: it is not there, or is no file."""
@@ -156,7 +155,7 @@ class Offering(Desk):
         return None
 
     async def _from_elsewhere(
-        self, backup: Backup, name: str, copies: list[Copy], offset: int, length: int | None, checksum: str | None
+        self, backup: Backup, name: str, copies: list[Copy], offset: int, length: int | None
     ) -> dict[str, Any]:
         job = self._supervisor.jobs.get(backup.job)
         places = {item.name for item in job.destinations} if job is not None else set()
@@ -175,7 +174,7 @@ class Offering(Desk):
             except BackupdError as error:
                 problem = error
                 continue
-            return Handed(_opened(backup, name, copy.size, first, many, copy.destination, checksum), fd)
+            return Handed(_opened(backup, name, copy.size, (first, many), copy.destination), fd)
         assert problem is not None, "each copy gave one"
         raise problem
 
@@ -215,7 +214,7 @@ class Offering(Desk):
             if not ready.done():
                 ready.set_exception(BackupdError("the copy could not be read", code="interrupted", retryable=True))
 
-    async def _poured(self, job: JobSpec, action: str, writing: int) -> AsyncIterator[None]:
+    async def _poured(self, job: JobSpec, action: str, writing: int) -> AsyncGenerator[None]:
         async for event in self._helper(job, action, handed=(writing,)):
             if event.get("kind") == "fault":
                 raise self._told(event["fault"])
@@ -263,9 +262,8 @@ def _part(size: int, offset: int, length: int | None) -> tuple[int, int]:
     return offset, min(size - offset, size if length is None else length)
 
 
-def _opened(
-    backup: Backup, name: str, size: int, offset: int, length: int, destination: str, checksum: str | None
-) -> dict[str, Any]:
+def _opened(backup: Backup, name: str, size: int, part: tuple[int, int], destination: str) -> dict[str, Any]:
+    offset, length = part
     return {
         "backup": backup.id,
         "name": name,
@@ -274,7 +272,7 @@ def _opened(
         "length": length,
         "destination": destination,
         "created": to_text(backup.created),
-        "sha256": checksum,
+        "sha256": _checksum(backup, name),
     }
 
 

@@ -507,7 +507,7 @@ SINGLE: Final = (
             Option(
                 "listen",
                 LoopbackAddress(
-                    "write 127.0.0.1:PORT; who shall come from elsewhere comes by a reverse proxy with TLS (docs/web.md)"
+                    "write 127.0.0.1:PORT; from elsewhere people come by a reverse proxy with TLS (docs/web.md)"
                 ),
                 "An address of this host only, or a Unix socket.",
                 '"127.0.0.1:9680"',

@@ -536,9 +536,9 @@ class MetricsOptions(_Settings, frozen=True):
 class WebOptions(_Settings, frozen=True):
     """The web page: where it listens, who signs in and for how long (seconds), where its own files lie.
 
-    ``address`` is the public one (``https://host[:port]``, no path), empty where there is no reverse proxy; ``base_path``
-    is the path that the proxy gives it, ``/`` left out at the end. ``user`` is who the service runs as: with
-    ``changes`` the daemon lets it restore and delete.
+    ``address`` is the public one (``https://host[:port]``, no path), empty where there is no reverse proxy;
+    ``base_path`` is the path that the proxy gives it, ``/`` left out at the end. ``user`` is who the service runs as:
+    with ``changes`` the daemon lets it restore and delete.
     """
 
     listen: str = "127.0.0.1:9680"

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _GROUPS: Final = {"mongodb": "mongodb", "n8n": "n8n", "redis": "redis", "files": "files", "mariadb": "mysql"}
-_ORDERS: Final = {
+_ORDERS: Final[dict[str, type]] = {
     "job": str,
     "kind": str,
     "collection": str,
@@ -99,7 +99,9 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
         kind = _ORDERS.get(name)
         if kind is None:
             raise RefusedError(f"{name!r} is not known here", hint=f"known: {', '.join(_ORDERS)}", code="bad-request")
-        if not isinstance(value, kind) or (kind is list and not all(isinstance(item, str) for item in value)):
+        if not isinstance(value, kind) or (
+            isinstance(value, list) and not all(isinstance(item, str) for item in value)
+        ):
             raise RefusedError(f"{name} is of the wrong type", code="bad-request")
     return dict(body)
 

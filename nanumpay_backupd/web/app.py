@@ -97,7 +97,7 @@ def make_app(site: Site) -> Starlette:
     routes = [Route(way.path, _guarded(way), methods=[way.method]) for way in ROUTES]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _unknown})
     app.state.site = site
-    app.add_middleware(functools.partial(Guard, site=site))  # type: ignore[arg-type]
+    app.add_middleware(functools.partial(Guard, site=site))
     return app
 
 

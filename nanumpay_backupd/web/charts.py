@@ -65,10 +65,8 @@ def line(title: str, told: str, points: Sequence[Point], write: Callable[[float]
     if places:
         path = " ".join(f"{'M' if not at else 'L'}{x:.1f} {y:.1f}" for at, (_, x, y) in enumerate(places))
         floor = _TOP + high
-        out.append(
-            Markup(f'<path class="area" d="{path} L{places[-1][1]:.1f} {floor} L{places[0][1]:.1f} {floor} Z"/>')
-        )
-        out.append(Markup(f'<path class="line" d="{path}"/>'))
+        last = f"L{places[-1][1]:.1f} {floor} L{places[0][1]:.1f} {floor} Z"
+        out.append(f'<path class="area" d="{path} {last}"/><path class="line" d="{path}"/>')
         for at, x, y in places:
             out.append(
                 Markup(
@@ -109,9 +107,8 @@ def _days(points: Sequence[Point], step: float) -> str:
         if at < len(points):
             anchor = "start" if at == 0 and len(points) > 1 else "end" if at == len(points) - 1 else "middle"
             x = _LEFT + at * step
-            out.append(
-                f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">{escape(points[at].label)}</text>'
-            )
+            place = f'x="{x:.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}"'
+            out.append(f'<text class="tick" {place}>{escape(points[at].label)}</text>')
     return "".join(out)
 
 

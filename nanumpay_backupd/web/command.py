@@ -128,13 +128,10 @@ def _token(options: argparse.Namespace, part: WebPart) -> int:
     else:
         used = _uses(part)
         for token in tokens.all().values():
-            last = (
-                datetime.fromtimestamp(used[token.name][0], UTC).strftime("%Y-%m-%d %H:%M UTC")
-                if token.name in used
-                else "never"
-            )
-            until = f"{token.until:%Y-%m-%d}" if token.until else "no end"
-            sys.stdout.write(f"{token.name:24} {', '.join(token.scopes):28} until {until:12} last used {last}\n")
+            at = used.get(token.name)
+            last = f"{datetime.fromtimestamp(at[0], UTC):%Y-%m-%d %H:%M UTC}" if at else "never"
+            ends = f"{token.until:%Y-%m-%d}" if token.until else "no end"
+            sys.stdout.write(f"{token.name:24} {', '.join(token.scopes):28} until {ends:12} last used {last}\n")
     return EXIT_OK
 
 

@@ -78,7 +78,7 @@ class Guard:
             self._enter(scope)
             await self._recognise(visit, headers, fresh)
             if scope["method"] not in _SAFE:
-                receive = await self._check_change(scope, receive, headers, visit)
+                receive = await self._check_change(receive, headers, visit)
         except BackupdError as error:
             await tell_fault(scope, visit, error)(scope, receive, guarded)
             return
@@ -107,7 +107,7 @@ class Guard:
         )
 
     def _address(self, scope: Scope, headers: Headers) -> str:
-        """Return from where it came. Only a proxy of this host can reach us; behind one, the last hop is what it saw."""
+        """Return from where it came. Only a proxy of this host can reach us; the last hop is what it saw."""
         if self._public:
             hops = headers.get("x-forwarded-for", "").split(",")
             if last := hops[-1].strip():
@@ -159,7 +159,7 @@ class Guard:
 
     # Changes
 
-    async def _check_change(self, scope: Scope, receive: Receive, headers: Headers, visit: Visit) -> Receive:
+    async def _check_change(self, receive: Receive, headers: Headers, visit: Visit) -> Receive:
         """Read the body, and make sure that it was sent by a page of ours; returns what gives the body again."""
         body = await _read(receive, headers)
         if visit.person is None or visit.person.origin != "token":

@@ -19,10 +19,12 @@ _FORMAT: Final = 1
 _KEPT: Final = 50_000
 """Lines of the audit trail."""
 _TABLES: Final = (
-    "CREATE TABLE sessions (key TEXT PRIMARY KEY, name TEXT NOT NULL, origin TEXT NOT NULL, csrf TEXT NOT NULL, "
-    "made REAL NOT NULL, seen REAL NOT NULL, address TEXT NOT NULL, agent TEXT NOT NULL)",
-    "CREATE TABLE audit (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, who TEXT NOT NULL, "
-    "address TEXT NOT NULL, action TEXT NOT NULL, subject TEXT NOT NULL, outcome TEXT NOT NULL, detail TEXT NOT NULL)",
+    """CREATE TABLE sessions (
+        key TEXT PRIMARY KEY, name TEXT NOT NULL, origin TEXT NOT NULL, csrf TEXT NOT NULL, made REAL NOT NULL,
+        seen REAL NOT NULL, address TEXT NOT NULL, agent TEXT NOT NULL)""",
+    """CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, who TEXT NOT NULL, address TEXT NOT NULL,
+        action TEXT NOT NULL, subject TEXT NOT NULL, outcome TEXT NOT NULL, detail TEXT NOT NULL)""",
     "CREATE INDEX audit_by_time ON audit (at DESC, id DESC)",
     "CREATE TABLE used (token TEXT PRIMARY KEY, at REAL NOT NULL, address TEXT NOT NULL)",
 )

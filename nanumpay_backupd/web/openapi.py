@@ -97,8 +97,8 @@ _SCHEMAS: Final = {
     ),
 }
 _DESCRIPTION: Final = (
-    "Send a token (`backupctl token create`) as `Authorization: Bearer …`. A browser's session works as well; then each "
-    "request that changes something needs the header `X-CSRF-Token`."
+    "Send a token (`backupctl token create`) as `Authorization: Bearer …`. A browser's session works as well; then "
+    "each request that changes something needs the header `X-CSRF-Token`."
 )
 
 

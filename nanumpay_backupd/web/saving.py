@@ -1,7 +1,8 @@
 """Saving the application's backup settings: single fields, only if nobody else has changed them meanwhile.
 
-The application replaces its whole ``systemSettings``; this touches the fields that differ and nothing else, so that what
-it keeps beside them stays. Secrets are never shown: one that comes back as ``***``, or does not come, stays as it is.
+The application replaces its whole ``systemSettings``; this touches the fields that differ and nothing else, so that
+what it keeps beside them stays. Secrets are never shown: one that comes back as ``***``, or does not
+come, stays as it is.
 """
 
 from __future__ import annotations

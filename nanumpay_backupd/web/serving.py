@@ -110,7 +110,7 @@ def _listen(where: str) -> socket.socket:
     except OSError as error:
         raise ConfigError(
             f"cannot listen at {where}: {error.strerror}",
-            hint=f"is it in use? See: ss -ltnpx; or choose another: [web] listen",
+            hint="is it in use? See: ss -ltnpx; or choose another: [web] listen",
             code="web-listen",
         ) from None
     return found

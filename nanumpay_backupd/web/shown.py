@@ -67,6 +67,10 @@ class Shown:
                 )
         return self._t("span.s", n=whole)
 
+    def between(self, first: str, last: str) -> str:
+        """Write how long it is from one moment to another."""
+        return self.span((parse(last) - parse(first)).total_seconds())
+
     def brief(self, seconds: float) -> str:
         """Write a length of time in its largest unit only."""
         seconds = max(0.0, seconds)

@@ -106,7 +106,7 @@ class Site:
         return welcome
 
     async def sign_in(self, name: str, password: str, address: str) -> Person:
-        """Return who that is; raises RefusedError: ``sign-in-refused``, or ``sign-in-wait`` with the seconds in its hint.
+        """Return who that is; raises RefusedError: ``sign-in-refused``, or ``sign-in-wait`` (its hint: seconds).
 
         Which of name and password was wrong, and whether the account is locked, is not told.
         """

@@ -14,7 +14,7 @@ import re
 import secrets
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
@@ -59,7 +59,7 @@ class _File(Generic[T]):
 
     def __init__(self, path: Path, kind: type[T], what: str) -> None:
         self._path = path
-        self._decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         self._what = what
         self._stamp: tuple[int, int, int] | None = None
         self._records: dict[str, T] = {}
@@ -84,7 +84,7 @@ class _File(Generic[T]):
             raise self._unusable(f"others may read it; run: chmod 600 {self._path}")
         try:
             data = read_json_bytes(self._path, limit=_LIMIT) or b"[]"
-            return {record.name: record for record in self._decoder.decode(data)}
+            return {record.name: record for record in cast("list[T]", self._decoder.decode(data))}
         except (OSError, msgspec.DecodeError) as error:
             raise self._unusable(str(error)) from None
 

@@ -1,32 +1,152 @@
-"""To come."""
+"""Backups: which there are, filtered and sorted, page by page; one in detail; verify, pin, delete."""
 
 from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nanumpay_backupd.errors import NotFoundError
+from nanumpay_backupd.errors import RefusedError
+from nanumpay_backupd.web.answers import page
+from nanumpay_backupd.web.pages.figures import begun, ended
+from nanumpay_backupd.web.visit import fields, site_of, visit_of
+
+__all__ = ["delete", "listing", "pin", "show", "unpin", "verify"]
+
+_PAGE: Final = 50
+_FILTERS: Final = ("job", "kind", "state", "destination", "copies", "text")
+_SORTS: Final = ("created", "size", "documents", "job", "name")
+_LEVELS: Final = ("checksum", "structure", "restore")
+_THERE: Final = frozenset({"uploaded", "verified"})
 
 
-async def listing(_request: Request) -> Response:
-    raise NotFoundError("not yet")
+async def listing(request: Request) -> Response:
+    """Answer with one page of the backups that fit."""
+    site, asked = site_of(request), request.query_params
+    given = {name: asked[name][:200] for name in _FILTERS if asked.get(name)}
+    sort = asked.get("sort", "created") if asked.get("sort") in _SORTS else "created"
+    ascending = asked.get("order") == "up"
+    slices, at = asked.get("slices") == "1", _page_number(asked.get("page", "1"))
+    wanted = {**given, "sort": sort, "ascending": ascending, "slices": slices}
+    status = await site.link.status()
+    found = await site.link.ask("FindBackups", {**wanted, "skip": (at - 1) * _PAGE, "limit": _PAGE})
+
+    def address(**changes: Any) -> str:
+        """Return the address of this listing with something changed."""
+        own: dict[str, Any] = {**given, "sort": sort, "order": "up" if ascending else "", "page": at}
+        own |= {"slices": "1" if slices else ""} | changes
+        return "?" + urlencode({key: value for key, value in own.items() if value not in ("", None)})
+
+    places = sorted({name for job in status["jobs"] for name in job["destinations"]})
+    return page(
+        request,
+        "backups.html",
+        here="backups",
+        status_reply=status,
+        found=found,
+        given=given,
+        filtered=bool(given),
+        sort=sort,
+        ascending=ascending,
+        slices=slices,
+        at=at,
+        pages=max(1, -(-found["total"] // _PAGE)),
+        address=address,
+        jobs=[job["name"] for job in status["jobs"]],
+        places=["local", *places],
+        newest=_newest(status),
+    )
 
 
-async def show(_request: Request) -> Response:
-    raise NotFoundError("not yet")
+async def show(request: Request) -> Response:
+    """Answer with one backup."""
+    site, name = site_of(request), request.path_params["backup"]
+    status = await site.link.status()
+    backup = (await site.link.ask("DescribeBackup", {"backup": name}))["backup"]
+    copies = (await site.link.ask("ListCopies", {"backup": backup["id"]}))["copies"]
+    chain = await _chain(request, backup)
+    manifest = backup.get("manifest") or {}
+    return page(
+        request,
+        "backup.html",
+        here="backups",
+        status_reply=status,
+        backup=backup,
+        copies=copies,
+        there=[copy for copy in copies if copy["state"] in _THERE],
+        chain=chain,
+        manifest=manifest,
+        collections=manifest.get("source", {}).get("collections", []),
+        newest=backup["id"] in _newest(status),
+        problem=request.query_params.get("problem", ""),
+        levels=_LEVELS,
+    )
 
 
-async def verify(_request: Request) -> Response:
-    raise NotFoundError("not yet")
+async def _chain(request: Request, backup: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the slices that stand on a full, oldest first; of a slice nothing."""
+    if backup["kind"] != "full" or not backup["end"]:
+        return []
+    wanted = {"job": backup["job"], "slices": True, "since": backup["created"], "ascending": True, "limit": 200}
+    found = (await site_of(request).link.ask("FindBackups", wanted))["backups"]
+    following = [one for one in found if one["id"] != backup["id"]]
+    until = next((at for at, one in enumerate(following) if one["kind"] == "full"), len(following))
+    return [one for one in following[:until] if one["kind"] in {"incremental", "differential"}]
 
 
-async def pin(_request: Request) -> Response:
-    raise NotFoundError("not yet")
+async def verify(request: Request) -> Response:
+    """Begin to prove a backup's copies, and show that run."""
+    form, name = await fields(request), request.path_params["backup"]
+    level = form.get("level") if form.get("level") in _LEVELS else "checksum"
+    order = {"backup": name, "level": level, "source": form.get("source") or None}
+    return await begun(request, "Verify", order, f"verify {name}")
 
 
-async def unpin(_request: Request) -> Response:
-    raise NotFoundError("not yet")
+async def pin(request: Request) -> Response:
+    """Keep a backup whatever retention says."""
+    form, name = await fields(request), request.path_params["backup"]
+    reason = form.get("reason", "").strip()[:200] or None
+    person = visit_of(request).person
+    who = f"{person.name}: " if person is not None else ""
+    await site_of(request).link.order("Pin", {"backup": name, "reason": f"{who}{reason or ''}".rstrip(": ")})
+    return ended(request, "pin", name, f"/backups/{quote(name)}")
 
 
-async def delete(_request: Request) -> Response:
-    raise NotFoundError("not yet")
+async def unpin(request: Request) -> Response:
+    """Leave a backup to retention again."""
+    form, name = await fields(request), request.path_params["backup"]
+    await _confirmed(request, form, "unpin", name)
+    await site_of(request).link.order("Unpin", {"backup": name})
+    return ended(request, "unpin", name, f"/backups/{quote(name)}")
+
+
+async def delete(request: Request) -> Response:
+    """Delete a backup, or one copy of it: its name has to be typed, and the password."""
+    form, name = await fields(request), request.path_params["backup"]
+    if form.get("typed", "").strip() != name:
+        raise RefusedError("what was typed is not the name of the backup", hint="nothing was deleted", code="not-typed")
+    await _confirmed(request, form, "delete", name)
+    place = form.get("destination") or None
+    await site_of(request).link.order("Delete", {"backup": name, "destination": place}, patient=True)
+    return ended(request, "delete", f"{name}{f' at {place}' if place else ''}", "/backups")
+
+
+async def _confirmed(request: Request, form: dict[str, str], action: str, subject: str) -> None:
+    visit, site = visit_of(request), site_of(request)
+    assert visit.person is not None, "checked by the route"
+    try:
+        await site.confirm(visit.person, form.get("password", ""), visit.address)
+    except RefusedError as error:
+        site.audit(visit.person.shown, visit.address, action, subject, "refused", error.code)
+        raise
+
+
+def _newest(status: dict[str, Any]) -> set[str]:
+    """Return the ids of the newest backup of each job."""
+    return {job["newest_backup"]["id"] for job in status["jobs"] if job.get("newest_backup")}
+
+
+def _page_number(text: str) -> int:
+    return max(1, min(int(text), 100_000)) if text.isascii() and text.isdecimal() and len(text) < 8 else 1
