@@ -1,4 +1,4 @@
-"""The method that says when jobs are due next, several times ahead. Plans nothing: a blackout may still come between."""
+"""The method that says when jobs are due next, several times ahead. Plans nothing: a blackout may come between."""
 
 from __future__ import annotations
 
