@@ -77,10 +77,10 @@ class HistoryDay(msgspec.Struct, frozen=True):
 def search(catalog: Catalog, wanted: Wanted) -> Found:
     """Return one page of the backups that fit."""
     where, values = _conditions(wanted)
-    (total, size), *_ = catalog.select(f"SELECT count(*), coalesce(sum(size), 0) FROM backups WHERE {where}", *values)  # noqa: S608
+    (total, size), *_ = catalog.select(f"SELECT count(*), coalesce(sum(size), 0) FROM backups WHERE {where}", *values)
     order = SORTS[wanted.sort].format("ASC" if wanted.ascending else "DESC")
     names = catalog.select(
-        f"SELECT id FROM backups WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
+        f"SELECT id FROM backups WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",
         *values,
         wanted.limit,
         wanted.skip,

@@ -66,6 +66,7 @@ ROUTES: Final = (
     Way("/settings", "GET", settings.show, READ),
     Way("/settings", "POST", settings.save, SETTINGS),
     Way("/jobs", "GET", jobs.show, READ),
+    Way("/jobs/{job}/drill", "POST", jobs.drill, RUN),
     Way("/events", "GET", trail.show, READ),
     Way("/health", "GET", wellbeing.show, READ),
     Way("/health/doctor", "POST", wellbeing.doctor, RUN),

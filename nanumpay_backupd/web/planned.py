@@ -41,7 +41,7 @@ def counted(t: Words, kind: str, items: int, parts: int = 0) -> str:
     words = words_for(kind)
     if t.language == "ko":
         text = words.korean.format(count=f"{items:,}")
-        return t("plan.in-parts", items=text, n=f"{parts:,}") if parts else text
+        return t("plan.in-parts", items=text, n=f"{parts:,}", part=t.of("part", kind)) if parts else text
     return f"{words.count_items(items)} in {words.count_parts(parts)}" if parts else words.count_items(items)
 
 

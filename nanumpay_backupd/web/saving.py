@@ -18,7 +18,7 @@ from nanumpay_backupd.settings.kinds import SecretText
 from nanumpay_backupd.web.site import Site
 from nanumpay_backupd.web.visit import Visit
 
-__all__ = ["MASK", "SECRETS", "Changed", "Known", "changes", "completed", "flat", "load", "public", "save"]
+__all__ = ["MASK", "SECRETS", "Changed", "Known", "changes", "completed", "flat", "load", "nested", "public", "save"]
 
 MASK: Final = "***"
 SECRETS: Final = frozenset(field.path for field in FIELDS if isinstance(field.kind, SecretText))
@@ -74,7 +74,7 @@ async def load(site: Site) -> Known:
 def public(known: Known) -> dict[str, Any]:
     """Return the settings for people: a secret only shows whether there is one."""
     shown = {path: (MASK if value else "") if path in SECRETS else value for path, value in known.values.items()}
-    return {"maintenanceMode": known.maintenance, "backup": _nested(shown), "revision": known.revision}
+    return {"maintenanceMode": known.maintenance, "backup": nested(shown), "revision": known.revision}
 
 
 async def completed(site: Site, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ async def completed(site: Site, body: Mapping[str, Any]) -> dict[str, Any]:
     except NotFoundError:
         values = dict(_PATHS)
         values |= dict.fromkeys(SECRETS, "")
-    return _nested(values | _without_masks(wanted))
+    return nested(values | _without_masks(wanted))
 
 
 async def save(site: Site, visit: Visit, body: Mapping[str, Any], revision: str | None) -> Known:
@@ -106,7 +106,7 @@ async def save(site: Site, visit: Visit, body: Mapping[str, Any], revision: str 
                 {path: (known.values[path], value) for path, value in wanted.items() if known.values[path] != value}
             )
         after = changes(known, wanted)
-        parse_document(_nested(known.values | wanted))
+        parse_document(nested(known.values | wanted))
         before = {f"{_BACKUP}.{path}": _seen(known.raw, path) for path in after}
         update = {f"{_BACKUP}.{path}": value for path, value in after.items()}
         if maintenance is not None and maintenance != known.maintenance:
@@ -163,7 +163,8 @@ def _without_masks(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in wanted.items() if not (path in SECRETS and value == MASK)}
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields by path as the document that they are of."""
     found: dict[str, Any] = {}
     for path, value in values.items():
         *above, name = path.split(".")

@@ -43,7 +43,9 @@ def words(language: str) -> Words:
     texts: dict[str, str] = {}
     for file in importlib.resources.files(__package__).joinpath("locale").iterdir():
         if file.name.startswith(f"{language}.") and file.name.endswith(".json"):
-            texts |= json.loads(file.read_text(encoding="utf-8"))
+            more = json.loads(file.read_text(encoding="utf-8"))
+            assert not texts.keys() & more.keys(), f"{file.name} says again what another file says"
+            texts |= more
     return Words(language, texts)
 
 

@@ -202,7 +202,7 @@ def _moment(text: str) -> datetime | None:
 
 async def plan(request: Request) -> Response:
     """Answer with what a restore would do; nothing is done."""
-    form = await fields(request)
+    form, visit, site = await fields(request), visit_of(request), site_of(request)
     try:
         asked, remark = await _asked(request, form)
         planned = await _dry_run(request, asked)
@@ -210,6 +210,7 @@ async def plan(request: Request) -> Response:
         raise
     except BackupdError as error:
         return await _choice(request, {**form, "safety": form.get("safety", "")}, error)
+    site.audit(who(request), visit.address, "plan", f"{planned['backup']} into {planned['database']}")
     return await _plan_page(request, form.get("job", ""), frozen(asked, planned), planned, remark=remark)
 
 
