@@ -82,7 +82,7 @@ def line(title: str, told: str, points: Sequence[Point], write: Callable[[float]
                 ).format(f"{x - step / 2:.1f}", _TOP, f"{step:.1f}", high, f"{x:.1f}", f"{y:.1f}")
                 + Markup("<title>{}</title></g>").format(points[at].told)
             )
-    return _svg(title, told, "".join(out), _WIDTH, _HEIGHT)
+    return _svg(title, told, "".join(out), _HEIGHT)
 
 
 def bars(title: str, told: str, days: Sequence[Bar]) -> Markup:
@@ -94,7 +94,7 @@ def bars(title: str, told: str, days: Sequence[Bar]) -> Markup:
         )
         for at, day in enumerate(days)
     ]
-    return _svg(title, told, "".join(out), _WIDTH, 28, "strip")
+    return _svg(title, told, "".join(out), 28, "strip")
 
 
 def timeline(
@@ -110,7 +110,7 @@ def timeline(
     out = ['<rect class="t-none" x="0" y="14" width="720" height="26" rx="4"/>']
     for span in spans:
         x, wide = place(span.first), max(3.0, place(span.last) - place(span.first))
-        told = write(span.first) if span.first == span.last else f"{write(span.first)} – {write(span.last)}"
+        told = write(span.first) if span.first == span.last else f"{write(span.first)} \N{EN DASH} {write(span.last)}"
         kind = "t-range" if span.exact else "t-single"
         out.append(
             f'<rect class="{kind}" x="{min(x, _WIDTH - wide):.2f}" y="14" width="{wide:.2f}" height="26" rx="1.5" '
@@ -120,12 +120,11 @@ def timeline(
     for at in range(5):
         anchor = "start" if at == 0 else "end" if at == 4 else "middle"
         x = _WIDTH * at / 4
-        out.append(
-            f'<text class="tick" x="{x:.1f}" y="58" text-anchor="{anchor}">{escape(write(begin + length * at / 4))}</text>'
-        )
+        label = escape(write(begin + length * at / 4))
+        out.append(f'<text class="tick" x="{x:.1f}" y="58" text-anchor="{anchor}">{label}</text>')
     out.append('<line class="t-mark" x1="-9" x2="-9" y1="8" y2="46"/>')
     more = {"data-begin": f"{begin:.0f}", "data-end": f"{end:.0f}", "data-zone": zone}
-    return _svg(title, f"{write(begin)} – {write(end)}", "".join(out), _WIDTH, 64, "chart timeline", more)
+    return _svg(title, f"{write(begin)} \N{EN DASH} {write(end)}", "".join(out), 64, "chart timeline", more)
 
 
 def _axis(steps: Sequence[float], high: float, write: Callable[[float], str]) -> str:
@@ -152,17 +151,11 @@ def _days(points: Sequence[Point], step: float) -> str:
 
 
 def _svg(
-    title: str,
-    told: str,
-    inside: str,
-    width: int,
-    height: int,
-    kind: str = "chart",
-    more: Mapping[str, str] | None = None,
+    title: str, told: str, inside: str, height: int, kind: str = "chart", more: Mapping[str, str] | None = None
 ) -> Markup:
     shape = "none" if kind == "strip" else "xMidYMid meet"
     own = Markup(" ").join(Markup('{}="{}"').format(name, value) for name, value in (more or {}).items())
     head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}" preserveAspectRatio="{}" {}>').format(
-        kind, width, height, f"{title}. {told}", shape, own
+        kind, _WIDTH, height, f"{title}. {told}", shape, own
     )
     return head + Markup(inside) + Markup("</svg>")

@@ -64,7 +64,11 @@ class Link:
         """Call a method that does something; as `ask`, but systemd may start the daemon for it."""
         client, threads = (self._patient, self._slow) if patient else (self._quick, self._threads)
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        return await asyncio.get_running_loop().run_in_executor(threads, partial(client.call, method, given))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, partial(client.call, method, given))
+        except UnreachableError:
+            self._status = None
+            raise
 
     async def open(self, method: str, params: Mapping[str, Any]) -> tuple[Reply, int]:
         """Call a method that hands over a file; the descriptor is the caller's to close."""

@@ -70,9 +70,7 @@ async def restore(request: Request) -> Response:
         if sent.get("typed", "").strip() != typed_for(found):
             raise RefusedError("what was typed is not the name of the place", code="not-typed")
         if sent.get("shown", "") != _digest(found):
-            raise RefusedError(
-                "what would be done is another thing by now", hint="look at it again", code="plan-changed"
-            )
+            raise RefusedError("what would be done has changed", hint="look at it again", code="plan-changed")
         await site.confirm(visit.person, sent.get("password", ""), visit.address)
     except RefusedError as error:
         site.audit(who(request), visit.address, "restore", _subject(order), "refused", error.code)
