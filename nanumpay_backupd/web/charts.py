@@ -74,7 +74,7 @@ def line(title: str, told: str, points: Sequence[Point], write: Callable[[float]
                 ).format(f"{x - step / 2:.1f}", _TOP, f"{step:.1f}", high, f"{x:.1f}", f"{y:.1f}")
                 + Markup("<title>{}</title></g>").format(points[at].told)
             )
-    return _svg(title, told, "".join(out), _WIDTH, _HEIGHT)
+    return _svg(title, told, "".join(out), _HEIGHT)
 
 
 def bars(title: str, told: str, days: Sequence[Bar]) -> Markup:
@@ -86,7 +86,7 @@ def bars(title: str, told: str, days: Sequence[Bar]) -> Markup:
         )
         for at, day in enumerate(days)
     ]
-    return _svg(title, told, "".join(out), _WIDTH, 28, "strip")
+    return _svg(title, told, "".join(out), 28, "strip")
 
 
 def _axis(steps: Sequence[float], high: float, write: Callable[[float], str]) -> str:
@@ -112,8 +112,8 @@ def _days(points: Sequence[Point], step: float) -> str:
     return "".join(out)
 
 
-def _svg(title: str, told: str, inside: str, width: int, height: int, kind: str = "chart") -> Markup:
+def _svg(title: str, told: str, inside: str, height: int, kind: str = "chart") -> Markup:
     head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}" preserveAspectRatio="{}">').format(
-        kind, width, height, f"{title}. {told}", "none" if kind == "strip" else "xMidYMid meet"
+        kind, _WIDTH, height, f"{title}. {told}", "none" if kind == "strip" else "xMidYMid meet"
     )
     return head + Markup(inside) + Markup("</svg>")

@@ -65,7 +65,11 @@ class Link:
         """Call a method that does something; as `ask`, but systemd may start the daemon for it."""
         client, threads = (self._patient, self._slow) if patient else (self._quick, self._threads)
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        return await asyncio.get_running_loop().run_in_executor(threads, partial(client.call, method, given))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, partial(client.call, method, given))
+        except UnreachableError:
+            self._status = None
+            raise
 
     async def follow(self, method: str, params: Mapping[str, Any] | None = None) -> AsyncGenerator[Reply]:
         """Yield the replies of a method that answers many times; leaving the loop early ends it. Raises as `ask`."""
