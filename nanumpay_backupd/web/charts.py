@@ -108,7 +108,12 @@ def timeline(
         return (at - begin) / length * _WIDTH
 
     out = ['<rect class="t-none" x="0" y="14" width="720" height="26" rx="4"/>']
+    reached = -1.0
     for span in spans:
+        # Thousands of single backups: what falls onto the same spot is drawn once.
+        if not span.exact and place(span.last) < reached + 1.0:
+            continue
+        reached = place(span.last)
         x, wide = place(span.first), max(3.0, place(span.last) - place(span.first))
         told = write(span.first) if span.first == span.last else f"{write(span.first)} \N{EN DASH} {write(span.last)}"
         kind = "t-range" if span.exact else "t-single"

@@ -154,7 +154,8 @@ async def _form(request: Request, form: Mapping[str, str], error: BackupdError |
     site, visit = site_of(request), visit_of(request)
     status = await site.link.status()
     names = [job["name"] for job in status["jobs"]]
-    job = form.get("job") if form.get("job") in names else next(iter(names), "")
+    asked = form.get("job", "")
+    job = asked if asked in names else next(iter(names), "")
     times = Shown(visit.words, status["timezone"], status["now"])
     line: dict[str, Any] = {"ranges": [], "gaps": []}
     backups: list[dict[str, Any]] = []
