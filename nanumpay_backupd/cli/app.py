@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _ACTIONS = {"run", "cancel", "delete", "send"}
-_RARE = {"sync", "copies", "copy", "swaps", "wait", "notify", "report", "monitor", "completion"}
+_RARE = {"web-user", "token", "sync", "copies", "copy", "swaps", "wait", "notify", "report", "monitor", "completion"}
 _EXIT_BROKEN_PIPE = 141  # what the shell shows for `... | head` of any other program
 
 
@@ -109,6 +109,10 @@ def _rare(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli import telling
 
         return {"notify": telling.notify, "report": telling.report}[name]
+    if name in {"web-user", "token"}:
+        from nanumpay_backupd.cli import page
+
+        return {"web-user": page.user, "token": page.token}[name]
     if name == "monitor":
         from nanumpay_backupd.cli.monitor import monitor
 

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
     Argument = tuple[str, dict[str, Any]]
 
-__all__ = ["COMMANDS", "DEFAULT_SOCKET", "PROGRAMS", "SHELLS", "build_parser", "parse"]
+__all__ = ["COMMANDS", "DEFAULT_SOCKET", "PROGRAMS", "ROLES", "SCOPES", "SHELLS", "build_parser", "parse"]
 
 _COMMON = ("--socket", "--json", "--color", "--help", "--version")
 DEFAULT_SOCKET = "/run/nanumpay-backupd/control.sock"
 SHELLS = ("bash", "zsh", "fish")
+USER_VERBS = ("add", "list", "password", "remove")
+TOKEN_VERBS = ("create", "list", "revoke")
+ROLES = ("viewer", "operator", "admin")
+SCOPES = ("read", "run", "download", "settings")
 PROGRAMS = ("backupctl", "nanumpay-backupd")
 
 _EPILOG = """\
@@ -541,6 +545,48 @@ The exit code is 0 reloaded, 1 refused.""",
 For when the catalog was lost, after a move to a new machine, or when list misses backups that are there. It reads the
 manifests in the backups folder and at the destinations, and changes no backup. It is refused while a run is going.""",
     ),
+    "web-user": (
+        "add, list and remove who may use the web page without being an administrator of the application",
+        (
+            ("verb", {"metavar": "VERB", "choices": USER_VERBS, "help": f"one of: {', '.join(USER_VERBS)}"}),
+            _maybe("name", "NAME", "the user's name"),
+            ("--role", {"metavar": "ROLE", "choices": ROLES, "help": f"what they may do: {', '.join(ROLES)}"}),
+            ("--config", {"metavar": "FILE", "help": "the host file"}),
+        ),
+        """\
+  backupctl web-user add kim                 asks for the password; kim may do everything
+  backupctl web-user add lee --role viewer   lee may look
+  backupctl web-user password kim            another password; kim's sessions end
+  backupctl web-user list
+  backupctl web-user remove kim
+
+viewer looks; operator also starts runs, tests and downloads; admin also saves settings, restores and deletes.
+Without a terminal the password is the first line of standard input. No daemon is needed.""",
+    ),
+    "token": (
+        "make, list and revoke keys for programs that use the web page's interface",
+        (
+            ("verb", {"metavar": "VERB", "choices": TOKEN_VERBS, "help": f"one of: {', '.join(TOKEN_VERBS)}"}),
+            _maybe("name", "NAME", "the token's name"),
+            (
+                "--scope",
+                {
+                    "metavar": "SCOPE",
+                    "action": "append",
+                    "choices": SCOPES,
+                    "help": f"what it may, can be given several times: {', '.join(SCOPES)}",
+                },
+            ),
+            ("--days", {"type": "count", "metavar": "N", "help": "it ends after so many days"}),
+            ("--config", {"metavar": "FILE", "help": "the host file"}),
+        ),
+        """\
+  backupctl token create app --scope run --scope download
+  backupctl token list
+  backupctl token revoke app
+
+The token is shown this once; only its digest is kept. None can restore or delete. No daemon is needed.""",
+    ),
     "completion": (
         "print the completion script for a shell",
         (
@@ -683,6 +729,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         _check_prune(args)
     if args.command == "run":
         _check_run(args)
+    if args.command in {"web-user", "token"} and (args.name is None) != (args.verb == "list"):
+        what = "takes no name" if args.name else "needs a name"
+        raise UsageError(f"{args.command} {args.verb} {what}", hint=f"see: backupctl {args.command} --help")
     if args.command == "restore" and args.only_db and args.only_files:
         raise UsageError("--only-db and --only-files together are everything", hint="leave both out")
     return args

@@ -524,7 +524,7 @@ SINGLE: Final = (
             Option(
                 "sign_in",
                 Choice("both", "application", "local"),
-                "Who may sign in: the application's administrators, those of `backupctl web-user`, or both.",
+                "Who may sign in: the application's administrators, those of `backupctl web-user list`, or both.",
                 '"both"',
             ),
             Option("idle", Duration("1m", "7d"), "A session ends when it was not used for so long.", '"30m"'),
@@ -535,7 +535,7 @@ SINGLE: Final = (
             Option(
                 "users",
                 AbsolutePath(as_text=True, empty=True),
-                "The file of the users of `backupctl web-user`.",
+                "The file of the users of `backupctl web-user list`.",
                 '"/var/lib/nanumpay-backup-web/users.json"',
                 default="`users.json` in `state`",
             ),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 from starlette.applications import Starlette
@@ -89,10 +90,16 @@ ROUTES: Final = (
 
 def make_app(site: Site) -> Starlette:
     """Return the application around a site; the site is closed when the application ends."""
+    warming: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        # What the overview needs of it takes the daemon a while, and shall be there when somebody comes.
+        for method, params in overview.SLOW:
+            warming.append(asyncio.create_task(_warm(site, method, params)))
         yield
+        for task in warming:
+            task.cancel()
         site.close()
 
     routes = [Route(way.path, _guarded(way), methods=[way.method]) for way in ROUTES]
@@ -100,6 +107,11 @@ def make_app(site: Site) -> Starlette:
     app.state.site = site
     app.add_middleware(functools.partial(Guard, site=site))
     return app
+
+
+async def _warm(site: Site, method: str, params: dict[str, Any]) -> None:
+    with contextlib.suppress(BackupdError):
+        await site.link.recent(method, params)
 
 
 def _guarded(way: Way) -> Handler:

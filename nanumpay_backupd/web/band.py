@@ -205,7 +205,9 @@ def _fulls(
 ) -> Iterator[Markup]:
     bases = [(base, moments.get(base, one["first"]), one["exact"]) for one in ranges for base in one["bases"]]
     shown = [(seen.at(parse(moment)), base, moment, exact) for base, moment, exact in bases]
-    shown = [one for one in shown if 0 <= one[0] <= 100]
+    # Of thousands, what falls onto the same spot is drawn once.
+    spots = {(round(one[0] * 5), one[3]): one for one in shown if 0 <= one[0] <= 100}
+    shown = list(spots.values())
     # Rings that hide each other tell less than strokes.
     shape = (
         Markup('<circle cx="{}%" cy="{}" r="6"/>')

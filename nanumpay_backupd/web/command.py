@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import json
 import os
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.errors import EXIT_INTERRUPTED, EXIT_OK, BackupdError, UsageError
 from nanumpay_backupd.settings.hostfile import DEFAULT_HOST_FILE, WebPart, load_web_part
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.web.people import ROLES, SCOPES
+from nanumpay_backupd.web.userfile import Token
 
 __all__ = ["main"]
 
@@ -64,7 +67,8 @@ def _user_commands(parser: argparse.ArgumentParser) -> None:
     add = verbs.add_parser("add", help="add one; the password is asked for, or read from standard input")
     add.add_argument("name", metavar="NAME")
     add.add_argument("--role", choices=tuple(ROLES), default="admin", help="what they may do (default: admin)")
-    verbs.add_parser("list", help="who there is")
+    add.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    _listing(verbs.add_parser("list", help="who there is"))
     verbs.add_parser("remove", help="take one out; their sessions end").add_argument("name", metavar="NAME")
     verbs.add_parser("password", help="another password; their sessions end").add_argument("name", metavar="NAME")
 
@@ -77,8 +81,12 @@ def _token_commands(parser: argparse.ArgumentParser) -> None:
         "--scope", action="append", choices=SCOPES, default=[], help="what it may; may be given several times"
     )
     create.add_argument("--days", type=int, metavar="N", help="it ends after so many days (default: never)")
-    verbs.add_parser("list", help="which there are, and when each was used last")
+    _listing(verbs.add_parser("list", help="which there are, and when each was used last"))
     verbs.add_parser("revoke", help="end one at once").add_argument("name", metavar="NAME")
+
+
+def _listing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -105,6 +113,9 @@ def _user(options: argparse.Namespace, part: WebPart) -> int:
     elif options.verb == "remove":
         users.remove(options.name.strip().lower())
         sys.stdout.write(f"{options.name.strip().lower()} may not sign in any more\n")
+    elif options.json:
+        found = [{"name": user.name, "role": user.role, "made": user.made.isoformat()} for user in users.all().values()]
+        sys.stdout.write(json.dumps({"users": found}, indent=2) + "\n")
     else:
         for user in users.all().values():
             sys.stdout.write(f"{user.name:24} {user.role:10} since {user.made:%Y-%m-%d}\n")
@@ -126,13 +137,24 @@ def _token(options: argparse.Namespace, part: WebPart) -> int:
         tokens.remove(options.name.strip().lower())
         sys.stdout.write(f"{options.name.strip().lower()} is of no use any more\n")
     else:
-        used = _uses(part)
-        for token in tokens.all().values():
-            at = used.get(token.name)
-            last = f"{datetime.fromtimestamp(at[0], UTC):%Y-%m-%d %H:%M UTC}" if at else "never"
-            ends = f"{token.until:%Y-%m-%d}" if token.until else "no end"
-            sys.stdout.write(f"{token.name:24} {', '.join(token.scopes):28} until {ends:12} last used {last}\n")
+        _list_tokens(tokens.all().values(), _uses(part), as_json=options.json)
     return EXIT_OK
+
+
+def _list_tokens(tokens: Iterable[Token], used: dict[str, tuple[float, str]], *, as_json: bool) -> None:
+    found: list[dict[str, Any]] = []
+    for token in tokens:
+        at = used.get(token.name)
+        last = datetime.fromtimestamp(at[0], UTC) if at else None
+        found.append({"name": token.name, "scopes": list(token.scopes), "until": token.until, "last_used": last})
+    if as_json:
+        sys.stdout.write(json.dumps({"tokens": found}, indent=2, default=datetime.isoformat) + "\n")
+        return
+    for one in found:
+        until, last = one["until"], one["last_used"]
+        ends = f"until {until:%Y-%m-%d}" if until else "no end"
+        seen = f"last used {last:%Y-%m-%d %H:%M UTC}" if last else "never used"
+        sys.stdout.write(f"{one['name']:24} {', '.join(one['scopes']):28} {ends:18} {seen}\n")
 
 
 def _uses(part: WebPart) -> dict[str, tuple[float, str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,8 @@ PATIENT: Final = 600.0
 """Seconds for methods that go to remote places or read all backups; the others answer in 20 s or never."""
 _USUAL: Final = 20.0
 _THREADS: Final = 8
+_RECENT: Final = 30.0
+_OLD: Final = 600.0
 _FRESH: Final = 1.0
 """Seconds that a status is as good as new."""
 
@@ -41,6 +44,9 @@ class Link:
         self._slow = ThreadPoolExecutor(_THREADS, thread_name_prefix="patient")
         self._asking: asyncio.Task[Reply] | None = None
         self._status: tuple[float, Reply] | None = None
+        self._kept: dict[tuple[str, str], tuple[float, Reply]] = {}
+        self._renewing: dict[tuple[str, str], asyncio.Task[Reply]] = {}
+        self._stale: set[tuple[str, str]] = set()
 
     def close(self) -> None:
         """Let go of the threads; calls under way are not waited for."""
@@ -69,6 +75,7 @@ class Link:
             return await asyncio.get_running_loop().run_in_executor(threads, partial(client.call, method, given))
         except UnreachableError:
             self._status = None
+            self._kept.clear()
             raise
 
     async def follow(self, method: str, params: Mapping[str, Any] | None = None) -> AsyncGenerator[Reply]:
@@ -116,6 +123,35 @@ class Link:
     def stir(self) -> None:
         """Make the next status a new one: something happened."""
         self._status = None
+        self._stale |= self._kept.keys()
+
+    async def recent(self, method: str, params: Mapping[str, Any]) -> Reply:
+        """Return what a method said a moment ago, for what takes the daemon long and hardly changes.
+
+        What is older than half a minute, or before something that happened, is asked anew meanwhile; what is older than
+        ten minutes is waited for.
+        """
+        key = (method, json.dumps(params, sort_keys=True))
+        now = asyncio.get_running_loop().time()
+        at, reply = self._kept.get(key, (float("-inf"), {}))
+        if now - at > _RECENT or key in self._stale:
+            task = self._renewing.get(key)
+            if task is None:
+                task = self._renewing[key] = asyncio.create_task(self._renew(key, params))
+                # Nobody may be waiting for it: a fault is found when somebody does.
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            if now - at > _OLD:
+                return await asyncio.shield(task)
+        return reply
+
+    async def _renew(self, key: tuple[str, str], params: Mapping[str, Any]) -> Reply:
+        self._stale.discard(key)
+        try:
+            reply = await self.ask(key[0], params)
+            self._kept[key] = (asyncio.get_running_loop().time(), reply)
+            return reply
+        finally:
+            del self._renewing[key]
 
     async def _look(self) -> Reply:
         try:

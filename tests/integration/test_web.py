@@ -488,7 +488,7 @@ class TestInterface:
         assert {one["name"] for one in found["mongodb"]} == set(known)
         for one in found["mongodb"]:
             assert (one["size"], one["type"]) == (known[one["name"]]["size"], "full")
-            assert datetime.fromisoformat(one["createdAt"])
+            assert datetime.fromisoformat(one["createdAt"]) < datetime.now(UTC)
 
     def test_the_description_is_of_these_routes(self, page: Page) -> None:
         """Every path of the interface is described with its methods, and nothing else is."""

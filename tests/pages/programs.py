@@ -40,7 +40,10 @@ _WORDS: Final[Mapping[str, str]] = {
     "SWAP": "@swaps",
     "TEXT": "",
     "TIME": "latest",
+    "ROLE": "",
+    "SCOPE": "",
     "USER": "",
+    "VERB": "",
 }
 _SPECIAL: Final[Mapping[tuple[str, str], str]] = {
     ("cancel", "RUN"): "@running",

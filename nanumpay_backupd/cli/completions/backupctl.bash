@@ -66,6 +66,15 @@ __backupctl_takes() {
         'report --language') REPLY='en ko' ;;
         'logs -n') REPLY='' ;;
         'logs 1') REPLY=@runs ;;
+        'web-user --role') REPLY='viewer operator admin' ;;
+        'web-user --config') REPLY=@files ;;
+        'web-user 1') REPLY='add list password remove' ;;
+        'web-user 2') REPLY='' ;;
+        'token --scope') REPLY='read run download settings' ;;
+        'token --days') REPLY='' ;;
+        'token --config') REPLY=@files ;;
+        'token 1') REPLY='create list revoke' ;;
+        'token 2') REPLY='' ;;
         'completion 1') REPLY='bash zsh fish' ;;
         'completion 2') REPLY='backupctl nanumpay-backupd' ;;
         *) return 1 ;;
@@ -106,6 +115,8 @@ __backupctl_options() {
         logs) REPLY='-f -n --help --socket --json --color' ;;
         reload) REPLY='--help --socket --json --color' ;;
         rebuild) REPLY='--help --socket --json --color' ;;
+        web-user) REPLY='--role --config --help --socket --json --color' ;;
+        token) REPLY='--scope --days --config --help --socket --json --color' ;;
         completion) REPLY='--help --socket --json --color' ;;
     esac
 }
@@ -148,7 +159,7 @@ _backupctl() {
     elif [[ $cur == -* ]]; then
         __backupctl_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='status jobs run cancel wait runs list show ls timeline restore verify drill swaps send sync copies copy delete prune pin unpin settings doctor monitor test notify report logs reload rebuild completion'
+        REPLY='status jobs run cancel wait runs list show ls timeline restore verify drill swaps send sync copies copy delete prune pin unpin settings doctor monitor test notify report logs reload rebuild web-user token completion'
     else
         __backupctl_takes "$command $at" || __backupctl_options "$command"
     fi

@@ -12,7 +12,7 @@ function __backupctl_place
             continue
         end
         switch $token
-            case --accept --at --backup --collection --color --days --format --from --html --job --kind --language --level --only --only-to --option --reason --socket --timeout --to --to-db -n
+            case --accept --at --backup --collection --color --config --days --format --from --html --job --kind --language --level --only --only-to --option --reason --role --scope --socket --timeout --to --to-db -n
                 set value yes
             case '-*'
             case '*'
@@ -211,6 +211,17 @@ complete -c backupctl -n '__backupctl_in logs' -s n -x -d 'the last N lines (def
 complete -c backupctl -n '__backupctl_in -' -a reload -d 'let the daemon read its host file again'
 
 complete -c backupctl -n '__backupctl_in -' -a rebuild -d 'rebuild the catalog from the manifests'
+
+complete -c backupctl -n '__backupctl_in -' -a web-user -d 'add, list and remove who may use the web page without being an administrator of the application'
+complete -c backupctl -n '__backupctl_at web-user 1' -a 'add list password remove' -d 'one of: add, list, password, remove'
+complete -c backupctl -n '__backupctl_in web-user' -l role -x -a 'viewer operator admin' -d 'what they may do: viewer, operator, admin'
+complete -c backupctl -n '__backupctl_in web-user' -l config -r -F -d 'the host file'
+
+complete -c backupctl -n '__backupctl_in -' -a token -d 'make, list and revoke keys for programs that use the web page\'s interface'
+complete -c backupctl -n '__backupctl_at token 1' -a 'create list revoke' -d 'one of: create, list, revoke'
+complete -c backupctl -n '__backupctl_in token' -l scope -x -a 'read run download settings' -d 'what it may, can be given several times: read, run, download, settings'
+complete -c backupctl -n '__backupctl_in token' -l days -x -d 'it ends after so many days'
+complete -c backupctl -n '__backupctl_in token' -l config -r -F -d 'the host file'
 
 complete -c backupctl -n '__backupctl_in -' -a completion -d 'print the completion script for a shell'
 complete -c backupctl -n '__backupctl_at completion 1' -a 'bash zsh fish' -d 'one of: bash, zsh, fish'

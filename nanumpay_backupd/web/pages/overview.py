@@ -16,10 +16,15 @@ from nanumpay_backupd.web.shown import Shown, size
 from nanumpay_backupd.web.visit import site_of, visit_of
 from nanumpay_backupd.web.words import Words
 
-__all__ = ["show"]
+__all__ = ["SLOW", "show"]
 
 _RUNS: Final = 8
 _DAYS: Final = 90
+SLOW: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    ("GetHistory", {"days": _DAYS}),
+    ("Monitor", {"recorded": True}),
+)
+"""What takes the daemon long where there are many backups."""
 
 
 async def show(request: Request) -> Response:
@@ -27,7 +32,7 @@ async def show(request: Request) -> Response:
     site, visit = site_of(request), visit_of(request)
     status, history, runs, monitor = await asyncio.gather(
         site.link.status(),
-        site.link.ask("GetHistory", {"days": _DAYS}),
+        site.link.recent("GetHistory", {"days": _DAYS}),
         site.link.ask("ListRuns", {"limit": _RUNS}),
         _recorded(request),
     )
@@ -51,7 +56,7 @@ async def show(request: Request) -> Response:
 async def _recorded(request: Request) -> list[dict[str, Any]]:
     """Return what the monitor saw last; a page that lacks that is better than none."""
     try:
-        return list((await site_of(request).link.ask("Monitor", {"recorded": True}))["checks"])
+        return list((await site_of(request).link.recent("Monitor", {"recorded": True}))["checks"])
     except BackupdError:
         return []
 
