@@ -301,7 +301,7 @@ class TestRestore:
         "form, code",
         [
             ({"when": "moment", "at": "yesterday-ish"}, "usage"),
-            ({"when": "moment", "at": "2999-01-01T00:00:00"}, "bad-time"),
+            ({"when": "moment", "at": "2099-01-01T00:00:00"}, "bad-time"),
             ({"when": "moment", "at": "2020-01-01T00:00:00"}, "no-such-moment"),
             ({"when": "backup", "backup": "nothing"}, "not-found"),
             ({"what": "some", "collection": ""}, "bad-request"),

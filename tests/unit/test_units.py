@@ -30,9 +30,13 @@ def value(text: str, key: str) -> str:
     return str(re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)[-1])
 
 
-def of_socket(drop_in: Path) -> bool:
-    """Tell whether a drop-in is for the socket unit."""
-    return "\n[Socket]\n" in drop_in.read_text(encoding="utf-8")
+def unit_of(drop_in: Path) -> str:
+    """Return the unit that a drop-in is for."""
+    if drop_in.name.startswith("web-"):
+        return "nanumpay-backup-web.service"
+    return (
+        f"nanumpay-backupd.{'socket' if '[Socket]' in drop_in.read_text(encoding='utf-8').splitlines() else 'service'}"
+    )
 
 
 def unit_folder(folder: Path) -> Path:
@@ -100,9 +104,8 @@ def test_a_drop_in_says_how_it_is_installed(drop_in: Path) -> None:
     assert text.startswith("# For: ")
     command = re.search(r"^#   install -D -m 0644 (\S+) \\\n#     (\S+)$", text, re.MULTILINE)
     assert command is not None
-    unit = f"nanumpay-backupd.{'socket' if of_socket(drop_in) else 'service'}"
     assert command[1] == f"{INSTALLED}/{drop_in.name}"
-    assert command[2] == f"/etc/systemd/system/{unit}.d/{drop_in.name}"
+    assert command[2] == f"/etc/systemd/system/{unit_of(drop_in)}.d/{drop_in.name}"
     assert "systemctl daemon-reload" in text
 
 
@@ -125,7 +128,7 @@ def test_systemd_takes_the_units(tmp_path: Path, drop_in: Path | None) -> None:
     """Systemd finds nothing to complain of, with each of the drop-ins and without."""
     folder = unit_folder(tmp_path)
     if drop_in is not None:
-        place = folder / f"nanumpay-backupd.{'socket' if of_socket(drop_in) else 'service'}.d"
+        place = folder / f"{unit_of(drop_in)}.d"
         place.mkdir()
         shutil.copy(drop_in, place)
     units = ["./nanumpay-backupd.service", "./nanumpay-backupd.socket", "./nanumpay-backupd-alert@x.service", WEB]

@@ -65,8 +65,9 @@ async def _choice(request: Request, form: Form, problem: BackupdError | None) ->
     return page(
         request,
         "recover.html",
-        200 if problem is None else status_of(problem),
+        200 if problem is None else 400 if isinstance(problem, UsageError) else status_of(problem),
         here="recover",
+        back_to=f"/recover?{urlencode({'job': name})}",
         status_reply=status,
         jobs=list(jobs.values()),
         job=jobs.get(name) or {"name": name, "type": "mongodb", "destinations": [], "source": ""},
@@ -281,6 +282,7 @@ async def _plan_page(
         "plan.html",
         code,
         here="recover",
+        back_to="/recover",
         status_reply=status,
         job=job,
         order=json.dumps(order, ensure_ascii=False),

@@ -41,6 +41,7 @@ async def _answer(request: Request, tried: list[Found] | None) -> Response:
         request,
         "health.html",
         here="health",
+        back_to="/health",
         status_reply=status,
         status=status,
         findings=[{**one, "fixes": commands_in(one["hint"])} for one in bad],
