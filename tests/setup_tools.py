@@ -54,7 +54,9 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "groff": "groff-base",
     "jq": "jq",
     "man": "man-db",
+    "chromium": "chromium",
     "mandoc": "mandoc",
+    "nginx": "nginx-light",
     "openssl": "openssl",
     "socat": "socat",
     "sqlite3": "sqlite3",
@@ -83,7 +85,7 @@ REDIS_PACKAGES: Final = (
 """A Redis server with its tools and the libraries they load; none of them is installed, so that none is started."""
 REDIS_BINARIES: Final = ("redis-server", "redis-cli", "redis-check-rdb", "redis-check-aof", "redis-benchmark")
 ONLY_PACKAGES: Final = {"deb": DEB_PACKAGES, "system": SYSTEM_PACKAGES, "s3-lock": S3_LOCK_PACKAGES}
-SERVERS: Final = frozenset({"cron", "vsftpd", *S3_LOCK_PACKAGES})
+SERVERS: Final = frozenset({"cron", "nginx-light", "vsftpd", *S3_LOCK_PACKAGES})
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Helpers of package installation that would start or enable the service a package brings.
 SERVICE_STARTERS: Final = ("invoke-rc.d", "deb-systemd-invoke", "deb-systemd-helper", "update-rc.d")

@@ -128,7 +128,7 @@ def draw(  # noqa: PLR0917 - a picture is made of many things
         _mark(times, chosen, seen),
     ]
     label = t("band.told", n=len(ranges), gaps=len(gaps))
-    head = Markup('<svg class="band" height="{}" width="100%" role="img" aria-label="{}">').format(_HEIGHT, label)
+    head = Markup('<svg class="band" height="{}" width="100%" role="group" aria-label="{}">').format(_HEIGHT, label)
     pattern = Markup(
         '<defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         '<rect class="hatch-ground" width="7" height="7"/><rect class="hatch" width="2.5" height="7"/></pattern></defs>'
@@ -160,8 +160,10 @@ def _gaps(t: Words, times: Shown, gaps: Sequence[dict[str, Any]], seen: Window) 
 
 
 def _rect(kind: str, left: float, wide: float, told: str) -> Markup:
-    return Markup('<rect class="{}" x="{}%" y="{}" width="{}%" height="{}" rx="3"><title>{}</title></rect>').format(
-        kind, f"{left:.3f}", _TOP, f"{wide:.3f}", _HIGH, told
+    # Not in the style sheet: there the name would be one of its own address.
+    fill = Markup(' fill="url(#hatch)"') if kind == "gap" else Markup("")
+    return Markup('<rect class="{}" x="{}%" y="{}" width="{}%" height="{}" rx="3"{}><title>{}</title></rect>').format(
+        kind, f"{left:.3f}", _TOP, f"{wide:.3f}", _HIGH, fill, told
     )
 
 
@@ -217,9 +219,10 @@ def _fulls(
     y = _MIDDLE if len(shown) <= _RINGS else _MIDDLE - 7
     for x, base, moment, exact in shown:
         told = t("band.full", when=times.exact(moment), name=base)
-        yield Markup('<a class="{}" href="{}" tabindex="-1">{}<title>{}</title></a>').format(
-            "full" if exact else "full loose", address(f"backup:{base}"), shape.format(f"{x:.3f}", y), told
-        )
+        kind = "full" if exact else "full loose"
+        yield Markup(
+            '<a class="{}" href="{}" tabindex="-1" data-backup="{}" data-at="{}">{}<title>{}</title></a>'
+        ).format(kind, address(f"backup:{base}"), base, moment, shape.format(f"{x:.3f}", y), told)
 
 
 def _mark(times: Shown, chosen: datetime | None, seen: Window) -> Markup:

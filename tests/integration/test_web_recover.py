@@ -117,7 +117,7 @@ class TestShown:
         found = site.call("Timeline", job="nanumpay")
         text = boss.get("/recover").text
         assert 'class="reach"' in text
-        assert text.count('class="full"') == sum(len(one["bases"]) for one in found["ranges"])
+        assert text.count('class="full') == sum(len(one["bases"]) for one in found["ranges"])
         spans = [tuple(datetime.fromisoformat(one[end]) for end in ("first", "last")) for one in found["ranges"]]
         moments = [
             datetime.fromisoformat(html.unescape(at).replace("%3A", ":")).replace(tzinfo=UTC)

@@ -61,6 +61,26 @@ if (box && field) {
     if (radio) radio.checked = true;
   };
 
+  // What were links for who has no script is a picture now: nothing in a slider can be reached by itself.
+  for (const link of box.querySelectorAll("a")) {
+    if (link.classList.contains("slot")) { link.remove(); continue; }
+    const group = document.createElementNS("http://www.w3.org/2000/svg", "g");
+    group.setAttribute("class", link.getAttribute("class"));
+    group.dataset.backup = link.dataset.backup;
+    group.dataset.at = link.dataset.at;
+    group.append(...link.childNodes);
+    link.replaceWith(group);
+  }
+  box.querySelector("svg").setAttribute("role", "presentation");
+  const pick = (full) => {
+    const list = document.querySelector("select[name=backup]");
+    list.value = full.dataset.backup;
+    if (list.value !== full.dataset.backup) return false;
+    document.querySelector("input[name=when][value=backup]").checked = true;
+    show(Date.parse(full.dataset.at) / 1000);
+    return true;
+  };
+
   if (reach.length) {
     box.tabIndex = 0;
     box.setAttribute("role", "slider");
@@ -76,11 +96,10 @@ if (box && field) {
     };
     let held = false;
     box.addEventListener("click", (event) => {
-      if (event.target.closest("a.full")) return;
-      event.preventDefault();
-      choose(at(event));
+      const full = event.target.closest(".full");
+      if (!full || !pick(full)) choose(at(event));
     });
-    box.addEventListener("pointerdown", (event) => { held = event.pointerType !== "touch" && !event.target.closest("a.full"); });
+    box.addEventListener("pointerdown", (event) => { held = event.pointerType !== "touch" && !event.target.closest(".full"); });
     box.addEventListener("pointermove", (event) => { if (held) choose(at(event)); });
     addEventListener("pointerup", () => { held = false; });
     box.addEventListener("dragstart", (event) => event.preventDefault());
