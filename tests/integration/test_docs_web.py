@@ -143,7 +143,7 @@ def through_nginx(page_port: int, port: int, plain: int, folder: Path, certifica
 
 @pytest.mark.servers
 def test_behind_nginx_with_tls(site: Site, tmp_path: Path) -> None:
-    """By the example as it stands one signs in over TLS, changes something, hears events at once and takes a file away."""
+    """By the example as it stands one signs in over TLS, changes something, hears events and takes a file away."""
     port, plain = free_port(), free_port()
     name = f"backup.example.com:{port}"
     certificate = make_certificate(tmp_path)
