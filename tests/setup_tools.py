@@ -122,6 +122,9 @@ def main(argv: Sequence[str]) -> int:
                 missing = importlib.import_module("setup_azurite").install_azurite(TOOLS, _run_quietly, _say)
                 if missing:
                     raise SetupError(missing)
+                missing = importlib.import_module("setup_browser").install_axe(TOOLS, _run_quietly, _say)
+                if missing:
+                    raise SetupError(missing)
                 importlib.import_module("setup_stores").fetch_stores(TOOLS, debian_packages)
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)

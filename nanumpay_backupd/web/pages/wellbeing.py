@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nanumpay_backupd.web.answers import page
-from nanumpay_backupd.web.visit import site_of
+from nanumpay_backupd.web.pages.figures import problems
+from nanumpay_backupd.web.visit import site_of, visit_of
 
 __all__ = ["doctor", "show"]
 
@@ -36,6 +37,7 @@ async def _answer(request: Request, tried: list[dict[str, Any]] | None) -> Respo
         here="health",
         status_reply=status,
         status=status,
+        problems=problems(visit_of(request).words, status),
         monitor=monitor,
         checks=sorted(monitor["checks"], key=lambda check: _RANK[check["state"]]),
         tried=tried,
