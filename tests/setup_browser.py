@@ -1,4 +1,4 @@
-"""Fetches axe-core, which looks for what people cannot perceive or reach on a page, into .tools/axe. Standard library only."""
+"""Fetches axe-core, which finds what people cannot perceive on a page, into .tools/axe. Standard library only."""
 
 from __future__ import annotations
 

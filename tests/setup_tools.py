@@ -46,6 +46,7 @@ DEMO_COMMANDS: Final[Mapping[str, str]] = {}
 TEST_COMMANDS: Final[Mapping[str, str]] = {
     "age": "age",
     "crontab": "cron",
+    "chromium": "chromium",
     "curl": "curl",
     "fish": "fish",
     "gpg": "gpg",

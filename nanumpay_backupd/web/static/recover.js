@@ -33,6 +33,7 @@ if (drawing && field) {
     mark.setAttribute("x1", x);
     mark.setAttribute("x2", x);
     field.value = parts.format(new Date(Math.floor(best) * 1000)).replace(" ", "T");
+    drawing.setAttribute("aria-valuenow", Math.floor(best));
     drawing.setAttribute("aria-valuetext", field.value);
     for (const radio of form.querySelectorAll("[name=way]")) radio.checked = radio.value === "moment";
     form.dispatchEvent(new Event("input"));
@@ -44,6 +45,8 @@ if (drawing && field) {
   drawing.setAttribute("role", "slider");
   drawing.setAttribute("aria-valuemin", begin);
   drawing.setAttribute("aria-valuemax", end);
+  drawing.setAttribute("aria-valuenow", end);
+  drawing.setAttribute("aria-valuetext", field.value);
   drawing.addEventListener("click", (event) => {
     const box = drawing.getBoundingClientRect();
     set(begin + ((event.clientX - box.left) / box.width) * (end - begin));
