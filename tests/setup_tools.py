@@ -46,6 +46,7 @@ DEMO_COMMANDS: Final[Mapping[str, str]] = {}
 TEST_COMMANDS: Final[Mapping[str, str]] = {
     "age": "age",
     "crontab": "cron",
+    "chromium": "chromium",
     "curl": "curl",
     "fish": "fish",
     "gpg": "gpg",
@@ -122,6 +123,9 @@ def main(argv: Sequence[str]) -> int:
                 sys.path.insert(0, str(ROOT / "tests"))
                 importlib.import_module("setup_databases").fetch_servers(TOOLS, debian_packages)
                 missing = importlib.import_module("setup_azurite").install_azurite(TOOLS, _run_quietly, _say)
+                if missing:
+                    raise SetupError(missing)
+                missing = importlib.import_module("setup_browser").install_axe(TOOLS, _run_quietly, _say)
                 if missing:
                     raise SetupError(missing)
                 importlib.import_module("setup_stores").fetch_stores(TOOLS, debian_packages)

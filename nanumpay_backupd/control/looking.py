@@ -57,6 +57,7 @@ class Looking(Desk):
             "timezone": self._daemon.timezone,
             "health": health_of(faults),
             "problems": [fault.line for fault in faults],
+            "troubles": [_trouble(fault) for fault in faults],
             "backups_path": str(self._supervisor.paths.backups),
             "free_bytes": free or 0,
             "settings": self._daemon.settings_state(),
@@ -263,6 +264,19 @@ class Looking(Desk):
         """Return the function that tells when a task of a job is due next."""
         plans = {task: self._supervisor.plans.get(job.name, task) for task in Task}
         return plans.__getitem__
+
+
+def _trouble(fault: Fault) -> dict[str, Any]:
+    """Describe what is wrong now as the interface's type Trouble."""
+    return {
+        "kind": fault.key.partition(":")[0],
+        "text": fault.text,
+        "hint": fault.hint,
+        "severity": fault.severity.value,
+        "job": fault.job,
+        "event": fault.event.value if fault.event is not None else "",
+        "code": fault.code,
+    }
 
 
 def _free(supervisor: Supervisor) -> int | None:

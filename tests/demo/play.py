@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -17,6 +19,7 @@ from tests.demo.scene import DATABASE, Document, Scene, moment
 from tests.demo.teller import DemoError, Teller
 from tests.demo.zone import local_time
 from tests.sample_data import save_settings
+from tests.servers.process import free_port
 from tests.servers.tools import PROJECT
 
 __all__ = ["change_settings", "how_to_play"]
@@ -29,6 +32,7 @@ def how_to_play(scene: Scene) -> None:
     """Say how to use what is left running, and how to end it; keep what `change_settings` needs."""
     tell, house, servers = scene.tell, scene.house, scene.servers
     uri = servers["mongod"]["database_uri"]
+    page = _serve_page(scene)
     house.note(socket=str(house.socket), off=house.off, **servers)
     tell.heading("Everything goes on running")
     tell.note("Paste this into a shell:")
@@ -50,9 +54,29 @@ def how_to_play(scene: Scene) -> None:
             (f"ls -R {folder}/backups {folder}/s3 {folder}/ftp", "the backups at the three places"),
         ]
     )
+    tell.note("The web page, and a demo sign-in:")
+    tell.table([(page["address"], f"name {page['name']}, password {page['password']}")])
     tell.note(f"MongoDB is at {uri}; logins of S3 and FTP are in {folder}/demo.json.")
     tell.heading("To stop it and delete its files")
     tell.typed("make demo-stop")
+
+
+def _serve_page(scene: Scene) -> dict[str, str]:
+    """Serve the page of the demo, with somebody who may sign in; returns where it is, name and password."""
+    house, port, name, password = scene.house, free_port(), "demo", secrets.token_urlsafe(9)
+    with house.config.open("a", encoding="utf-8") as stream:
+        stream.write(f'\n[web]  # the page\nlisten = "127.0.0.1:{port}"\nstate = "{house.folder}/web"\n')
+    argv = [str(Path(sys.executable).with_name("nanumpay-backup-web")), "--config", str(house.config)]
+    subprocess.run(
+        [*argv, "user", "add", name],
+        input=password,
+        text=True,
+        check=True,
+        env=house.environment,
+        stdout=subprocess.DEVNULL,
+    )
+    scene.site.ask("web", argv=[*argv, "serve"], environment=house.environment, port=port)
+    return {"address": f"http://127.0.0.1:{port}/", "name": name, "password": password}
 
 
 def change_settings(teller: Teller, folder: Path, changes: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -154,6 +155,7 @@ class _Servers:
             "ftp": self._ftp,
             "redis": self._redis,
             "daemon": self._daemon,
+            "web": self._web,
             "keep": self._keep,
         }
         began = time.monotonic()
@@ -190,6 +192,15 @@ class _Servers:
     def _daemon(self, argv: Sequence[str], environment: Mapping[str, str]) -> Answer:
         process = self._stack.enter_context(self._running("daemon", argv, environment))
         return {"pid": process.pid}
+
+    def _web(self, argv: Sequence[str], environment: Mapping[str, str], port: int) -> Answer:
+        process = self._stack.enter_context(self._running("web", argv, environment))
+        deadline = time.monotonic() + _STOP_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return {"pid": process.pid}
+            time.sleep(0.05)
+        raise DemoError("the page did not begin to answer; its log says why")
 
     def _keep(self) -> Answer:
         self.kept = True

@@ -3,19 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.events import Event
+from nanumpay_backupd.notifiers.words import CAUSES, LANGUAGES
 from nanumpay_backupd.web.answers import go
 from nanumpay_backupd.web.shown import Shown, size
 from nanumpay_backupd.web.visit import site_of, visit_of
 from nanumpay_backupd.web.words import Words
 
-__all__ = ["begun", "day_told", "ended", "who"]
+__all__ = ["Problem", "begun", "day_told", "ended", "problems", "who"]
+
+_SPECIAL: Final = frozenset({"rpo", "rto", "spread", "oplog", "warning"})
+"""Kinds that have words of their own, better than those of their event."""
+
+
+class Problem(NamedTuple):
+    """What is wrong, in the reader's language as far as there are words; ``told`` is what the daemon says of it."""
+
+    title: str
+    told: str
+    hint: str
+    bad: bool
+
+
+def problems(t: Words, status: dict[str, Any]) -> list[Problem]:
+    """Return what is wrong, worst first."""
+    found = []
+    for trouble in status.get("troubles") or [{"text": text} for text in status["problems"]]:
+        title = _title(t, trouble) if t.language == "ko" else ""
+        text, bad = trouble["text"], trouble.get("severity") == "error"
+        found.append(Problem(title or text, text if title else "", trouble.get("hint", ""), bad))
+    return sorted(found, key=lambda one: not one.bad)
+
+
+def _title(t: Words, trouble: dict[str, Any]) -> str:
+    """Return what a trouble is called: by its event, its code, or its kind; empty: there are no words for it."""
+    job = trouble["job"]
+    language = LANGUAGES[t.language]
+    if trouble["event"] in set(Event):
+        telling = language.events.get(Event(trouble["event"]))
+        if telling is not None and telling.title and trouble["kind"] not in _SPECIAL:
+            return telling.title.format(job=job or language.nobody, channel="", count="", days="")
+    cause = CAUSES.get(trouble["code"]) or t.texts.get(f"trouble.{trouble['kind']}", "")
+    return f"{job}: {cause}" if job and cause else cause
 
 
 def day_told(t: Words, times: Shown, day: dict[str, Any]) -> str:

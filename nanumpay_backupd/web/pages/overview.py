@@ -11,7 +11,7 @@ from starlette.responses import Response
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.web.answers import page
 from nanumpay_backupd.web.charts import Bar, Point, bars, line
-from nanumpay_backupd.web.pages.figures import day_told
+from nanumpay_backupd.web.pages.figures import day_told, problems
 from nanumpay_backupd.web.shown import Shown, size
 from nanumpay_backupd.web.visit import site_of, visit_of
 from nanumpay_backupd.web.words import Words
@@ -44,7 +44,7 @@ async def show(request: Request) -> Response:
         here="overview",
         status_reply=status,
         status=status,
-        problems=status["problems"],
+        problems=problems(visit.words, status),
         jobs=[_job(visit.words, times, job, days.get(job["name"], [])) for job in status["jobs"]],
         runs=runs["runs"],
         rooms=[check for check in monitor if check["check"] == "room"],

@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.web.answers import fragment, page
 from nanumpay_backupd.web.fixes import commands_in
-from nanumpay_backupd.web.pages.figures import ended, who
+from nanumpay_backupd.web.pages.figures import ended, problems, who
 from nanumpay_backupd.web.visit import fields, site_of, visit_of
 
 __all__ = ["doctor", "show"]
@@ -34,9 +34,10 @@ async def _answer(request: Request, tried: list[Found] | None) -> Response:
     status = await site.link.status()
     seen = await site.link.ask("Monitor", {"recorded": True})
     checks = seen["checks"]
+    troubles = problems(visit_of(request).words, status)
     bad = sorted((one for one in checks if one["state"] != "ok"), key=lambda one: _RANK[one["state"]])
-    # What a finding says already is not told a second time.
-    others = [text for text in status["problems"] if not any(one["message"] in text for one in bad)]
+    # What is told as a problem already is not told a second time.
+    others = [one for one in bad if not any(one["message"] in (told.told or told.title) for told in troubles)]
     return page(
         request,
         "health.html",
@@ -44,8 +45,8 @@ async def _answer(request: Request, tried: list[Found] | None) -> Response:
         back_to="/health",
         status_reply=status,
         status=status,
-        findings=[{**one, "fixes": commands_in(one["hint"])} for one in bad],
-        others=others,
+        problems=[(one, commands_in(one.hint)) for one in troubles],
+        findings=[{**one, "fixes": commands_in(one["hint"])} for one in others],
         looked=seen.get("looked"),
         coming=[one for one in checks if one["check"] in _COMING],
         columns=[name for name in _COLUMNS if any(one["check"] == name and one["destination"] for one in checks)],
