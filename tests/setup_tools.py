@@ -55,7 +55,6 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "groff": "groff-base",
     "jq": "jq",
     "man": "man-db",
-    "chromium": "chromium",
     "mandoc": "mandoc",
     "nginx": "nginx-light",
     "openssl": "openssl",
