@@ -74,7 +74,8 @@ async def _choice(request: Request, form: Form, problem: BackupdError | None) ->
         kind=(jobs.get(name) or {}).get("type") or "mongodb",
         timeline=timeline,
         until=max((one["last"] for one in timeline["ranges"]), key=parse, default=None),
-        seconds=[one for one in timeline["ranges"] if one["exact"]],
+        newest=any(one["exact"] for one in timeline["ranges"]),
+        seconds=any(_is_span(one) for one in timeline["ranges"]),
         groups=[group["name"] for group in status.get("groups") or []],
         fulls=fulls,
         collections=base,
@@ -125,7 +126,7 @@ def _drawn(
 
 def _address(base: str, form: Form, span: str, **changes: str) -> str:
     own = {name: form.get(name, "") for name in ("job", "when", "at", "backup", "until")} | {"span": span} | changes
-    return f"{base}/recover?" + urlencode({name: value for name, value in own.items() if value}) + "#when"
+    return f"{base}/recover?" + urlencode({name: value for name, value in own.items() if value}) + "#reach"
 
 
 def _marked(form: Form, moments: dict[str, str], times: Shown) -> datetime | None:
@@ -150,7 +151,11 @@ def _filled(
     filled = {name: form.get(name, default) for name, default in _DEFAULTS.items()} | known
     exact = [one for one in timeline["ranges"] if one["exact"]]
     if filled["when"] not in {"latest", "moment", "backup"}:
-        filled["when"] = "moment" if filled["at"] else "backup" if filled["backup"] or not exact else "latest"
+        filled["when"] = "moment" if filled["at"] else "backup" if filled["backup"] else "latest"
+    if filled["when"] == "moment" and not any(_is_span(one) for one in exact):
+        filled["when"] = "latest"
+    if filled["when"] == "latest" and not exact:
+        filled["when"] = "backup"
     if not filled["at"] and exact:
         filled["at"] = f"{times.local(exact[-1]['last']):%Y-%m-%dT%H:%M:%S}"
     if not filled["backup"] and fulls:
@@ -178,6 +183,11 @@ async def _swaps(request: Request, job: str) -> list[dict[str, Any]]:
             return list((await site_of(request).link.ask("ListSwaps", {"job": job}))["swaps"])
     except (BackupdError, TimeoutError):
         return []
+
+
+def _is_span(one: dict[str, Any]) -> bool:
+    """Tell whether any second of a range can be restored, and not its fulls alone."""
+    return bool(one["exact"]) and one["first"] != one["last"]
 
 
 def _there(backup: dict[str, Any]) -> bool:

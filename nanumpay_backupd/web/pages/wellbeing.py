@@ -48,7 +48,7 @@ async def _answer(request: Request, tried: list[Found] | None) -> Response:
         problems=[(one, commands_in(one.hint)) for one in troubles],
         findings=[{**one, "fixes": commands_in(one["hint"])} for one in others],
         looked=seen.get("looked"),
-        coming=[one for one in checks if one["check"] in _COMING],
+        coming=list({(one["destination"], one["message"]): one for one in checks if one["check"] in _COMING}.values()),
         columns=[name for name in _COLUMNS if any(one["check"] == name and one["destination"] for one in checks)],
         places=_places(checks),
         tried=None if tried is None else _told(tried),
