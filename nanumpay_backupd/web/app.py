@@ -19,7 +19,7 @@ from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, 
 from nanumpay_backupd.web import api, assets, download, events, signing
 from nanumpay_backupd.web.answers import tell_fault
 from nanumpay_backupd.web.guard import Guard
-from nanumpay_backupd.web.pages import backups, jobs, overview, recover, running, settings, trail, wellbeing
+from nanumpay_backupd.web.pages import backups, jobs, overview, recover, restoring, running, settings, trail, wellbeing
 from nanumpay_backupd.web.people import CHANGE, DOWNLOAD, READ, RUN, SETTINGS
 from nanumpay_backupd.web.site import Site
 from nanumpay_backupd.web.visit import visit_of
@@ -62,8 +62,8 @@ ROUTES: Final = (
     Way("/run/{run}", "GET", running.show, READ),
     Way("/run/{run}/cancel", "POST", running.cancel, RUN),
     Way("/recover", "GET", recover.show, READ),
-    Way("/recover/plan", "POST", recover.plan, CHANGE),
-    Way("/recover/restore", "POST", recover.restore, CHANGE),
+    Way("/recover/plan", "POST", restoring.plan, CHANGE),
+    Way("/recover/restore", "POST", restoring.restore, CHANGE),
     Way("/settings", "GET", settings.show, READ),
     Way("/settings", "POST", settings.save, SETTINGS),
     Way("/jobs", "GET", jobs.show, READ),

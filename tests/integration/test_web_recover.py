@@ -318,6 +318,39 @@ class TestRestore:
         assert 'action="/recover/plan"' in answer.text
 
 
+def test_a_group_comes_back_together(mongod_rs: Mongod) -> None:
+    """What was backed up together is shown with its members, planned one by one, and restored by one order."""
+    with open_site(mongod_rs) as site:
+        folder = site.folder / "docs"
+        folder.mkdir()
+        (folder / "one.txt").write_text("first", encoding="utf-8")
+        site.write_config(
+            f"[[job]]\nname = 'docs'\ntype = 'files'\npath = '{folder}'\n[group.house]\njobs = ['nanumpay', 'docs']\n"
+        )
+        add_admin(site)
+        site.start()
+        assert site.run("house")["outcome"] == "succeeded"
+        with open_page(site) as page:
+            boss = page.signed_in()
+            shown = boss.get("/recover?group=house")
+            assert shown.status_code == 200, shown.text
+            (made,) = site.call("ListBackups", job="house")["groups"]
+            assert f'value="{made["id"]}" checked' in shown.text
+            (folder / "one.txt").write_text("spoilt", encoding="utf-8")
+            with site.db() as db:
+                db.users.drop()
+            plan = boss.post("/recover/plan", data={"group": "house", "made": made["id"], "safety": "1"})
+            assert plan.text.count('class="plan"') == 2
+            form = agreed(plan)
+            assert boss.post("/recover/restore", data=form).status_code == 409, "its name was not typed"
+            run = finished(site, boss.post("/recover/restore", data={**form, "typed": made["id"]}))
+            assert (run["action"], run["outcome"]) == ("group-restore", "succeeded")
+            with site.db() as db:
+                assert db.users.count_documents({}) == 40
+            assert (folder / "one.txt").read_text(encoding="utf-8") == "first"
+            assert boss.post("/recover/plan", data={"group": "house", "made": "nothing"}).status_code == 404
+
+
 def test_nothing_yet(mongod_rs: Mongod) -> None:
     """Without a backup, and without any job, the pages say so."""
     with open_site(mongod_rs) as site:

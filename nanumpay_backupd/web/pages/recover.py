@@ -1,7 +1,4 @@
-"""Recover: what can be restored, on a timeline; a moment, what of it and where to; what that would do; doing it.
-
-Nothing is restored that was not shown before: the plan is made again, and must be the one that was agreed to.
-"""
+"""Recover: what can be restored, on a timeline; a moment or a backup, what of it and where to. Restores nothing."""
 
 from __future__ import annotations
 
@@ -15,27 +12,23 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nanumpay_backupd.errors import BackupdError, RefusedError, UnreachableError, UsageError
+from nanumpay_backupd.errors import BackupdError, UsageError
 from nanumpay_backupd.moments import read_moment
 from nanumpay_backupd.web import band
 from nanumpay_backupd.web.answers import page, status_of
-from nanumpay_backupd.web.pages.figures import begun, who
-from nanumpay_backupd.web.planned import frozen, plan_rows, seal
 from nanumpay_backupd.web.shown import Shown, parse
-from nanumpay_backupd.web.visit import fields, site_of, visit_of
+from nanumpay_backupd.web.visit import site_of, visit_of
 
-__all__ = ["plan", "restore", "show"]
+__all__ = ["Form", "choice", "show"]
 
 _FULLS: Final = 200
 _SWAPS: Final = 3.0
 """Seconds that servers may take to say what swaps keep; the page is shown without it then."""
 _TEXT: Final = 400
-_LINES: Final = 200
 _DEFAULTS: Final = {
     "when": "", "at": "", "backup": "", "what": "all", "collection": "", "only": "", "where": "other", "to": "",
     "source": "", "safety": "1", "overwrite": "",
 }  # fmt: skip
-_KEPT: Final = ("job", "backup", "at", "to_database", "collection", "source")
 _DATABASE: Final = re.compile(r"[^A-Za-z0-9_-]+")
 Form = dict[str, str]
 
@@ -43,16 +36,29 @@ Form = dict[str, str]
 async def show(request: Request) -> Response:
     """Answer with the timeline and what can be chosen."""
     asked = {name: value[:_TEXT] for name, value in request.query_params.items()}
-    return await _choice(request, asked, None)
+    return await choice(request, asked, None)
 
 
-async def _choice(request: Request, form: Form, problem: BackupdError | None) -> Response:
+async def choice(request: Request, form: Form, problem: BackupdError | None) -> Response:
+    """Answer with the page, filled with what was chosen before, and why that could not be."""
     site, visit = site_of(request), visit_of(request)
     status = await site.link.status()
     jobs = {job["name"]: job for job in status["jobs"]}
+    if form.get("group"):
+        return await _of_group(request, status, form, problem)
     name = form.get("job") or ("nanumpay" if "nanumpay" in jobs else next(iter(jobs), ""))
     if not jobs:
-        return page(request, "recover.html", here="recover", status_reply=status, jobs=[], job=None, problem=problem)
+        return page(
+            request,
+            "recover.html",
+            here="recover",
+            status_reply=status,
+            jobs=[],
+            job=None,
+            groups=[],
+            group="",
+            problem=problem,
+        )
     timeline, found, swaps = await asyncio.gather(
         site.link.ask("Timeline", {"job": name}),
         site.link.ask("FindBackups", {"job": name, "limit": _FULLS}),
@@ -65,7 +71,7 @@ async def _choice(request: Request, form: Form, problem: BackupdError | None) ->
     return page(
         request,
         "recover.html",
-        200 if problem is None else 400 if isinstance(problem, UsageError) else status_of(problem),
+        _code(problem),
         here="recover",
         back_to=f"/recover?{urlencode({'job': name})}",
         status_reply=status,
@@ -77,12 +83,42 @@ async def _choice(request: Request, form: Form, problem: BackupdError | None) ->
         newest=any(one["exact"] for one in timeline["ranges"]),
         seconds=any(_is_span(one) for one in timeline["ranges"]),
         groups=[group["name"] for group in status.get("groups") or []],
+        group="",
         fulls=fulls,
         collections=base,
         form=form,
         problem=problem,
         swaps=swaps,
         **_drawn(request, timeline, fulls, form, times),
+    )
+
+
+def _code(problem: BackupdError | None) -> int:
+    return 200 if problem is None else 400 if isinstance(problem, UsageError) else status_of(problem)
+
+
+async def _of_group(request: Request, status: dict[str, Any], form: Form, problem: BackupdError | None) -> Response:
+    """Answer with what there is of a group: what its runs made, and which of them is to come back."""
+    name = form["group"]
+    found = await site_of(request).link.ask("ListBackups", {"job": name, "limit": _FULLS})
+    made = [one for one in found.get("groups") or [] if one["group"] == name]
+    best = next((one["id"] for one in made if one["state"] == "whole"), made[0]["id"] if made else "")
+    return page(
+        request,
+        "recover_group.html",
+        _code(problem),
+        here="recover",
+        back_to=f"/recover?{urlencode({'group': name})}",
+        status_reply=status,
+        jobs=status["jobs"],
+        job=None,
+        groups=[group["name"] for group in status.get("groups") or []],
+        group=name,
+        made=made,
+        chosen=form.get("made") or best,
+        kinds=sorted({member["holds"] for one in made for member in one["members"]}),
+        form={"holds": "", "partial": "", "safety": "1"} | form,
+        problem=problem,
     )
 
 
@@ -206,145 +242,3 @@ def _moment(text: str) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo is not None else None
-
-
-# What it would do
-
-
-async def plan(request: Request) -> Response:
-    """Answer with what a restore would do; nothing is done."""
-    form, visit, site = await fields(request), visit_of(request), site_of(request)
-    try:
-        asked, remark = await _asked(request, form)
-        planned = await _dry_run(request, asked)
-    except UnreachableError:
-        raise
-    except BackupdError as error:
-        return await _choice(request, {**form, "safety": form.get("safety", "")}, error)
-    site.audit(who(request), visit.address, "plan", f"{planned['backup']} into {planned['database']}")
-    return await _plan_page(request, form.get("job", ""), frozen(asked, planned), planned, remark=remark)
-
-
-async def _asked(request: Request, form: Form) -> tuple[dict[str, Any], str]:
-    """Return the order that a form means, and what is to be said about its moment. Raises RefusedError, UsageError."""
-    status = await site_of(request).link.status()
-    job = next((one for one in status["jobs"] if one["name"] == form.get("job")), None)
-    if job is None:
-        raise RefusedError("there is no such job", code="not-found")
-    mongo = (job.get("type") or "mongodb") == "mongodb"
-    when, remark = form.get("when"), ""
-    order: dict[str, Any] = {"backup": "latest", "job": job["name"], "source": form.get("source") or None}
-    if when == "backup":
-        order |= {"backup": form.get("backup", "")[:_TEXT], "job": None}
-    elif when == "moment":
-        times = Shown(visit_of(request).words, status["timezone"], status["now"])
-        order["at"], remark = read_moment(form.get("at", ""), times.zone, times.now)
-    else:
-        order["at"] = "latest"
-    where, to = form.get("where"), form.get("to", "").strip()[:_TEXT]
-    if where == "other":
-        if not to:
-            raise RefusedError("say where it is to go", code="bad-request")
-        order["to_database"] = to
-    if where == "swap" and mongo:
-        order["swap"] = True
-    if form.get("safety") != "1":
-        order["safety"] = False
-    if form.get("what") == "some":
-        order |= _some(form, mongo=mongo)
-    if not mongo and (where == "place" or form.get("overwrite") == "1"):
-        # What is there is told by the plan, and has to be agreed to by its name.
-        order["overwrite"] = True
-    return {name: value for name, value in order.items() if value is not None}, remark
-
-
-def _some(form: Form, *, mongo: bool) -> dict[str, Any]:
-    if mongo:
-        collection = form.get("collection", "").strip()[:_TEXT]
-        if not collection:
-            raise RefusedError("choose a collection", code="bad-request")
-        return {"collection": collection}
-    only = [line.strip()[:_TEXT] for line in form.get("only", "").splitlines() if line.strip()][:_LINES]
-    if not only:
-        raise RefusedError("say what of it", code="bad-request")
-    return {"only": only}
-
-
-async def _dry_run(request: Request, order: dict[str, Any]) -> dict[str, Any]:
-    reply = await site_of(request).link.order("Restore", {**order, "dry_run": True}, patient=True)
-    return dict(reply["plan"])
-
-
-async def _plan_page(
-    request: Request,
-    job: str,
-    order: dict[str, Any],
-    planned: dict[str, Any],
-    *,
-    remark: str = "",
-    problem: str = "",
-    code: int = 200,
-) -> Response:
-    visit, status = visit_of(request), await site_of(request).link.status()
-    times = Shown(visit.words, status["timezone"], status["now"])
-    return page(
-        request,
-        "plan.html",
-        code,
-        here="recover",
-        back_to="/recover",
-        status_reply=status,
-        job=job,
-        order=json.dumps(order, ensure_ascii=False),
-        seal=seal(planned),
-        plan=planned,
-        rows=plan_rows(visit.words, times, planned),
-        remark=remark,
-        problem=problem,
-    )
-
-
-# Doing it
-
-
-async def restore(request: Request) -> Response:
-    """Restore what was shown, and show the run. Takes the password, and where data are replaced its name."""
-    form, visit, site = await fields(request), visit_of(request), site_of(request)
-    order, job = _order(form), form.get("job", "")[:_TEXT]
-    planned = await _dry_run(request, order)
-    subject = f"{planned['backup']} into {planned['database']} as of {planned['moment']}"
-    if seal(planned) != form.get("seal"):
-        return await _plan_page(request, job, order, planned, problem="plan.changed", code=409)
-    if planned["target_exists"] and form.get("typed", "").strip() != planned["database"]:
-        return await _plan_page(request, job, order, planned, problem="plan.not-typed", code=409)
-    assert visit.person is not None, "checked by the route"
-    try:
-        await site.confirm(visit.person, form.get("password", ""), visit.address)
-    except RefusedError as error:
-        site.audit(who(request), visit.address, "restore", subject, "refused", error.code)
-        problem = "plan.wait" if error.code == "sign-in-wait" else "plan.password"
-        return await _plan_page(request, job, order, planned, problem=problem, code=status_of(error))
-    return await begun(request, "Restore", order, subject)
-
-
-def _order(form: Form) -> dict[str, Any]:
-    """Return the order of a plan that was shown; raises RefusedError (``bad-request``) for anything else."""
-    try:
-        found = json.loads(form.get("order", ""))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not _well_formed(found):
-        raise RefusedError("this is not what the page sent", hint="begin anew", code="bad-request")
-    return found
-
-
-def _well_formed(order: dict[str, Any]) -> bool:
-    flags, texts = {"swap", "safety", "overwrite"}, set(_KEPT)
-    return "backup" in order and all(
-        isinstance(value, bool)
-        if name in flags
-        else isinstance(value, str)
-        if name in texts
-        else name == "only" and isinstance(value, list) and all(isinstance(one, str) for one in value)
-        for name, value in order.items()
-    )
