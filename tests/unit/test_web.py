@@ -42,12 +42,15 @@ class Hands:
         self.at = NOW
 
     def now(self) -> datetime:
+        """Return what it shows."""
         return self.at
 
     def monotonic(self) -> float:
+        """Return the same in seconds."""
         return self.at.timestamp()
 
     def sleep(self, seconds: float) -> None:
+        """Move it on."""
         self.at += timedelta(seconds=seconds)
 
 
