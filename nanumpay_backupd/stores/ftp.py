@@ -392,7 +392,10 @@ class FtpStore(Store):
                 self._compare(key, there, size)
                 renaming = True
                 self._rename(link, part, key)
-            self._compare(key, link.size(key), size)
+            there = link.size(key)
+            # A damaged object must not pass for a backup.
+            gone = there not in (None, size) and link.ask(f"DELE {key}", f"deleting {key}", REFUSED) is not None
+            self._compare(key, there, size, gone=gone)
 
         try:
             self._run(action)
@@ -400,13 +403,14 @@ class FtpStore(Store):
             self._forget_part(part, error)
             raise
 
-    def _compare(self, key: str, there: int | None, size: int) -> None:
+    def _compare(self, key: str, there: int | None, size: int, *, gone: bool = False) -> None:
         if there != size:
             raise store_error(
                 "destination-mismatch",
                 f"destination {self.name!r}: after storing {key} the server has {there or 0} of {size} bytes"
                 f" ({self._folder})",
-                "it is sent again; if it happens each time, see the FTP server's log and disk",
+                ("the damaged object was deleted there; " if gone else "")
+                + "it is sent again; if it happens each time, see the FTP server's log and disk",
             )
 
     @staticmethod

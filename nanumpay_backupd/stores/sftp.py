@@ -325,21 +325,26 @@ class SftpStore(Store):
         session.wait((settling,), doing, patience=_FSYNC_SECONDS)
         there, durable = session.result(settling, doing)
         if there != size:
-            raise self._mismatch(f"storing {key}", there)
+            # A damaged object must not pass for a backup.
+            gone = self._forget(session, target)
+            raise self._mismatch(f"storing {key}", there, gone=gone)
         return durable
 
-    def _mismatch(self, doing: str, there: int | None) -> StoreError:
+    def _mismatch(self, doing: str, there: int | None, *, gone: bool = False) -> StoreError:
         return store_error(
             "destination-mismatch",
             f"destination {self.name!r}: after {doing} the server has {there or 0} bytes ({self._place})",
-            "it is sent again; if it happens each time, see the server's log and disk",
+            ("the damaged object was deleted there; " if gone else "")
+            + "it is sent again; if it happens each time, see the server's log and disk",
         )
 
-    def _forget(self, session: Session, part: str) -> None:
-        """Delete the temporary file. Best effort."""
+    def _forget(self, session: Session, path: str) -> bool:
+        """Delete a file that is of no use. Best effort; tells whether it is gone."""
         if not session.closed:
             with contextlib.suppress(StoreError):
-                session.run(_removed(session.client, part), f"deleting {part}")
+                session.run(_removed(session.client, path), f"deleting {path}")
+                return True
+        return False
 
 
 class _File:
