@@ -100,7 +100,7 @@ def _s3(stack: contextlib.ExitStack, folder: Path) -> Place:
         return not body.read(1)
 
     table = (
-        "type = 's3'\nbucket = 'backups'\nregion = 'us-east-1'\npath_style = true\n"
+        "type = 's3'\nbucket = 'backups'\nprefix = ''\nregion = 'us-east-1'\npath_style = true\n"
         f"endpoint_url = 'http://127.0.0.1:{port}'\n"
         f"access_key_id = '{ACCESS_KEY}'\nsecret_access_key = '{SECRET_KEY}'\n"
     )

@@ -10,7 +10,7 @@ from nanumpay_backupd.system.processor import has_aes
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    "told, expected",
     [
         ("processor\t: 0\nflags\t\t: fpu sse2 aes avx\n", True),
         ("processor\t: 0\nFeatures\t: fp asimd aes pmull\n", True),
