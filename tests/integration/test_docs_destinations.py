@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from nanumpay_backupd.settings.destination_tables import DESTINATIONS
+from nanumpay_backupd.settings.schema import LocalDestination
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.factory import open_store
+from tests.servers.certs import make_certificate
+from tests.servers.ftp import PASSWORD as FTP_PASSWORD
+from tests.servers.ftp import start_pyftpdlib
 from tests.servers.sftp import start_sshd
 from tests.servers.tools import PROJECT
 from tests.servers.webdav import PASSWORD, start_rclone_webdav
@@ -61,3 +66,34 @@ def test_copies_come_from_a_webdav_server_by_hand(tmp_path: Path) -> None:
         _store(open_store(server.destination(path="nanumpay")))
         commands = _commands("webdav.md").replace("-u backup ", f"-sSf -u 'backup:{PASSWORD}' ")
         _run(commands.replace("https://cloud.example.com/remote.php/dav/files/backup", server.url), here)
+
+
+def test_copies_come_from_an_ftp_server_by_hand(tmp_path: Path) -> None:
+    """Curl fetches artifact and manifest over TLS by the commands of docs/destinations/ftp.md."""
+    here = tmp_path / "here"
+    here.mkdir()
+    certificate = make_certificate(tmp_path / "certificate")
+    with start_pyftpdlib(tmp_path / "root", certificate) as server:
+        _store(open_store(server.destination(path="/backup/nanumpay")))
+        login = f"--cacert {certificate.authority} -sSf -u '{server.user}:{FTP_PASSWORD}' "
+        commands = _commands("ftp.md").replace("-u backup ", login)
+        _run(commands.replace("ftp.example.com", f"{server.host}:{server.port}"), here)
+
+
+def test_copies_come_from_a_folder_by_hand(tmp_path: Path) -> None:
+    """Cp fetches artifact and manifest by the commands of docs/destinations/local.md."""
+    here, disk = tmp_path / "here", tmp_path / "disk"
+    here.mkdir()
+    _store(open_store(LocalDestination(name="usb", path=str(disk))))
+    _run(_commands("local.md").replace("/mnt/usb", str(disk)), here)
+
+
+def test_every_kind_of_destination_has_a_page_that_is_named_everywhere() -> None:
+    """Each type of the host file has docs/destinations/TYPE.md, and the READMEs and the reference lead to it."""
+    known = {path.stem for path in (PROJECT / "docs" / "destinations").glob("*.md")}
+    assert known >= set(DESTINATIONS)
+    for kind in DESTINATIONS:
+        for page in ("README.md", "README.ko.md"):
+            assert f"docs/destinations/{kind}.md" in (PROJECT / page).read_text(encoding="utf-8")
+        reference = (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
+        assert f"(destinations/{kind}.md)" in reference

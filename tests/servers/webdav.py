@@ -91,7 +91,7 @@ def start_apache(folder: Path, root: Path | None = None, *, digest: bool = False
     # It serves as an ordinary user, who cannot see a temporary folder of root's.
     shutil.chown(root, "www-data", "www-data")
     locks = folder / "locks"
-    locks.mkdir()
+    locks.mkdir(parents=True)
     shutil.chown(locks, "www-data", "www-data")
     asked = ["openssl", "passwd", "-apr1", "-stdin"]
     secret = subprocess.run(asked, check=True, input=PASSWORD, text=True, stdout=subprocess.PIPE).stdout.strip()
