@@ -62,6 +62,8 @@ def classify_reply(reply: str, phase: Phase = "session") -> tuple[str, str, bool
     ``phase`` is where it came: a refusal while TLS begins is about TLS, one while logging in about the user.
     """
     number = reply[:3]
+    if phase == "session" and reply.startswith("500 OOPS"):
+        return "destination-failed", "that is vsftpd's last word before its process ends: see its log", True
     if number in ("452", "552") or _FULL.search(reply):
         return "destination-full", _ROOM_HINT, None
     if number == "451" and _FULL_PERHAPS.search(reply):

@@ -99,9 +99,12 @@ class BreakingProxy:
 
     @staticmethod
     def _guard(move: object, source: socket.socket, sink: socket.socket) -> None:
-        # A connection that breaks under us is what this is about.
-        with contextlib.suppress(OSError):
+        try:
             move(source, sink)  # type: ignore[operator]  # one of the methods below
+        except OSError:
+            # What breaks on one side is broken on the other; else a server would send to nobody for ever.
+            _reset(source)
+            _reset(sink)
 
     def _send_data(self, client: socket.socket, server: socket.socket) -> None:
         moved = 0
