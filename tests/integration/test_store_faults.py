@@ -286,6 +286,26 @@ class _Stubborn(_NoOverwrite):
     stubborn = True
 
 
+class _Losing(AbstractedFS):
+    """A disk on which a renamed file is shorter."""
+
+    def rename(self, src: str, dst: str) -> None:
+        super().rename(src, dst)
+        os.truncate(dst, os.stat(dst).st_size - 1)
+
+
+def test_what_is_damaged_under_its_name_is_deleted(source: Path, tmp_path: Path) -> None:
+    """An object that is found to be another size at the end is destination-mismatch, and does not pass for a backup."""
+    with (
+        start_pyftpdlib(tmp_path / "root", abstracted_fs=_Losing) as server,
+        open_store(server.destination()) as store,
+    ):
+        error = _fails(lambda: store.put(KEY, source))
+        assert (error.code, error.retryable) == ("destination-mismatch", True)
+        assert "was deleted there" in error.hint
+        assert _names(server.folder) == set()
+
+
 def test_a_server_that_does_not_rename_onto_files(source: Path, tmp_path: Path) -> None:
     """Where RNTO refuses to replace, the old object steps aside and the new one takes its place."""
     with (

@@ -227,8 +227,13 @@ def test_checksums_that_a_server_tells_are_compared(kind: str, server: WebdavSer
             error = _fails(lambda: store.put(KEY, source))
             assert (error.code, error.retryable) == ("destination-mismatch", True)
             assert "another checksum" in error.message
-    assert (server.folder / KEY).read_bytes() == DATA
-    assert _names(server) == {KEY, f"{KEY}.json"}
+            assert (server.folder / KEY).read_bytes() == DATA
+            assert _names(server) == {KEY, f"{KEY}.json"}
+            gate.damage, gate.loses = False, True
+            error = _fails(lambda: store.put(KEY, source))
+            assert (error.code, error.retryable) == ("destination-mismatch", True)
+            assert "was deleted there" in error.hint
+            assert _names(server) == {f"{KEY}.json"}
 
 
 def test_what_a_killed_process_left_is_swept(server: WebdavServer) -> None:

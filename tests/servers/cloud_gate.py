@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 __all__ = ["CloudGate", "start_cloud_gate"]
 
@@ -29,6 +30,8 @@ class CloudGate:
         self.forward = port
         self.kind = kind
         self.damage = False
+        self.loses = False
+        """What is moved to its name is another there."""
         self.port = 0
         self.sums: dict[str, str] = {}
         """The SHA-1 of what was stored, by its path, also where it was moved to."""
@@ -71,6 +74,9 @@ def _serve(gate: CloudGate, request: BaseHTTPRequestHandler) -> None:
         link.request(request.command, request.path, body, dict(request.headers.items()))
         answer = link.getresponse()
         content = answer.read()
+        if request.command == "MOVE" and gate.loses:
+            link.request("PUT", urlsplit(request.headers["Destination"]).path, b"?", _login(request))
+            link.getresponse().read()
         headers = [pair for pair in answer.getheaders() if pair[0].lower() not in _OWN]
         if request.command == "PUT" and answer.status < 300:
             gate.sums[request.path] = hashlib.sha1(body, usedforsecurity=False).hexdigest()
@@ -82,6 +88,10 @@ def _serve(gate: CloudGate, request: BaseHTTPRequestHandler) -> None:
         _reply(request, answer.status, headers, content)
     finally:
         link.close()
+
+
+def _login(request: BaseHTTPRequestHandler) -> dict[str, str]:
+    return {"Authorization": request.headers["Authorization"]}
 
 
 def _reply(request: BaseHTTPRequestHandler, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
