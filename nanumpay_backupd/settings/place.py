@@ -47,7 +47,7 @@ _USER_AND_HOST: Final = re.compile(
     r"(?:(?P<user>[^:]*)@)?(?P<host>[^\s@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII
 )
 _SAYABLE: Final = {
-    "s3": ("endpoint_url", "path_style", "region", "ca_file", "timeout"),
+    "s3": ("endpoint_url", "path_style", "region", "profile", "ca_file", "timeout"),
     "ftp": ("tls_verify", "tls_fingerprint", "ca_file", "timeout"),
     "sftp": ("host_key", "known_hosts", "timeout"),
     "webdav": ("ca_file", "tls_fingerprint", "timeout"),

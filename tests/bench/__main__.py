@@ -37,6 +37,7 @@ _APART: Final[dict[str, Callable[[Path, Report, int], None]]] = {
     "sql": sql.measure,
     "files": files.measure,
     "places": places.measure,
+    "large": places.measure_memory,
 }
 """What needs no MongoDB."""
 

@@ -99,14 +99,12 @@ def put_all(work: _Work) -> _Done:
     return _Done(time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
 
 
-def measure(folder: Path, report: Report, rounds: int, size: int = _SIZE, large: int = _LARGE) -> None:
+def measure(folder: Path, report: Report, rounds: int, size: int = _SIZE) -> None:
     """Add what uploads take; the ways in turn, so that all meet the same machine."""
-    source = folder / "source"
+    source, shorter = folder / "source", folder / "shorter"
     _fill(source, size)
-    with _servers(folder) as (s3, ssh):
-        cloud = s3.destination(**_S3)
-        nas = ssh.destination()
-        disk = LocalDestination(name="disk", path=str(folder / "disk"))
+    _fill(shorter, size * 2 // 5)
+    with _servers(folder) as (s3, cloud, ssh, nas, disk):
         stock: dict[str, list[float]] = {"boto3": [], "proven": [], "sftp": []}
         ours: dict[str, list[float]] = {"s3": [], "sftp": []}
         memory = 0
@@ -123,8 +121,23 @@ def measure(folder: Path, report: Report, rounds: int, size: int = _SIZE, large:
         _compared(report, "S3 (rclone)", "upload_file, HEAD and MD5", stock["proven"], ours["s3"], size, floor=0.9)
         report.add(f"S3, {size // _MB} MB: memory of the process", memory / _MB, 150, unit=" MB")
         _compared(report, "SFTP", "`sftp put`", stock["sftp"], ours["sftp"], size, floor=0.8)
-        _at_once(report, source, [cloud, nas, disk], rounds)
-        _memory(folder, report, [cloud, nas, disk], size, large)
+        _at_once(report, shorter, [cloud, nas, disk], rounds)
+
+
+def measure_memory(folder: Path, report: Report, rounds: int, size: int = _SIZE, large: int = _LARGE) -> None:
+    """Add the memory of all places at once for a file, and for a larger one; what is in them is all the same to it."""
+    peaks = []
+    with _servers(folder) as (_, cloud, __, nas, disk):
+        for length in (size, large):
+            source = folder / "hollow"
+            with source.open("wb") as stream:
+                stream.truncate(length)
+            peaks.append(_ours(source, [cloud, nas, disk]).memory)
+    report.add(
+        f"S3, SFTP and a disk at once: memory at {large / 1e9:g} GB / at {size // _MB} MB", peaks[1] / peaks[0], 1.15
+    )
+    told = [f"{peak / _MB:.0f} MB at {length / _MB:g} MB" for peak, length in zip(peaks, (size, large), strict=True)]
+    report.fact(f"memory of that process: {', '.join(told)}")
 
 
 def _compared(
@@ -156,26 +169,12 @@ def _at_once(report: Report, source: Path, places: list[Destination], rounds: in
         report.fact(f"{words}: at once {median_of(together):.1f} s, the slowest alone {median_of(alone):.1f} s")
 
 
-def _memory(folder: Path, report: Report, places: list[Destination], size: int, large: int) -> None:
-    """Add the memory of all places at once for a file, and for a larger one."""
-    peaks = []
-    for length in (size, large):
-        source = folder / "hollow"
-        with source.open("wb") as stream:
-            stream.truncate(length)
-        peaks.append(_ours(source, places).memory)
-    report.add(
-        f"S3, SFTP and a disk at once: memory at {large / 1e9:g} GB / at {size // _MB} MB", peaks[1] / peaks[0], 1.15
-    )
-    report.fact(
-        f"that memory: {peaks[0] / _MB:.0f} MB at {size // _MB} MB, {peaks[1] / _MB:.0f} MB at {large / 1e9:g} GB"
-    )
-
-
 @contextlib.contextmanager
-def _servers(folder: Path) -> Iterator[tuple[S3Server, SshServer]]:
+def _servers(folder: Path) -> Iterator[tuple[S3Server, Destination, SshServer, Destination, Destination]]:
+    """Run the servers; gives each with how it is reached, and a folder."""
     with start_s3(folder) as s3, start_sshd(folder / "ssh") as ssh:
-        yield s3, ssh
+        disk = LocalDestination(name="disk", path=str(folder / "disk"))
+        yield s3, s3.destination(**_S3), ssh, ssh.destination(), disk
 
 
 def _fill(path: Path, size: int) -> None:
