@@ -287,7 +287,7 @@ class _Losing(asyncssh.SFTPServer):
     """A server on which a renamed file is shorter."""
 
     def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
-        super().posix_rename(oldpath, newpath)  # type: ignore[no-untyped-call]  # in this server it is no coroutine
+        super().posix_rename(oldpath, newpath)
         where = self.map_path(newpath)
         os.truncate(where, os.stat(where).st_size - 1)
 

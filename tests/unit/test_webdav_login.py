@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
 import pytest
 
-from nanumpay_backupd.stores import webdav_login
 from nanumpay_backupd.stores.webdav_login import Login
 from nanumpay_backupd.system.secrets import Secret
 
@@ -34,7 +34,7 @@ def login(*, private: bool = False) -> Login:
 )
 def test_the_examples_of_rfc_7616(asked: list[str], response: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answers are those of section 3.9.1; of several ways the best is taken, also out of one header."""
-    monkeypatch.setattr(webdav_login.secrets, "token_hex", lambda _: "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ")
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ")
     mine = login()
     assert mine.header("GET", "/dir/index.html") is None
     assert mine.learn(asked)
