@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -27,8 +27,10 @@ __all__ = [
     "Resumed",
     "ShortNotes",
     "Store",
+    "aside_name",
     "check_key",
     "is_hidden",
+    "left_behind",
     "part_key",
     "part_name",
     "store_error",
@@ -189,6 +191,22 @@ def part_key(name: str) -> str | None:
     """Return of which object a file's name is the `part_name`, None: of none."""
     key = name[1 : -len(_PART)]
     return key if name == part_name(key) and _KEY.fullmatch(key) else None
+
+
+def aside_name(key: str) -> str:
+    """Return the name of an object that steps aside where a file cannot be renamed onto another."""
+    return f".{key}.old"
+
+
+def left_behind(names: Iterable[str]) -> dict[str, str]:
+    """Return what of a folder's files may be left of puts that were broken off, with the key that each is of.
+
+    Those are unfinished uploads, and objects that stepped aside for another, once that one is there.
+    """
+    all_of_them = set(names)
+    parts = {name: key for name in all_of_them if (key := part_key(name)) is not None}
+    aside = {aside_name(key): key for key in all_of_them if not is_hidden(key)}
+    return parts | {name: key for name, key in aside.items() if name in all_of_them}
 
 
 def worth_keeping(error: BaseException) -> bool:

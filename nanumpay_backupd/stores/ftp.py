@@ -23,9 +23,10 @@ from nanumpay_backupd.stores.base import (
     PutResult,
     Resumed,
     Store,
+    aside_name,
     check_key,
     is_hidden,
-    part_key,
+    left_behind,
     part_name,
     store_error,
     unreadable_source,
@@ -159,12 +160,11 @@ class FtpStore(Store):
         def action(link: FtpLink) -> None:
             if not self._enter(link, make=False):
                 return
-            for info in self._listing(link, "LIST -a"):
-                key = part_key(info.key)
-                if key is None or not ours(key):
+            for name, key in left_behind(info.key for info in self._listing(link, "LIST -a")).items():
+                if not ours(key):
                     continue
-                written = link.modified(info.key)
-                if written is not None and written < before and link.ask(f"DELE {info.key}", "deleting", REFUSED):
+                written = link.modified(name)
+                if written is not None and written < before and link.ask(f"DELE {name}", "deleting", REFUSED):
                     gone.append(key)
 
         self._run(action)
@@ -427,7 +427,7 @@ class FtpStore(Store):
         if link.size(new) is None:
             raise link.fault(doing, refusal)
         # A server that does not rename onto a file that is there: the old one steps aside, and comes back on failure.
-        aside = f".{new}.old"
+        aside = aside_name(new)
         link.ask(f"DELE {aside}", doing, REFUSED)
         if not rename(new, aside):
             raise link.fault(doing, link.refusal)
