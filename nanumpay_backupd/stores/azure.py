@@ -38,13 +38,16 @@ from azure.storage.blob import (
 from nanumpay_backupd.errors import LockedError, StoreError
 from nanumpay_backupd.settings.destinations import AzureDestination
 from nanumpay_backupd.stores.azure_errors import classify, error_code, reason, says_locked, status
+from nanumpay_backupd.stores.azure_survey import RIGHTS, survey
 from nanumpay_backupd.stores.base import (
     CHUNK,
+    Finding,
     Keeping,
     ObjectInfo,
     Progress,
     Properties,
     PutResult,
+    Resumed,
     Store,
     check_key,
     is_hidden,
@@ -63,6 +66,21 @@ _CONNECT_TIMEOUT: Final = 10.0
 _PART_OF_LOGIN: Final = re.compile(r"(?:AccountKey|SharedAccessSignature)=([^;]+)|[?&]?sig=([^&;]+)")
 
 
+class _Moved:
+    """Progress of blocks, which come in any order: what was sent, and what was there."""
+
+    def __init__(self, report: Progress) -> None:
+        self._report = report
+        self.resumed = 0
+
+    def add(self, sent: int, found: int) -> None:
+        """Tell that so many bytes were sent, or found to be there, since the last call."""
+        if found:
+            self.resumed += found
+            self._report(Resumed(found))
+        self._report(sent)
+
+
 class AzureStore(Store):
     """A prefix in a container. Large files go up in blocks, side by side, and become a blob when all are there.
 
@@ -71,7 +89,8 @@ class AzureStore(Store):
     is replaced but the one that was there when the put began.
     """
 
-    properties = Properties(proves_content=True, resumes_put=True)
+    rights = RIGHTS
+    properties = Properties(proves_content=True, resumes_put=True, forgets=True)
 
     def __init__(self, destination: AzureDestination, pace: Callable[[int], None] | None = None) -> None:
         """Take the settings; ``pace``, from any thread, gets the bytes about to be sent, and holds them back."""
@@ -182,6 +201,12 @@ class AzureStore(Store):
             expiring=not versions and bool(policy and policy.enabled),
         )
 
+    def survey(self, key: str) -> tuple[Finding, ...]:
+        """Look at how container and account are set up; see `Store.survey`."""
+        container = self._connect()
+        with self._faults("looking at the container"), contextlib.closing(self._service()) as account:
+            return survey(container, account, self._settings, self._prefix + key)
+
     def close(self) -> None:
         """Drop the connections."""
         if self._client is not None:
@@ -260,15 +285,16 @@ class AzureStore(Store):
     def _put(self, key: str, payload: Payload, progress: Progress) -> PutResult:
         with payload:
             doing = f"storing {key} ({payload.size} bytes)"
+            counted = _Moved(progress)
             with self._faults(doing):
                 replacing = self._replacing(key)
                 if payload.size > self._settings.block_size:
-                    digest = self._put_blocks(key, payload, replacing, progress)
+                    digest = self._put_blocks(key, payload, replacing, counted)
                 else:
                     digest = self._put_small(key, payload, replacing)
-                    progress(payload.size)
+                    counted.add(payload.size, 0)
             self._confirm(key, payload.size, digest)
-            return PutResult(size=payload.size, proven=True, durable=True)
+            return PutResult(size=payload.size, proven=True, durable=True, resumed=counted.resumed)
 
     def _replacing(self, key: str) -> dict[str, Any]:
         """Return the condition of a put: that the blob is the one that is there now, or that there is none."""
@@ -292,7 +318,7 @@ class AzureStore(Store):
             if "etag" in replacing or self._look(key) is not None:
                 raise
             # Blocks that an earlier put of the name left count as a blob here, and as none for a list of blocks.
-            return self._put_blocks(key, payload, replacing, ignore)
+            return self._put_blocks(key, payload, replacing, _Moved(ignore))
 
     def _put_whole(self, key: str, payload: Payload, replacing: dict[str, Any]) -> bytes:
         data = payload.read(0, payload.size)
@@ -309,7 +335,7 @@ class AzureStore(Store):
         )
         return digest
 
-    def _put_blocks(self, key: str, payload: Payload, replacing: dict[str, Any], progress: Progress) -> bytes:
+    def _put_blocks(self, key: str, payload: Payload, replacing: dict[str, Any], counted: _Moved) -> bytes:
         blob = self._blob(key)
         length = block_length(payload.size, self._settings.block_size)
         there = self._left_there(blob)
@@ -329,12 +355,12 @@ class AzureStore(Store):
             pending: set[Future[int]] = set()
             try:
                 while True:
-                    moved = 0
+                    moved = there_already = 0
                     while len(pending) < self._settings.parallel_blocks and (data := next(pieces, b"")):
                         whole.update(data)
                         names.append(f"{len(names):06}-{xxhash.xxh3_128_hexdigest(data)}")
                         if there.get(names[-1]) == len(data):
-                            moved += len(data)
+                            there_already = len(data)
                             break  # reported at once: the callback may break off
                         pending.add(pool.submit(send, names[-1], data))
                     else:
@@ -342,7 +368,7 @@ class AzureStore(Store):
                             break
                         finished, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                         moved += sum(future.result() for future in finished)
-                    progress(moved)
+                    counted.add(moved, there_already)
             except BaseException:
                 stop.set()
                 raise

@@ -21,11 +21,10 @@ import pytest
 from nanumpay_backupd.errors import LockedError, StoreError
 from nanumpay_backupd.settings.destinations import Destination
 from nanumpay_backupd.stores.azure import AzureStore, block_length
-from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.stores.base import ShortNotes, Store
 from nanumpay_backupd.stores.dropbox import DropboxStore
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.stores.gcs import GcsStore
-from nanumpay_backupd.stores.payload import KeptNotes
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.azurite import ACCOUNT, KEY, Azurite, start_azurite
@@ -111,7 +110,7 @@ def _through(cloud: Server, **changes: Any) -> Any:
     return _settings(cloud, endpoint_url=cloud.endpoint.replace("127.0.0.2", "127.0.0.1"), **changes)
 
 
-def _open(settings: Any, notes: KeptNotes) -> Store:
+def _open(settings: Any, notes: ShortNotes) -> Store:
     match settings.extra:
         case "gcs":
             return GcsStore(settings, _Quick(), notes=notes)
@@ -136,7 +135,7 @@ def test_a_cut_upload_is_gone_on_with(cloud: Server, proxy: BreakingProxy, sourc
     """An upload that is cut twice goes on where the server stands: it is whole, and little is sent twice."""
     proxy.cuts = [9 * MIB, 5 * MIB]
     moved: list[int] = []
-    with _open(_through(cloud), KeptNotes()) as store:
+    with _open(_through(cloud), ShortNotes()) as store:
         assert store.put(NAME, source, moved.append).proven
         assert proxy.cuts == []
         # Starting again after each cut would take 32 MiB; a chunk of Dropbox is at least 4 MiB.
@@ -147,7 +146,7 @@ def test_a_cut_upload_is_gone_on_with(cloud: Server, proxy: BreakingProxy, sourc
 
 def test_a_later_put_goes_on_with_what_an_earlier_one_left(cloud: Server, proxy: BreakingProxy, source: Path) -> None:
     """A put that was cut for good leaves the old object; one of another process with its notes sends only the rest."""
-    notes, settings = KeptNotes(), _through(cloud)
+    notes, settings = ShortNotes(), _through(cloud)
     with _open(settings, notes) as store:
         store.put_bytes(NAME, b"old")
         proxy.cuts = [7 * MIB] + [0] * 20
@@ -169,7 +168,7 @@ def test_what_was_left_of_another_file_is_not_gone_on_with(
     cloud: Server, proxy: BreakingProxy, source: Path, tmp_path: Path
 ) -> None:
     """A file of the same name and size with another content arrives whole, whatever is there of the first."""
-    notes, settings = KeptNotes(), _through(cloud)
+    notes, settings = ShortNotes(), _through(cloud)
     with _open(settings, notes) as store:
         proxy.cuts = [7 * MIB] + [0] * 20
         _fails(lambda: store.put(NAME, source))
@@ -185,7 +184,7 @@ def test_what_was_left_of_another_file_is_not_gone_on_with(
 @pytest.mark.parametrize("cloud", ["dropbox"], indirect=True)
 def test_a_lost_answer_is_no_lost_upload(cloud: DropboxServer, source: Path) -> None:
     """When the answer to the last call is lost, the file that is there is found, and not sent again."""
-    with _open(_settings(cloud), KeptNotes()) as store:
+    with _open(_settings(cloud), ShortNotes()) as store:
 
         def lose(_: int) -> None:
             there = next(iter(cloud.sessions.values()), b"")
@@ -203,7 +202,7 @@ def test_a_lost_answer_is_no_lost_upload(cloud: DropboxServer, source: Path) -> 
 @pytest.mark.parametrize("cloud", ["gcs", "dropbox"], indirect=True)
 def test_notes_of_no_use_do_no_harm(cloud: Server, source: Path, note: bytes) -> None:
     """A note that is damaged, or of another upload, is passed over."""
-    notes = KeptNotes()
+    notes = ShortNotes()
     notes.write(NAME, note)
     with _open(_settings(cloud), notes) as store:
         assert store.put(NAME, source).size == len(DATA)
@@ -212,7 +211,7 @@ def test_notes_of_no_use_do_no_harm(cloud: Server, source: Path, note: bytes) ->
 @pytest.mark.parametrize("cloud", ["gcs"], indirect=True)
 def test_a_session_that_the_server_forgot_is_begun_anew(cloud: GcsServer, source: Path) -> None:
     """A note whose session has ended is passed over within the same put."""
-    notes, settings = KeptNotes(), _settings(cloud)
+    notes, settings = ShortNotes(), _settings(cloud)
     old = {"url": f"{cloud.endpoint}/upload/storage/v1/b/backups/o?upload_id=gone", "size": len(DATA)}
     notes.write(NAME, json.dumps(old).encode())
     with _open(settings, notes) as store:
