@@ -260,7 +260,8 @@ class _Handler(emulator.RequestHandler):
             _answer(response, *_error(404, "notFound", f"No {what}."))
         elif "Location" in response._headers:
             # The emulator knows nothing of HTTPS.
-            response["Location"] = self.gcs.endpoint + "/upload" + response._headers["Location"].partition("/upload")[2]
+            scheme, address = self.gcs.endpoint.partition(":")[0], response._headers["Location"].partition("://")[2]
+            response["Location"] = f"{scheme}://{address}"
             made = parse_qs(response._headers["Location"].partition("?")[2])["upload_id"][0]
             self.gcs.conditions[made] = request.query.get("ifGenerationMatch", [""])[0]
         elif session and response.status == 308:
