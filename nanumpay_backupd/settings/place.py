@@ -68,6 +68,7 @@ DROPBOX_LOGIN: Final = ("DROPBOX_APP_KEY", "DROPBOX_APP_SECRET", "DROPBOX_REFRES
 _AWS_SECRETS: Final = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|dropbox:(?=/|\?|$)", re.IGNORECASE)
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
+_CONTAINER: Final = re.compile(r"[a-z0-9$][a-z0-9-]{2,62}")
 _SUSPECT: Final = re.compile(r"[@:]")
 """What a bucket has not, and a login that somebody put before it has."""
 _USER_AND_HOST: Final = re.compile(
@@ -233,7 +234,8 @@ def _azure(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str])
         raise _wrong("azure", "is not of the form azure://account/container/prefix/")
     if not _ACCOUNT.fullmatch(account):
         raise ConfigError("the account's name is no name of a storage account", hint="3 to 24 small letters and digits")
-    _check_name("azure", "container", container)
+    if not _CONTAINER.fullmatch(container):  # which is not shown: it may be part of a key, with its slashes
+        raise ConfigError("the container's name is none that there can be", hint="small letters, digits and dashes")
     prefix = _as_prefix(path)
     # The empty ones as well: known, they are masked.
     given = [Secret(environ.get(name, "")) for name in (AZURE_CONNECTION, AZURE_SAS, AZURE_KEY)]
@@ -287,8 +289,7 @@ def _check_name(kind: str, key: str, text: str) -> None:
     try:
         option.kind.parse(text, Place(key))
     except Mismatch as mismatch:
-        # The name itself is not shown: what stands there may have been meant as another part of the word.
-        raise ConfigError(f"what stands for the {key} is no {key}'s name", hint=mismatch.fix) from None
+        raise ConfigError(f"the {key}'s name {mismatch.reason}", hint=mismatch.fix) from None
 
 
 def _as_prefix(path: str) -> str:
