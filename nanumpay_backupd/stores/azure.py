@@ -19,12 +19,6 @@ import xxhash
 from azure.core import MatchConditions
 from azure.core.credentials import AzureSasCredential
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
-from azure.identity import (
-    ChainedTokenCredential,
-    EnvironmentCredential,
-    ManagedIdentityCredential,
-    WorkloadIdentityCredential,
-)
 from azure.storage.blob import (
     BlobBlock,
     BlobClient,
@@ -53,6 +47,7 @@ from nanumpay_backupd.stores.base import (
     is_hidden,
     store_error,
 )
+from nanumpay_backupd.stores.extras import needed_extra
 from nanumpay_backupd.stores.payload import Body, Payload, ignore, sliced
 from nanumpay_backupd.stores.tls import check_ca_file
 from nanumpay_backupd.system.secrets import Secret, redact
@@ -257,6 +252,14 @@ class AzureStore(Store):
             return {"account_name": settings.account, "account_key": settings.account_key.reveal()}
         if settings.sas_token:
             return AzureSasCredential(settings.sas_token.reveal().removeprefix("?"))
+        # Who names a key or a SAS neither needs this library nor waits for it.
+        with needed_extra(settings):
+            from azure.identity import (
+                ChainedTokenCredential,
+                EnvironmentCredential,
+                ManagedIdentityCredential,
+                WorkloadIdentityCredential,
+            )
         # What a server has; not what a person who logged in has.
         identity: dict[str, Any] = {"client_id": settings.client_id} if settings.client_id else {}
         found: list[Any] = [EnvironmentCredential()]
