@@ -533,6 +533,17 @@ def test_storage_classes_of_google(cloud: GcsServer, source: Path) -> None:
         assert cloud.here()[settings.prefix + name]["storageClass"] == "NEARLINE"
 
 
+@pytest.mark.parametrize("size", [1000, len(DATA)], ids=["whole", "session"])
+@pytest.mark.parametrize("cloud", ["gcs"], indirect=True)
+def test_keys_of_google(cloud: GcsServer, source: Path, size: int) -> None:
+    """Google is asked to encrypt by the key that the settings name, whether an object goes up whole or in a session."""
+    source.write_bytes(DATA[:size])
+    cloud.keys.clear()
+    with open_store(_settings(cloud, kms_key_name=(key := "projects/p/locations/l/keyRings/r/cryptoKeys/k"))) as store:
+        store.put(NAME, source)
+    assert cloud.keys == {f"POST {key}"}
+
+
 def test_blocks_are_large_enough_for_azure() -> None:
     """No file needs more than 50,000 blocks, and none is smaller than asked for."""
     for size in (1, 50_000 << 20, (50_000 << 20) + 1, 1 << 40, 190 << 40):
