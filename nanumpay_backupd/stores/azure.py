@@ -91,7 +91,7 @@ class AzureStore(Store):
         """Take the settings; ``pace``, from any thread, gets the bytes about to be sent, and holds them back."""
         self.name = destination.name
         self._settings = destination
-        self._pace = pace or ignore
+        self._pace = pace
         folder = destination.prefix.strip("/")
         self._prefix = f"{folder}/" if folder else ""
         self._client: ContainerClient | None = None
@@ -326,7 +326,8 @@ class AzureStore(Store):
     def _put_whole(self, key: str, payload: Payload, replacing: dict[str, Any]) -> bytes:
         data = payload.read(0, payload.size)
         digest = _md5(data)
-        self._pace(len(data))
+        if self._pace is not None:
+            self._pace(len(data))
         self._blob(key).upload_blob(
             data,
             length=len(data),
@@ -350,28 +351,33 @@ class AzureStore(Store):
             if stop.is_set():
                 raise store_error("destination-failed", "stopped")
             checksum = b64encode(_md5(data)).decode("ascii")
-            blob.stage_block(name, Body(data, self._pace), length=len(data), headers={"Content-MD5": checksum})
+            body = data if self._pace is None else Body(data, self._pace)
+            blob.stage_block(name, body, length=len(data), headers={"Content-MD5": checksum})
             return len(data)
 
-        pieces = payload.pieces(length)
+        blocks = _blocks(payload, length, whole)
+        ready = next(blocks, None)
         with ThreadPoolExecutor(self._settings.parallel_blocks, thread_name_prefix="azure-block") as pool:
             pending: set[Future[int]] = set()
             try:
                 while True:
-                    moved = there_already = 0
-                    while len(pending) < self._settings.parallel_blocks and (data := next(pieces, b"")):
-                        whole.update(data)
-                        names.append(f"{len(names):06}-{xxhash.xxh3_128_hexdigest(data)}")
-                        if there.get(names[-1]) == len(data):
-                            there_already = len(data)
+                    moved = found = 0
+                    while ready is not None and len(pending) < self._settings.parallel_blocks:
+                        name, data = ready
+                        names.append(name)
+                        if there.get(name) == len(data):
+                            found = len(data)
+                        else:
+                            pending.add(pool.submit(send, name, data))
+                        ready = next(blocks, None)  # read and summed while others travel
+                        if found:
                             break  # reported at once: the callback may break off
-                        pending.add(pool.submit(send, names[-1], data))
                     else:
                         if not pending:
                             break
                         finished, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
                         moved += sum(future.result() for future in finished)
-                    counted.add(moved, there_already)
+                    counted.add(moved, found)
             except BaseException:
                 stop.set()
                 raise
@@ -459,6 +465,13 @@ def block_length(size: int, wanted: int) -> int:
     """Return the bytes per block: as wanted, but so that no more than 50,000 are needed, as Azure asks for."""
     needed = -(-size // _MOST_BLOCKS)
     return wanted if needed <= wanted else -(-needed // (1 << 20)) << 20
+
+
+def _blocks(payload: Payload, length: int, whole: Any) -> Iterator[tuple[str, bytes]]:
+    """Yield a file in blocks, each with its name: its place and its content; ``whole`` sums all of it up."""
+    for number, data in enumerate(payload.pieces(length)):
+        whole.update(data)
+        yield f"{number:06}-{xxhash.xxh3_128_hexdigest(data)}", data
 
 
 def _md5(data: bytes) -> bytes:
