@@ -1,6 +1,6 @@
 """Uploads to Azure in blocks, and going on with what an earlier one left. What becomes of blocks is not known here.
 
-A block is named by its place and its content, so that who asks for the blocks that are there knows which of them are the
+A block is named by its place and its content, so that who asks for the blocks that are there knows which are the
 file's. Azure keeps them for a week, as no blob, until a list of blocks makes one of them.
 """
 

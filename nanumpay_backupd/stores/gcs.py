@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import google.auth
 import msgspec
 import requests
 from google.api_core.exceptions import Forbidden, NotFound
-from google.auth.transport.requests import AuthorizedSession, Request
+from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage
-from google.oauth2 import service_account
 
 from nanumpay_backupd.errors import LockedError, StoreError
 from nanumpay_backupd.settings.destinations import GcsDestination
@@ -39,20 +36,18 @@ from nanumpay_backupd.stores.base import (
     worth_keeping,
 )
 from nanumpay_backupd.stores.gcs_errors import FAULTS, answered, classify, reason, says_locked, status
+from nanumpay_backupd.stores.gcs_login import log_in
 from nanumpay_backupd.stores.gcs_session import Crc32c, SessionGoneError, Upload, cancel
 from nanumpay_backupd.stores.gcs_survey import RIGHTS, survey
 from nanumpay_backupd.stores.payload import Counted, Payload, ignore, sliced
 from nanumpay_backupd.stores.sessions import Session, Sessions, proven
 from nanumpay_backupd.stores.tls import check_ca_file
 from nanumpay_backupd.system.clock import Clock, SystemClock
-from nanumpay_backupd.system.secrets import Secret, redact
+from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["GcsStore"]
 
-_SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 _CONNECT_TIMEOUT: Final = 10.0
-_Verify = str | bool
-"""What requests takes: a file of certificates, or True for the host's own."""
 _GOOGLE: Final = "https://storage.googleapis.com"
 _Found = tuple[dict[str, Any], Crc32c]
 """An object as the server describes it, and the checksum that it should have."""
@@ -233,31 +228,13 @@ class GcsStore(Store):
         """Return the client, made at first use."""
         if self._client is None:
             check_ca_file(self.name, self._settings.ca_file)
-            verify = self._settings.ca_file or True
-            credentials = self._credentials(verify)
-            http = AuthorizedSession(credentials, auth_request=Request(_session(verify)))  # type: ignore[no-untyped-call]
-            http.verify = verify
+            http = log_in(self._settings, self._place)
             options = {"api_endpoint": self._endpoint} if self._settings.endpoint_url else None
-            self._client = storage.Client(project=None, credentials=credentials, _http=http, client_options=options)
+            self._client = storage.Client(
+                project=None, credentials=http.credentials, _http=http, client_options=options
+            )
             self._http = http
         return self._client
-
-    def _credentials(self, verify: _Verify) -> Any:
-        """Return the service account of the settings, or what this host has (application default credentials)."""
-        text = self._settings.service_account.reveal()
-        if not text:
-            found, _ = google.auth.default(scopes=[_SCOPE], request=Request(_session(verify)))
-            return found
-        try:
-            info = json.loads(text)
-            Secret(str(info["private_key"]))  # known to `redact` from now on
-            return service_account.Credentials.from_service_account_info(info, scopes=[_SCOPE])  # type: ignore[no-untyped-call]
-        except (ValueError, KeyError, TypeError, google.auth.exceptions.GoogleAuthError) as error:
-            raise store_error(
-                "destination-auth",
-                f"destination {self.name!r}: service_account for {self._place} is no key file of a service account",
-                'it is the JSON file that Google gives for a key, with "type": "service_account" and "private_key"',
-            ) from error
 
     def _bucket(self) -> Any:
         return self._connect().bucket(self._settings.bucket)
@@ -479,12 +456,6 @@ class GcsStore(Store):
 
 _OLD_ONES: Final = frozenset({"numNewerVersions", "daysSinceNoncurrentTime", "noncurrentTimeBefore", "age", "isLive"})
 """Conditions of lifecycle rules by which versions that were replaced are deleted."""
-
-
-def _session(verify: _Verify) -> requests.Session:
-    session = requests.Session()
-    session.verify = verify
-    return session
 
 
 def _may_go_on(error: BaseException) -> bool:
