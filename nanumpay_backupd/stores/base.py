@@ -71,6 +71,9 @@ class Notes(Protocol):
     def write(self, key: str, note: bytes | None) -> None:
         """Keep a note in the place of the one before; None: forget it."""
 
+    def keys(self) -> Iterable[str]:
+        """Return the keys of which there is a note, for `Store.sweep`."""
+
 
 class ShortNotes:
     """Notes that live as long as this object: for stores that nobody gave others."""
@@ -88,6 +91,10 @@ class ShortNotes:
             self._notes.pop(key, None)
         else:
             self._notes[key] = note
+
+    def keys(self) -> Iterable[str]:
+        """Return the keys of which there is a note."""
+        return tuple(self._notes)
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
@@ -123,8 +130,10 @@ class Properties(msgspec.Struct, frozen=True):
     ``ranged_get``: a get from an offset, or of a length, moves about that much, and not the whole object.
     ``proves_content``: puts are ``proven``. ``tells_checksum``: `Store.stat` has a ``checksum`` of every object.
     ``resumes_put``: a put goes on with what an earlier one of the same key and content left, also one of a process that
-    was killed. ``replaces_at_once``: while an object is replaced there is always the old or the new one under its name;
-    else there is none for a moment. ``tells_room``: `Store.room` knows, if the server is one
+    was killed; where it ``needs_notes``, by those of the earlier one alone (the place tells nobody of its unfinished
+    uploads). ``forgets``: what is left there the place itself removes within some days, and nobody can before, so that
+    `Store.sweep` has nothing to do. ``replaces_at_once``: while an object is replaced there is always the old or the
+    new one under its name; else there is none for a moment. ``tells_room``: `Store.room` knows, if the server is one
     that tells.
     """
 
@@ -132,6 +141,8 @@ class Properties(msgspec.Struct, frozen=True):
     proves_content: bool = False
     tells_checksum: bool = False
     resumes_put: bool = False
+    needs_notes: bool = False
+    forgets: bool = False
     replaces_at_once: bool = True
     tells_room: bool = False
 
