@@ -22,9 +22,14 @@ class Container(Participant):
     """Prefixes in one container. Blocks that no blob has yet are not to be seen: Azure forgets them after a week."""
 
     durable: ClassVar[bool] = True
+    forgets: ClassVar[bool] = True
+    takes: ClassVar[frozenset[str]] = frozenset({"put", "list"})
 
     def __init__(self, server: Azurite) -> None:
         self._server = server
+        self.port = int(server.endpoint.rpartition(":")[2].partition("/")[0])
+        self.program = server.program
+        self.tls = bool(server.ca_file)
         self._client = server.client()
 
     def destination(self, name: str, **changes: Any) -> Destination:
@@ -51,9 +56,20 @@ class Container(Participant):
     def elsewhere(self, host: str, port: int) -> dict[str, Any]:
         return {"endpoint_url": f"{self._server.endpoint.partition(':')[0]}://{host}:{port}/{ACCOUNT}"}
 
+    def missing(self, name: str) -> dict[str, Any]:
+        return {"container": "nobody-made-this"}
+
+    @contextlib.contextmanager
+    def taken(self, name: str, right: str) -> Iterator[dict[str, Any]]:
+        rights = "rl" if right == "put" else "rwdac"
+        yield {"account_key": Secret(""), "sas_token": self._server.sas(rights)}
+
+    def revived(self) -> None:
+        self._server.make_container()
+
 
 @contextlib.contextmanager
-def start_container(folder: Path, certificate: Certificate | None = None) -> Iterator[Participant]:
-    """Run a server; with a certificate it speaks HTTPS."""
-    with start_azurite(folder, certificate) as server:
+def start_container(folder: Path, certificate: Certificate | None = None, *more: str) -> Iterator[Participant]:
+    """Run a server; with a certificate it speaks HTTPS. ``more``: its options."""
+    with start_azurite(folder, certificate, *more) as server:
         yield Container(server)
