@@ -1,7 +1,7 @@
 """Sets up what demo, tests and benchmark need: .venv, single tools, system packages. Standard library only.
 
 Run by `make` with the system's Python: ``python3 tests/setup_tools.py demo`` or ``test`` (demo needs fewer system
-packages), or ``s3-lock``, ``places`` or ``n8n`` for what only one target needs. Everything lands in .venv and .tools of the
+packages), or ``s3-lock``, ``places`` or ``n8n`` for what one target needs. Everything lands in .venv and .tools of the
 project, except system packages, which apt installs. When all is there it ends within a second. A second call waits for
 the first. Nothing that the product itself uses lives here.
 """

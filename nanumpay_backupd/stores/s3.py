@@ -221,7 +221,7 @@ class S3Store(Store):
             "when_required" if settings.endpoint_url else "when_supported"
         )
         config = Config(
-            connect_timeout=_CONNECT_TIMEOUT,
+            connect_timeout=min(_CONNECT_TIMEOUT, settings.timeout),
             read_timeout=settings.timeout,
             retries={"mode": "standard", "max_attempts": 2},
             max_pool_connections=settings.parallel_parts + 2,

@@ -55,6 +55,9 @@ class Entry:
         self.folder = folder
 
 
+_PATH_HINT: Final = "check url and path: is there a file where the path wants a folder?"
+
+
 class WebdavStore(Store):
     """A folder. An upload goes to ``.NAME.part`` and is moved when its size is right.
 
@@ -229,8 +232,16 @@ class WebdavStore(Store):
             link = link if not link.closed else self._fresh()
             answer = link.ask("MKCOL", path, doing)
             if answer.status not in (*_DONE, 405):  # 405: it is there
-                raise link.fault(answer, doing)
+                fault = link.fault(answer, doing)
+                # A folder that cannot be below what is above it: 409 as it should be, 400 (Apache), or another.
+                wrong = 400 <= answer.status < 500 and fault.code == "destination-failed"
+                raise fault if not wrong else store_error("destination-not-found", fault.message, _PATH_HINT)
             link.words(answer, doing)
+        if self._folder:
+            there = self._entry(link if not link.closed else self._fresh(), self._at(""), doing)
+            if there is None or not there.folder:
+                message = f"destination {self.name!r}: {doing} failed in {link.place}: it is not a folder then"
+                raise store_error("destination-not-found", message, _PATH_HINT)
         if not self._folder:
             raise store_error(
                 "destination-not-found",

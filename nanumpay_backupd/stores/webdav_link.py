@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import WebdavDestination
 from nanumpay_backupd.stores.base import store_error
+from nanumpay_backupd.stores.said import plain
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["WebdavLink"]
@@ -191,7 +192,7 @@ class WebdavLink:
         try:
             for chunk in body:
                 connection.send(chunk)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # A server that has enough says why before it hangs up; that is read next, if it is there.
             if not length:
                 raise
@@ -209,9 +210,9 @@ class WebdavLink:
             hint = "does the server speak TLS at that port? then check the network"
             retry = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
             code = "destination-unreachable" if retry else "destination-tls"
-            raise store_error(code, self._message(doing, str(error)), hint) from error
+            raise store_error(code, self._message(doing, plain(error)), hint) from error
         except (OSError, UnicodeError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
+            reason = getattr(error, "strerror", "") or plain(error)
             hint = "check url, network and firewall; does the server run?"
             raise store_error("destination-unreachable", self._message(doing, reason), hint) from error
 

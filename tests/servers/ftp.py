@@ -209,6 +209,7 @@ ServerType standalone
 DefaultAddress {address}
 Port {port}
 UseIPv6 off
+SocketBindTight on
 UseReverseDNS off
 User nobody
 Group nogroup

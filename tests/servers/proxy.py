@@ -120,9 +120,12 @@ class BreakingProxy:
 
     @staticmethod
     def _guard(move: object, source: socket.socket, sink: socket.socket) -> None:
-        # A connection that breaks under us is what this is about.
-        with contextlib.suppress(OSError):
+        # A connection that breaks under us is what this is about; who is at its other end has to hear of it.
+        try:
             move(source, sink)  # type: ignore[operator]  # one of the methods below
+        except OSError:
+            _reset(source)
+            _reset(sink)
 
     def _send_data(self, client: socket.socket, server: socket.socket) -> None:
         moved = 0

@@ -57,8 +57,10 @@ EVERY: Final[dict[str, Start]] = {
 }
 _ALL: Final = bool(os.environ.get("NANUMPAY_TEST_ALL_PLACES"))
 _USUAL: Final = frozenset(
-    ("s3-https", "ftp-pyftpdlib", "ftps-vsftpd", "ftps-proftpd", "gcs", "azure-https", "dropbox-https", "sftp")
-    + ("webdav-https", "webdav-apache")
+    {
+        *("s3-https", "ftp-pyftpdlib", "ftps-vsftpd", "ftps-proftpd", "gcs", "azure-https", "dropbox-https", "sftp"),
+        *("webdav-https", "webdav-apache"),
+    }
 )
 REMOTE: Final[dict[str, Start]] = {
     **{kind: start for kind, start in EVERY.items() if _ALL or kind in _USUAL},

@@ -45,7 +45,7 @@ class Container(Participant):
 
     def plant(self, name: str, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
-            self._client.upload_blob(posixpath.normpath(f"{name}/sub/{path}"), data)
+            self._client.upload_blob(posixpath.normpath(f"{name}/sub/{path}"), data, overwrite=True)
 
     def made(self, name: str) -> bool:
         return bool(self.names(name))
@@ -71,5 +71,6 @@ class Container(Participant):
 @contextlib.contextmanager
 def start_container(folder: Path, certificate: Certificate | None = None, *more: str) -> Iterator[Participant]:
     """Run a server; with a certificate it speaks HTTPS. ``more``: its options."""
+    folder.mkdir(exist_ok=True)
     with start_azurite(folder, certificate, *more) as server:
         yield Container(server)

@@ -46,6 +46,10 @@ class Participant(ABC):
     """The rights (``put``, ``list``) that `taken` can take away."""
     says_full: ClassVar[frozenset[str]] = frozenset({"destination-full"})
     """How it may be told that there is no room. Other codes only where the server does not say why it fails."""
+    says_denied: ClassVar[frozenset[str]] = frozenset({"destination-denied"})
+    """How it may be told that a right is missing; likewise."""
+    litter: ClassVar[str] = ""
+    """How the names begin of what the server itself leaves lying when it is killed."""
     tls: ClassVar[bool] | bool = False
     """Its connections are by TLS, with the certificate that it was given."""
 

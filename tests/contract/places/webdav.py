@@ -52,6 +52,11 @@ class ApacheAccount(WebdavAccount, OwnedParticipant):
     """Folders below one that Apache serves; what a test puts there is its own."""
 
     settling: ClassVar[float] = 0.0
+    # It answers 500 where its disk does not let it write, and hangs up where it cannot read a folder.
+    says_denied: ClassVar[frozenset[str]] = frozenset(
+        {"destination-denied", "destination-failed", "destination-unreachable"}
+    )
+    litter: ClassVar[str] = ".davfs.tmp"
     takes: ClassVar[frozenset[str]] = frozenset({"put", "list"})
 
     def plant(self, name: str, files: Mapping[str, bytes]) -> None:
