@@ -28,7 +28,7 @@ def plain(error: BaseException) -> str:
             return words
         inner = [getattr(at, "inner_exception", None), getattr(at, "reason", None), at.__cause__, *at.args]
         at = next((one for one in inner if isinstance(one, BaseException)), None)
-    text = _CAUSE.sub("", _POOL.sub("", str(error)))
+    text = getattr(error, "strerror", "") or _CAUSE.sub("", _POOL.sub("", str(error)))
     return text or type(error).__name__
 
 

@@ -84,6 +84,9 @@ class Program:
         for pid in (*_family(self.process.pid), self.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        # And whose parent had ended before.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def freeze(self, *, on: bool = True) -> None:
@@ -93,8 +96,9 @@ class Program:
                 os.kill(pid, signal.SIGSTOP if on else signal.SIGCONT)
 
     def stop(self) -> None:
-        """Let it end. Its session goes with it: vsftpd has a process per connection."""
+        """Let it end, and what it started: vsftpd has a process per connection, each in a session of its own."""
         self.freeze(on=False)
+        family = _family(self.process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
         try:
@@ -103,6 +107,9 @@ class Program:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _family(pid: int) -> list[int]:
