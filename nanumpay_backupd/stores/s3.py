@@ -140,9 +140,10 @@ class S3Store(Store):
             try:
                 head = self._connect().head_object(Bucket=self._bucket, Key=target)
             except ClientError as error:
-                # An answer to HEAD has no body, so it cannot say which thing is missing or why it is forbidden.
+                # An answer to HEAD has no body, so it cannot say which thing is missing or why it is forbidden
+                # (400: the clock, or a token that ended).
                 status = http_status(error)
-                if status not in (403, 404):
+                if status not in (400, 403, 404):
                     raise
                 self._ask_why(error, target)
                 return None
@@ -354,7 +355,7 @@ class S3Store(Store):
             if http_status(error) == 404 and error_code(answer) == "AccessDenied":
                 return
             raise
-        if http_status(error) == 403:
+        if http_status(error) in (400, 403):
             raise error
 
     def _short(self, target: str) -> str:

@@ -271,13 +271,16 @@ class WebdavStore(Store):
         if answer.status != 207:
             raise link.fault(answer, doing)
         own = unquote(link.encoded(path)).rstrip("/") if depth == "1" else None
+        found: list[Entry] = []
         try:
-            return tuple(read_multistatus(link.content(answer, CHUNK, doing), own))
+            found.extend(read_multistatus(link.content(answer, CHUNK, doing), own))
+            return tuple(found)
         except (ET.ParseError, ValueError) as error:
+            what = "the server broke its answer off" if found else "the answer is not one of WebDAV"
             raise store_error(
                 "destination-failed",
-                f"destination {self.name!r}: {doing} failed in {link.place}: the answer is not one of WebDAV ({error})",
-                "is url the address for WebDAV?",
+                f"destination {self.name!r}: {doing} failed in {link.place}: {what} ({error})",
+                "see the server's log; is it busy with an upload?" if found else "is url the address for WebDAV?",
             ) from error
         finally:
             if answer.will_close or not answer.isclosed():

@@ -236,6 +236,7 @@ def _judged(answer: http.client.HTTPResponse, settings: WebdavDestination) -> tu
     if status == 413:
         return "destination-failed", "the server or a proxy before it limits the size (client_max_body_size)", False
     known = {
+        400: ("destination-not-found", "check url and path: is there a file where the path wants a folder?"),
         403: ("destination-denied", f"let {settings.username or 'everybody'} write, read and delete in that folder"),
         404: ("destination-not-found", "check url and path: is it the address for WebDAV?"),
         405: ("destination-failed", "is it the address for WebDAV, may be written to, and has room?"),

@@ -84,7 +84,7 @@ class Azurite:
 
 @contextlib.contextmanager
 def start_azurite(
-    folder: Path, certificate: Certificate | None = None, *more: str, address: str = "127.0.0.1", port: int = 0
+    folder: Path, certificate: Certificate | None = None, address: str = "127.0.0.1", port: int = 0
 ) -> Iterator[Azurite]:
     """Run a server that keeps its data below ``folder``; with a certificate it speaks HTTPS and takes bearer tokens."""
     node = shutil.which("node")
@@ -98,7 +98,7 @@ def start_azurite(
     environment = {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
     scheme = "https" if certificate else "http"
     trusted = str(certificate.authority) if certificate else ""
-    with serving([*argv, *more], folder / "azurite.log", address, port, environment) as program:
+    with serving(argv, folder / "azurite.log", address, port, environment) as program:
         server = Azurite(f"{scheme}://{address}:{port}/{ACCOUNT}", trusted, program)
         server.make_container()
         yield server

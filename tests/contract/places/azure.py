@@ -69,8 +69,7 @@ class Container(Participant):
 
 
 @contextlib.contextmanager
-def start_container(folder: Path, certificate: Certificate | None = None, *more: str) -> Iterator[Participant]:
-    """Run a server; with a certificate it speaks HTTPS. ``more``: its options."""
-    folder.mkdir(exist_ok=True)
-    with start_azurite(folder, certificate, *more) as server:
+def start_container(folder: Path, certificate: Certificate | None = None) -> Iterator[Participant]:
+    """Run a server; with a certificate it speaks HTTPS."""
+    with start_azurite(folder, certificate) as server:
         yield Container(server)

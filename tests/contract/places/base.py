@@ -48,6 +48,8 @@ class Participant(ABC):
     """How it may be told that there is no room. Other codes only where the server does not say why it fails."""
     says_denied: ClassVar[frozenset[str]] = frozenset({"destination-denied"})
     """How it may be told that a right is missing; likewise."""
+    lists_while_writing: ClassVar[bool] = True
+    """It answers to a listing while an object is being stored there."""
     litter: ClassVar[str] = ""
     """How the names begin of what the server itself leaves lying when it is killed."""
     tls: ClassVar[bool] | bool = False

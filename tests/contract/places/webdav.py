@@ -25,6 +25,7 @@ class WebdavAccount(DiskParticipant):
     # It does not say why: 500, 404, 405.
     says_full: ClassVar[frozenset[str]] = frozenset({"destination-full", "destination-failed"})
     takes: ClassVar[frozenset[str]] = frozenset()
+    lists_while_writing: ClassVar[bool] = False
 
     def __init__(self, server: WebdavServer) -> None:
         self._server = server
@@ -52,6 +53,7 @@ class ApacheAccount(WebdavAccount, OwnedParticipant):
     """Folders below one that Apache serves; what a test puts there is its own."""
 
     settling: ClassVar[float] = 0.0
+    lists_while_writing: ClassVar[bool] = True
     # It answers 500 where its disk does not let it write, and hangs up where it cannot read a folder.
     says_denied: ClassVar[frozenset[str]] = frozenset(
         {"destination-denied", "destination-failed", "destination-unreachable"}
