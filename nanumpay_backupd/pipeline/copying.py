@@ -113,7 +113,7 @@ class _Copying:
         check_order(order, backup, self._job)
         recorder.run = msgspec.structs.replace(recorder.run, backup=backup.id)
         before = next((one for one in backup.copies if one.destination == order.destination), None)
-        good = before if before is not None and before.state in _PRESENT else None
+        good = before if before is not None and before.state in _PRESENT and self._still_there(before) else None
         parcel = self._parcel(backup, good)
         if parcel is None:
             assert good is not None, "only such a one needs nothing sent"
@@ -123,6 +123,16 @@ class _Copying:
         with contextlib.ExitStack() as stack:
             stack.callback(self._clear, backup.id)
             return self._let_go(backup, good, parcel)
+
+    def _still_there(self, copy: Copy) -> bool:
+        """Look whether the place has what is on record as there: its settings may lead elsewhere by now."""
+        destination = next(item for item in self._job.destinations if item.name == copy.destination)
+        with contextlib.closing(self._open_store(destination)) as store:
+            found = store.stat(copy.key)
+        if found is not None and found.size == copy.size:
+            return True
+        self._recorder.warn(f"{copy.key} is not at {copy.destination} as it was left there: it is sent again")
+        return False
 
     def _backup(self) -> Backup:
         backup = self._catalog.backup(self._order.backup)

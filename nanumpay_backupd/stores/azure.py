@@ -198,7 +198,7 @@ class AzureStore(Store):
         check_ca_file(self.name, settings.ca_file)
         options: dict[str, Any] = {
             "retry_total": 0,
-            "connection_timeout": _CONNECT_TIMEOUT,
+            "connection_timeout": min(_CONNECT_TIMEOUT, settings.timeout),
             "read_timeout": settings.timeout,
             "connection_verify": self._settings.ca_file or True,
             "max_single_get_size": _READ_AT_ONCE,
@@ -258,7 +258,7 @@ class AzureStore(Store):
             f"{parts.scheme}://{parts.netloc}{path}",
             credential=container.credential,
             retry_total=0,
-            connection_timeout=_CONNECT_TIMEOUT,
+            connection_timeout=min(_CONNECT_TIMEOUT, self._settings.timeout),
             read_timeout=self._settings.timeout,
             connection_verify=self._settings.ca_file or True,
         )

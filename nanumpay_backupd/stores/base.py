@@ -45,6 +45,7 @@ WORTH_RESUMING: Final = 1 << 20
 """What an earlier put left is gone on with from this size; below, sending it again is as quick as looking."""
 
 _PART: Final = ".part"
+_LONGEST: Final = 800
 _MENDED_BY_PEOPLE: Final = frozenset({"destination-auth", "destination-denied", "destination-tls"})
 _RETRYABLE: Final = frozenset({"destination-unreachable", "destination-mismatch", "destination-failed"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -172,7 +173,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def store_error(code: str, message: str, hint: str = "", *, retryable: bool | None = None) -> StoreError:
-    """Make the StoreError of one of the codes listed at `Store`; whether a retry helps follows from the code."""
+    """Make the StoreError of one of the codes listed at `Store`; whether a retry helps follows from the code.
+
+    What a server said may be anything: what cannot be printed is left out, and a page of text cut short.
+    """
+    if not message.isprintable() or len(message) > _LONGEST:
+        message = " ".join("".join(c if c.isprintable() else " " for c in message[: 2 * _LONGEST]).split())
+        message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
     return StoreError(message, hint=hint, code=code, retryable=code in _RETRYABLE if retryable is None else retryable)
 
 

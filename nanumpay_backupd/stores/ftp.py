@@ -304,7 +304,9 @@ class FtpStore(Store):
             self.close()
             if error.code == "destination-denied":  # write, but not read: such accounts exist
                 return size if position.began else -1
-            raise
+            if position.began or not isinstance(error.__cause__, TimeoutError):
+                raise
+            same = False  # who hangs on to it there may do so for hours
         if same:
             return size
         # Left in the middle: a new connection, and a new file, as a server may keep the old one locked (vsftpd).

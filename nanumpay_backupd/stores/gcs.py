@@ -87,7 +87,7 @@ class GcsStore(Store):
         self._prefix = f"{folder}/" if folder else ""
         self._endpoint = (destination.endpoint_url or _GOOGLE).rstrip("/")
         self._place = f"bucket {destination.bucket} at {redact(self._endpoint)}"
-        self._timeout = (_CONNECT_TIMEOUT, destination.timeout)
+        self._timeout = (min(_CONNECT_TIMEOUT, destination.timeout), destination.timeout)
         # Google's library ships no types: this edge is Any.
         self._client: Any = None
         self._http: AuthorizedSession | None = None
@@ -110,6 +110,12 @@ class GcsStore(Store):
             if response.status_code == 416:  # nothing there behind the offset
                 return
             expected = _told_crc(response) if response.status_code == 200 else ""
+            if response.status_code == 200 and not expected:
+                raise store_error(
+                    "destination-failed",
+                    f"destination {self.name!r}: {doing} failed at {self._place}: what answers is not Google",
+                    "does a login page of the network, or a proxy, answer in its place?",
+                )
             found = Crc32c()
             left = length
             # A server may ignore Range, which is its right (RFC 9110, 14.2).

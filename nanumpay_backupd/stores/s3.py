@@ -144,9 +144,10 @@ class S3Store(Store):
             try:
                 head = self._connect().head_object(Bucket=self._bucket, Key=target)
             except ClientError as error:
-                # An answer to HEAD has no body, so it cannot say which thing is missing or why it is forbidden.
+                # An answer to HEAD has no body, so it cannot say which thing is missing or why it is forbidden
+                # (400: the clock, or a token that ended).
                 status = http_status(error)
-                if status not in (403, 404):
+                if status not in (400, 403, 404):
                     raise
                 self._ask_why(error, target)
                 return None
@@ -225,7 +226,7 @@ class S3Store(Store):
             "when_required" if settings.endpoint_url else "when_supported"
         )
         config = Config(
-            connect_timeout=_CONNECT_TIMEOUT,
+            connect_timeout=min(_CONNECT_TIMEOUT, settings.timeout),
             read_timeout=settings.timeout,
             retries={"mode": "standard", "max_attempts": 2},
             max_pool_connections=settings.parallel_parts + 2,
@@ -371,7 +372,7 @@ class S3Store(Store):
             if http_status(error) == 404 and error_code(answer) == "AccessDenied":
                 return
             raise
-        if http_status(error) == 403:
+        if http_status(error) in (400, 403):
             raise error
 
     def _short(self, target: str) -> str:

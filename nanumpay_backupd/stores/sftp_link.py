@@ -17,6 +17,7 @@ from asyncssh.sftp import SFTPClient
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import SftpDestination
 from nanumpay_backupd.stores.base import store_error
+from nanumpay_backupd.stores.said import plain
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.processor import has_aes
 from nanumpay_backupd.system.secrets import redact
@@ -275,7 +276,7 @@ class _Witness(asyncssh.SSHClient):
 def _reason(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "the connection was closed"
-    text = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
+    text = plain(error) if isinstance(error, _LOST) else getattr(error, "reason", "") or str(error)
     return str(text) or type(error).__name__
 
 

@@ -46,6 +46,9 @@ _ASKED: Final = {"X-Hash": "sha1"}
 T = TypeVar("T")
 
 
+_PATH_HINT: Final = "check url and path: is there a file where the path wants a folder?"
+
+
 class WebdavStore(Store):
     """A folder. An upload goes to ``.NAME.part`` and is moved when its size is right.
 
@@ -252,8 +255,16 @@ class WebdavStore(Store):
             link = link if not link.closed else self._fresh()
             answer = link.ask("MKCOL", path, doing)
             if answer.status not in (*_DONE, 405):  # 405: it is there
-                raise link.fault(answer, doing)
+                fault = link.fault(answer, doing)
+                # A folder that cannot be below what is above it: 409 as it should be, 400 (Apache), or another.
+                wrong = 400 <= answer.status < 500 and fault.code == "destination-failed"
+                raise fault if not wrong else store_error("destination-not-found", fault.message, _PATH_HINT)
             link.words(answer, doing)
+        if self._folder:
+            there = self._entry(link if not link.closed else self._fresh(), self._at(""), doing)
+            if there is None or not there.folder:
+                message = f"destination {self.name!r}: {doing} failed in {link.place}: it is not a folder then"
+                raise store_error("destination-not-found", message, _PATH_HINT)
         if not self._folder:
             raise store_error(
                 "destination-not-found",
@@ -283,13 +294,16 @@ class WebdavStore(Store):
         if answer.status != 207:
             raise link.fault(answer, doing)
         own = unquote(link.encoded(path)).rstrip("/") if depth == "1" else None
+        found: list[Entry] = []
         try:
-            return tuple(read_multistatus(link.content(answer, CHUNK, doing), own))
+            found.extend(read_multistatus(link.content(answer, CHUNK, doing), own))
+            return tuple(found)
         except (ET.ParseError, ValueError) as error:
+            what = "the server broke its answer off" if found else "the answer is not one of WebDAV"
             raise store_error(
                 "destination-failed",
-                f"destination {self.name!r}: {doing} failed in {link.place}: the answer is not one of WebDAV ({error})",
-                "is url the address for WebDAV?",
+                f"destination {self.name!r}: {doing} failed in {link.place}: {what} ({error})",
+                "see the server's log; is it busy with an upload?" if found else "is url the address for WebDAV?",
             ) from error
         finally:
             if answer.will_close or not answer.isclosed():

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import WebdavDestination
 from nanumpay_backupd.stores.base import store_error
+from nanumpay_backupd.stores.said import plain
 from nanumpay_backupd.stores.webdav_login import Login
 from nanumpay_backupd.system.secrets import redact
 
@@ -212,7 +213,7 @@ class WebdavLink:
         try:
             for chunk in body:
                 connection.send(chunk)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # A server that has enough says why before it hangs up; that is read next, if it is there.
             if not length:
                 raise
@@ -228,9 +229,9 @@ class WebdavLink:
             hint = "does the server speak TLS at that port? then check the network"
             retry = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
             code = "destination-unreachable" if retry else "destination-tls"
-            raise store_error(code, self._message(doing, str(error)), hint) from error
+            raise store_error(code, self._message(doing, plain(error)), hint) from error
         except (OSError, UnicodeError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
+            reason = getattr(error, "strerror", "") or plain(error)
             hint = "check url, network and firewall; does the server run?"
             raise store_error("destination-unreachable", self._message(doing, reason), hint) from error
 
@@ -279,6 +280,7 @@ def _judged(answer: http.client.HTTPResponse, settings: WebdavDestination) -> tu
     if status == 413:
         return "destination-failed", "the server or a proxy before it limits the size (client_max_body_size)", False
     known = {
+        400: ("destination-not-found", "check url and path: is there a file where the path wants a folder?"),
         403: ("destination-denied", f"let {settings.username or 'everybody'} write, read and delete in that folder"),
         404: ("destination-not-found", "check url and path: is it the address for WebDAV?"),
         405: ("destination-failed", "is it the address for WebDAV, may be written to, and has room?"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 
 from tests.servers.daemon import Site, open_site, wait_for
 from tests.servers.ftp import FOLDER, PASSWORD, start_vsftpd
-from tests.servers.process import free_port, running
+from tests.servers.process import free_port
 from tests.servers.proxy import start_proxy
 from tests.servers.radosgw import start_radosgw
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY
@@ -110,8 +109,8 @@ def _s3(stack: contextlib.ExitStack, folder: Path) -> Place:
 def _ftp(stack: contextlib.ExitStack, folder: Path) -> Place:
     server = stack.enter_context(start_vsftpd(folder / "root", folder, address="127.0.0.2"))
     proxy = stack.enter_context(start_proxy("127.0.0.2", server.port, server.passive_ports, record=False))
-    assert server.process is not None
-    revive = _revival(stack, server.process.pid, folder / "vsftpd.again", "127.0.0.2", server.port)
+    assert server.program is not None
+    revive = _revival(server.program)
     table = (
         f"type = 'ftp'\nhost = '127.0.0.1'\nport = {server.port}\nusername = '{server.user}'\n"
         f"password = '{PASSWORD}'\npath = '{server.base}{FOLDER}'\nsecure = false\n"
@@ -123,7 +122,7 @@ def _sftp(stack: contextlib.ExitStack, folder: Path) -> Place:
     server = stack.enter_context(start_sshd(folder / "ssh"))
     port = free_port()
     proxy = stack.enter_context(start_proxy("127.0.0.1", port, forward_to=server.port, record=False))
-    revive = _revival(stack, server.process.pid, folder / "sshd.again", "127.0.0.1", server.port)
+    revive = _revival(server.program)
     key = server.keys / "plain"
     key.chmod(0o600)
     table = (
@@ -137,14 +136,13 @@ def _same_in(folder: Path) -> Callable[[str, Path], bool]:
     return lambda name, path: filecmp.cmp(folder / name, path, shallow=False)
 
 
-def _revival(stack: contextlib.ExitStack, pid: int, log: Path, address: str, port: int) -> Callable[[], None]:
+def _revival(program: Program) -> Callable[[], None]:
     """Return what kills a server with all that it started, and starts it again just so."""
-    argv = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")[:-1]
 
     def killed() -> None:
-        os.killpg(pid, signal.SIGKILL)
+        program.kill()
         time.sleep(2.0)  # a machine takes longer to come back
-        stack.enter_context(running(argv, log, address, port))
+        program.start()
 
     return killed
 

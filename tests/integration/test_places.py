@@ -382,6 +382,17 @@ def test_a_copy_is_moved_only_once_it_is_proven(site: Site, monkeypatch: pytest.
     assert (site.artifacts("cloud"), site.artifacts("disk2")) == ([], [backup.artifact])
 
 
+def test_a_copy_that_is_only_on_record_is_made(site: Site) -> None:
+    """Where a place has lost what is on record as there, a copy to it is sent, and not called done."""
+    backup = site.make()
+    assert site.upload(backup, site.job("disk2")) == []
+    (site.servers.folders["disk2"] / backup.artifact).unlink()
+    run = site.copy(site.job("disk2"), backup, "disk2")
+    assert run.outcome is Outcome.SUCCEEDED
+    assert any("is not at disk2" in warning for warning in run.warnings)
+    assert site.artifacts("disk2") == [backup.artifact]
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_other_keys_make_another_file_and_the_old_one_goes_last(local: bool, site: Site) -> None:
     """Copied in place after a change of keys: only the new key opens it, and it is proven before the old one goes."""

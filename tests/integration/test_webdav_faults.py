@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, Final
 import pytest
 
 from nanumpay_backupd.errors import StoreError
-from nanumpay_backupd.settings.schema import RetryPolicy
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.stores.webdav_answers import read_multistatus
 from nanumpay_backupd.system.secrets import Secret
@@ -71,67 +69,6 @@ def _names(server: WebdavServer) -> set[str]:
     return {entry.name for entry in server.folder.iterdir()}
 
 
-def test_an_upload_that_is_cut_leaves_the_old_object(
-    server: WebdavServer, proxied: tuple[str, BreakingProxy], source: Path
-) -> None:
-    """A reset in the middle is destination-unreachable; the old object stays, and the next put is whole."""
-    url, proxy = proxied
-    with open_store(server.destination(url=url)) as store:
-        store.put_bytes(KEY, b"old")
-        proxy.refuse_after = 4 * MIB
-        error = _fails(lambda: store.put(KEY, source))
-        assert (error.code, error.retryable) == ("destination-unreachable", True)
-        assert (server.folder / KEY).read_bytes() == b"old"
-        assert [info.key for info in store.list()] == [KEY]
-        proxy.refuse_after = None
-        store.put(KEY, source)
-    assert (server.folder / KEY).read_bytes() == DATA
-    assert _names(server) == {KEY}
-
-
-def test_a_connection_that_was_dropped_while_idle_is_opened_again(
-    server: WebdavServer, proxied: tuple[str, BreakingProxy]
-) -> None:
-    """Whoever calls next does not notice."""
-    url, proxy = proxied
-    with open_store(server.destination(url=url)) as store:
-        store.put_bytes(KEY, b"1")
-        for call in (lambda: store.stat(KEY), lambda: store.put_bytes(KEY, b"2"), lambda: list(store.get(KEY))):
-            proxy.drop_all()
-            assert call()
-    assert (server.folder / KEY).read_bytes() == b"2"
-
-
-def test_a_reading_that_is_cut_does_not_end_in_silence(
-    server: WebdavServer, proxied: tuple[str, BreakingProxy], source: Path
-) -> None:
-    """A get that is cut is destination-unreachable; with retries the rest comes over another connection."""
-    url, proxy = proxied
-    with open_store(server.destination(url=url)) as store:
-        store.put(KEY, source)
-        reader = store.get(KEY)
-        next(reader)
-        proxy.drop_all()
-        assert _fails(lambda: list(reader)).code == "destination-unreachable"
-    with open_store(server.destination(url=url), retry=RetryPolicy(attempts=3, delay=0.1)) as store:
-        again = store.get(KEY)
-        head = next(again)
-        proxy.drop_all()
-        assert head + b"".join(again) == DATA
-
-
-def test_a_frozen_server_is_not_waited_for_for_ever(server: WebdavServer, source: Path) -> None:
-    """A server that stops answering is destination-unreachable after the timeout, also in the middle of an upload."""
-    with open_store(server.destination(timeout=1.0)) as store:
-        store.put_bytes(KEY, b"old")
-        try:
-            error = _fails(lambda: store.put(KEY, source, lambda _: os.kill(server.process.pid, signal.SIGSTOP)))
-        finally:
-            os.kill(server.process.pid, signal.SIGCONT)
-        assert (error.code, error.retryable) == ("destination-unreachable", True)
-        assert b"".join(store.get(KEY)) == b"old"
-
-
 def test_a_certificate_that_nobody_vouches_for(tmp_path: Path, certificate: Certificate) -> None:
     """It is destination-tls; its authority or its fingerprint makes it good, another fingerprint does not."""
     with start_rclone_webdav(tmp_path, certificate) as server:
@@ -160,16 +97,6 @@ def test_a_server_that_only_lets_read(tmp_path: Path) -> None:
             _fails(lambda: store.put_bytes(KEY, b"y"))
             _fails(lambda: store.delete(KEY))
             assert b"".join(store.get(KEY)) == b"x"
-        assert _names(server) == {KEY}
-
-
-def test_a_full_disk_fails_and_leaves_the_old_object(tmp_path: Path, source: Path) -> None:
-    """Where there is no room the put fails, and the old object and nothing else is there."""
-    with small_disk(tmp_path / "disk", 4 * MIB) as disk, start_rclone_webdav(disk) as server:
-        with open_store(server.destination()) as store:
-            store.put_bytes(KEY, b"old")
-            _fails(lambda: store.put(KEY, source))
-            assert b"".join(store.get(KEY)) == b"old"
         assert _names(server) == {KEY}
 
 

@@ -179,6 +179,8 @@ class DropboxServer:
             raise _ApiError("path/conflict/file")
         if len(data) > self.quota:
             raise _ApiError("path/insufficient_space")
+        if any(folder.is_file() for folder in path.parents):
+            raise _ApiError("path/conflict/file_ancestor")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         self.revisions[commit["path"]] = secrets.token_hex(9)

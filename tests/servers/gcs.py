@@ -60,7 +60,7 @@ class GcsServer:
         self.held: dict[str, datetime] = {}
         """Until when an object is retained, by its name in the bucket."""
         self.denied: set[str] = set()
-        """Methods that the account may not use (403), such as DELETE."""
+        """Methods that the account may not use (403), such as DELETE; LIST is to list objects."""
         self.keys: set[str] = set()
         """The keys of Cloud KMS by which clients wanted objects encrypted."""
         self.damage = False
@@ -201,7 +201,8 @@ class _Handler(emulator.RequestHandler):
         token = request.get_header("Authorization", "").removeprefix("Bearer ")
         if not session and token not in self.gcs.tokens:
             return _error(401, "authError", "Invalid Credentials")
-        if method in self.gcs.denied:
+        listing = method == "GET" and request.path.endswith("/o")
+        if method in self.gcs.denied or (listing and "LIST" in self.gcs.denied):
             return _error(403, "forbidden", f"{_ACCOUNT} does not have the access that {method} takes.")
         if session:
             return self._refused_session(method, session, request)

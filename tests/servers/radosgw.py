@@ -1,6 +1,6 @@
 """A real S3 server with versions and Object Lock: Ceph's radosgw over one monitor and one OSD that live in memory.
 
-Takes about ten seconds to start and 64 Debian packages, so only `make test-s3-lock` uses it.
+Takes about ten seconds to start and 64 Debian packages, so only `make test-s3-lock` and `make test-places` use it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from nanumpay_backupd.settings.schema import S3Destination
 from nanumpay_backupd.system.secrets import Secret
-from tests.servers.process import free_port, running
+from tests.servers.process import Program, free_port, running
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY
 
 __all__ = ["PROGRAMS", "Gateway", "destination", "start_radosgw"]
@@ -77,27 +77,23 @@ def destination(endpoint: str, **changes: object) -> S3Destination:
 class Gateway:
     """The S3 server, which keeps nothing itself: killed, it is the same again when it is started."""
 
-    def __init__(self, argv: Sequence[str], log: Path, port: int) -> None:
+    def __init__(self, argv: Sequence[str], folder: Path, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"
-        self._argv = argv
-        self._log = log
-        self._port = port
-        self._running = contextlib.ExitStack()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.program = Program(argv, folder / "rgw.out", "127.0.0.1", port)
+        self._folder = folder
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
-        self._process = self._running.enter_context(running(self._argv, self._log, "127.0.0.1", self._port))
+        self.program.start()
 
     def kill(self) -> None:
         """End it at once, if it runs."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        if self.program.process.poll() is None:
+            self.program.kill()
 
-    def stop(self) -> None:
-        """Let it end."""
-        self._running.close()
+    def admin(self, *words: object) -> None:
+        """Run radosgw-admin."""
+        _run(self._folder, "radosgw-admin", "-c", self._folder / "ceph.conf", *words)
 
 
 @contextlib.contextmanager
@@ -129,9 +125,9 @@ def start_radosgw(folder: Path, memory: int = 512 << 20) -> Iterator[Gateway]:
                 break
         keys = ("--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY)
         _until(folder, "radosgw-admin", "-c", conf, "user", "create", "--uid", "test", "--display-name", "test", *keys)
-        gateway = Gateway(["radosgw", *daemon, "-n", "client.rgw"], folder / "rgw.out", port)
-        stack.callback(gateway.stop)
+        gateway = Gateway(["radosgw", *daemon, "-n", "client.rgw"], folder, port)
         gateway.start()
+        stack.callback(gateway.program.stop)
         yield gateway
 
 

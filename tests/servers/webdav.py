@@ -15,7 +15,7 @@ from typing import Any, Final
 from nanumpay_backupd.settings.schema import WebdavDestination
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.certs import Certificate
-from tests.servers.process import free_port, running
+from tests.servers.process import Program, free_port, serving
 from tests.servers.s3 import CACHE_SECONDS, find_rclone
 from tests.servers.tools import PROJECT
 
@@ -33,7 +33,7 @@ class WebdavServer:
     port: int
     root: Path
     ca_file: str
-    process: subprocess.Popen[bytes] = field(repr=False)
+    program: Program = field(repr=False)
 
     @property
     def folder(self) -> Path:
@@ -64,13 +64,13 @@ def start_rclone_webdav(folder: Path, certificate: Certificate | None = None, *m
     if certificate is not None:
         argv += ["--cert", str(certificate.certificate), "--key", str(certificate.key)]
     scheme = "https" if certificate else "http"
-    with running([*argv, *more], folder / "rclone.log", "127.0.0.1", port) as process:
+    with serving([*argv, *more], folder / "rclone.log", "127.0.0.1", port) as program:
         yield WebdavServer(
             url=f"{scheme}://127.0.0.1:{port}/dav%20files",
             port=port,
             root=root,
             ca_file=str(certificate.authority) if certificate else "",
-            process=process,
+            program=program,
         )
 
 
@@ -108,8 +108,8 @@ def start_apache(folder: Path, root: Path | None = None, *, digest: bool = False
         f"exec {program} -X -d {folder} -f {config}"
     )
     argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", script]
-    with running(argv, folder / "apache.log", "127.0.0.1", port) as process:
-        yield WebdavServer(f"http://127.0.0.1:{port}/dav", port, root, "", process)
+    with serving(argv, folder / "apache.log", "127.0.0.1", port) as program:
+        yield WebdavServer(f"http://127.0.0.1:{port}/dav", port, root, "", program)
 
 
 _MODULES: Final = (

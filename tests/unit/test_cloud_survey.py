@@ -77,7 +77,8 @@ def test_a_login_that_may_end_the_bucket_is_warned_of() -> None:
 
 def azure(**login: str) -> AzureDestination:
     """Return settings with a login."""
-    return AzureDestination(name="a", container="c", **{name: Secret(text) for name, text in login.items()})
+    settings: dict[str, Any] = {name: Secret(text) for name, text in login.items()}
+    return AzureDestination(name="a", container="c", **settings)
 
 
 @pytest.mark.parametrize(
