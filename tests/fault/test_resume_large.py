@@ -18,7 +18,7 @@ import pytest
 
 from tests.servers.daemon import Site, open_site, wait_for
 from tests.servers.ftp import FOLDER, PASSWORD, start_vsftpd
-from tests.servers.process import free_port
+from tests.servers.process import Program, free_port
 from tests.servers.proxy import start_proxy
 from tests.servers.radosgw import start_radosgw
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY
