@@ -24,7 +24,7 @@ from nanumpay_backupd.settings.schema import Destination, LocalDestination, Retr
 from nanumpay_backupd.stores.base import Store, is_hidden
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.system.clock import SystemClock
-from tests.contract.places import FULL, PARTICIPANTS, REMOTE, TLS, Participant, Place
+from tests.contract.places import DRIVERS, FULL, MOMENTS, PARTICIPANTS, REMOTE, TLS, Participant, Place
 from tests.servers.certs import Certificate
 from tests.servers.proxy import BreakingProxy, start_proxy
 
@@ -40,6 +40,7 @@ OLD: Final = b"what was there before"
 NEIGHBOUR: Final = "neighbour.tar.gz"
 ON_THE_WAY: Final = frozenset({"destination-unreachable"})
 remote = pytest.mark.parametrize("store_server", REMOTE, indirect=True)
+each_driver = pytest.mark.parametrize("store_server", DRIVERS, indirect=True)
 tls = pytest.mark.parametrize("store_server", TLS, indirect=True)
 
 
@@ -156,14 +157,14 @@ def _names(place: Place) -> set[str]:
 # ------------------------------------------------------------------------------------------------ on the way
 
 
-@remote
-def test_connections_that_are_reset_at_ten_moments(place: Place, door: Door, source: Path, neighbour: None) -> None:
+@each_driver
+def test_connections_that_are_reset_at_random_moments(place: Place, door: Door, source: Path, neighbour: None) -> None:
     """Whenever everything is cut, the put ends well or as unreachable, and the object is the old or the new one."""
     place.store.put_bytes(KEY, OLD)
     with open_store(door.destination(), clock=_Quick()) as store:
         store.put(KEY, source)
         whole = door.proxy.passed
-        moments = sorted(random.Random(place.kind).randrange(whole) for _ in range(10))
+        moments = sorted(random.Random(place.kind).randrange(whole) for _ in range(MOMENTS))
         for moment in moments:
             old = SMALL[: 1000 + moment % 1000]
             place.store.put_bytes(KEY, old)
@@ -196,7 +197,7 @@ def test_a_server_that_is_killed_in_the_middle(place: Place, door: Door, source:
     _recovers(place, source, before=None if place.participant.forgets else OLD)
 
 
-@remote
+@each_driver
 def test_a_server_that_is_frozen_in_the_middle(place: Place, door: Door, source: Path, neighbour: None) -> None:
     """Silence is unreachable after the timeout, in the middle of a put and for who comes then; later all works."""
     place.store.put_bytes(KEY, OLD)
@@ -268,7 +269,7 @@ def test_with_retries_a_cut_is_not_noticed(place: Place, door: Door, source: Pat
     assert place.names() == {KEY}
 
 
-@remote
+@each_driver
 def test_a_slow_line_is_no_fault(place: Place, door: Door) -> None:
     """As long as bytes come, however slowly, a get works that takes longer than the timeout; so does a small put."""
     door.proxy.drip = 40_000

@@ -25,7 +25,7 @@ from tests.contract.places.webdav import start_webdav, start_webdav_apache
 from tests.servers.certs import Certificate
 from tests.workbench import small_disk
 
-__all__ = ["FULL", "LOCAL", "PARTICIPANTS", "REMOTE", "TLS", "Participant", "Place"]
+__all__ = ["DRIVERS", "FULL", "LOCAL", "MOMENTS", "PARTICIPANTS", "REMOTE", "TLS", "Participant", "Place"]
 
 Start = Callable[[Path, Certificate], AbstractContextManager[Participant]]
 
@@ -67,6 +67,12 @@ REMOTE: Final[dict[str, Start]] = {
     # By make test-dropbox only: it takes an account.
     **({"dropbox-real": lambda _, __: real_folder()} if os.environ.get("NANUMPAY_TEST_REAL_DROPBOX") else {}),
 }
+DRIVERS: Final = tuple(
+    kind for kind in REMOTE if _ALL or kind not in {"ftp-pyftpdlib", "ftps-proftpd", "webdav-apache", "dropbox-real"}
+)
+"""One of each driver, for what takes long; all by `make test-places`."""
+MOMENTS: Final = 10 if _ALL else 4
+"""At how many moments everything is cut."""
 PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
 """How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""
 TLS: Final = tuple(kind for kind in REMOTE if "https" in kind or kind.startswith("ftps"))

@@ -32,6 +32,7 @@ class Bucket(DiskParticipant):
     # It answers InternalError, whatever was wrong on its disk.
     says_full: ClassVar[frozenset[str]] = frozenset({"destination-failed"})
     takes: ClassVar[frozenset[str]] = frozenset()
+    litter: ClassVar[str] = ".rclone_temp_multipart"
 
     def __init__(self, server: S3Server) -> None:
         self._server = server
