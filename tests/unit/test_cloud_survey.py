@@ -75,10 +75,15 @@ def test_a_login_that_may_end_the_bucket_is_warned_of() -> None:
     assert "storage.buckets.delete" in found.message
 
 
-def azure(**login: str) -> AzureDestination:
+def azure(account_key: str = "", sas_token: str = "", connection_string: str = "") -> AzureDestination:
     """Return settings with a login."""
-    settings: dict[str, Any] = {name: Secret(text) for name, text in login.items()}
-    return AzureDestination(name="a", container="c", **settings)
+    return AzureDestination(
+        name="a",
+        container="c",
+        account_key=Secret(account_key),
+        sas_token=Secret(sas_token),
+        connection_string=Secret(connection_string),
+    )
 
 
 @pytest.mark.parametrize(
