@@ -17,6 +17,7 @@ from tests.contract.places.dropbox import real_folder, start_folder
 from tests.contract.places.ftp import start_ftp
 from tests.contract.places.gcs import start_google
 from tests.contract.places.local import start_local
+from tests.contract.places.restic import start_restic, start_restic_in_bucket
 from tests.contract.places.s3 import start_bucket
 from tests.contract.places.sftp import start_ssh
 from tests.contract.places.webdav import start_webdav, start_webdav_apache
@@ -29,6 +30,7 @@ Start = Callable[[Path, Certificate], AbstractContextManager[Participant]]
 LOCAL: Final[dict[str, Start]] = {
     "local": lambda folder, _: start_local(folder),
     "local-throttled": lambda folder, _: start_local(folder),
+    "restic": lambda folder, _: start_restic(folder),
 }
 REMOTE: Final[dict[str, Start]] = {
     "s3": lambda folder, _: start_bucket(folder),
@@ -46,6 +48,7 @@ REMOTE: Final[dict[str, Start]] = {
     # By make test-dropbox only: it takes an account.
     **({"dropbox-real": lambda _, __: real_folder()} if os.environ.get("NANUMPAY_TEST_REAL_DROPBOX") else {}),
     "sftp": lambda folder, _: start_ssh(folder),
+    "restic-s3": lambda folder, _: start_restic_in_bucket(folder),
     "webdav": lambda folder, _: start_webdav(folder),
     "webdav-https": start_webdav,
     "webdav-apache": lambda folder, _: start_webdav_apache(folder),

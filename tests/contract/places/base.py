@@ -30,6 +30,12 @@ class Participant(ABC):
     settling: ClassVar[float] = 0.0
     """Seconds until it notices what `plant` did."""
 
+    many: ClassVar[int] = 1100
+    """So many objects are more than it gives at a time, or as many as can be planted there in a second or two."""
+
+    takes_empty: ClassVar[bool] = True
+    """Whether it stores an object without content; no backup is one."""
+
     @abstractmethod
     def destination(self, name: str, **changes: Any) -> Destination:
         """Return settings of a destination that does not exist yet; ``changes`` replace single ones."""
