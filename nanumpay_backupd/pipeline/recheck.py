@@ -41,6 +41,7 @@ from nanumpay_backupd.model import (
     Stage,
     Verification,
     error_info,
+    to_json,
 )
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded
 from nanumpay_backupd.pipeline.inventory import sync_local
@@ -228,6 +229,11 @@ class _Recheck:
                 failed.append((task, error))
                 self._mark(task, CopyState.CORRUPT, error)
             except (NotFoundError, StoreError) as error:
+                if error.code == "object-damaged":
+                    damaged = VerifyError(error.message, hint=error.hint, code="verify-checksum")
+                    failed.append((task, damaged))
+                    self._mark(task, CopyState.CORRUPT, damaged)
+                    continue
                 if error.code not in ("artifact-missing", "object-missing"):
                     self._unreadable(task, error)
                     continue
@@ -304,7 +310,8 @@ class _Recheck:
         if self._now(task) is None or not self._tell_of_manifest(task, manifest.at(key), beside):
             return
         try:
-            store.put_bytes(f"{key}{MANIFEST_SUFFIX}", self._keys.describe(manifest))
+            bare = manifest.at(key).artifact.encryption == "none"
+            store.put_bytes(f"{key}{MANIFEST_SUFFIX}", to_json(manifest) if bare else self._keys.describe(manifest))
         except StoreError:
             raise
         except BackupdError as error:

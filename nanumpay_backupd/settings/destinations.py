@@ -50,9 +50,9 @@ class DestinationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     0: any. ``extra`` is the optional extra of this package that the driver takes (``pip install
     'nanumpay-backupd[sftp]'``), empty: none. ``environment`` are the variables that hold the secrets of a place that
     is typed as one word (`place.read_place`). ``wants_plain``: the place compresses and encrypts by itself, and keeps
-    only what it has not got yet, so it is given what is neither (`pipeline.plain`). ``media`` names what the copies there lie on (two places of one name are
-    one medium), ``offsite`` says whether it stands elsewhere than this host; empty, None: as follows from the type and
-    the address (`natures`).
+    only what it has not got yet, so it is given what is neither (`pipeline.plain`). ``media`` names what the copies
+    there lie on (two places of one name are one medium), ``offsite`` says whether it stands elsewhere than this host;
+    empty, None: as follows from the type and the address (`natures`).
     """
 
     extra: ClassVar[str] = ""

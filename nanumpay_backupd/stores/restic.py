@@ -207,17 +207,22 @@ class ResticStore(Store):
         args = ["backup", "--json", "--stdin", f"--stdin-filename={self._path(key)}"]
         args += [f"--host={_TAG}", f"--tag={_TAG},{_SIZE}{size}"]
         begun = self._clock.now()
+        reported = _Once(moved)
+
+        def attempt() -> dict[str, object]:
+            with self._restic.start(args, doing, lambda: moved(0), fed=True) as running:
+                self._give(running, key, path, stream, size, reported.attempt())
+                return _summary(running.finish())
+
         while True:
             try:
-                with self._restic.start(args, doing, lambda: moved(0), fed=True) as running:
-                    self._give(running, key, path, stream, size, moved)
-                    summary = _summary(running.finish())
-                break
+                summary = attempt()
             except StoreError as error:
                 if not self._mended(error):
                     raise
                 stream.seek(0)
-                moved = _quiet(moved)
+            else:
+                break
         arrived = summary.get("total_bytes_processed")
         if arrived != size:
             raise store_error(
@@ -327,6 +332,22 @@ def _part(chunks: Iterator[bytes], offset: int, length: int | None) -> Iterator[
             yield piece
 
 
-def _quiet(moved: Progress) -> Progress:
-    """Report nothing again of what was reported before."""
-    return lambda _: moved(0)
+class _Once:
+    """Reports no byte twice, where a beginning is given again."""
+
+    def __init__(self, moved: Progress) -> None:
+        self._moved = moved
+        self._most = 0
+
+    def attempt(self) -> Progress:
+        """Return the progress of one more attempt."""
+        done = 0
+
+        def moved(count: int) -> None:
+            nonlocal done
+            done += count
+            new = max(0, done - self._most)
+            self._most += new
+            self._moved(new)
+
+        return moved

@@ -1,4 +1,4 @@
-"""The program restic at work for `restic.ResticStore`: its environment, its output as it comes, its faults in our words.
+"""The program restic at work for `restic.ResticStore`: its environment, its output, its faults in our words.
 
 No secret stands in its arguments: the repository's name and password are handed over in files of memory, logins in its
 environment. Knows nothing of objects.

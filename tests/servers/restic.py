@@ -1,4 +1,4 @@
-"""Repositories of restic for tests, whose key costs a millisecond instead of half a second; and their looks from outside."""
+"""Repositories of restic for tests, whose key costs a millisecond instead of half a second."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _cheapened(key: dict[str, Any], password: bytes) -> bytes:
     new = _derived(password, salt, **{name.lower() if name == "N" else name: value for name, value in _CHEAP.items()})
     nonce = os.urandom(16)
     body = _counter(new[:32], nonce, master)
-    block = Cipher(algorithms.AES(new[32:48]), modes.ECB()).encryptor().update(nonce)  # noqa: S305 - Poly1305-AES
+    block = Cipher(algorithms.AES(new[32:48]), modes.ECB()).encryptor().update(nonce)
     mac = Poly1305.generate_tag(new[48:64] + block, body)
     return json.dumps({**key, **_CHEAP, "data": base64.b64encode(nonce + body + mac).decode()}).encode()
 
