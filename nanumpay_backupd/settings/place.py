@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from nanumpay_backupd.errors import ConfigError
-from nanumpay_backupd.settings.destinations import DestinationSettings
+from nanumpay_backupd.settings.destinations import DestinationSettings, ResticDestination
 from nanumpay_backupd.settings.kinds import Flag, Place
 from nanumpay_backupd.settings.options import DESTINATIONS
 from nanumpay_backupd.settings.problems import Mismatch
@@ -27,6 +27,7 @@ from nanumpay_backupd.settings.schema import (
     SftpDestination,
     WebdavDestination,
 )
+from nanumpay_backupd.settings.restic_kinds import Repository
 from nanumpay_backupd.settings.ssh_kinds import HostKeys
 from nanumpay_backupd.system.secrets import Secret, read_secret
 
@@ -40,7 +41,11 @@ SFTP_PASSWORD, SFTP_KEY_FILE, SFTP_PASSPHRASE, WEBDAV_PASSWORD = (
     "NANUMPAY_SFTP_PASSPHRASE",
     "NANUMPAY_WEBDAV_PASSWORD",
 )
+RESTIC_REST_USERNAME, RESTIC_REST_PASSWORD = "RESTIC_REST_USERNAME", "RESTIC_REST_PASSWORD"  # noqa: S105 - names
 """The same of others; the key is named by its file, which nobody else may read."""
+_RESTIC: Final = "restic:"
+_RESTIC_LOGINS: Final = ("AWS_", "AZURE_", "GOOGLE_", "B2_", "OS_", "ST_", "RCLONE_", "SSH_AUTH_SOCK")
+"""What the names of the variables begin with that restic and rclone know logins by."""
 _AWS_SECRETS: Final = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _USER_AND_HOST: Final = re.compile(
@@ -51,11 +56,12 @@ _SAYABLE: Final = {
     "ftp": ("tls_verify", "tls_fingerprint", "ca_file", "timeout"),
     "sftp": ("host_key", "known_hosts", "timeout"),
     "webdav": ("ca_file", "tls_fingerprint", "timeout"),
+    "restic": ("path", "program", "cache", "ca_file", "timeout"),
 }
 """What may stand behind the question mark: keys of the host file that matter to a reader and can hold no secret."""
 _EXAMPLES: Final = (
     "write s3://bucket/prefix/, ftp://user@host/path, ftps://user@host/path, sftp://user@host/path, "
-    "webdavs://user@host/path, /folder, "
+    "webdavs://user@host/path, restic:REPOSITORY, /folder, "
     "or the name of a [destination.NAME] of the host file"
 )
 
@@ -67,6 +73,8 @@ def read_place(word: str, host: HostConfig, environ: Mapping[str, str]) -> Desti
     """
     if re.search(r"[\x00-\x1f\x7f]", unquote(word)):
         raise ConfigError("the place has a control character in it", hint=_EXAMPLES)
+    if word.startswith(_RESTIC):
+        return _restic(word.removeprefix(_RESTIC), environ)
     if not _URL.match(word):
         return _folder_or_name(word, host)
     scheme = word.partition("://")[0].lower()
@@ -196,6 +204,37 @@ def _webdav(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str]
         username=user,
         password=Secret(environ.get(WEBDAV_PASSWORD, "") if user else ""),
         path="",
+        **more,
+    )
+
+
+def _restic(word: str, environ: Mapping[str, str]) -> ResticDestination:
+    """Read what restic itself would take, and perhaps ``?path=/folder``; its secrets by the variables of restic."""
+    repository, _, query = word.partition("?")
+    if re.search(r"://[^/]*@", repository) and not repository.startswith("sftp:"):
+        raise ConfigError(
+            "the place restic:… has a login in it, which could be read by everyone on this host",
+            hint=f"write the address without it; set {RESTIC_REST_USERNAME} and {RESTIC_REST_PASSWORD}",
+        )
+    try:
+        Repository().parse(repository, Place("repository"))
+    except Mismatch:
+        raise ConfigError(
+            "the place restic:… names no repository", hint="write restic:/srv/repository, restic:s3:https://HOST/BUCKET"
+        ) from None
+    file, password = environ.get("RESTIC_PASSWORD_FILE", ""), environ.get("RESTIC_PASSWORD", "")
+    if not (file or password):
+        raise ConfigError(
+            f"there is no password for the repository {repository}", hint="set RESTIC_PASSWORD or RESTIC_PASSWORD_FILE"
+        )
+    more = _more(SplitResult("restic", "", repository, query, ""), "restic")
+    return ResticDestination(
+        name=f"{_RESTIC}{repository}",
+        repository=repository,
+        password=Secret(password) if password else read_secret({"file": file}, "RESTIC_PASSWORD_FILE"),
+        rest_username=environ.get(RESTIC_REST_USERNAME, ""),
+        rest_password=Secret(environ.get(RESTIC_REST_PASSWORD, "")),
+        variables=tuple((name, Secret(text)) for name, text in environ.items() if name.startswith(_RESTIC_LOGINS)),
         **more,
     )
 
