@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -167,7 +167,7 @@ def _pieces(path: Path, whole: Manifest, job: JobSpec, taken: Callable[[bytes], 
                 raise _changed(path.name) from error
 
 
-def _iterator(chunks: Iterator[bytes]) -> Iterator[bytes]:  # a generator, which can be closed
+def _iterator(chunks: Iterator[bytes]) -> Generator[bytes]:  # a generator, which can be closed
     yield from chunks
 
 

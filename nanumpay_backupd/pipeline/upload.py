@@ -341,16 +341,11 @@ def _side_by_side(
                 recorder.reporter.message("info", text)
             queue_again(catalog, job.name, transfer.destination.name, recorder.clock.now())
 
-    # From one reading, as long as they keep step.
-    sources: dict[bool, Path] = {plain: one.path for plain, one in parcels.items()}
-    if sum(not destination.wants_plain for destination, _, _ in work) > 1:
-        sources[False] = SharedFile.of(sources[False])
-    transfers = []
-    for destination, backup, copy in work:
-        stored = parcels[destination.wants_plain].artifact
-        transfers.append(
-            Transfer(destination, backup, msgspec.structs.replace(copy, key=stored.name, size=stored.size), recorder)
-        )
+    sources = _sources(parcels, work)
+    transfers = [
+        Transfer(destination, backup, _as_stored(copy, parcels[destination.wants_plain]), recorder)
+        for destination, backup, copy in work
+    ]
     carry(transfers, one, job, recorder, failed)
     discard(work[0][1].id, layout, catalog)
     recorder.check()
@@ -383,6 +378,18 @@ def _parcels(
             left = [copy for destination, _, copy in work if destination.wants_plain == plain]
             faults += [_failed(copy, error, job.retry, catalog, recorder, lasting=lasting) for copy in left]
     return parcels, faults
+
+
+def _sources(parcels: dict[bool, Parcel], work: list[tuple[Destination, Backup, Copy]]) -> dict[bool, Path]:
+    """Return what is read: a file by all at once from one reading, as long as they keep step."""
+    sources: dict[bool, Path] = {plain: parcel.path for plain, parcel in parcels.items()}
+    if sum(not destination.wants_plain for destination, _, _ in work) > 1:
+        sources[False] = SharedFile.of(sources[False])
+    return sources
+
+
+def _as_stored(copy: Copy, parcel: Parcel) -> Copy:
+    return msgspec.structs.replace(copy, key=parcel.artifact.name, size=parcel.artifact.size)
 
 
 def _put(

@@ -18,6 +18,7 @@ from nanumpay_backupd.settings.destinations import DestinationSettings, ResticDe
 from nanumpay_backupd.settings.kinds import Flag, Place
 from nanumpay_backupd.settings.options import DESTINATIONS
 from nanumpay_backupd.settings.problems import Mismatch
+from nanumpay_backupd.settings.restic_kinds import Repository
 from nanumpay_backupd.settings.schema import (
     Destination,
     FtpDestination,
@@ -27,7 +28,6 @@ from nanumpay_backupd.settings.schema import (
     SftpDestination,
     WebdavDestination,
 )
-from nanumpay_backupd.settings.restic_kinds import Repository
 from nanumpay_backupd.settings.ssh_kinds import HostKeys
 from nanumpay_backupd.system.secrets import Secret, read_secret
 
@@ -41,7 +41,7 @@ SFTP_PASSWORD, SFTP_KEY_FILE, SFTP_PASSPHRASE, WEBDAV_PASSWORD = (
     "NANUMPAY_SFTP_PASSPHRASE",
     "NANUMPAY_WEBDAV_PASSWORD",
 )
-RESTIC_REST_USERNAME, RESTIC_REST_PASSWORD = "RESTIC_REST_USERNAME", "RESTIC_REST_PASSWORD"  # noqa: S105 - names
+RESTIC_REST_USERNAME, RESTIC_REST_PASSWORD = "RESTIC_REST_USERNAME", "RESTIC_REST_PASSWORD"
 """The same of others; the key is named by its file, which nobody else may read."""
 _RESTIC: Final = "restic:"
 _RESTIC_LOGINS: Final = ("AWS_", "AZURE_", "GOOGLE_", "B2_", "OS_", "ST_", "RCLONE_", "SSH_AUTH_SOCK")

@@ -63,6 +63,10 @@ class _Snapshot(msgspec.Struct, frozen=True):
         return int(sizes[0]) if _TAG in (self.tags or ()) and sizes and sizes[0].isdecimal() else None
 
 
+_Found = dict[str, list[_Snapshot]]
+"""The snapshots of each object, oldest first."""
+
+
 class ResticStore(Store):
     """A folder in the snapshots of a repository."""
 
@@ -82,7 +86,7 @@ class ResticStore(Store):
         self._clock = clock or SystemClock()
         self._restic = Restic(destination, self._clock)
         self._root = str(PurePosixPath(destination.path))
-        self._known: dict[str, list[_Snapshot]] = {}
+        self._known: _Found = {}
         self._asked = float("-inf")
 
     def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
@@ -268,7 +272,7 @@ class ResticStore(Store):
 
     # Looking
 
-    def _look(self) -> dict[str, list[_Snapshot]]:
+    def _look(self) -> _Found:
         """Ask restic for all snapshots; returns those of each object, oldest first."""
         try:
             listed = self._restic.run(["snapshots", "--json", "--no-lock"], "listing")
@@ -276,7 +280,7 @@ class ResticStore(Store):
             if error.code != _REPOSITORY or not self._settings.init:
                 raise
             listed = b"[]"
-        found: dict[str, list[_Snapshot]] = {}
+        found: _Found = {}
         for one in sorted(_snapshots(listed), key=lambda one: one.time):
             path = PurePosixPath(one.paths[0]) if len(one.paths) == 1 else None
             if path is not None and str(path.parent) == self._root and not is_hidden(path.name):
@@ -284,7 +288,7 @@ class ResticStore(Store):
         self._known, self._asked = found, self._clock.monotonic()
         return found
 
-    def _fresh(self, key: str) -> list[_Snapshot] | None:
+    def _fresh(self, key: str) -> Sequence[_Snapshot] | None:
         """Return what was known of an object a moment ago."""
         return self._known.get(key) if self._clock.monotonic() - self._asked < _FRESH else None
 

@@ -21,7 +21,7 @@ from nanumpay_backupd.errors import StoreError, ToolError
 from nanumpay_backupd.settings.destinations import ResticDestination
 from nanumpay_backupd.stores.base import CHUNK, store_error
 from nanumpay_backupd.system.clock import Clock
-from nanumpay_backupd.system.process import Child, find_tool, secret_file
+from nanumpay_backupd.system.process import NOTHING, Child, find_tool, secret_file
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["BUSY", "DAMAGED", "GONE", "INSTALL", "Restic", "Running"]
@@ -65,6 +65,8 @@ _SAID: Final = (
 _NO_REPOSITORY: Final = re.compile(
     r"no such file or directory|does not exist|\(404\)|object not found|NoSuchBucket|file does not exist"
 )
+_LOST: Final = re.compile(r"pack \S+: does not exist|Load\(<data/.*(?:no such file|does not exist|\(404\))")
+"""What restic says of data that is gone; it asks for it again for minutes."""
 _HINTS: Final = {
     "destination-auth": "check password, and the login of the place behind it; try it: restic snapshots",
     "destination-hostkey": "ssh does not know the host's key: put it into the known_hosts of the service's user",
@@ -89,7 +91,10 @@ class Running:
         self._out, output = os.pipe()
         # A socket, of which restic holds our end as well: only `end_input` ends what it reads, not the end of this
         # process. Else a part of a file would become a snapshot when we are killed.
-        self._feed, given = socket.socketpair() if fed else (None, None)
+        self._feed: socket.socket | None = None
+        given: socket.socket | None = None
+        if fed:
+            self._feed, given = socket.socketpair()
         try:
             with contextlib.ExitStack() as secrets:
                 extra, fds = link.environment(secrets)
@@ -101,7 +106,7 @@ class Running:
                     stdout=output,
                     pass_fds=fds,
                     extra=extra,
-                    **({"stdin": given.fileno()} if given is not None else {}),
+                    stdin=given.fileno() if given is not None else NOTHING,
                 )
         except BaseException:
             os.close(self._out)
@@ -302,6 +307,10 @@ class Restic:
     def silent(self, said: str, doing: str) -> StoreError:
         """Return the fault of a restic that did nothing for too long."""
         told = redact(said).strip().rpartition("\n")[2][-300:]
+        if _LOST.search(said):
+            where = self._settings.repository
+            message = f"destination {self.name!r}: {doing} failed at {where}: data is missing there: {told}"
+            return store_error(DAMAGED, message, _HINTS[DAMAGED])
         return store_error(
             "destination-unreachable",
             f"destination {self.name!r}: {doing} at {self._settings.repository} did not go on for "

@@ -21,6 +21,7 @@ from nanumpay_backupd.system.family import end_family
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = [
+    "NOTHING",
     "Child",
     "Finished",
     "born",
@@ -36,6 +37,8 @@ __all__ = [
     "secret_file",
 ]
 
+NOTHING: Final = subprocess.DEVNULL
+"""In the place of a descriptor: /dev/null."""
 _PR_SET_PDEATHSIG: Final = 1
 _CAP_CHOWN: Final = 0
 _DAEMONS_OWN: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "CREDENTIALS_DIRECTORY")

@@ -54,7 +54,7 @@ def stored(site: Site) -> dict[str, bytes]:
 
 
 def test_the_plain_archive_goes_in_and_the_encrypted_one_elsewhere(site: Site) -> None:
-    """Of one backup restic gets the tar, the disk what is encrypted; both are known by name, and from the places alone."""
+    """Of one backup restic gets the tar, the disk what is encrypted; both are known, also from the places alone."""
     backup = site.make()
     job = site.job("vault", "disk2", encryption=keyed("first"), read_back=1.0)
     assert site.upload(backup, job) == []

@@ -25,6 +25,7 @@ from tests.servers.certs import Certificate
 
 __all__ = ["LOCAL", "PARTICIPANTS", "REMOTE", "Participant", "Place"]
 
+_LONG: Final = "NANUMPAY_TEST_RESTIC_S3"
 Start = Callable[[Path, Certificate], AbstractContextManager[Participant]]
 
 LOCAL: Final[dict[str, Start]] = {
@@ -48,7 +49,8 @@ REMOTE: Final[dict[str, Start]] = {
     # By make test-dropbox only: it takes an account.
     **({"dropbox-real": lambda _, __: real_folder()} if os.environ.get("NANUMPAY_TEST_REAL_DROPBOX") else {}),
     "sftp": lambda folder, _: start_ssh(folder),
-    "restic-s3": lambda folder, _: start_restic_in_bucket(folder),
+    # Each call of it takes a process: the one in a folder serves every day, its faults are in test_restic_faults.
+    **({"restic-s3": lambda folder, _: start_restic_in_bucket(folder)} if os.environ.get(_LONG) else {}),
     "webdav": lambda folder, _: start_webdav(folder),
     "webdav-https": start_webdav,
     "webdav-apache": lambda folder, _: start_webdav_apache(folder),
