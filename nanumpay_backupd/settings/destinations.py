@@ -27,6 +27,7 @@ __all__ = [
     "SftpDestination",
     "TlsServer",
     "WebdavDestination",
+    "has_login",
     "kms_conflicts",
     "type_of_destination",
 ]
@@ -413,8 +414,8 @@ class ResticDestination(DestinationSettings, frozen=True, tag="restic"):
         """See `DestinationSettings.conflicts`."""
         if not self.password:
             yield "password", "is missing", 'add: password = { credential = "restic-password" }'
-        if "@" in self.repository and self.repository.startswith("rest:"):
-            yield "repository", "has a login in it", "write rest_username and rest_password"
+        if has_login(self.repository):
+            yield "repository", "has a login in it", "write it into keys of its own: rest_username, rest_password"
         if bool(self.rest_username) != bool(self.rest_password):
             given = "rest_username" if self.rest_username else "rest_password"
             yield given, "is set alone", "write rest_username and rest_password"
@@ -440,6 +441,16 @@ def type_of_destination(record: type | object) -> str:
     """Return what ``type`` says in the host file for that record or its class."""
     kind = record if isinstance(record, type) else type(record)
     return str(kind.__struct_config__.tag)  # type: ignore[attr-defined]  # every record is a Struct
+
+
+def has_login(repository: str) -> bool:
+    """Tell whether a restic repository's name has a login in it that may be a secret; a user of SSH alone is none."""
+    kind, _, rest = repository.partition(":")
+    login = rest.partition("://")[2].partition("/")[0] if "://" in rest else rest.partition("/")[0]
+    if kind == "sftp":
+        login = rest.removeprefix("//").partition("/")[0]
+        return ":" in login.rpartition("@")[0]
+    return "@" in login
 
 
 def kms_conflicts(sse: str, key_id: str) -> Iterator[tuple[str, str, str]]:

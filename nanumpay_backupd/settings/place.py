@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from nanumpay_backupd.errors import ConfigError
-from nanumpay_backupd.settings.destinations import DestinationSettings, ResticDestination
+from nanumpay_backupd.settings.destinations import DestinationSettings, ResticDestination, has_login
 from nanumpay_backupd.settings.kinds import Flag, Place
 from nanumpay_backupd.settings.options import DESTINATIONS
 from nanumpay_backupd.settings.problems import Mismatch
@@ -211,7 +211,7 @@ def _webdav(parts: SplitResult, more: dict[str, Any], environ: Mapping[str, str]
 def _restic(word: str, environ: Mapping[str, str]) -> ResticDestination:
     """Read what restic itself would take, and perhaps ``?path=/folder``; its secrets by the variables of restic."""
     repository, _, query = word.partition("?")
-    if re.search(r"://[^/]*@", repository) and not repository.startswith("sftp:"):
+    if has_login(repository):
         raise ConfigError(
             "the place restic:… has a login in it, which could be read by everyone on this host",
             hint=f"write the address without it; set {RESTIC_REST_USERNAME} and {RESTIC_REST_PASSWORD}",

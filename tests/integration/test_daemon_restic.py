@@ -87,7 +87,7 @@ def _by_hand(site: Site, backup: str, folder: Path) -> dict[Any, bytes]:
     (block,) = re.findall(r"## Restoring by hand\n\n```sh\n(.*?)```", page, re.DOTALL)
     script = str(block).replace("/srv/restic", str(folder / "vault")).replace("NAME", backup)
     script = script.replace("/etc/nanumpay/restic-password", str(folder / "password"))
-    script = f'mongorestore() {{ command mongorestore --quiet --uri="{site.server.uri}" "$@"; }}\n{script}'
+    script = f'mongorestore() {{ command mongorestore --quiet --uri="{site.server.uri_for("")}" "$@"; }}\n{script}'
     with site.db() as db:
         db.drop_collection("blobs")
     here = folder / "here"
