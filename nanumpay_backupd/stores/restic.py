@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,10 @@ _TAG: Final = "nanumpay-backupd"
 _SIZE: Final = "size="
 _FRESH: Final = 20.0
 """Seconds for which a list is believed by `get` and `delete`: each takes restic half a second or more."""
+_TRIAL: Final = re.compile(r"doctor-[0-9a-f]+\.probe")
+"""What `probe` puts."""
+_CONFIRMED: Final = ("s3:", "gs:", "azure:", "b2:", "swift:")
+"""Kinds of repository whose servers promise by answering that nothing is lost."""
 _REPOSITORY: Final = "destination-not-found"
 
 
@@ -107,7 +112,16 @@ class ResticStore(Store):
     def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Dump the file of a snapshot; see `Store.get`. What lies before ``offset`` is read and passed over."""
         check_key(key)
-        found = self._fresh(key) or self._look().get(key)
+        fresh = self._fresh(key)
+        try:
+            yield from self._dump(key, fresh or self._look().get(key), offset, length)
+        except StoreError as error:
+            # What was known may have been replaced by another process, and forgotten since.
+            if error.code != GONE or not fresh:
+                raise
+            yield from self._dump(key, self._look().get(key), offset, length)
+
+    def _dump(self, key: str, found: Sequence[_Snapshot] | None, offset: int, length: int | None) -> Iterator[bytes]:
         if not found:
             raise store_error(GONE, f"destination {self.name!r}: there is no {key} in {self._where}")
         # Without a lock: a copy can be read with a login that may not write, and while somebody prunes.
@@ -145,14 +159,19 @@ class ResticStore(Store):
             folder = folder.parent
         return files.free_bytes(folder) if self._settings.folder else None
 
-    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:  # noqa: ARG002
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:  # noqa: ARG002 - none shows
         """Forget what was replaced, and free what no snapshot has; see `Store.sweep`.
 
         What a backup that was broken off brought is among it; `restic` itself leaves alone what somebody writes now.
         Where others work in the repository it is left for another day.
         """
         try:
-            replaced = [one.id for found in self._look().values() for one in found[:-1]]
+            listed = self._look()
+            replaced = [one.id for found in listed.values() for one in found[:-1]]
+            # Of a trial that could not take away what it had put, as others worked there.
+            replaced += [
+                found[-1].id for key, found in listed.items() if _TRIAL.fullmatch(key) and found[-1].time < before
+            ]
             if replaced:
                 self._forget(replaced, "removing what was replaced")
             self._restic.run(
@@ -236,7 +255,8 @@ class ResticStore(Store):
             )
         made = _Snapshot(str(summary["snapshot_id"]), begun, (self._path(key),), (_TAG, f"{_SIZE}{size}"))
         self._known.setdefault(key, []).append(made)
-        return PutResult(size=size, proven=False, durable=bool(self._settings.folder))
+        durable = bool(self._settings.folder) or self._settings.repository.startswith(_CONFIRMED)
+        return PutResult(size=size, proven=False, durable=durable)
 
     def _give(self, running: Running, key: str, path: Path, stream: IO[bytes], size: int, moved: Progress) -> None:
         """Give restic all of a file; it makes a snapshot only when it was told that this is the end."""

@@ -120,6 +120,7 @@ class Running:
         if self._feed is not None:
             self._feed.settimeout(0.0)
         self._moved, self._since = 0, link.clock.monotonic()
+        self._looked = self._since
         self._ended = False
 
     def __enter__(self) -> Self:
@@ -200,10 +201,12 @@ class Running:
 
     def _watch(self) -> None:
         """End it when it has done nothing for too long."""
-        now, moved = self._link.clock.monotonic(), self._child.moved
+        now = self._link.clock.monotonic()
+        if now - self._looked < _NAP:
+            return
+        self._looked, moved = now, self._child.moved
         if moved - self._moved >= _SIGN:
-            if now - self._since >= _NAP:
-                self._tick()
+            self._tick()
             self._moved, self._since = moved, now
         elif now - self._since > self._link.timeout and self._child.running:
             self._child.kill()

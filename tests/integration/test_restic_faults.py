@@ -17,6 +17,8 @@ import pytest
 
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.stores.factory import open_store
+from nanumpay_backupd.stores.restic_link import Restic
+from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.restic import PASSWORD, Repository
 from tests.servers.s3 import S3Server, start_s3
@@ -24,7 +26,7 @@ from tests.servers.s3 import S3Server, start_s3
 pytestmark = pytest.mark.servers
 
 KEY: Final = "nanumpay-backup-2026-11-21T02-00-00.tar"
-LARGE: Final = Random(37).randbytes(40 << 20)
+LARGE: Final = Random(37).randbytes(28 << 20)
 _PUT: Final = """
 import os, sys
 from pathlib import Path
@@ -37,7 +39,7 @@ moved = 0
 def progress(count):
     global moved
     moved += count
-    if moved > 20 << 20:
+    if moved > 12 << 20:
         os.kill(os.getpid(), 9)
 
 place = ResticDestination(name="vault", repository=sys.argv[1], password=Secret(sys.argv[2]))
@@ -159,9 +161,25 @@ def test_our_own_death_makes_no_snapshot_of_a_part(repository: Repository, tmp_p
     assert repository.snapshots() == before == []
 
 
+def test_only_what_was_said_to_be_the_end_is_one(repository: Repository) -> None:
+    """When our side of what restic reads is gone, it goes on waiting: that is what the kernel does when we die."""
+    link = Restic(repository.destination(), SystemClock())
+    with link.start(["backup", "--stdin", f"--stdin-filename=/{KEY}"], "storing", fed=True) as running:
+        running.write(LARGE)
+        assert running._feed is not None
+        running._feed.close()
+        assert running._child.wait(1.5) is None
+        assert repository.snapshots() == []
+    with link.start(["backup", "--stdin", f"--stdin-filename=/{KEY}"], "storing", fed=True) as running:
+        running.write(LARGE)
+        running.end_input()
+        running.finish()
+    assert len(repository.snapshots()) == 1
+
+
 def test_a_lock_of_the_living_is_waited_for_and_told(repository: Repository, tmp_path: Path) -> None:
     """While somebody backs up, nothing can be deleted; others may store, list and read; then it can."""
-    place = repository.destination(timeout=2.0)
+    place = repository.destination(timeout=1.0)
     environment = {"PATH": os.environ["PATH"], "RESTIC_REPOSITORY": repository.name, "RESTIC_PASSWORD": PASSWORD}
     argv = ["restic", "--no-cache", "backup", "--stdin", "--quiet"]
     with open_store(place) as store:
@@ -184,7 +202,7 @@ def test_a_lock_of_the_living_is_waited_for_and_told(repository: Repository, tmp
 
 def test_a_damaged_pack_is_found(repository: Repository, tmp_path: Path) -> None:
     """What lies damaged in the repository is told as damage, by reading it and by the check."""
-    with open_store(repository.destination(check_percent=100, timeout=3.0)) as store:
+    with open_store(repository.destination(check_percent=100, timeout=2.0)) as store:
         store.put(KEY, _large(tmp_path))
         store.check(lambda: None)
         pack = repository.packs()[0]
@@ -220,7 +238,7 @@ def test_a_server_that_falls_silent(master: Repository, tmp_path: Path) -> None:
     path = _large(tmp_path)
     with start_s3(tmp_path) as server:
         repository = _bucket(master, server)
-        with open_store(repository.destination(timeout=3.0)) as store:
+        with open_store(repository.destination(timeout=2.0)) as store:
             (pid,) = (int(one.name) for one in Path("/proc").glob("[0-9]*") if _serves(one, server.root))
             frozen = threading.Event()
             moved = 0
@@ -228,7 +246,7 @@ def test_a_server_that_falls_silent(master: Repository, tmp_path: Path) -> None:
             def freeze(count: int) -> None:
                 nonlocal moved
                 moved += count
-                if moved > 24 << 20 and not frozen.is_set():
+                if moved > 12 << 20 and not frozen.is_set():
                     frozen.set()
                     os.kill(pid, signal.SIGSTOP)
 

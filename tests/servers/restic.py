@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
+import functools
 import hashlib
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +36,11 @@ class Repository:
     login: dict[str, Any] = field(default_factory=dict)
 
     def create(self) -> None:
-        """Make it, and make its password cheap to try."""
+        """Make it out of the one that is made once for all, whose password is cheap to try."""
+        _template().twin(self.folder)
+
+    def init(self) -> None:
+        """Make it by restic itself, and its password cheap."""
         self.run("init")
         (path,) = (self.folder / "keys").iterdir()
         data = _cheapened(json.loads(path.read_bytes()), PASSWORD.encode())
@@ -89,6 +96,15 @@ class Repository:
             **self.login,
         }
         return ResticDestination(**{**settings, **changes})
+
+
+@functools.cache
+def _template() -> Repository:
+    folder = Path(tempfile.mkdtemp(prefix="restic-")) / "vault"
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    made = Repository(str(folder), folder)
+    made.init()
+    return made
 
 
 def _cheapened(key: dict[str, Any], password: bytes) -> bytes:
