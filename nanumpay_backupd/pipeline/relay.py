@@ -15,7 +15,7 @@ from typing import Final
 
 from nanumpay_backupd.errors import BackupdError, LimitError, SpaceError, StoreError, VerifyError
 from nanumpay_backupd.model import Artifact, Backup, Copy, CopyState
-from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
+from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, sealed_by
 from nanumpay_backupd.pipeline.report import Recorder
 from nanumpay_backupd.pipeline.transfers import Transfer, carry
 from nanumpay_backupd.settings.schema import Destination, JobSpec
@@ -33,11 +33,12 @@ _MOST: Final = 1 << 26
 """Bytes that a manifest may have: one of ten thousand collections has 3 MiB."""
 
 
-def relays(backup: Backup, job: JobSpec) -> list[Copy]:
+def relays(backup: Backup, job: JobSpec, *, as_it_is: bool = False) -> list[Copy]:
     """Return the copies at the job's places that a further one can be made of, the best first.
 
     That is the file that most destinations have, rather than one that was encrypted anew for a single place; and what
-    is proven.
+    is proven. ``as_it_is``: it is sent on without a change, so not what is readable only at a place that encrypts by
+    itself, where the job encrypts.
     """
     if backup.manifest is None:
         return []
@@ -45,6 +46,9 @@ def relays(backup: Backup, job: JobSpec) -> list[Copy]:
     known = {destination.name for destination in job.destinations}
     good = [copy for copy in backup.copies if copy.state in _PRESENT and copy.destination in known]
     whole = [copy for copy in good if backup.manifest.at(copy.key).artifact.name == copy.key]
+    if as_it_is and job.encryption.on:
+        bare = {destination.name for destination in job.destinations if destination.wants_plain}
+        whole = [copy for copy in whole if copy.destination not in bare or sealed_by(copy.key)]
     return sorted(whole, key=lambda copy: (copy.key != name, _PRESENT.index(copy.state)))
 
 

@@ -135,7 +135,8 @@ class Properties(msgspec.Struct, frozen=True):
     uploads). ``forgets``: what is left there the place itself removes within some days, and nobody can before, so that
     `Store.sweep` has nothing to do. ``replaces_at_once``: while an object is replaced there is always the old or the
     new one under its name; else there is none for a moment. ``tells_room``: `Store.room` knows, if the server is one
-    that tells.
+    that tells. ``checks_itself``: `Store.check` looks over
+    all objects at once, for less than reading each takes.
     """
 
     ranged_get: bool = True
@@ -146,6 +147,7 @@ class Properties(msgspec.Struct, frozen=True):
     forgets: bool = False
     replaces_at_once: bool = True
     tells_room: bool = False
+    checks_itself: bool = False
 
 
 class Keeping(msgspec.Struct, frozen=True):
@@ -274,6 +276,9 @@ class Store(ABC):
     - ``object-missing``: the named object does not exist (get only);
     - ``object-locked``: the place does not let it go yet (`errors.LockedError`; `delete` and `must_be_free` only);
     - ``extra-missing``: the driver's library is not installed (raised by `factory.open_store`, before anything else);
+    - ``object-damaged``: the place itself says that what it holds is damaged (`get`, `check`);
+    - ``destination-busy`` (retryable): others work there who must not be disturbed;
+    - ``tool-missing``: the program that the driver runs is not installed;
     - ``destination-failed`` (retryable): anything else.
 
     Messages name the place (host, bucket, folder) and never a secret; what a server answered in words is part of them.
@@ -368,6 +373,13 @@ class Store(ABC):
         ``key`` is of no object, and may be used to try rights out; nothing of it stays.
         """
         return ()
+
+    def check(self, tick: Callable[[], None]) -> None:  # noqa: B027 - most places keep each object by itself
+        """Let the place compare all that it holds with what it should (``Properties.checks_itself``).
+
+        ``tick`` is called now and then, and may raise. Raises StoreError (``object-damaged``) where something is wrong:
+        which objects that concerns tells only a `get` of each.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -14,6 +14,7 @@ from nanumpay_backupd.settings.destinations import (
     FtpDestination,
     GcsDestination,
     LocalDestination,
+    ResticDestination,
     S3Destination,
     SftpDestination,
     WebdavDestination,
@@ -51,7 +52,11 @@ def open_store(
     to the destination's ``bandwidth``, unless there is a ``hurry``. ``notes`` are those of its unfinished uploads.
     """
     throttle = None
-    if destination.bandwidth and not hurry:
+    if isinstance(destination, ResticDestination):
+        # What goes over the line is not what is given to restic: it keeps to the rate itself.
+        if hurry:
+            destination = msgspec.structs.replace(destination, bandwidth=0)
+    elif destination.bandwidth and not hurry:
         throttle = Throttle(destination.bandwidth, clock or SystemClock(), cancelled or (lambda: False))
     store = _driver(destination, clock, throttle, notes)
     if throttle is not None:
@@ -93,6 +98,10 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
             from nanumpay_backupd.stores.webdav import WebdavStore
 
             return WebdavStore(destination)
+        case ResticDestination():
+            from nanumpay_backupd.stores.restic import ResticStore
+
+            return ResticStore(destination, clock)
         case LocalDestination():
             from nanumpay_backupd.stores.local import LocalStore
 

@@ -60,9 +60,21 @@ def _content(store: Store, key: str = KEY, offset: int = 0) -> bytes:
     return b"".join(store.get(key, offset))
 
 
+def _refuses_empty(place: Place, folder: Path, before: frozenset[str] | set[str] = frozenset()) -> None:
+    """Something empty is refused for good, and what was there stays."""
+    with pytest.raises(StoreError) as caught:
+        place.store.put(KEY, _file(folder, b""))
+    assert (caught.value.code, caught.value.retryable) == ("destination-failed", False)
+    assert "empty" in caught.value.message
+    assert place.names() == before
+
+
 @pytest.mark.parametrize("data", [LARGE, SMALL, b"x", b""], ids=["large", "small", "one-byte", "empty"])
 def test_what_was_put_is_what_is_got(place: Place, tmp_path: Path, data: bytes) -> None:
     """An object of any size comes back as it was, is on the server as it was, and its size is confirmed."""
+    if not (data or place.participant.takes_empty):
+        _refuses_empty(place, tmp_path)
+        return
     result = place.store.put(KEY, _file(tmp_path, data))
     assert result.size == len(data)
     assert result.proven is place.store.properties.proves_content
@@ -97,15 +109,21 @@ def test_progress_counts_every_byte_once(place: Place, tmp_path: Path) -> None:
 def test_put_replaces_the_whole_object(place: Place, tmp_path: Path, second: bytes) -> None:
     """After a second put under the same name there is the second content and nothing of the first."""
     place.store.put(KEY, _file(tmp_path, SMALL))
+    if not (second or place.participant.takes_empty):
+        _refuses_empty(place, tmp_path, before={KEY})
+        return
     place.store.put(KEY, _file(tmp_path, second))
     assert _content(place.store) == second
     assert place.names() == {KEY}
 
 
 @pytest.mark.parametrize("data", [b'{"format":1}', b"", SMALL], ids=["manifest", "empty", "larger"])
-def test_put_bytes_stores_what_is_in_memory(place: Place, data: bytes) -> None:
+def test_put_bytes_stores_what_is_in_memory(place: Place, tmp_path: Path, data: bytes) -> None:
     """A small object given as bytes is stored, confirmed and replaced like a file."""
     place.store.put_bytes(KEY, b"before")
+    if not (data or place.participant.takes_empty):
+        _refuses_empty(place, tmp_path, before={KEY})
+        return
     result = place.store.put_bytes(KEY, data)
     assert (result.size, result.proven) == (len(data), place.store.properties.proves_content)
     assert _content(place.store) == data
@@ -238,10 +256,11 @@ def test_list_shows_objects_of_the_root_only(place: Place) -> None:
 
 def test_list_is_complete_beyond_one_page(place: Place) -> None:
     """All of 1,100 objects are listed, each once (S3 gives 1,000 at a time)."""
+    many = place.participant.many
     place.store.put_bytes("object-0000", b"x")
-    place.plant({f"object-{number:04}": b"x" for number in range(1, 1100)})
+    place.plant({f"object-{number:04}": b"x" for number in range(1, many)})
     names = [info.key for info in place.store.list()]
-    assert sorted(names) == [f"object-{number:04}" for number in range(1100)]
+    assert sorted(names) == [f"object-{number:04}" for number in range(many)]
 
 
 def test_stores_of_different_roots_do_not_see_each_other(place: Place) -> None:

@@ -54,6 +54,11 @@ class Participant(ABC):
     """How the names begin of what the server itself leaves lying when it is killed."""
     tls: ClassVar[bool] | bool = False
     """Its connections are by TLS, with the certificate that it was given."""
+    many: ClassVar[int] = 1100
+    """So many objects are more than it gives at a time, or as many as can be planted there in a second or two."""
+
+    takes_empty: ClassVar[bool] = True
+    """Whether it stores an object without content; no backup is one."""
 
     @abstractmethod
     def destination(self, name: str, **changes: Any) -> Destination:
