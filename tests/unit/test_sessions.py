@@ -107,4 +107,5 @@ def test_notes_of_one_place_are_not_anothers(tmp_path: Path) -> None:
     KeptNotes(path, "a").write("one", b"x")
     KeptNotes(path, "ab").write("two", b"x")
     assert (list(KeptNotes(path, "a").keys()), list(KeptNotes(path, "ab").keys())) == (["one"], ["two"])
-    assert list(KeptNotes(Path("/nowhere/at/all/catalog.db"), "a").keys()) == []
+    (tmp_path / "file").touch()
+    assert list(KeptNotes(tmp_path / "file/catalog.db", "a").keys()) == []
