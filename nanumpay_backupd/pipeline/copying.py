@@ -215,7 +215,9 @@ class _Copying:
             if self._keys.opens(there.artifact):
                 alike = [one for one in sources if one.key == copy.key]
                 with self._recorder.stage(Stage.FETCH, total=copy.size):
-                    path, _ = relay(backup, alike, self._job, self._layout, self._open_store, self._recorder.progress)
+                    path, _ = relay(
+                        backup, alike, self._job, self._layout, self._open_store, self._recorder, counted=True
+                    )
                 try:
                     return self._seal(backup, there, path)
                 finally:

@@ -79,7 +79,7 @@ def relayed(
     # What waits since an earlier try was compared when it came.
     if not path.exists():
         alike = [one for one in copies if one.key == copy.key]
-        path, copy = relay(backup, alike, job, layout, open_store, lambda _: recorder.alive())
+        path, copy = relay(backup, alike, job, layout, open_store, recorder)
         recorder.reporter.message("info", f"{copy.key} was brought from {copy.destination}, for other destinations")
     if manifest.artifact.encryption == "none":
         return Parcel(path, manifest.artifact, keys.describe(manifest))

@@ -121,7 +121,7 @@ _TABLES: Final = (
     Table(
         "destination.NAME",
         S3Destination,
-        'A bucket: `type = "s3"`.',
+        'A bucket: `type = "s3"` ([destinations/s3.md](destinations/s3.md)).',
         (
             Option("bucket", _BUCKET, "The bucket.", '"my-backups"', required=True),
             Option("region", Text(), "AWS region.", '"ap-northeast-2"'),
@@ -143,7 +143,7 @@ _TABLES: Final = (
     Table(
         "destination.NAME",
         FtpDestination,
-        'A folder on an FTP server: `type = "ftp"`.',
+        'A folder on an FTP server: `type = "ftp"` ([destinations/ftp.md](destinations/ftp.md)).',
         (
             Option("host", _HOST, "The server.", '"ftp.example.com"', required=True),
             Option("port", Whole(1, 65535), "Port of the control connection.", "21"),
@@ -157,7 +157,8 @@ _TABLES: Final = (
     Table(
         "destination.NAME",
         LocalDestination,
-        'A further folder on this host, such as another disk or a mount: `type = "local"`.',
+        'A further folder on this host, such as another disk or a mount: `type = "local"` '
+        "([destinations/local.md](destinations/local.md)).",
         (
             Option("path", AbsolutePath(as_text=True), "The folder.", '"/mnt/usb/backups"', required=True),
             Option("require_mount", Flag(), "Refuse to write when nothing is mounted there.", "true"),

@@ -246,6 +246,7 @@ class GcsDestination(DestinationSettings, frozen=True, tag="gcs"):
     """
 
     extra: ClassVar[str] = "gcs"
+    environment: ClassVar[tuple[str, ...]] = ("GOOGLE_APPLICATION_CREDENTIALS",)
     bucket: str
     prefix: str = "nanumpay-backup/"
     service_account: Secret = Secret("")
@@ -280,6 +281,11 @@ class AzureDestination(DestinationSettings, frozen=True, tag="azure"):
     """
 
     extra: ClassVar[str] = "azure"
+    environment: ClassVar[tuple[str, ...]] = (
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_KEY",
+    )
     container: str
     account: str = ""
     prefix: str = "nanumpay-backup/"
@@ -325,6 +331,7 @@ class DropboxDestination(DestinationSettings, frozen=True, tag="dropbox"):
     ``chunk_size`` is a multiple of 4 MiB: so much is sent, and held in memory, at once.
     """
 
+    environment: ClassVar[tuple[str, ...]] = ("DROPBOX_APP_KEY", "DROPBOX_APP_SECRET", "DROPBOX_REFRESH_TOKEN")
     app_key: str
     path: str = "/nanumpay-backup"
     app_secret: Secret = Secret("")

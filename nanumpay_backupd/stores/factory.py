@@ -89,7 +89,7 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
 
             return FtpStore(destination, clock)
         case GcsDestination() | AzureDestination() | DropboxDestination():
-            return _cloud(destination, clock, None if throttle is None else throttle.spend)
+            return _cloud(destination, clock, None if throttle is None else throttle.spend, notes)
         case SftpDestination():
             from nanumpay_backupd.stores.sftp import SftpStore
 
@@ -112,12 +112,13 @@ def _cloud(
     destination: GcsDestination | AzureDestination | DropboxDestination,
     clock: Clock | None,
     pace: Callable[[int], None] | None,
+    notes: Notes | None,
 ) -> Store:
     match destination:
         case GcsDestination():
             from nanumpay_backupd.stores.gcs import GcsStore
 
-            return GcsStore(destination, clock, pace)
+            return GcsStore(destination, clock, pace, notes)
         case AzureDestination():
             from nanumpay_backupd.stores.azure import AzureStore
 
@@ -125,4 +126,4 @@ def _cloud(
         case DropboxDestination():
             from nanumpay_backupd.stores.dropbox import DropboxStore
 
-            return DropboxStore(destination, clock, pace)
+            return DropboxStore(destination, clock, pace, notes)

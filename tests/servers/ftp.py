@@ -6,9 +6,10 @@ import contextlib
 import os
 import pwd
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ class FtpServer:
     user: str
     certificate: Certificate | None
     passive_ports: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def destination(self, **changes: Any) -> FtpDestination:
         """Return settings that reach this server; ``changes`` replace single ones."""
@@ -152,9 +154,10 @@ def start_vsftpd(
     config.write_text("\n".join([*lines, extra, ""]), encoding="ascii")
     openssl = folder / "openssl.cnf"
     openssl.write_text(_OPENSSL.format(version=newest_tls or "TLSv1.3"), encoding="ascii")
-    with running([program, str(config)], folder / "vsftpd.out", address, port, {"OPENSSL_CONF": str(openssl)}):
+    surroundings = {"OPENSSL_CONF": str(openssl)}
+    with running([program, str(config)], folder / "vsftpd.out", address, port, surroundings) as process:
         passive = tuple(range(first, first + PASSIVE_PORTS))
-        yield FtpServer(address, port, root / "files", "/files", "anonymous", certificate, passive)
+        yield FtpServer(address, port, root / "files", "/files", "anonymous", certificate, passive, process)
 
 
 _VSFTPD: Final = """\

@@ -18,9 +18,12 @@ __all__ = ["BreakingProxy", "start_proxy"]
 class BreakingProxy:
     """What goes wrong is told by the attributes, at any time; what went through is counted."""
 
-    def __init__(self, target: str, port: int, data_ports: Sequence[int], forward_to: int) -> None:
+    def __init__(
+        self, target: str, port: int, data_ports: Sequence[int], forward_to: int, *, record: bool = True
+    ) -> None:
         self.port = port
         self._forward_to = forward_to
+        self._record = record
         self.cuts: list[int] = []
         """Bytes towards the server after which a data connection is reset; one number for each cut to come."""
         self.cut_control = False
@@ -36,6 +39,8 @@ class BreakingProxy:
         """Bytes that clients sent on data connections."""
         self.recorded = bytearray()
         """What clients sent on the main port."""
+        self.brought = 0
+        """Bytes of that, also where nothing is recorded."""
         self._target = target
         self._data_ports = tuple(data_ports)
         self._lock = threading.Lock()
@@ -94,9 +99,12 @@ class BreakingProxy:
 
     @staticmethod
     def _guard(move: object, source: socket.socket, sink: socket.socket) -> None:
-        # A connection that breaks under us is what this is about.
-        with contextlib.suppress(OSError):
+        try:
             move(source, sink)  # type: ignore[operator]  # one of the methods below
+        except OSError:
+            # What breaks on one side is broken on the other; else a server would send to nobody for ever.
+            _reset(source)
+            _reset(sink)
 
     def _send_data(self, client: socket.socket, server: socket.socket) -> None:
         moved = 0
@@ -138,7 +146,10 @@ class BreakingProxy:
     def _send_control(self, client: socket.socket, server: socket.socket) -> None:
         moved = 0
         while chunk := client.recv(16384):
-            self.recorded += chunk
+            with self._lock:
+                self.brought += len(chunk)
+            if self._record:
+                self.recorded += chunk
             moved += len(chunk)
             if self.refuse_after is not None and moved >= self.refuse_after:
                 _reset(client)
@@ -165,10 +176,15 @@ class BreakingProxy:
 
 @contextlib.contextmanager
 def start_proxy(
-    target: str, port: int, data_ports: Sequence[int] = (), *, forward_to: int | None = None
+    target: str,
+    port: int,
+    data_ports: Sequence[int] = (),
+    *,
+    forward_to: int | None = None,
+    record: bool = True,
 ) -> Iterator[BreakingProxy]:
     """Stand between clients on 127.0.0.1 and the server at ``target``; same ports, or ``forward_to`` for the first."""
-    proxy = BreakingProxy(target, port, data_ports, forward_to or port)
+    proxy = BreakingProxy(target, port, data_ports, forward_to or port, record=record)
     try:
         proxy.start()
         yield proxy

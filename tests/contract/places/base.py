@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nanumpay_backupd.settings.schema import Destination
-from nanumpay_backupd.stores.base import Keeping, Store
+from nanumpay_backupd.stores.base import Keeping, Notes, Store
 
 __all__ = ["DiskParticipant", "Participant", "Place"]
 
@@ -101,6 +101,8 @@ class Place:
     store: Store
     participant: Participant
     name: str
+    notes: Notes
+    """What the store notes of its unfinished uploads."""
 
     def destination(self, **changes: Any) -> Destination:
         """Return its settings; keyword arguments change single ones."""
