@@ -19,13 +19,11 @@ from nanumpay_backupd.settings.destinations import (
     DestinationSettings,
     DropboxDestination,
     GcsDestination,
-    ResticDestination,
-    has_login,
 )
 from nanumpay_backupd.settings.kinds import Flag, Place
 from nanumpay_backupd.settings.options import DESTINATIONS
 from nanumpay_backupd.settings.problems import Mismatch
-from nanumpay_backupd.settings.restic_kinds import Repository
+from nanumpay_backupd.settings.restic_place import RESTIC, read_repository
 from nanumpay_backupd.settings.schema import (
     Destination,
     FtpDestination,
@@ -59,7 +57,6 @@ SFTP_PASSWORD, SFTP_KEY_FILE, SFTP_PASSPHRASE, WEBDAV_PASSWORD = (
     "NANUMPAY_SFTP_PASSPHRASE",
     "NANUMPAY_WEBDAV_PASSWORD",
 )
-RESTIC_REST_USERNAME, RESTIC_REST_PASSWORD = "RESTIC_REST_USERNAME", "RESTIC_REST_PASSWORD"
 """The same of others; the key is named by its file, which nobody else may read."""
 AZURE_CONNECTION, AZURE_SAS, AZURE_KEY = (
     "AZURE_STORAGE_CONNECTION_STRING",
@@ -69,9 +66,6 @@ AZURE_CONNECTION, AZURE_SAS, AZURE_KEY = (
 """Variables that Azure's own tools know; the first that is set counts. None: the host's identity."""
 DROPBOX_LOGIN: Final = ("DROPBOX_APP_KEY", "DROPBOX_APP_SECRET", "DROPBOX_REFRESH_TOKEN")
 """The variables with an app's key, its secret (none for PKCE), and the refresh token."""
-_RESTIC: Final = "restic:"
-_RESTIC_LOGINS: Final = ("AWS_", "AZURE_", "GOOGLE_", "B2_", "OS_", "ST_", "RCLONE_", "SSH_AUTH_SOCK")
-"""What the names of the variables begin with that restic and rclone know logins by."""
 _AWS_SECRETS: Final = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|dropbox:(?=/|\?|$)", re.IGNORECASE)
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
@@ -89,7 +83,6 @@ _SAYABLE: Final = {
     "gcs": ("endpoint_url", "ca_file", "timeout"),
     "azure": ("endpoint_url", "client_id", "ca_file", "timeout"),
     "dropbox": ("endpoint_url", "ca_file", "timeout"),
-    "restic": ("path", "program", "cache", "ca_file", "timeout"),
 }
 """What may stand behind the question mark: keys of the host file that matter to a reader and can hold no secret."""
 _EXAMPLES: Final = (
@@ -107,8 +100,8 @@ def read_place(word: str, host: HostConfig, environ: Mapping[str, str]) -> Desti
     """
     if re.search(r"[\x00-\x1f\x7f]", unquote(word)):
         raise ConfigError("the place has a control character in it", hint=_EXAMPLES)
-    if word.startswith(_RESTIC):
-        return _restic(word.removeprefix(_RESTIC), environ)
+    if word.startswith(RESTIC):
+        return read_repository(word, environ)
     if not _URL.match(word):
         return _folder_or_name(word, host)
     scheme = word.partition(":")[0].lower()
@@ -306,37 +299,6 @@ def _check_name(kind: str, key: str, text: str) -> None:
 def _as_prefix(path: str) -> str:
     prefix = unquote(path.lstrip("/"))
     return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
-
-
-def _restic(word: str, environ: Mapping[str, str]) -> ResticDestination:
-    """Read what restic itself would take, and perhaps ``?path=/folder``; its secrets by the variables of restic."""
-    repository, _, query = word.partition("?")
-    if has_login(repository):
-        raise ConfigError(
-            "the place restic:… has a login in it, which could be read by everyone on this host",
-            hint=f"write the address without it; set {RESTIC_REST_USERNAME} and {RESTIC_REST_PASSWORD}",
-        )
-    try:
-        Repository().parse(repository, Place("repository"))
-    except Mismatch:
-        raise ConfigError(
-            "the place restic:… names no repository", hint="write restic:/srv/repository, restic:s3:https://HOST/BUCKET"
-        ) from None
-    file, password = environ.get("RESTIC_PASSWORD_FILE", ""), environ.get("RESTIC_PASSWORD", "")
-    if not (file or password):
-        raise ConfigError(
-            f"there is no password for the repository {repository}", hint="set RESTIC_PASSWORD or RESTIC_PASSWORD_FILE"
-        )
-    more = _more(SplitResult("restic", "", repository, query, ""), "restic")
-    return ResticDestination(
-        name=f"{_RESTIC}{repository}",
-        repository=repository,
-        password=Secret(password) if password else read_secret({"file": file}, "RESTIC_PASSWORD_FILE"),
-        rest_username=environ.get(RESTIC_REST_USERNAME, ""),
-        rest_password=Secret(environ.get(RESTIC_REST_PASSWORD, "")),
-        variables=tuple((name, Secret(text)) for name, text in environ.items() if name.startswith(_RESTIC_LOGINS)),
-        **more,
-    )
 
 
 def _login(parts: SplitResult, usual: int, variable: str) -> tuple[str, str, int]:

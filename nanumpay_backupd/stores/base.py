@@ -135,8 +135,7 @@ class Properties(msgspec.Struct, frozen=True):
     uploads). ``forgets``: what is left there the place itself removes within some days, and nobody can before, so that
     `Store.sweep` has nothing to do. ``replaces_at_once``: while an object is replaced there is always the old or the
     new one under its name; else there is none for a moment. ``tells_room``: `Store.room` knows, if the server is one
-    that tells. ``checks_itself``: `Store.check` looks over
-    all objects at once, for less than reading each takes.
+    that tells. ``checks_itself``: `Store.check` looks over all objects at once, for less than reading each takes.
     """
 
     ranged_get: bool = True

@@ -8,14 +8,20 @@ import msgspec
 import pytest
 
 from nanumpay_backupd.errors import ConfigError
+from nanumpay_backupd.model import Artifact
+from nanumpay_backupd.pipeline.keyring import Keyring
+from nanumpay_backupd.pipeline.layout import parse_artifact
+from nanumpay_backupd.pipeline.plain import stored_plain
 from nanumpay_backupd.settings.destinations import ResticDestination
 from nanumpay_backupd.settings.kinds import Place
+from nanumpay_backupd.settings.merge import _encryption_warnings
 from nanumpay_backupd.settings.natures import standing_of
 from nanumpay_backupd.settings.place import read_place
 from nanumpay_backupd.settings.problems import Mismatch
 from nanumpay_backupd.settings.restic_kinds import Variables, Words
-from nanumpay_backupd.settings.schema import HostConfig, decode_hook, encode_hook, to_public
+from nanumpay_backupd.settings.schema import HostConfig, JobEncryption, decode_hook, encode_hook, to_public
 from nanumpay_backupd.system.secrets import Secret
+from tests.workbench import NOW, manifest_of
 
 SECRET = "geheim-repository-7"
 
@@ -127,3 +133,40 @@ def test_its_secrets_reach_the_worker_and_nobody_else() -> None:
     sent = msgspec.json.encode(place, enc_hook=encode_hook)
     assert msgspec.json.decode(sent, type=ResticDestination, dec_hook=decode_hook) == place
     assert SECRET not in f"{place!r} {to_public(place)}"
+
+
+@pytest.mark.parametrize(
+    "changes,warned",
+    [
+        ({}, False),
+        ({"method": "age", "scope": "all", "recipients": ("age1x",)}, True),
+        ({"method": "age", "scope": "all", "recipients": ("age1x",), "decrypt_with": (Secret("key"),)}, False),
+        ({"method": "age", "scope": "remote", "recipients": ("age1x",)}, False),
+        ({"method": "openpgp", "scope": "all", "passphrase": Secret("long enough")}, False),
+    ],
+)
+def test_it_is_told_where_nothing_is_shared(changes: dict[str, Any], warned: bool) -> None:
+    """Only what is encrypted before, to keys that are not here, takes its full room each time; that is said."""
+    told = _encryption_warnings(JobEncryption(**changes), (restic("/srv/restic"),), of_application=False)
+    assert any("vault has nothing in common" in text for text in told) is warned
+
+
+@pytest.mark.parametrize(
+    "name,compression,stored",
+    [
+        ("nanumpay-backup-2026-11-21T02-00-00.tar.gz", "gzip", "nanumpay-backup-2026-11-21T02-00-00.tar"),
+        ("nanumpay-backup-2026-11-21T02-00-00.tar", "none", "nanumpay-backup-2026-11-21T02-00-00.tar"),
+        ("nanumpay-slice-2026-11-21T02-00-00.bson.zst", "zstd", "nanumpay-slice-2026-11-21T02-00-00.bson.zst"),
+        ("site-slice-2026-11-21T02-00-00.tar.gz", "gzip", "site-slice-2026-11-21T02-00-00.tar"),
+        ("shop-collection-2026-11-21T02-00-00.tar.gz", "gzip", "shop-collection-2026-11-21T02-00-00.tar"),
+    ],
+)
+def test_names_of_what_goes_in_are_names_of_ours(name: str, compression: str, stored: str) -> None:
+    """Without its compression an artifact has a name that a rebuild knows again, of the same backup."""
+    artifact = Artifact(name=name, size=10, sha256="", compression=compression, level=2, raw_bytes=99)
+    manifest = msgspec.structs.replace(manifest_of(b"", NOW), artifact=artifact)
+    with Keyring() as keys:
+        assert stored_plain(manifest, keys) == (stored, 10 if stored == name else 99)
+    before, after = parse_artifact(name), parse_artifact(stored)
+    assert before is not None
+    assert after == before
