@@ -120,6 +120,13 @@ class S3Store(Store):
                     return
                 raise
         body = answer["Body"]
+        if "ETag" not in answer:  # every S3 server tells it with an object's content
+            body.close()
+            raise store_error(
+                "destination-failed",
+                f"destination {self.name!r}: {doing} failed at {self._place}: what answers is no S3 server",
+                "does a login page of the network, or a proxy, answer in its place? check endpoint_url",
+            )
         # A server may ignore Range, which is its right (RFC 9110, 14.2); then Content-Range is missing.
         skip = offset if offset and not answer.get("ContentRange") else 0
         with contextlib.closing(body):
