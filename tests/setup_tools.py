@@ -56,6 +56,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "man": "man-db",
     "mandoc": "mandoc",
     "openssl": "openssl",
+    "restic": "restic",
     "socat": "socat",
     "sqlite3": "sqlite3",
     "ssh-keygen": "openssh-client",

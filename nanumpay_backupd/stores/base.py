@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -27,8 +27,10 @@ __all__ = [
     "Resumed",
     "ShortNotes",
     "Store",
+    "aside_name",
     "check_key",
     "is_hidden",
+    "left_behind",
     "part_key",
     "part_name",
     "store_error",
@@ -70,6 +72,9 @@ class Notes(Protocol):
     def write(self, key: str, note: bytes | None) -> None:
         """Keep a note in the place of the one before; None: forget it."""
 
+    def keys(self) -> Iterable[str]:
+        """Return the keys of which there is a note, for `Store.sweep`."""
+
 
 class ShortNotes:
     """Notes that live as long as this object: for stores that nobody gave others."""
@@ -87,6 +92,10 @@ class ShortNotes:
             self._notes.pop(key, None)
         else:
             self._notes[key] = note
+
+    def keys(self) -> Iterable[str]:
+        """Return the keys of which there is a note."""
+        return tuple(self._notes)
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
@@ -122,17 +131,23 @@ class Properties(msgspec.Struct, frozen=True):
     ``ranged_get``: a get from an offset, or of a length, moves about that much, and not the whole object.
     ``proves_content``: puts are ``proven``. ``tells_checksum``: `Store.stat` has a ``checksum`` of every object.
     ``resumes_put``: a put goes on with what an earlier one of the same key and content left, also one of a process that
-    was killed. ``replaces_at_once``: while an object is replaced there is always the old or the new one under its name;
-    else there is none for a moment. ``tells_room``: `Store.room` knows, if the server is one
-    that tells.
+    was killed; where it ``needs_notes``, by those of the earlier one alone (the place tells nobody of its unfinished
+    uploads). ``forgets``: what is left there the place itself removes within some days, and nobody can before, so that
+    `Store.sweep` has nothing to do. ``replaces_at_once``: while an object is replaced there is always the old or the
+    new one under its name; else there is none for a moment. ``tells_room``: `Store.room` knows, if the server is one
+    that tells. ``checks_itself``: `Store.check` looks over
+    all objects at once, for less than reading each takes.
     """
 
     ranged_get: bool = True
     proves_content: bool = False
     tells_checksum: bool = False
     resumes_put: bool = False
+    needs_notes: bool = False
+    forgets: bool = False
     replaces_at_once: bool = True
     tells_room: bool = False
+    checks_itself: bool = False
 
 
 class Keeping(msgspec.Struct, frozen=True):
@@ -198,6 +213,22 @@ def part_key(name: str) -> str | None:
     return key if name == part_name(key) and _KEY.fullmatch(key) else None
 
 
+def aside_name(key: str) -> str:
+    """Return the name of an object that steps aside where a file cannot be renamed onto another."""
+    return f".{key}.old"
+
+
+def left_behind(names: Iterable[str]) -> dict[str, str]:
+    """Return what of a folder's files may be left of puts that were broken off, with the key that each is of.
+
+    Those are unfinished uploads, and objects that stepped aside for another, once that one is there.
+    """
+    all_of_them = set(names)
+    parts = {name: key for name in all_of_them if (key := part_key(name)) is not None}
+    aside = {aside_name(key): key for key in all_of_them if not is_hidden(key)}
+    return parts | {name: key for name, key in aside.items() if name in all_of_them}
+
+
 def worth_keeping(error: BaseException) -> bool:
     """Tell whether a put that ended so may be gone on with: not where there is no room, or nothing to read here."""
     return (
@@ -245,6 +276,9 @@ class Store(ABC):
     - ``object-missing``: the named object does not exist (get only);
     - ``object-locked``: the place does not let it go yet (`errors.LockedError`; `delete` and `must_be_free` only);
     - ``extra-missing``: the driver's library is not installed (raised by `factory.open_store`, before anything else);
+    - ``object-damaged``: the place itself says that what it holds is damaged (`get`, `check`);
+    - ``destination-busy`` (retryable): others work there who must not be disturbed;
+    - ``tool-missing``: the program that the driver runs is not installed;
     - ``destination-failed`` (retryable): anything else.
 
     Messages name the place (host, bucket, folder) and never a secret; what a server answered in words is part of them.
@@ -339,6 +373,13 @@ class Store(ABC):
         ``key`` is of no object, and may be used to try rights out; nothing of it stays.
         """
         return ()
+
+    def check(self, tick: Callable[[], None]) -> None:  # noqa: B027 - most places keep each object by itself
+        """Let the place compare all that it holds with what it should (``Properties.checks_itself``).
+
+        ``tick`` is called now and then, and may raise. Raises StoreError (``object-damaged``) where something is wrong:
+        which objects that concerns tells only a `get` of each.
+        """
 
     @abstractmethod
     def close(self) -> None:

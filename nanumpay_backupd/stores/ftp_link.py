@@ -81,7 +81,9 @@ def classify_reply(reply: str, phase: Phase = "session") -> tuple[str, str, bool
         return "destination-auth", _LOGIN_HINT, None
     if number in REFUSED:
         return "destination-denied", _RIGHTS_HINT, None
-    return "destination-failed", "see the FTP server's own log", number.startswith("4")
+    # vsftpd's last word before the process of a session ends; while logging in it is about its configuration.
+    died = phase == "session" and reply.startswith("500 OOPS")
+    return "destination-failed", "see the FTP server's own log", died or number.startswith("4")
 
 
 class FtpLink:

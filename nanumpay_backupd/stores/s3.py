@@ -7,6 +7,7 @@ import io
 import os
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -34,7 +35,7 @@ from nanumpay_backupd.stores.base import (
     store_error,
     unreadable_source,
 )
-from nanumpay_backupd.stores.s3_content import Digest, FileSource, Paced, is_md5, judge_etag
+from nanumpay_backupd.stores.s3_content import Digest, FileSource, Paced, WholeDigest, is_md5, judge_etag
 from nanumpay_backupd.stores.s3_errors import classify, error_code, http_status, reason
 from nanumpay_backupd.stores.s3_parts import Parts, Sent, abort_older
 from nanumpay_backupd.stores.s3_survey import RIGHTS, Survey
@@ -45,6 +46,8 @@ from nanumpay_backupd.system.secrets import redact
 __all__ = ["S3Store"]
 
 _CONNECT_TIMEOUT: Final = 10.0
+_QUICK: Final = 0.2
+"""Seconds in which a server answers that has to look nothing up but what it keeps."""
 _LOCK_SLACK: Final = timedelta(hours=1)
 """By so much a lock may end early: for the time that an upload takes."""
 
@@ -93,10 +96,11 @@ class S3Store(Store):
                 data = source.read(0, source.size)
                 digest = self._put_whole(target, data)
                 report(len(data))
-                return self._confirm(target, source.size, (digest.raw,), source.md5)
+                return self._confirm(target, source.size, (digest.raw,), digest.hex)
             sent = self._put_parts(key, source, report)
             self._notes.write(key, None)
-            result = self._confirm(target, source.size, sent.digests, source.md5)
+            whole = WholeDigest(source)
+            result = self._confirm(target, source.size, sent.digests, whole.hex, whole.go_on)
             return msgspec.structs.replace(result, resumed=sent.resumed)
         finally:
             os.close(fd)
@@ -335,11 +339,24 @@ class S3Store(Store):
         """Return what a request carries, held back where there is a pace."""
         return data if self._pace is None else Paced(data, self._pace)
 
-    def _confirm(self, target: str, size: int, parts: Sequence[bytes], whole: Callable[[], str]) -> PutResult:
-        """Compare what the server holds with what was sent: the size always, the checksum where it tells one."""
+    def _confirm(
+        self,
+        target: str,
+        size: int,
+        parts: Sequence[bytes],
+        whole: Callable[[], str],
+        meanwhile: Callable[[Callable[[], bool]], None] | None = None,
+    ) -> PutResult:
+        """Compare what the server holds with what was sent: the size always, the checksum where it tells one.
+
+        A server that takes its time to answer may be working a checksum of the whole out: ``meanwhile`` does so too.
+        """
         key = self._short(target)
-        with self._faults(f"looking at {key}"):
-            head = self._connect().head_object(Bucket=self._bucket, Key=target)
+        with self._faults(f"looking at {key}"), ThreadPoolExecutor(1, thread_name_prefix="s3-head") as pool:
+            asked = pool.submit(self._connect().head_object, Bucket=self._bucket, Key=target)
+            if meanwhile is not None and wait((asked,), timeout=_QUICK).not_done:
+                meanwhile(asked.done)
+            head = asked.result()
         # With KMS the ETag looks like an MD5, but is not one (AWS, API_Object).
         opaque = str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
         verdict = None if opaque else judge_etag(head.get("ETag", ""), parts, whole)

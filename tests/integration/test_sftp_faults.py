@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import asyncssh
 import pytest
 
 from nanumpay_backupd.errors import StoreError
@@ -182,6 +187,57 @@ def test_the_samples_of_a_part_lie_within_it() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ rights, room
+
+
+class _Losing(asyncssh.SFTPServer):
+    """A server on which a renamed file is shorter."""
+
+    def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
+        super().posix_rename(oldpath, newpath)
+        where = self.map_path(newpath)
+        os.truncate(where, os.stat(where).st_size - 1)
+
+
+@contextlib.contextmanager
+def losing_server(folder: Path) -> Iterator[int]:
+    """Run such a server, which knows anybody, in a thread; gives its port, and takes ``folder`` as its root."""
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> int:
+        listener = await asyncssh.create_server(
+            _Open,
+            "127.0.0.1",
+            server_host_keys=[str(folder.parent / "host")],
+            sftp_factory=lambda chan: _Losing(chan, chroot=str(folder).encode()),
+        )
+        return listener.get_port()
+
+    started = loop.create_task(serve())
+    port = loop.run_until_complete(asyncio.wait_for(started, 20))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield port
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+class _Open(asyncssh.SSHServer):
+    def begin_auth(self, username: str) -> bool:
+        return False
+
+
+def test_what_is_damaged_under_its_name_is_deleted(server: SshServer, source: Path, tmp_path: Path) -> None:
+    """An object that is found to be another size at the end is destination-mismatch, and does not pass for a backup."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    shutil.copy(server.keys / "host", tmp_path / "host")
+    with losing_server(folder) as port, open_store(server.destination(port=port, path="/")) as store:
+        error = _fails(lambda: store.put(KEY, source))
+    assert (error.code, error.retryable) == ("destination-mismatch", True)
+    assert "was deleted there" in error.hint
+    assert list(folder.iterdir()) == []
 
 
 def test_a_server_without_extensions_serves_too(tmp_path: Path) -> None:

@@ -267,6 +267,26 @@ class _Stubborn(_NoOverwrite):
     stubborn = True
 
 
+class _Losing(AbstractedFS):
+    """A disk on which a renamed file is shorter."""
+
+    def rename(self, src: str, dst: str) -> None:
+        super().rename(src, dst)
+        os.truncate(dst, os.stat(dst).st_size - 1)
+
+
+def test_what_is_damaged_under_its_name_is_deleted(source: Path, tmp_path: Path) -> None:
+    """An object that is found to be another size at the end is destination-mismatch, and does not pass for a backup."""
+    with (
+        start_pyftpdlib(tmp_path / "root", abstracted_fs=_Losing) as server,
+        open_store(server.destination()) as store,
+    ):
+        error = _fails(lambda: store.put(KEY, source))
+        assert (error.code, error.retryable) == ("destination-mismatch", True)
+        assert "was deleted there" in error.hint
+        assert _names(server.folder) == set()
+
+
 def test_a_server_that_does_not_rename_onto_files(source: Path, tmp_path: Path) -> None:
     """Where RNTO refuses to replace, the old object steps aside and the new one takes its place."""
     with (
@@ -545,11 +565,14 @@ def _before(s3: S3Server) -> Iterator[tuple[BreakingProxy, str]]:
         yield proxy, f"http://127.0.0.1:{port}"
 
 
-@pytest.mark.parametrize("size", [100, 6 * MIB], ids=["whole", "parts"])
-def test_data_damaged_on_the_way(s3: S3Server, tmp_path: Path, size: int) -> None:
-    """A byte that changes on the way is found by the server: destination-mismatch, retryable, the old object stays."""
+@pytest.mark.parametrize("sound, size", [(0, 100), (0, 6 * MIB), (20 * MIB, MIB)], ids=["whole", "parts", "last part"])
+def test_data_damaged_on_the_way(s3: S3Server, tmp_path: Path, sound: int, size: int) -> None:
+    """A byte that changes on the way is found: destination-mismatch, retryable, the old object stays.
+
+    By the server, or, once it is known to tell the checksum of each part, by what it tells.
+    """
     path = tmp_path / "zeros"
-    path.write_bytes(b"\0" * size)
+    path.write_bytes(random.Random(1).randbytes(sound) + b"\0" * size)
     with _before(s3) as (proxy, address), open_store(s3.destination(endpoint_url=address, prefix="damage")) as store:
         store.put_bytes(KEY, b"old")
         proxy.damage = b"\0" * 64

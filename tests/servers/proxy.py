@@ -19,10 +19,20 @@ __all__ = ["BreakingProxy", "start_proxy"]
 class BreakingProxy:
     """What goes wrong is told by the attributes, at any time; what went through is counted."""
 
-    def __init__(self, target: str, port: int, data_ports: Sequence[int], forward_to: int, address: str) -> None:
+    def __init__(
+        self,
+        target: str,
+        port: int,
+        data_ports: Sequence[int],
+        forward_to: int,
+        address: str = "127.0.0.1",
+        *,
+        record: bool = True,
+    ) -> None:
         self.address = address
         self.port = port
         self._forward_to = forward_to
+        self._record = record
         self.cuts: list[int] = []
         """Bytes towards the server after which a data connection is reset; one number for each cut to come."""
         self.cut_control = False
@@ -38,6 +48,8 @@ class BreakingProxy:
         """Bytes that clients sent on data connections."""
         self.recorded = bytearray()
         """What clients sent on the main port."""
+        self.brought = 0
+        """Bytes of that, also where nothing is recorded."""
         self.passed = 0
         """Bytes that went either way on any connection."""
         self.at: tuple[int, Callable[[], None]] | None = None
@@ -167,7 +179,10 @@ class BreakingProxy:
     def _send_control(self, client: socket.socket, server: socket.socket) -> None:
         moved = 0
         for chunk in self._chunks(client):
-            self.recorded += chunk
+            with self._lock:
+                self.brought += len(chunk)
+            if self._record:
+                self.recorded += chunk
             moved += len(chunk)
             if self.refuse_after is not None and moved >= self.refuse_after:
                 _reset(client)
@@ -200,12 +215,13 @@ def start_proxy(
     *,
     forward_to: int | None = None,
     address: str = "127.0.0.1",
+    record: bool = True,
 ) -> Iterator[BreakingProxy]:
     """Stand between clients on ``address`` and the server at ``target``; same ports, or ``forward_to`` for the first.
 
     The ports are those of ``target``, whose own address is another.
     """
-    proxy = BreakingProxy(target, port, data_ports, forward_to or port, address)
+    proxy = BreakingProxy(target, port, data_ports, forward_to or port, address, record=record)
     try:
         proxy.start()
         yield proxy

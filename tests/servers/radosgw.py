@@ -41,7 +41,7 @@ mon_data = {folder}/mon
 osd_data = {folder}/osd
 rgw_data = {folder}/rgw
 osd_objectstore = memstore
-memstore_device_bytes = 536870912
+memstore_device_bytes = {memory}
 osd_pool_default_size = 1
 osd_pool_default_min_size = 1
 osd_pool_default_pg_num = 1
@@ -97,8 +97,8 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def start_radosgw(folder: Path) -> Iterator[Gateway]:
-    """Run monitor, OSD and gateway until the block ends."""
+def start_radosgw(folder: Path, memory: int = 512 << 20) -> Iterator[Gateway]:
+    """Run monitor, OSD and gateway until the block ends; objects may take so many bytes of memory."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         raise FileNotFoundError(f"not installed: {', '.join(missing)} (make test-s3-lock installs them)")
@@ -107,7 +107,8 @@ def start_radosgw(folder: Path) -> Iterator[Gateway]:
         (folder / name).mkdir(parents=True)
     conf = folder / "ceph.conf"
     fsid = str(uuid.uuid4())
-    conf.write_text(_CONFIGURATION.format(fsid=fsid, folder=folder, monitor=monitor, port=port), encoding="ascii")
+    ports = {"monitor": monitor, "port": port}
+    conf.write_text(_CONFIGURATION.format(fsid=fsid, folder=folder, memory=memory, **ports), encoding="ascii")
     _run(folder, "monmaptool", "--create", "--addv", "a", f"v1:127.0.0.1:{monitor}", "--fsid", fsid, "monmap")
     _run(folder, "ceph-mon", "-c", conf, "--mkfs", "-i", "a", "--monmap", "monmap")
     with contextlib.ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -74,28 +75,34 @@ def start_rclone_webdav(folder: Path, certificate: Certificate | None = None, *m
 
 
 @contextlib.contextmanager
-def start_apache(folder: Path) -> Iterator[WebdavServer]:
-    """Run Apache with mod_dav over ``folder / "dav"``, in a mount namespace of its own. Needs root."""
+def start_apache(folder: Path, root: Path | None = None, *, digest: bool = False) -> Iterator[WebdavServer]:
+    """Run Apache with mod_dav over ``folder / "dav"`` or ``root``, in a mount namespace of its own. Needs root.
+
+    With ``digest`` it asks for that login, and for no other.
+    """
     program, modules = (
         PROJECT / ".tools" / "bin" / "apache2",
         PROJECT / ".tools" / "apache2-bin" / "usr/lib/apache2/modules",
     )
     if not program.exists() or os.geteuid() != 0:
         raise RuntimeError("tests with Apache need `make tools` and root")
-    root = folder / "dav"
-    root.mkdir(parents=True)
+    root = root or folder / "dav"
+    root.mkdir(parents=True, exist_ok=True)
     # It serves as an ordinary user, who cannot see a temporary folder of root's.
     shutil.chown(root, "www-data", "www-data")
     locks = folder / "locks"
-    locks.mkdir()
+    locks.mkdir(parents=True)
     shutil.chown(locks, "www-data", "www-data")
     asked = ["openssl", "passwd", "-apr1", "-stdin"]
     secret = subprocess.run(asked, check=True, input=PASSWORD, text=True, stdout=subprocess.PIPE).stdout.strip()
+    if digest:
+        secret = "backups:" + hashlib.md5(f"{USER}:backups:{PASSWORD}".encode(), usedforsecurity=False).hexdigest()
     (folder / "users").write_text(f"{USER}:{secret}\n", encoding="utf-8")
     port = free_port()
     config = folder / "apache.conf"
     lines = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in _MODULES]
-    config.write_text("\n".join(lines) + _APACHE.format(port=port, folder=folder), encoding="utf-8")
+    login = {"login": "Digest" if digest else "Basic", "provider": "AuthDigestProvider file" if digest else ""}
+    config.write_text("\n".join(lines) + _APACHE.format(port=port, folder=folder, **login), encoding="utf-8")
     script = (
         f"mount --bind {root} /mnt; mount --bind {locks} /media; cp {folder}/users /media/users; "
         f"exec {program} -X -d {folder} -f {config}"
@@ -106,7 +113,7 @@ def start_apache(folder: Path) -> Iterator[WebdavServer]:
 
 
 _MODULES: Final = (
-    *("mpm_event", "alias", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic"),
+    *("mpm_event", "alias", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic", "auth_digest"),
     *("dav", "dav_fs"),
 )
 _APACHE: Final = """
@@ -120,7 +127,8 @@ DavLockDB /media/locks
 Alias /dav /mnt
 <Location /dav>
     Dav On
-    AuthType Basic
+    AuthType {login}
+    {provider}
     AuthName backups
     AuthUserFile /media/users
     Require valid-user

@@ -154,7 +154,10 @@ def test_ftp_replies(reply: str, phase: Phase, code: str) -> None:
     assert hint
 
 
-@pytest.mark.parametrize("reply,retryable", [("451 Local error", True), ("504 Not implemented", False)])
+@pytest.mark.parametrize(
+    "reply,retryable",
+    [("451 Local error", True), ("504 Not implemented", False), ("500 OOPS: vsf_sysutil_bind", True)],
+)
 def test_ftp_replies_that_say_for_now_are_worth_a_retry(reply: str, retryable: bool) -> None:
     """Of replies that mean nothing special, those with a 4 are passing and those with a 5 are not."""
     assert classify_reply(reply)[2] is retryable

@@ -19,6 +19,7 @@ from tests.contract.places.dropbox import real_folder, start_folder
 from tests.contract.places.ftp import start_ftp
 from tests.contract.places.gcs import start_google
 from tests.contract.places.local import start_local
+from tests.contract.places.restic import start_restic, start_restic_in_bucket
 from tests.contract.places.s3 import start_bucket, start_ceph, start_swift_bucket
 from tests.contract.places.sftp import start_ssh
 from tests.contract.places.webdav import start_webdav, start_webdav_apache
@@ -32,6 +33,7 @@ Start = Callable[[Path, Certificate], AbstractContextManager[Participant]]
 LOCAL: Final[dict[str, Start]] = {
     "local": lambda folder, _: start_local(folder),
     "local-throttled": lambda folder, _: start_local(folder),
+    "restic": lambda folder, _: start_restic(folder),
 }
 EVERY: Final[dict[str, Start]] = {
     "s3": lambda folder, _: start_bucket(folder),
@@ -73,7 +75,12 @@ DRIVERS: Final = tuple(
 """One of each driver, for what takes long; all by `make test-places`."""
 MOMENTS: Final = 10 if _ALL else 4
 """At how many moments everything is cut."""
-PARTICIPANTS: Final[dict[str, Start]] = {**LOCAL, **REMOTE}
+PARTICIPANTS: Final[dict[str, Start]] = {
+    **LOCAL,
+    **REMOTE,
+    # Each call of it takes a process: the one in a folder serves every day, its faults are in test_restic_faults.
+    **({"restic-s3": lambda folder, _: start_restic_in_bucket(folder)} if _ALL else {}),
+}
 """How to start each: a folder for it alone, and a certificate for 127.0.0.1 where it wants one."""
 TLS: Final = tuple(kind for kind in REMOTE if "https" in kind or kind.startswith("ftps"))
 

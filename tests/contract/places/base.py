@@ -7,12 +7,12 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nanumpay_backupd.settings.schema import Destination
-from nanumpay_backupd.stores.base import Keeping, Store
+from nanumpay_backupd.stores.base import Keeping, Notes, ShortNotes, Store
 from tests.servers.process import Program
 
 __all__ = ["DiskParticipant", "OwnedParticipant", "Participant", "Place"]
@@ -54,6 +54,11 @@ class Participant(ABC):
     """How the names begin of what the server itself leaves lying when it is killed."""
     tls: ClassVar[bool] | bool = False
     """Its connections are by TLS, with the certificate that it was given."""
+    many: ClassVar[int] = 1100
+    """So many objects are more than it gives at a time, or as many as can be planted there in a second or two."""
+
+    takes_empty: ClassVar[bool] = True
+    """Whether it stores an object without content; no backup is one."""
 
     @abstractmethod
     def destination(self, name: str, **changes: Any) -> Destination:
@@ -165,6 +170,8 @@ class Place:
     store: Store
     participant: Participant
     name: str
+    notes: Notes = field(default_factory=ShortNotes)
+    """What the store notes of its unfinished uploads."""
 
     def destination(self, **changes: Any) -> Destination:
         """Return its settings; keyword arguments change single ones."""
