@@ -17,6 +17,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import S3Destination
 from nanumpay_backupd.stores.base import (
     CHUNK,
@@ -124,6 +125,9 @@ class S3Store(Store):
                     return
                 raise
         body = answer["Body"]
+        if "ETag" not in answer:  # every S3 server tells it with an object's content
+            body.close()
+            raise self._no_server(doing)
         # A server may ignore Range, which is its right (RFC 9110, 14.2); then Content-Range is missing.
         skip = offset if offset and not answer.get("ContentRange") else 0
         with contextlib.closing(body):
@@ -151,7 +155,9 @@ class S3Store(Store):
                     raise
                 self._ask_why(error, target)
                 return None
-        etag = str(head.get("ETag", "")).strip('"')
+        if "ETag" not in head:
+            raise self._no_server(f"looking at {key}")
+        etag = str(head["ETag"]).strip('"')
         # With KMS it looks like an MD5, but is not one; of several parts it is one of checksums.
         plain = is_md5(etag) and not str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
         return ObjectInfo(key=key, size=head["ContentLength"], checksum=f"md5:{etag}" if plain else "")
@@ -166,6 +172,9 @@ class S3Store(Store):
                 page = next(found, None)
             if page is None:
                 return
+            if not {"Name", "IsTruncated"} & set(page):
+                # The library takes any page of text for an empty bucket, and copies would count as lost.
+                raise self._no_server("listing")
             for entry in page.get("Contents", ()):
                 name = entry["Key"][len(self._prefix) :]
                 # Some consoles make "folders" as empty objects named like the prefix.
@@ -374,6 +383,13 @@ class S3Store(Store):
             raise
         if http_status(error) in (400, 403):
             raise error
+
+    def _no_server(self, doing: str) -> StoreError:
+        return store_error(
+            "destination-failed",
+            f"destination {self.name!r}: {doing} failed at {self._place}: what answers is no S3 server",
+            "does a login page of the network, or a proxy, answer in its place? check endpoint_url",
+        )
 
     def _short(self, target: str) -> str:
         return target[len(self._prefix) :]

@@ -308,7 +308,8 @@ def test_a_put_that_was_broken_off_is_gone_on_with(place: Place, tmp_path: Path)
     assert (there >= 2 << 20) is place.store.properties.resumes_put
     assert sum(moved) == len(LARGE)
     assert place.names() == {KEY}
-    assert place.store.put(KEY, path).resumed == 0
+    # A store that still knows of the first try may find that just this is there, whole.
+    assert place.store.put(KEY, path).resumed in {0, len(LARGE)}
 
 
 @pytest.mark.parametrize("changed", [0, 3 << 20, 7 << 20], ids=["first", "middle", "late"])

@@ -19,7 +19,7 @@ __all__ = ["TRUST_VARIABLES", "Program", "free_port", "is_listening", "running",
 
 TRUST_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "AWS_CA_BUNDLE")
 """Where these are set they take the place of a private authority's file."""
-_START_SECONDS: Final = 20.0
+_START_SECONDS: Final = 60.0
 _PORTS: Final = range(15000, 32000)
 
 

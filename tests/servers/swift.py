@@ -1,6 +1,6 @@
 """A second real S3 server for tests: OpenStack Swift with s3api and tempauth, all on one disk; for `make test-places`.
 
-Other than rclone it knows versions, tells apart who may do what, has quotas, and compares the caller's clock.
+Other than rclone it knows versions, tells apart who may do what, and compares the caller's clock.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import shlex
 import shutil
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,20 +76,6 @@ class SwiftServer:
             aws_secret_access_key=_SECRET,
             region_name="us-east-1",
         )
-
-    def set_quota(self, size: int | None) -> None:
-        """Let no more than so many bytes be in the bucket (and among the parts of uploads); None: any number."""
-        login = urllib.request.Request(f"{self.endpoint}/auth/v1.0")
-        login.add_header("X-Auth-User", _OWNER)
-        login.add_header("X-Auth-Key", _SECRET)
-        with urllib.request.urlopen(login) as answer:
-            place, token = answer.headers["X-Storage-Url"], answer.headers["X-Auth-Token"]
-        for container in (self.bucket, f"{self.bucket}%2Bsegments"):
-            change = urllib.request.Request(f"{place}/{container}", method="POST")
-            change.add_header("X-Auth-Token", token)
-            change.add_header("X-Container-Meta-Quota-Bytes", "" if size is None else str(size))
-            with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(change):
-                pass  # there are no parts before the first upload in parts
 
 
 @contextlib.contextmanager
@@ -167,7 +151,7 @@ user = root
 swift_dir = {home}
 log_level = ERROR
 [pipeline:main]
-pipeline = catch_errors cache s3api tempauth bulk slo dlo symlink versioned_writes container-quotas proxy-server
+pipeline = catch_errors cache s3api tempauth bulk slo dlo symlink versioned_writes proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -201,6 +185,4 @@ use = egg:swift#symlink
 use = egg:swift#versioned_writes
 allow_object_versioning = true
 allow_versioned_writes = true
-[filter:container-quotas]
-use = egg:swift#container_quotas
 """

@@ -110,21 +110,15 @@ class SwiftBucket(CloudBucket):
 
     def __init__(self, server: SwiftServer) -> None:
         super().__init__(server.destination())
-        self._server = server
         self.program = server.program
-
-    @contextlib.contextmanager
-    def limited(self, name: str, size: int) -> Iterator[None]:
-        self._server.set_quota(size)
-        try:
-            yield
-        finally:
-            self._server.set_quota(None)
 
     @contextlib.contextmanager
     def taken(self, name: str, right: str) -> Iterator[dict[str, Any]]:
         grant = "GrantRead" if right == "put" else "GrantWrite"
         self.client.put_bucket_acl(Bucket=self.settings.bucket, **{grant: f"id={OTHER}"})
+        for key in self.names(name):  # its right in the bucket does not let one read what is in there
+            where = {"Bucket": self.settings.bucket, "Key": f"{name}/sub/{key}"}
+            self.client.put_object_acl(**where, GrantRead=f"id={OTHER}")
         try:
             yield {"access_key_id": OTHER}
         finally:
