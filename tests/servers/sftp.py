@@ -118,8 +118,8 @@ def start_sshd(
     )
     script = _START.format(settings=settings, root=root, program=program, config=config, keys=keys)
     argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", script]
-    with serving(argv, folder / "sshd.log", address, port) as program:
-        yield SshServer(address, port, home, "/files", keys, program)
+    with serving(argv, folder / "sshd.log", address, port) as started:
+        yield SshServer(address, port, home, "/files", keys, started)
 
 
 def _make_keys(keys: Path) -> None:

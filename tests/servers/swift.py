@@ -99,8 +99,8 @@ def start_swift(folder: Path) -> Iterator[SwiftServer]:
     (home / "proxy.conf").write_text(text, encoding="ascii")
     lines = []
     for name in ports:
-        server = [_PYTHON, "-c", _START, home / "swift.conf", _TREE / f"usr/bin/swift-{name}-server"]
-        lines.append(shlex.join(map(str, [*server, home / f"{name}.conf"])))
+        words = [_PYTHON, "-c", _START, home / "swift.conf", _TREE / f"usr/bin/swift-{name}-server"]
+        lines.append(shlex.join(map(str, [*words, home / f"{name}.conf"])))
     argv = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-ec", " &\n".join(lines)]
     with serving(argv, folder / "swift.log", "127.0.0.1", ports["proxy"], environment) as program:
         for port in ports.values():

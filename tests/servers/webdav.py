@@ -108,8 +108,8 @@ def start_apache(folder: Path, root: Path | None = None, *, digest: bool = False
         f"exec {program} -X -d {folder} -f {config}"
     )
     argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", script]
-    with serving(argv, folder / "apache.log", "127.0.0.1", port) as program:
-        yield WebdavServer(f"http://127.0.0.1:{port}/dav", port, root, "", program)
+    with serving(argv, folder / "apache.log", "127.0.0.1", port) as started:
+        yield WebdavServer(f"http://127.0.0.1:{port}/dav", port, root, "", started)
 
 
 _MODULES: Final = (

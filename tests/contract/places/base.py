@@ -34,11 +34,11 @@ class Participant(ABC):
     """Seconds until it notices what `plant` did."""
 
     # What the faults of test_faults ask for. A kind that cannot have one leaves it as it is.
-    port: ClassVar[int] | int = 0
+    port: int = 0
     """Where it listens on 127.0.0.1; 0: it is no server."""
-    data_ports: ClassVar[tuple[int, ...]] | tuple[int, ...] = ()
+    data_ports: tuple[int, ...] = ()
     """Further ports, to which its answers lead."""
-    program: ClassVar[Program | None] | Program | None = None
+    program: Program | None = None
     """The server's process; None: it runs in this one, and is frozen and killed as seen from outside (by a proxy)."""
     forgets: ClassVar[bool] = False
     """It keeps everything in memory: killed, it has nothing."""
@@ -52,7 +52,7 @@ class Participant(ABC):
     """It answers to a listing while an object is being stored there."""
     litter: ClassVar[str] = ""
     """How the names begin of what the server itself leaves lying when it is killed."""
-    tls: ClassVar[bool] | bool = False
+    tls: bool = False
     """Its connections are by TLS, with the certificate that it was given."""
     many: ClassVar[int] = 1100
     """So many objects are more than it gives at a time, or as many as can be planted there in a second or two."""
