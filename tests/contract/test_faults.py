@@ -380,11 +380,10 @@ def test_a_certificate_that_nobody_vouches_for(place: Place, tmp_path: Path, con
 @pytest.mark.parametrize("store_server", [kind for kind in REMOTE if kind.startswith("s3")], indirect=True)
 def test_a_clock_that_is_wrong(place: Place, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
     """S3 refuses what was signed at another time: it is told that this is about the clock, not the key or rights."""
-    real = vars(botocore.auth)["get_current_datetime"]
+    real: Callable[..., datetime] = vars(botocore.auth)["get_current_datetime"]
 
     def shifted(*words: Any, **named: Any) -> datetime:
-        moment: datetime = real(*words, **named)
-        return moment + timedelta(hours=hours)
+        return real(*words, **named) + timedelta(hours=hours)
 
     place.store.put_bytes(KEY, OLD)
     with monkeypatch.context() as patch:

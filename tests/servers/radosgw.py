@@ -54,6 +54,7 @@ osd_class_load_list = *
 osd_class_default_list = *
 rgw_frontends = beast endpoint=127.0.0.1:{port}
 rgw_enable_usage_log = false
+rgw_bucket_quota_ttl = 0
 """
 _PATIENCE: Final = 60.0
 _TRIES: Final = 5

@@ -145,7 +145,7 @@ class CephBucket(CloudBucket):
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.settings.bucket)
             for entry in page.get("Contents", ())
         )
-        quota = ("--quota-scope", "user", "--uid", "test")
+        quota = ("--quota-scope", "bucket", "--bucket", self.settings.bucket)
         self._gateway.admin("quota", "set", *quota, "--max-size", used + size)
         self._gateway.admin("quota", "enable", *quota)
         try:
