@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from nanumpay_backupd.web.app import ROUTES
-from tests.servers.daemon import Site, backup_settings, open_site, wait_for
+from tests.servers.daemon import Site, as_user, backup_settings, open_site, wait_for
 from tests.servers.mongod import Mongod
 from tests.servers.web import ADMIN, PASSWORD, Page, add_admin, csrf_of, open_page
 
@@ -584,6 +584,25 @@ class TestDown:
                     assert boss.get("/sign-in").status_code in {200, 303}
                 finally:
                     os.kill(site.process.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_what_the_page_may_is_for_the_daemon_to_say(mongod_rs: Mongod, *, changes: bool) -> None:
+    """Its user may take backups away, and delete and restore unless the host file says no; other users may neither."""
+    with open_site(mongod_rs) as site:
+        switch = str(changes).lower()
+        site.write_config(f"[control]\ngroup = 'nogroup'\n[web]\nuser = 'nobody'\nchanges = {switch}")
+        site.start()
+        name = site.call("DescribeBackup", backup=site.run()["backup"])["backup"]["artifact"]
+        calls = [
+            ("Delete", {"backup": "nothing"}),
+            ("Restore", {"backup": "nothing", "dry_run": True}),
+            ("OpenArtifact", {"name": name}),
+        ]
+        codes = [answer.get("code") for answer in as_user(site, "nobody", "nogroup", calls)]
+        assert codes == (["not-found", "not-found", None] if changes else ["not-allowed", "not-allowed", None])
+        others = [answer.get("code") for answer in as_user(site, "daemon", "nogroup", calls)]
+        assert others == ["not-allowed"] * 3
 
 
 def test_behind_a_proxy(site: Site) -> None:
