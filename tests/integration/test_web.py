@@ -164,7 +164,7 @@ class TestChanges:
     @pytest.mark.parametrize("way", CHANGES, ids=lambda way: f"{way.method} {way.path}")
     def test_without_its_token_nothing_is_changed(self, page: Page, boss: httpx.Client, way: Any) -> None:
         """Without the token, and with a wrong one, it is refused as such."""
-        path = way.path.format(backup="x", run="x", job="x")
+        path = way.path.format(backup="x", run="x", job="x", swap="x", verb="undo")
         for headers in ({"x-csrf-token": ""}, {"x-csrf-token": "wrong"}):
             answer = boss.request(way.method, path, headers=headers)
             assert (answer.status_code, "csrf" in answer.text) == (403, True)
@@ -173,13 +173,13 @@ class TestChanges:
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
     def test_from_another_page_nothing_is_changed(self, boss: httpx.Client, way: Any, origin: str) -> None:
         """With a foreign Origin even the right token is refused."""
-        path = way.path.format(backup="x", run="x", job="x")
+        path = way.path.format(backup="x", run="x", job="x", swap="x", verb="undo")
         assert boss.request(way.method, path, headers={"origin": origin}).status_code == 403
 
     @pytest.mark.parametrize("way", CHANGES, ids=lambda way: f"{way.method} {way.path}")
     def test_with_a_session_that_has_ended_nothing_is_changed(self, page: Page, boss: httpx.Client, way: Any) -> None:
         """With a cookie that is nobody's it is refused."""
-        path = way.path.format(backup="x", run="x", job="x")
+        path = way.path.format(backup="x", run="x", job="x", swap="x", verb="undo")
         stale = page.browser(cookie="nbweb=" + "a" * 43)
         stale.headers["x-csrf-token"] = boss.headers["x-csrf-token"]
         assert stale.request(way.method, path).status_code in {401, 403}
@@ -189,7 +189,7 @@ class TestChanges:
     )
     def test_who_may_only_look_changes_nothing(self, viewer: httpx.Client, way: Any) -> None:
         """A viewer is told that they may not."""
-        path = way.path.format(backup="x", run="x", job="x")
+        path = way.path.format(backup="x", run="x", job="x", swap="x", verb="undo")
         answer = viewer.request(way.method, path, headers={"accept": "application/json"})
         assert (answer.status_code, answer.json()["code"]) == (403, "not-allowed")
 
