@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-quick test-pitr test-s3-lock test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick test-pitr test-places test-s3-lock test-resume test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,9 +27,18 @@ test-pitr: tools  ## five minutes of random writes, sixty moments restored and c
 	NANUMPAY_PITR_SECONDS=$(or $(SECONDS),300) NANUMPAY_PITR_SEED=$(or $(SEED),7) \
 		$(BIN)/python -m pytest tests/integration/test_pitr.py -s -o timeout=7200 -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
+test-places: tools  ## every kind of destination: contract and faults, also at Swift and Ceph; PYTEST_ARGS="-k swift" for one
+	@$(PYTHON) tests/setup_tools.py places
+	NANUMPAY_TEST_ALL_PLACES=1 $(BIN)/python -m pytest tests/contract/test_stores.py tests/contract/test_faults.py $(PYTEST_ARGS)
+
 test-s3-lock: tools  ## Object Lock and versions at a real server (Ceph, 64 Debian packages)
 	@$(PYTHON) tests/setup_tools.py s3-lock
 	NANUMPAY_TEST_S3_LOCK=1 $(BIN)/python -m pytest tests/integration/test_s3_lock.py $(PYTEST_ARGS)
+
+test-resume: tools  ## an upload of SIZE=2GB under kills of daemon and server: S3 (Ceph), FTP, SFTP (minutes)
+	@$(PYTHON) tests/setup_tools.py s3-lock
+	NANUMPAY_TEST_RESUME_SIZE=$(or $(SIZE),2GB) $(BIN)/python -m pytest tests/fault/test_resume_large.py -s \
+		-o timeout=3600 -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 test-n8n: tools  ## n8n itself, installed into .tools/n8n (1.6 GB); RECORD=1 writes its recorded answers anew
 	@$(PYTHON) tests/setup_tools.py n8n

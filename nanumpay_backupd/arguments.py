@@ -168,6 +168,12 @@ A slice stands for its end. Of a group (its id, or its name: the newest) everyth
 places:
   s3://BUCKET/PREFIX/            a bucket
   ftp://USER@HOST:PORT/FOLDER    an FTP server; ftps:// with TLS
+  sftp://USER@HOST:PORT/FOLDER   an SSH server
+  webdavs://USER@HOST/PATH       a WebDAV server; webdav:// without TLS
+  gs://BUCKET/PREFIX/            a bucket of Google's
+  azure://ACCOUNT/CONTAINER/PREFIX/
+                                 a container of Azure's
+  dropbox:/PATH                  a folder of a Dropbox
   /FOLDER                        copies on a disk, or the backups folder of another machine
   NAME                           a [destination.NAME] of the host file
 
@@ -182,6 +188,11 @@ environment (secrets never stand on the command line):
   NANUMPAY_SFTP_KEY_FILE, NANUMPAY_SFTP_PASSPHRASE, NANUMPAY_SFTP_PASSWORD
                                  the login of an SFTP place
   NANUMPAY_WEBDAV_PASSWORD       the password of a WebDAV place
+  GOOGLE_APPLICATION_CREDENTIALS the file with the login for Google's cloud
+  AZURE_STORAGE_SAS_TOKEN, AZURE_STORAGE_KEY, AZURE_STORAGE_CONNECTION_STRING
+                                 the login for Azure; none of them: the host's own identity
+  DROPBOX_APP_KEY, DROPBOX_APP_SECRET, DROPBOX_REFRESH_TOKEN
+                                 the login for Dropbox
   TMPDIR                         where to work, unless --work says it
 
 moments (--at) are written as for backupctl: 10:30:59, "2026-11-21 10:30", 2026-11-21T01:30:59Z, "yesterday 18:00",

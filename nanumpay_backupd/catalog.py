@@ -732,6 +732,12 @@ class Catalog:
         rows = self._read("SELECT record FROM memory WHERE key = ?", key)
         return _blob(rows[0][0]) if rows else None
 
+    def remembered_keys(self, start: str) -> list[str]:
+        """Return the keys that begin so of what `remember` kept."""
+        return [
+            str(row[0]) for row in self._read("SELECT key FROM memory WHERE substr(key, 1, ?) = ?", len(start), start)
+        ]
+
     def remember(self, key: str, record: bytes) -> None:
         """Keep something small over a restart."""
         with self._write() as db:

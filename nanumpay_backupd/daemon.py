@@ -30,6 +30,7 @@ from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Trigger
 from nanumpay_backupd.promises import Promises
 from nanumpay_backupd.scheduler import zone_of
 from nanumpay_backupd.settings.cache import SettingsCache
+from nanumpay_backupd.settings.credentials import with_credentials
 from nanumpay_backupd.settings.grouping import build_groups
 from nanumpay_backupd.settings.hostfile import load_host_file
 from nanumpay_backupd.settings.merge import build_jobs
@@ -330,7 +331,7 @@ class Daemon:
         """See `DaemonView.settings_public`."""
         app = self._settings.app if self._settings else None
         public: dict[str, Any] = {"host": to_public(self._host), "application": to_public(app)}
-        return public
+        return dict(with_credentials(public, os.environ))
 
     def problems(self) -> list[Fault]:
         """See `DaemonView.problems`."""

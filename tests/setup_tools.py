@@ -1,7 +1,7 @@
 """Sets up what demo, tests and benchmark need: .venv, single tools, system packages. Standard library only.
 
 Run by `make` with the system's Python: ``python3 tests/setup_tools.py demo`` or ``test`` (demo needs fewer system
-packages), or ``s3-lock`` or ``n8n`` for what only one target needs. Everything lands in .venv and .tools of the
+packages), or ``s3-lock``, ``places`` or ``n8n`` for what one target needs. Everything lands in .venv and .tools of the
 project, except system packages, which apt installs. When all is there it ends within a second. A second call waits for
 the first. Nothing that the product itself uses lives here.
 """
@@ -58,6 +58,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "mandoc": "mandoc",
     "nginx": "nginx-light",
     "openssl": "openssl",
+    "restic": "restic",
     "socat": "socat",
     "sqlite3": "sqlite3",
     "ssh-keygen": "openssh-client",
@@ -98,8 +99,8 @@ class SetupError(Exception):
 def main(argv: Sequence[str]) -> int:
     """Set up for ``demo`` or ``test``; for the others only what they need besides. Return an exit code."""
     wanted = argv[1] if len(argv) > 1 else "test"
-    if wanted not in ("demo", "test", "n8n", *ONLY_PACKAGES):
-        print("usage: setup_tools.py [demo|test|deb|system|s3-lock|n8n]", file=sys.stderr)
+    if wanted not in ("demo", "test", "n8n", "places", *ONLY_PACKAGES):
+        print("usage: setup_tools.py [demo|test|deb|system|s3-lock|places|n8n]", file=sys.stderr)
         return 2
     try:
         if sys.version_info < (3, 11):  # noqa: UP036 - run by whatever python3 is
@@ -111,6 +112,11 @@ def main(argv: Sequence[str]) -> int:
                 return 0
             if wanted == "n8n":
                 n8n()
+                return 0
+            if wanted == "places":
+                install([package for package in S3_LOCK_PACKAGES if not _is_installed(package)])
+                sys.path.insert(0, str(ROOT / "tests"))
+                importlib.import_module("setup_stores").fetch_swift(TOOLS, debian_packages)
                 return 0
             system_packages(DEMO_COMMANDS if wanted == "demo" else TEST_COMMANDS)
             virtual_environment()

@@ -167,7 +167,7 @@ def _summary(context: Context, ended: Reply, said: set[str]) -> None:
         complain(error["message"], error["hint"], error["code"], context.args.color)
     outcome = ended.get("outcome")
     if outcome == "degraded" and ended.get("action", "backup") in _MAKING:
-        screen.line("The backup on this host is good. A copy that is pending is tried again by itself.")
+        screen.line("The backup on this host is good. A copy that is pending is made by itself once its place works.")
     if outcome in {"failed", "degraded", "interrupted"}:
         screen.line(f"Details: backupctl show {ended['id']}   log: backupctl logs {ended['id']}")
 

@@ -198,7 +198,19 @@ def _protection(job: dict[str, Any], more: JobFigures) -> Iterator[Sample]:
     ):
         if value is not None:
             yield Sample(metric, name, value)
+    yield from _spread(name, shown["spread"])
     yield from _one_of("changes_state", name, _STREAM, shown["stream"])
+
+
+def _spread(name: Labels, shown: dict[str, Any]) -> Iterator[Sample]:
+    """Yield where the newest full is; nothing while there is none, nor of what is not demanded."""
+    if not shown["backup"]:
+        return
+    yield Sample("spread_copies", name, shown["copies"])
+    yield Sample("spread_media", name, len(shown["media"]))
+    yield Sample("spread_offsite", name, shown["offsite"])
+    if shown["kept"] is not None:
+        yield Sample("spread_kept", name, shown["kept"])
 
 
 def _one_of(metric: str, labels: Labels, states: tuple[str, ...], state: str) -> Iterator[Sample]:

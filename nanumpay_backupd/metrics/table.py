@@ -75,6 +75,10 @@ METRICS: Final = (
     Metric("rpo_kept", "1 while that promise is kept, 0 while it is missed.", _JOB),
     Metric("rto_objective_seconds", "The longest that a restore may take, as the settings promise it.", _JOB),
     Metric("rto_kept", "1 when the last drill kept that promise, 0 when not.", _JOB),
+    Metric("spread_copies", "Copies of the newest full, the data itself counted.", _JOB),
+    Metric("spread_media", "Different media on which these copies are.", _JOB),
+    Metric("spread_offsite", "How many of these copies are off-site.", _JOB),
+    Metric("spread_kept", "1 while the newest full is spread as demanded (3-2-1), 0 while it is not.", _JOB),
     Metric("restore_duration_seconds", "How long the restore of the last good drill took.", _JOB),
     Metric("oplog_window_seconds", "How long the oplog holds changes at the present rate of writes.", _JOB),
     Metric(

@@ -305,6 +305,8 @@ CAUSES: Final = {
     "notify-failed": "알림을 보내지 못했습니다.",
     "notify-timeout": "알림 서비스가 제시간에 응답하지 않았습니다.",
     "object-missing": "저장소에 파일이 없습니다.",
+    "object-damaged": "저장소에 보관된 데이터가 손상되어 있습니다.",
+    "destination-busy": "다른 작업이 저장소를 사용하고 있습니다.",
     "oplog-short": "oplog가 작아 변경 내용을 놓칠 수 있습니다.",
     "publish-failed": "완성된 백업을 디스크에 확정하지 못했습니다.",
     "restore-failed": "데이터를 되돌려 넣는 데 실패했습니다.",

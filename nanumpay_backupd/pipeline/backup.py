@@ -8,7 +8,7 @@ the upload so that a damaged artifact never leaves the host and the remote manif
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -158,7 +158,7 @@ def recorded(
         faults = work()
         if not faults:
             return recorder.finish(Outcome.SUCCEEDED)
-        return recorder.finish(partly(faults[0]) if callable(partly) else partly, faults[0])
+        return recorder.finish(partly(faults[0]) if callable(partly) else partly, _foremost(faults))
     except CancelledError as error:
         # A wait inside of a transfer ends in one way only, whatever the run is ended for.
         if recorder.fault is not None and not recorder.cancelled:
@@ -176,6 +176,16 @@ def recorded(
         return run
     finally:
         lock.release()
+
+
+def _foremost(faults: Sequence[BackupdError]) -> BackupdError:
+    """Return the fault that a run shows; where there are more, it says so, and where they are told."""
+    first = faults[0]
+    if len(faults) == 1:
+        return first
+    text = f"{first.message} (the first of {len(faults)} faults)"
+    hint = "; ".join(filter(None, (first.hint, "of the others tells: backupctl copies latest")))
+    return BackupdError(text, hint=hint, code=first.code, retryable=first.retryable)
 
 
 def disk_fault(error: OSError, layout: Layout) -> BackupdError:

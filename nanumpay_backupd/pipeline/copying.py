@@ -32,6 +32,7 @@ from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout, form_name,
 from nanumpay_backupd.pipeline.members import chunks_of
 from nanumpay_backupd.pipeline.outbox import can_be_sent, discard, note_form, part_of, proven
 from nanumpay_backupd.pipeline.parcels import Parcel, make_parcel, relayed
+from nanumpay_backupd.pipeline.plain import make_plain
 from nanumpay_backupd.pipeline.prune import delete_copy
 from nanumpay_backupd.pipeline.readback import read_back
 from nanumpay_backupd.pipeline.relay import relay, relays
@@ -113,7 +114,7 @@ class _Copying:
         check_order(order, backup, self._job)
         recorder.run = msgspec.structs.replace(recorder.run, backup=backup.id)
         before = next((one for one in backup.copies if one.destination == order.destination), None)
-        good = before if before is not None and before.state in _PRESENT else None
+        good = before if before is not None and before.state in _PRESENT and self._still_there(before) else None
         parcel = self._parcel(backup, good)
         if parcel is None:
             assert good is not None, "only such a one needs nothing sent"
@@ -123,6 +124,16 @@ class _Copying:
         with contextlib.ExitStack() as stack:
             stack.callback(self._clear, backup.id)
             return self._let_go(backup, good, parcel)
+
+    def _still_there(self, copy: Copy) -> bool:
+        """Look whether the place has what is on record as there: its settings may lead elsewhere by now."""
+        destination = next(item for item in self._job.destinations if item.name == copy.destination)
+        with contextlib.closing(self._open_store(destination)) as store:
+            found = store.stat(copy.key)
+        if found is not None and found.size == copy.size:
+            return True
+        self._recorder.warn(f"{copy.key} is not at {copy.destination} as it was left there: it is sent again")
+        return False
 
     def _backup(self) -> Backup:
         backup = self._catalog.backup(self._order.backup)
@@ -136,6 +147,9 @@ class _Copying:
         """Make ready what the place is to have; None where ``good``, the copy that is there, is just that."""
         assert backup.manifest is not None
         manifest, keys = backup.manifest, self._keys
+        destination = next(item for item in self._job.destinations if item.name == self._order.destination)
+        if destination.wants_plain:
+            return None if good is not None else self._plain(backup)
         if good is not None and self._is_current(manifest, good):
             return None
         source = self._order.source
@@ -165,6 +179,19 @@ class _Copying:
             )
         self._recorder.warn(f"{backup.id} stays encrypted as it was: there is no key here to open it")
         return self._relayed(backup, sources)
+
+    def _plain(self, backup: Backup) -> Parcel:
+        """Make ready what a place gets that encrypts by itself."""
+        return make_plain(
+            backup,
+            self._job,
+            self._catalog,
+            self._layout,
+            self._recorder,
+            keys=self._keys,
+            open_store=self._open_store,
+            source=self._order.source,
+        )
 
     def _is_current(self, manifest: Manifest, copy: Copy) -> bool:
         return self._keys.is_current(manifest.at(copy.key).artifact)
@@ -198,7 +225,9 @@ class _Copying:
             if self._keys.opens(there.artifact):
                 alike = [one for one in sources if one.key == copy.key]
                 with self._recorder.stage(Stage.FETCH, total=copy.size):
-                    path, _ = relay(backup, alike, self._job, self._layout, self._open_store, self._recorder.progress)
+                    path, _ = relay(
+                        backup, alike, self._job, self._layout, self._open_store, self._recorder, counted=True
+                    )
                 try:
                     return self._seal(backup, there, path)
                 finally:

@@ -47,9 +47,8 @@ def overdue(limits: Limits, job: str, action: str, elapsed: Elapsed) -> LimitErr
     )
 
 
-def upload_overdue(limits: Limits, job: str, place: str, taken: float, idle: float) -> LimitError | None:
-    """Return which limit an upload to ``place`` has passed after so many seconds, and so many without a byte."""
-    what = f"the upload to {place}"
+def upload_overdue(limits: Limits, job: str, what: str, taken: float, idle: float) -> LimitError | None:
+    """Return which limit ``what`` ("the upload to PLACE") has passed after so many seconds, so many without a byte."""
     return _passed("upload", what, limits.upload, taken, job) or _stalled(what, limits, idle, job)
 
 

@@ -32,7 +32,7 @@ class Parcel(msgspec.Struct, frozen=True):
 
 def obtainable(backup: Backup, layout: Layout, keys: Keyring, job: JobSpec) -> bool:
     """Tell whether the file that the destinations get is here, can still be made, or can be brought from elsewhere."""
-    return can_be_sent(backup, layout, keys, job) or bool(relays(backup, job))
+    return can_be_sent(backup, layout, keys, job) or bool(relays(backup, job, as_it_is=True))
 
 
 def make_parcel(
@@ -50,7 +50,7 @@ def make_parcel(
     Raises as `outbox.fill`, `relay.relay` and `Keyring.describe`.
     """
     assert backup.manifest is not None
-    if not can_be_sent(backup, layout, keys, job) and (copies := relays(backup, job)):
+    if not can_be_sent(backup, layout, keys, job) and (copies := relays(backup, job, as_it_is=True)):
         return relayed(backup, copies, job, layout, recorder, keys=keys, open_store=open_store)
     if backup.manifest.elsewhere is not None or (backup.manifest.artifact.encryption == "none" and keys.seals_for(job)):
         # An artifact that is encrypted here goes as it is.
@@ -79,7 +79,7 @@ def relayed(
     # What waits since an earlier try was compared when it came.
     if not path.exists():
         alike = [one for one in copies if one.key == copy.key]
-        path, copy = relay(backup, alike, job, layout, open_store, lambda _: recorder.alive())
+        path, copy = relay(backup, alike, job, layout, open_store, recorder)
         recorder.reporter.message("info", f"{copy.key} was brought from {copy.destination}, for other destinations")
     if manifest.artifact.encryption == "none":
         return Parcel(path, manifest.artifact, keys.describe(manifest))

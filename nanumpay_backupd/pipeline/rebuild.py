@@ -182,7 +182,7 @@ def _with_form(manifest: Manifest, artifact: Artifact) -> Manifest:
     """Add a file to those that a manifest tells of; the first encrypted one of a plain artifact is for all places."""
     if manifest.at(artifact.name).artifact.name == artifact.name:
         return manifest
-    if manifest.elsewhere is None and manifest.artifact.encryption == "none":
+    if manifest.elsewhere is None and manifest.artifact.encryption == "none" and artifact.encryption != "none":
         return msgspec.structs.replace(manifest, elsewhere=artifact)
     return msgspec.structs.replace(manifest, forms=(*manifest.forms, artifact))
 

@@ -41,6 +41,7 @@ from nanumpay_backupd.model import (
     Stage,
     Verification,
     error_info,
+    to_json,
 )
 from nanumpay_backupd.pipeline.backup import disk_fault, recorded
 from nanumpay_backupd.pipeline.inventory import sync_local
@@ -128,6 +129,8 @@ class _Recheck:
         self._bad: list[tuple[Backup, BackupdError]] = []
         self._faults: list[BackupdError] = []
         self._passed_over: list[str] = []
+        self._checked: dict[str, dict[str, int] | None] = {}
+        self._unread = 0
 
     def run(self) -> list[BackupdError]:
         """Read all that is ordered; returns the faults of places, raises VerifyError when a copy is corrupt."""
@@ -228,6 +231,11 @@ class _Recheck:
                 failed.append((task, error))
                 self._mark(task, CopyState.CORRUPT, error)
             except (NotFoundError, StoreError) as error:
+                if error.code == "object-damaged":
+                    damaged = VerifyError(error.message, hint=error.hint, code="verify-checksum")
+                    failed.append((task, damaged))
+                    self._mark(task, CopyState.CORRUPT, damaged)
+                    continue
                 if error.code not in ("artifact-missing", "object-missing"):
                     self._unreadable(task, error)
                     continue
@@ -251,6 +259,9 @@ class _Recheck:
             self._keep(task, found, manifest.source)
         else:
             store, key = self._store(task.place), task.copy.key
+            if (there := self._looked_over(task, store)) is not None:
+                self._compare(task, manifest.at(key), there.get(key))
+                return
             info = store.stat(key)
             if info is None:
                 raise StoreError(f"{task.place} has no object of that name", code="object-missing", retryable=False)
@@ -262,6 +273,35 @@ class _Recheck:
             self._mark(task, CopyState.VERIFIED)
         self._good.setdefault(task.backup, set()).add(task.place)
         self._read += task.copy.size
+
+    def _looked_over(self, task: _Task, store: Store) -> dict[str, int] | None:
+        """Return what a place holds that compares all by itself, where it did and a copy was read: it is enough then.
+
+        The newest copy is read in any case, and all are where the place found damage.
+        """
+        if self._order.backup or not store.properties.checks_itself:
+            return None
+        if task.place in self._checked:
+            return self._checked[task.place]
+        self._checked[task.place] = None
+        try:
+            store.check(self._recorder.check)
+        except StoreError as error:
+            if error.code != "object-damaged":
+                raise
+            self._faults.append(error)
+            self._recorder.warn(f"{task.place} found damage: {error.message}", error)
+        else:
+            self._checked[task.place] = {info.key: info.size for info in store.list()}
+        return None
+
+    def _compare(self, task: _Task, manifest: Manifest, size: int | None) -> None:
+        """Hold what a place tells of a copy that need not be read against its manifest."""
+        if size is None:
+            raise StoreError(f"{task.place} has no object of that name", code="object-missing", retryable=False)
+        if (error := size_differs(manifest, size)) is not None:
+            raise error
+        self._unread += 1
 
     def _prove(self, task: _Task, manifest: Manifest, chunks: Iterator[bytes]) -> tuple[Verification, Manifest]:
         """Hold an artifact's chunks against the manifest; returns the manifest with what was learned."""
@@ -304,7 +344,8 @@ class _Recheck:
         if self._now(task) is None or not self._tell_of_manifest(task, manifest.at(key), beside):
             return
         try:
-            store.put_bytes(f"{key}{MANIFEST_SUFFIX}", self._keys.describe(manifest))
+            bare = manifest.at(key).artifact.encryption == "none"
+            store.put_bytes(f"{key}{MANIFEST_SUFFIX}", to_json(manifest) if bare else self._keys.describe(manifest))
         except StoreError:
             raise
         except BackupdError as error:
@@ -446,10 +487,11 @@ class _Recheck:
     def _summary(self, tasks: list[_Task]) -> str:
         copies = sum(len(places) for places in self._good.values())
         unopened = f"; {self._unopened} by their checksums only, for want of a key here" if self._unopened else ""
+        unread = f"; {self._unread} were compared by their places themselves" if self._unread else ""
         passed = f"; passed over: {', '.join(self._passed_over)}" if self._passed_over else ""
         return (
             f"{copies} of {len(tasks)} copies of {len(self._good)} backups are as they were stored "
-            f"({human_size(self._read)}){unopened}{passed}"
+            f"({human_size(self._read)}){unread}{unopened}{passed}"
         )
 
     def _judge(self) -> None:

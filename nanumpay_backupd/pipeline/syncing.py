@@ -12,8 +12,7 @@ from nanumpay_backupd.model import Backup, BackupState
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.pipeline.outlook import look, worth_having
-from nanumpay_backupd.pipeline.parcels import obtainable
-from nanumpay_backupd.pipeline.upload import is_there, queued_copy, stored_as
+from nanumpay_backupd.pipeline.upload import can_be_made, is_there, queued_copy, stored_as
 from nanumpay_backupd.settings.schema import JobSpec
 
 __all__ = ["Lacking", "queue_missing"]
@@ -73,6 +72,7 @@ def _queue(
     *,
     keys: Keyring,
 ) -> Lacking:
+    destination = next(item for item in job.destinations if item.name == place)
     queued: list[str] = []
     lost: list[str] = []
     size = waiting = 0
@@ -83,10 +83,10 @@ def _queue(
                 continue
             # Only now: thousands of manifests take memory.
             backup = catalog.backup(summary.id)
-            if backup is None or backup.manifest is None or not obtainable(backup, layout, keys, job):
+            if backup is None or backup.manifest is None or not can_be_made(backup, layout, keys, job, destination):
                 lost.append(summary.id)
                 continue
-            key, length = stored_as(backup, job, keys)
+            key, length = stored_as(backup, job, keys, destination)
             # They are tried in the order in which they became due.
             due = now - timedelta(microseconds=len(absent) - at)
             catalog.save_copy(queued_copy(backup.id, place, key, length, due))

@@ -24,9 +24,15 @@ _PATIENCE: Final = 3.0
 
 
 class Transfer:
-    """One copy on its way. `moved` and `read` belong to its own thread (and the driver's), the rest to the lock."""
+    """One copy on its way, to its place or (``reading``) from there.
 
-    def __init__(self, destination: Destination, backup: Backup, copy: Copy, recorder: Recorder) -> None:
+    `moved` and `read` belong to its own thread (and the driver's), the rest to the lock.
+    """
+
+    def __init__(
+        self, destination: Destination, backup: Backup, copy: Copy, recorder: Recorder, *, reading: bool = False
+    ) -> None:
+        self.what = f"the {'reading from' if reading else 'upload to'} {destination.name}"
         self.destination = destination
         self.backup = backup
         self.copy = copy
@@ -119,8 +125,7 @@ def _leave_behind(
     gone = set()
     for transfer in left:
         if transfer.given_up is None:
-            place = transfer.destination.name
-            transfer.given_up = upload_overdue(job.limits, job.name, place, transfer.taken, transfer.idle)
+            transfer.given_up = upload_overdue(job.limits, job.name, transfer.what, transfer.taken, transfer.idle)
         if transfer.given_up is None and not recorder.cancelled and recorder.fault is None:
             continue
         if now - since.setdefault(transfer, now) < _PATIENCE:

@@ -46,6 +46,13 @@ class KeptNotes:
             else:
                 catalog.remember(self._name(key), note)
 
+    def keys(self) -> Iterable[str]:
+        """Return the keys of which there is a note."""
+        start = self._name("")
+        with contextlib.suppress(BackupdError), Catalog(self._path) as catalog:
+            return [name.removeprefix(start) for name in catalog.remembered_keys(start)]
+        return ()
+
     def _name(self, key: str) -> str:
         return f"upload:{self._destination}:{key}"
 

@@ -18,6 +18,7 @@ from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import MANIFEST_SUFFIX, Layout
 from nanumpay_backupd.pipeline.outbox import discard
 from nanumpay_backupd.pipeline.parcels import Parcel, make_parcel, obtainable
+from nanumpay_backupd.pipeline.plain import make_plain, plain_here, stored_plain
 from nanumpay_backupd.pipeline.readback import read_back, wants_reading
 from nanumpay_backupd.pipeline.report import Recorder, as_expected
 from nanumpay_backupd.pipeline.transfers import Transfer, carry
@@ -28,6 +29,7 @@ from nanumpay_backupd.system.units import human_size
 
 __all__ = [
     "PLACE_FAULTS",
+    "can_be_made",
     "is_there",
     "queue_again",
     "queue_copies",
@@ -68,12 +70,12 @@ def upload(
     keys = keys or Keyring()
     now = recorder.clock.now()
     due = now + timedelta(seconds=job.retry.delay)
-    key, size = stored_as(backup, job, keys)
     down = _waited_for(job, catalog, now) if backup.kind in SLICES else {}
     faults: list[BackupdError] = []
     work: list[tuple[Destination, Backup, Copy]] = []
     for destination in job.destinations:
         other = down.get(destination.name)
+        key, size = stored_as(backup, job, keys, destination)
         copy = Copy(
             backup=backup.id,
             destination=destination.name,
@@ -124,12 +126,21 @@ def upload_due(
     return len(work) - len(faults) - held, len(work), faults
 
 
-def stored_as(backup: Backup, job: JobSpec, keys: Keyring) -> tuple[str, int]:
-    """Return name and size of a backup as the destinations get it; one that is yet to be encrypted grows a little."""
+def stored_as(backup: Backup, job: JobSpec, keys: Keyring, destination: Destination) -> tuple[str, int]:
+    """Return name and size of a backup as a destination gets it; one that is yet to be encrypted grows a little."""
     assert backup.manifest is not None
+    if destination.wants_plain:
+        return stored_plain(backup.manifest, keys)
     stored = backup.manifest.stored_elsewhere
     yet = stored.encryption == "none" and keys.seals_for(job)
     return f"{stored.name}{keys.suffix}" if yet else stored.name, stored.size
+
+
+def can_be_made(backup: Backup, layout: Layout, keys: Keyring, job: JobSpec, destination: Destination) -> bool:
+    """Tell whether the file that a destination gets is here, can still be made, or can be brought from elsewhere."""
+    if destination.wants_plain:
+        return plain_here(backup, layout, job)
+    return obtainable(backup, layout, keys, job)
 
 
 def _due(
@@ -143,7 +154,7 @@ def _due(
         if backup is None or backup.job != job.name:
             continue
         destination = destinations.get(copy.destination)
-        if destination is None or not obtainable(backup, layout, keys, job):
+        if destination is None or not can_be_made(backup, layout, keys, job, destination):
             _give_up(copy, destination, catalog, recorder)
             continue
         work.append((destination, backup, copy))
@@ -222,20 +233,19 @@ def queue_copies(
             f"{name} is {backup.state.value}: only what was verified is sent",
             hint=f"read it back first: backupctl verify {name}",
         )
-    with Keyring(job.encryption) as keys:
-        if not obtainable(backup, layout, keys, job):
+    there = {copy.destination for copy in backup.copies if is_there(copy)}
+    missing = [destination for destination in job.destinations if destination.name in {*places} - there]
+    with Keyring(job.encryption) as keys, catalog.together():
+        if not all(can_be_made(backup, layout, keys, job, destination) for destination in missing):
             raise NotFoundError(
                 f"the file of {name} that the destinations get is not in the backups folder any more, nor elsewhere",
                 hint="where its copies are: backupctl copies " + name,
                 code="artifact-missing",
             )
-        key, size = stored_as(backup, job, keys)
-    there = {copy.destination for copy in backup.copies if is_there(copy)}
-    missing = [place for place in places if place not in there]
-    with catalog.together():
-        for place in missing:
-            catalog.save_copy(queued_copy(name, place, key, size, now))
-    return missing
+        for destination in missing:
+            key, size = stored_as(backup, job, keys, destination)
+            catalog.save_copy(queued_copy(name, destination.name, key, size, now))
+    return [destination.name for destination in missing]
 
 
 def is_there(copy: Copy) -> bool:
@@ -295,13 +305,13 @@ def _side_by_side(
         return []
     faults: list[BackupdError] = []
     lock = threading.Lock()
-    try:
-        parcel = parcel or make_parcel(work[0][1], job, catalog, layout, recorder, keys=keys, open_store=open_store)
-    except Exception as raised:  # noqa: BLE001 - also a defect must not lose what is queued
-        recorder.check()
-        error = as_expected(raised)
-        lasting = work[0][1].kind in SLICES
-        return [_failed(copy, error, job.retry, catalog, recorder, lasting=lasting) for _, _, copy in work]
+    if parcel is None:
+        parcels, faults = _parcels(work, job, catalog, layout, recorder, open_store, keys=keys)
+        work = [item for item in work if item[0].wants_plain in parcels]
+    else:
+        parcels = {work[0][0].wants_plain: parcel}
+    if not work:
+        return faults
 
     def failed(transfer: Transfer, error: BackupdError) -> None:
         with lock:
@@ -310,9 +320,12 @@ def _side_by_side(
                 faults.append(_failed(transfer.copy, error, job.retry, catalog, recorder, lasting=lasting))
 
     def one(transfer: Transfer) -> None:
+        parcel = parcels[transfer.destination.wants_plain]
         try:
             with contextlib.closing(open_store(transfer.destination)) as store:
-                result, proof = _put(store, source, parcel, transfer, job=job, reading=asked)
+                result, proof = _put(
+                    store, sources[transfer.destination.wants_plain], parcel, transfer, job=job, reading=asked
+                )
         except CancelledError:
             return
         except Exception as raised:  # noqa: BLE001 - one destination's fault, also a defect, must not stop the others
@@ -328,17 +341,55 @@ def _side_by_side(
                 recorder.reporter.message("info", text)
             queue_again(catalog, job.name, transfer.destination.name, recorder.clock.now())
 
-    # From one reading, as long as they keep step.
-    source = SharedFile.of(parcel.path) if len(work) > 1 else parcel.path
-    changes = {"key": parcel.artifact.name, "size": parcel.artifact.size}
+    sources = _sources(parcels, work)
     transfers = [
-        Transfer(destination, backup, msgspec.structs.replace(copy, **changes), recorder)
+        Transfer(destination, backup, _as_stored(copy, parcels[destination.wants_plain]), recorder)
         for destination, backup, copy in work
     ]
     carry(transfers, one, job, recorder, failed)
     discard(work[0][1].id, layout, catalog)
     recorder.check()
     return faults
+
+
+def _parcels(
+    work: list[tuple[Destination, Backup, Copy]],
+    job: JobSpec,
+    catalog: Catalog,
+    layout: Layout,
+    recorder: Recorder,
+    open_store: OpenStore,
+    *,
+    keys: Keyring,
+) -> tuple[dict[bool, Parcel], list[BackupdError]]:
+    """Make ready what the destinations get, by whether they want it plain; returns the faults of what cannot be."""
+    parcels: dict[bool, Parcel] = {}
+    faults: list[BackupdError] = []
+    backup = work[0][1]
+    for plain in sorted({destination.wants_plain for destination, _, _ in work}):
+        make = make_plain if plain else make_parcel
+        try:
+            parcels[plain] = make(backup, job, catalog, layout, recorder, keys=keys, open_store=open_store)
+            # What was noted of one form belongs to the record of the next.
+            backup = catalog.backup(backup.id) or backup
+        except Exception as raised:  # noqa: BLE001 - also a defect must not lose what is queued
+            recorder.check()
+            error, lasting = as_expected(raised), backup.kind in SLICES
+            left = [copy for destination, _, copy in work if destination.wants_plain == plain]
+            faults += [_failed(copy, error, job.retry, catalog, recorder, lasting=lasting) for copy in left]
+    return parcels, faults
+
+
+def _sources(parcels: dict[bool, Parcel], work: list[tuple[Destination, Backup, Copy]]) -> dict[bool, Path]:
+    """Return what is read: a file by all at once from one reading, as long as they keep step."""
+    sources: dict[bool, Path] = {plain: parcel.path for plain, parcel in parcels.items()}
+    if sum(not destination.wants_plain for destination, _, _ in work) > 1:
+        sources[False] = SharedFile.of(sources[False])
+    return sources
+
+
+def _as_stored(copy: Copy, parcel: Parcel) -> Copy:
+    return msgspec.structs.replace(copy, key=parcel.artifact.name, size=parcel.artifact.size)
 
 
 def _put(

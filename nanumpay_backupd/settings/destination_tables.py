@@ -13,6 +13,7 @@ from nanumpay_backupd.settings.destinations import (
     FtpDestination,
     GcsDestination,
     LocalDestination,
+    ResticDestination,
     S3Destination,
     SftpDestination,
     WebdavDestination,
@@ -31,6 +32,7 @@ from nanumpay_backupd.settings.kinds import (
     Whole,
 )
 from nanumpay_backupd.settings.limit_kinds import Bandwidth
+from nanumpay_backupd.settings.restic_kinds import Repository, Variables, Words
 from nanumpay_backupd.settings.ssh_kinds import HostKeys
 from nanumpay_backupd.settings.tables import Option, Table
 
@@ -119,7 +121,7 @@ _TABLES: Final = (
     Table(
         "destination.NAME",
         S3Destination,
-        'A bucket: `type = "s3"`.',
+        'A bucket: `type = "s3"` ([destinations/s3.md](destinations/s3.md)).',
         (
             Option("bucket", _BUCKET, "The bucket.", '"my-backups"', required=True),
             Option("region", Text(), "AWS region.", '"ap-northeast-2"'),
@@ -141,7 +143,7 @@ _TABLES: Final = (
     Table(
         "destination.NAME",
         FtpDestination,
-        'A folder on an FTP server: `type = "ftp"`.',
+        'A folder on an FTP server: `type = "ftp"` ([destinations/ftp.md](destinations/ftp.md)).',
         (
             Option("host", _HOST, "The server.", '"ftp.example.com"', required=True),
             Option("port", Whole(1, 65535), "Port of the control connection.", "21"),
@@ -155,7 +157,8 @@ _TABLES: Final = (
     Table(
         "destination.NAME",
         LocalDestination,
-        'A further folder on this host, such as another disk or a mount: `type = "local"`.',
+        'A further folder on this host, such as another disk or a mount: `type = "local"` '
+        "([destinations/local.md](destinations/local.md)).",
         (
             Option("path", AbsolutePath(as_text=True), "The folder.", '"/mnt/usb/backups"', required=True),
             Option("require_mount", Flag(), "Refuse to write when nothing is mounted there.", "true"),
@@ -354,6 +357,71 @@ _TABLES: Final = (
             _BANDWIDTH,
         ),
     ),
+    Table(
+        "destination.NAME",
+        ResticDestination,
+        "A repository of [restic](destinations/restic.md), which keeps only what it has not got yet: "
+        'of daily fulls what changed. `type = "restic"`. Needs the program `restic` (0.14 or later).',
+        (
+            Option(
+                "repository",
+                Repository(),
+                "As restic takes it: a folder, `s3:https://HOST/BUCKET/PATH`, `sftp:USER@HOST:/PATH`, "
+                "`rest:https://HOST/`, `rclone:REMOTE:PATH` and so on. No password stands in it.",
+                '"s3:https://s3.amazonaws.com/my-backups/restic"',
+                required=True,
+            ),
+            Option(
+                "password", SecretValue(), "Password of the repository; required.", '{ credential = "restic-password" }'
+            ),
+            Option("path", AbsolutePath(as_text=True), "Folder in the snapshots that the files are in.", '"/nanumpay"'),
+            Option(
+                "init",
+                Flag(),
+                "Whether a repository that is not there is made. Without, `backupctl test` says what to type.",
+                "true",
+            ),
+            Option("access_key_id", Text("an access key's id"), "For `s3:`.", '"AKIA…"'),
+            Option("secret_access_key", SecretValue(), "For `s3:`.", '{ credential = "s3-secret" }'),
+            Option("rest_username", Text("a user's name"), "For `rest:`.", '"backup"'),
+            Option("rest_password", SecretValue(), "For `rest:`.", '{ credential = "rest-password" }'),
+            Option(
+                "variables",
+                Variables(),
+                "What else restic finds in its environment, such as the logins of other kinds of repository.",
+                '{ B2_ACCOUNT_ID = "0012…", B2_ACCOUNT_KEY = { credential = "b2-key" } }',
+            ),
+            Option("options", Words(), "Further options of restic's `-o`.", '["s3.storage-class=STANDARD_IA"]'),
+            Option(
+                "program",
+                Text("a program's name or path", pattern=r"[^\x00-\x1f\x7f]+"),
+                "The program, looked for on the PATH.",
+                '"/usr/local/bin/restic"',
+            ),
+            Option(
+                "cache",
+                AbsolutePath(as_text=True, empty=True),
+                "Where restic keeps what it knows of a repository that is elsewhere.",
+                '"/var/cache/restic"',
+                default="the service's cache directory",
+            ),
+            _CA_FILE,
+            Option(
+                "check_percent",
+                Whole(0, 100),
+                "How much of the data each verification of all copies reads (`restic check --read-data-subset`).",
+                "10",
+            ),
+            Option(
+                "repack",
+                Size("0B", "16TiB"),
+                "The most that a daily pruning writes anew to get rid of what nobody needs.",
+                '"1GiB"',
+            ),
+            _TIMEOUT,
+            _BANDWIDTH,
+        ),
+    ),
 )
 _NATURE: Final = (
     Option(
@@ -384,5 +452,6 @@ EXAMPLE_NAMES: Final = {
     "gcs": "google",
     "azure": "azure",
     "dropbox": "dropbox",
+    "restic": "restic",
 }
 """What a destination of each type is called in docs/backupd.toml.example."""

@@ -22,10 +22,12 @@ __all__ = [
     "FtpDestination",
     "GcsDestination",
     "LocalDestination",
+    "ResticDestination",
     "S3Destination",
     "SftpDestination",
     "TlsServer",
     "WebdavDestination",
+    "has_login",
     "kms_conflicts",
     "type_of_destination",
 ]
@@ -48,13 +50,15 @@ class DestinationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     ``name`` is the one in the host file. ``bandwidth`` is the most bytes per second that go there or come from there,
     0: any. ``extra`` is the optional extra of this package that the driver takes (``pip install
     'nanumpay-backupd[sftp]'``), empty: none. ``environment`` are the variables that hold the secrets of a place that
-    is typed as one word (`place.read_place`). ``media`` names what the copies there lie on (two places of one name are
-    one medium), ``offsite`` says whether it stands elsewhere than this host; empty, None: as follows from the type and
-    the address (`natures`).
+    is typed as one word (`place.read_place`). ``wants_plain``: the place compresses and encrypts by itself, and keeps
+    only what it has not got yet, so it is given what is neither (`pipeline.plain`). ``media`` names what the copies
+    there lie on (two places of one name are one medium), ``offsite`` says whether it stands elsewhere than this host;
+    empty, None: as follows from the type and the address (`natures`).
     """
 
     extra: ClassVar[str] = ""
     environment: ClassVar[tuple[str, ...]] = ()
+    wants_plain: ClassVar[bool] = False
     name: str
     bandwidth: int = 0
     media: str = ""
@@ -242,6 +246,7 @@ class GcsDestination(DestinationSettings, frozen=True, tag="gcs"):
     """
 
     extra: ClassVar[str] = "gcs"
+    environment: ClassVar[tuple[str, ...]] = ("GOOGLE_APPLICATION_CREDENTIALS",)
     bucket: str
     prefix: str = "nanumpay-backup/"
     service_account: Secret = Secret("")
@@ -276,6 +281,11 @@ class AzureDestination(DestinationSettings, frozen=True, tag="azure"):
     """
 
     extra: ClassVar[str] = "azure"
+    environment: ClassVar[tuple[str, ...]] = (
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_KEY",
+    )
     container: str
     account: str = ""
     prefix: str = "nanumpay-backup/"
@@ -321,6 +331,7 @@ class DropboxDestination(DestinationSettings, frozen=True, tag="dropbox"):
     ``chunk_size`` is a multiple of 4 MiB: so much is sent, and held in memory, at once.
     """
 
+    environment: ClassVar[tuple[str, ...]] = ("DROPBOX_APP_KEY", "DROPBOX_APP_SECRET", "DROPBOX_REFRESH_TOKEN")
     app_key: str
     path: str = "/nanumpay-backup"
     app_secret: Secret = Secret("")
@@ -348,6 +359,78 @@ class DropboxDestination(DestinationSettings, frozen=True, tag="dropbox"):
             yield "chunk_size", "is no multiple of 4MiB, as Dropbox asks for", 'chunk_size = "16MiB"'
 
 
+class ResticDestination(DestinationSettings, frozen=True, tag="restic"):
+    """A restic repository, by the program ``restic``; objects are files in the folder ``path`` of its snapshots.
+
+    ``repository`` is as restic takes it, without a password in it. ``rest_username`` and ``rest_password`` are those of
+    a REST server; ``variables`` are added to restic's environment, ``options`` to its ``-o``. ``init``: one that is not
+    there is made. ``check_percent`` of the data is read by each check, and at most ``repack`` bytes are written anew by
+    each pruning.
+    """
+
+    environment: ClassVar[tuple[str, ...]] = ("RESTIC_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    wants_plain: ClassVar[bool] = True
+    repository: str
+    password: Secret = Secret("")
+    path: str = "/nanumpay-backup"
+    access_key_id: str = ""
+    secret_access_key: Secret = Secret("")
+    rest_username: str = ""
+    rest_password: Secret = Secret("")
+    variables: tuple[tuple[str, Secret], ...] = ()
+    options: tuple[str, ...] = ()
+    program: str = "restic"
+    cache: str = ""
+    ca_file: str = ""
+    init: bool = False
+    check_percent: int = 10
+    repack: int = 1 << 30
+    timeout: float = 60.0
+
+    @property
+    def address(self) -> str:
+        """See `DestinationSettings.address`."""
+        return f"restic:{self.repository}"
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of this host that the repository is, empty: it is elsewhere."""
+        repository = self.repository.removeprefix("local:")
+        return repository if repository.startswith("/") else ""
+
+    @property
+    def server(self) -> TlsServer | None:
+        """Return the host and port of its server, as far as the repository's name tells them (port 0: the usual)."""
+        kind, _, rest = self.repository.partition(":")
+        if kind not in ("s3", "rest", "sftp", "swift"):
+            return None
+        if kind == "sftp" and not rest.startswith("//"):
+            host = rest.partition(":")[0].rpartition("@")[2]
+            return TlsServer(host, 0, self.timeout) if host else None
+        bare = rest if "://" in rest else f"https://{rest.lstrip('/')}"
+        parts = urlsplit(bare)
+        usual = 0 if kind == "sftp" else (80 if parts.scheme == "http" else _HTTPS)
+        return TlsServer(parts.hostname or "", parts.port or usual, self.timeout) if parts.hostname else None
+
+    @property
+    def tls_server(self) -> TlsServer | None:
+        """See `DestinationSettings.tls_server`; AWS keeps its own in order."""
+        return _https_server(self.repository.partition(":")[2], self.timeout)
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """See `DestinationSettings.conflicts`."""
+        if not self.password:
+            yield "password", "is missing", 'add: password = { credential = "restic-password" }'
+        if has_login(self.repository):
+            yield "repository", "has a login in it", "write it into keys of its own: rest_username, rest_password"
+        if bool(self.rest_username) != bool(self.rest_password):
+            given = "rest_username" if self.rest_username else "rest_password"
+            yield given, "is set alone", "write rest_username and rest_password"
+        if bool(self.access_key_id) != bool(self.secret_access_key):
+            given = "access_key_id" if self.access_key_id else "secret_access_key"
+            yield given, "is set alone", "write access_key_id and secret_access_key"
+
+
 Destination = (
     S3Destination
     | FtpDestination
@@ -357,6 +440,7 @@ Destination = (
     | GcsDestination
     | AzureDestination
     | DropboxDestination
+    | ResticDestination
 )
 
 
@@ -364,6 +448,16 @@ def type_of_destination(record: type | object) -> str:
     """Return what ``type`` says in the host file for that record or its class."""
     kind = record if isinstance(record, type) else type(record)
     return str(kind.__struct_config__.tag)  # type: ignore[attr-defined]  # every record is a Struct
+
+
+def has_login(repository: str) -> bool:
+    """Tell whether a restic repository's name has a login in it that may be a secret; a user of SSH alone is none."""
+    kind, _, rest = repository.partition(":")
+    login = rest.partition("://")[2].partition("/")[0] if "://" in rest else rest.partition("/")[0]
+    if kind == "sftp":
+        login = rest.removeprefix("//").partition("/")[0]
+        return ":" in login.rpartition("@")[0]
+    return "@" in login
 
 
 def kms_conflicts(sse: str, key_id: str) -> Iterator[tuple[str, str, str]]:

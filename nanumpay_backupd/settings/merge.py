@@ -104,7 +104,7 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
     retention = policy_of(known.retention, host.nanumpay.retention)
     encryption = _encryption(host, host.nanumpay.encryption, REMOTE)
     # Of settings that are not known yet nobody can say whether they name a place.
-    told = _encryption_warnings(encryption, bool(destinations) or app is None, of_application=True)
+    told = _encryption_warnings(encryption, destinations, unknown=app is None, of_application=True)
     return JobSpec(
         name=APPLICATION_JOB,
         source=_with_tools(host, MongoSource(uri=host.mongodb.uri, database=host.mongodb.database)),
@@ -146,7 +146,7 @@ def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
         limits=job.limits or _common_limits(host),
         timezone=host.timezone,
         encryption=encryption,
-        warnings=_encryption_warnings(encryption, bool(job.destinations), of_application=False),
+        warnings=_encryption_warnings(encryption, destinations, of_application=False),
         **_protection(job),
     )
 
@@ -203,16 +203,25 @@ def encryption_in_words(options: JobEncryption) -> str:
     return f"{options.method} {whom}: {what}"
 
 
-def _encryption_warnings(options: JobEncryption, elsewhere: bool, *, of_application: bool) -> tuple[str, ...]:  # noqa: FBT001
-    """Say what of these settings is legal but hardly meant."""
+def _encryption_warnings(
+    options: JobEncryption, destinations: tuple[Destination, ...], *, unknown: bool = False, of_application: bool
+) -> tuple[str, ...]:
+    """Say what of these settings is legal but hardly meant; ``unknown``: there may be more destinations."""
     told = []
+    closed = options.on and options.scope == ALL and options.recipients and not options.decrypt_with
+    told += [
+        f"what this job stores at {place.name} has nothing in common with what is there: it is encrypted before, and "
+        'no key here opens it; set scope = "remote" (restic encrypts by itself), or name a key in decrypt_with'
+        for place in destinations
+        if closed and place.wants_plain
+    ]
     if options.on and options.scope == ALL and of_application:
         told.append(
             'encryption with scope = "all" hides the backups from the application: its page offers none for download, '
             'and its "run now" reports a failure although the backup is made; scope = "remote" encrypts the copies '
             "elsewhere and keeps the local file readable"
         )
-    if options.on and options.scope == REMOTE and not elsewhere:
+    if options.on and options.scope == REMOTE and not destinations and not unknown:
         told.append(
             'encryption with scope = "remote" encrypts only copies elsewhere, and no destination is configured: '
             "nothing is encrypted"

@@ -6,14 +6,14 @@ import ipaddress
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from nanumpay_backupd.settings.schema import Destination, LocalDestination
+from nanumpay_backupd.settings.destinations import Destination, LocalDestination, ResticDestination
 
 __all__ = ["DISK", "Standing", "standing_of"]
 
 DISK: Final = "disk"
 """The medium of the data itself, and of the backups folder."""
 _MOUNTED: Final = "mounted-disk"
-_ADDRESSES: Final = ("host", "endpoint_url", "url", "endpoint", "repository")
+_ADDRESSES: Final = ("host", "endpoint_url", "url", "endpoint")
 """Fields of a destination that may say where its server is, whatever its type."""
 _OWN: Final = (".local", ".lan", ".internal", ".intranet", ".home", ".corp", ".home.arpa", ".localdomain")
 
@@ -35,6 +35,10 @@ def standing_of(destination: Destination | None) -> Standing:
         return Standing(DISK, offsite=False)
     if isinstance(destination, LocalDestination):
         media, offsite = _MOUNTED if destination.require_mount else DISK, False
+    elif isinstance(destination, ResticDestination):
+        media = DISK if destination.folder else "restic"
+        server = destination.server
+        offsite = not destination.folder and (server is None or _is_elsewhere(server.host))
     else:
         media = str(destination.__struct_config__.tag)
         offsite = all(_is_elsewhere(str(getattr(destination, name, ""))) for name in _ADDRESSES)

@@ -320,7 +320,9 @@ class SettingsWatch:
     def _with_consequence(self, problem: ErrorInfo) -> ErrorInfo:
         app = self._state.app
         effect = (
-            "no backup runs by itself until this is mended" if app is None else "the last good settings stay in force"
+            "job nanumpay does not run by itself until this is mended"
+            if app is None
+            else "the last good settings stay in force"
         )
         return msgspec.structs.replace(problem, message=f"{problem.message}; {effect}")
 

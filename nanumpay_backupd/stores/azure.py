@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import re
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import xxhash
 from azure.core import MatchConditions
 from azure.core.credentials import AzureSasCredential
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
-from azure.identity import (
-    ChainedTokenCredential,
-    EnvironmentCredential,
-    ManagedIdentityCredential,
-    WorkloadIdentityCredential,
-)
 from azure.storage.blob import (
     BlobBlock,
     BlobClient,
@@ -37,9 +27,12 @@ from azure.storage.blob import (
 
 from nanumpay_backupd.errors import LockedError, StoreError
 from nanumpay_backupd.settings.destinations import AzureDestination
+from nanumpay_backupd.stores.azure_blocks import Moved, block_length, left_there, md5, send_blocks
 from nanumpay_backupd.stores.azure_errors import classify, error_code, reason, says_locked, status
+from nanumpay_backupd.stores.azure_survey import RIGHTS, survey
 from nanumpay_backupd.stores.base import (
     CHUNK,
+    Finding,
     Keeping,
     ObjectInfo,
     Progress,
@@ -50,13 +43,13 @@ from nanumpay_backupd.stores.base import (
     is_hidden,
     store_error,
 )
-from nanumpay_backupd.stores.payload import Body, Payload, ignore, sliced
+from nanumpay_backupd.stores.extras import needed_extra
+from nanumpay_backupd.stores.payload import Payload, ignore, sliced
 from nanumpay_backupd.stores.tls import check_ca_file
 from nanumpay_backupd.system.secrets import Secret, redact
 
-__all__ = ["AzureStore", "block_length"]
+__all__ = ["AzureStore"]
 
-_MOST_BLOCKS: Final = 50_000
 _READ_AT_ONCE: Final = 4 << 20
 _PAGE: Final = 1000
 _CONNECT_TIMEOUT: Final = 10.0
@@ -71,13 +64,14 @@ class AzureStore(Store):
     is replaced but the one that was there when the put began.
     """
 
-    properties = Properties(proves_content=True, resumes_put=True)
+    rights = RIGHTS
+    properties = Properties(proves_content=True, resumes_put=True, forgets=True)
 
     def __init__(self, destination: AzureDestination, pace: Callable[[int], None] | None = None) -> None:
         """Take the settings; ``pace``, from any thread, gets the bytes about to be sent, and holds them back."""
         self.name = destination.name
         self._settings = destination
-        self._pace = pace or ignore
+        self._pace = pace
         folder = destination.prefix.strip("/")
         self._prefix = f"{folder}/" if folder else ""
         self._client: ContainerClient | None = None
@@ -182,6 +176,12 @@ class AzureStore(Store):
             expiring=not versions and bool(policy and policy.enabled),
         )
 
+    def survey(self, key: str) -> tuple[Finding, ...]:
+        """Look at how container and account are set up; see `Store.survey`."""
+        container = self._connect()
+        with self._faults("looking at the container"), contextlib.closing(self._service()) as account:
+            return survey(container, account, self._settings, self._prefix + key)
+
     def close(self) -> None:
         """Drop the connections."""
         if self._client is not None:
@@ -198,7 +198,7 @@ class AzureStore(Store):
         check_ca_file(self.name, settings.ca_file)
         options: dict[str, Any] = {
             "retry_total": 0,
-            "connection_timeout": _CONNECT_TIMEOUT,
+            "connection_timeout": min(_CONNECT_TIMEOUT, settings.timeout),
             "read_timeout": settings.timeout,
             "connection_verify": self._settings.ca_file or True,
             "max_single_get_size": _READ_AT_ONCE,
@@ -232,6 +232,14 @@ class AzureStore(Store):
             return {"account_name": settings.account, "account_key": settings.account_key.reveal()}
         if settings.sas_token:
             return AzureSasCredential(settings.sas_token.reveal().removeprefix("?"))
+        # Who names a key or a SAS neither needs this library nor waits for it.
+        with needed_extra(settings):
+            from azure.identity import (
+                ChainedTokenCredential,
+                EnvironmentCredential,
+                ManagedIdentityCredential,
+                WorkloadIdentityCredential,
+            )
         # What a server has; not what a person who logged in has.
         identity: dict[str, Any] = {"client_id": settings.client_id} if settings.client_id else {}
         found: list[Any] = [EnvironmentCredential()]
@@ -250,7 +258,7 @@ class AzureStore(Store):
             f"{parts.scheme}://{parts.netloc}{path}",
             credential=container.credential,
             retry_total=0,
-            connection_timeout=_CONNECT_TIMEOUT,
+            connection_timeout=min(_CONNECT_TIMEOUT, self._settings.timeout),
             read_timeout=self._settings.timeout,
             connection_verify=self._settings.ca_file or True,
         )
@@ -260,15 +268,16 @@ class AzureStore(Store):
     def _put(self, key: str, payload: Payload, progress: Progress) -> PutResult:
         with payload:
             doing = f"storing {key} ({payload.size} bytes)"
+            moved = Moved(progress)
             with self._faults(doing):
                 replacing = self._replacing(key)
                 if payload.size > self._settings.block_size:
-                    digest = self._put_blocks(key, payload, replacing, progress)
+                    digest = self._put_blocks(key, payload, replacing, moved)
                 else:
                     digest = self._put_small(key, payload, replacing)
-                    progress(payload.size)
+                    moved.add(payload.size, 0)
             self._confirm(key, payload.size, digest)
-            return PutResult(size=payload.size, proven=True, durable=True)
+            return PutResult(size=payload.size, proven=True, durable=True, resumed=moved.resumed)
 
     def _replacing(self, key: str) -> dict[str, Any]:
         """Return the condition of a put: that the blob is the one that is there now, or that there is none."""
@@ -292,12 +301,13 @@ class AzureStore(Store):
             if "etag" in replacing or self._look(key) is not None:
                 raise
             # Blocks that an earlier put of the name left count as a blob here, and as none for a list of blocks.
-            return self._put_blocks(key, payload, replacing, ignore)
+            return self._put_blocks(key, payload, replacing, Moved(ignore))
 
     def _put_whole(self, key: str, payload: Payload, replacing: dict[str, Any]) -> bytes:
         data = payload.read(0, payload.size)
-        digest = _md5(data)
-        self._pace(len(data))
+        digest = md5(data)
+        if self._pace is not None:
+            self._pace(len(data))
         self._blob(key).upload_blob(
             data,
             length=len(data),
@@ -309,63 +319,21 @@ class AzureStore(Store):
         )
         return digest
 
-    def _put_blocks(self, key: str, payload: Payload, replacing: dict[str, Any], progress: Progress) -> bytes:
+    def _put_blocks(self, key: str, payload: Payload, replacing: dict[str, Any], moved: Moved) -> bytes:
+        settings = self._settings
         blob = self._blob(key)
-        length = block_length(payload.size, self._settings.block_size)
-        there = self._left_there(blob)
-        whole = hashlib.md5(usedforsecurity=False)
-        names: list[str] = []
-        stop = threading.Event()
-
-        def send(name: str, data: bytes) -> int:
-            if stop.is_set():
-                raise store_error("destination-failed", "stopped")
-            checksum = b64encode(_md5(data)).decode("ascii")
-            blob.stage_block(name, Body(data, self._pace), length=len(data), headers={"Content-MD5": checksum})
-            return len(data)
-
-        pieces = payload.pieces(length)
-        with ThreadPoolExecutor(self._settings.parallel_blocks, thread_name_prefix="azure-block") as pool:
-            pending: set[Future[int]] = set()
-            try:
-                while True:
-                    moved = 0
-                    while len(pending) < self._settings.parallel_blocks and (data := next(pieces, b"")):
-                        whole.update(data)
-                        names.append(f"{len(names):06}-{xxhash.xxh3_128_hexdigest(data)}")
-                        if there.get(names[-1]) == len(data):
-                            moved += len(data)
-                            break  # reported at once: the callback may break off
-                        pending.add(pool.submit(send, names[-1], data))
-                    else:
-                        if not pending:
-                            break
-                        finished, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                        moved += sum(future.result() for future in finished)
-                    progress(moved)
-            except BaseException:
-                stop.set()
-                raise
+        length = block_length(payload.size, settings.block_size)
+        there = left_there(blob)
+        names, digest = send_blocks(
+            blob, payload, length, there, moved, parallel=settings.parallel_blocks, pace=self._pace
+        )
         blob.commit_block_list(
             [BlobBlock(block_id=name) for name in names],
-            content_settings=ContentSettings(
-                content_type="application/octet-stream", content_md5=bytearray(whole.digest())
-            ),
+            content_settings=ContentSettings(content_type="application/octet-stream", content_md5=bytearray(digest)),
             **replacing,
             **self._options(),
         )
-        return whole.digest()
-
-    @staticmethod
-    def _left_there(blob: BlobClient) -> dict[str, int]:
-        """Return the sizes of the blocks that an earlier put left, by their names; none where that is not told."""
-        try:
-            _, found = blob.get_block_list("uncommitted")
-        except AzureError as error:
-            if status(error) in (403, 404):
-                return {}
-            raise
-        return {str(block.id): int(block.size or 0) for block in found}
+        return digest
 
     def _confirm(self, key: str, size: int, digest: bytes) -> None:
         """Compare what is there with what was sent; who may not look is content with Azure's answers."""
@@ -424,13 +392,3 @@ class AzureStore(Store):
             code, hint, retryable = classify(error)
             message = f"destination {self.name!r}: {doing} failed at {self._place}: {reason(error)}"
             raise store_error(code, message, hint, retryable=retryable) from error
-
-
-def block_length(size: int, wanted: int) -> int:
-    """Return the bytes per block: as wanted, but so that no more than 50,000 are needed, as Azure asks for."""
-    needed = -(-size // _MOST_BLOCKS)
-    return wanted if needed <= wanted else -(-needed // (1 << 20)) << 20
-
-
-def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()

@@ -14,6 +14,7 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 
+from nanumpay_backupd.stores.said import plain
 from nanumpay_backupd.stores.tls import TLS_HINT, about_tls
 from nanumpay_backupd.system.secrets import redact
 
@@ -76,7 +77,7 @@ def says_locked(error: Exception) -> bool:
 
 def reason(error: Exception) -> str:
     """Say in a few words, without secrets, what the server or the library said."""
-    text = str(getattr(error, "message", "") or error).strip()
+    text = (str(getattr(error, "message", "") or error) if status(error) else plain(error)).strip()
     first = text.splitlines()[0] if text else type(error).__name__
     code = error_code(error)
     return redact(_QUERY.sub("", f"{code} ({first})" if code and code not in first else first))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -27,8 +27,10 @@ __all__ = [
     "Resumed",
     "ShortNotes",
     "Store",
+    "aside_name",
     "check_key",
     "is_hidden",
+    "left_behind",
     "part_key",
     "part_name",
     "store_error",
@@ -43,6 +45,7 @@ WORTH_RESUMING: Final = 1 << 20
 """What an earlier put left is gone on with from this size; below, sending it again is as quick as looking."""
 
 _PART: Final = ".part"
+_LONGEST: Final = 800
 _MENDED_BY_PEOPLE: Final = frozenset({"destination-auth", "destination-denied", "destination-tls"})
 _RETRYABLE: Final = frozenset({"destination-unreachable", "destination-mismatch", "destination-failed"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -69,6 +72,9 @@ class Notes(Protocol):
     def write(self, key: str, note: bytes | None) -> None:
         """Keep a note in the place of the one before; None: forget it."""
 
+    def keys(self) -> Iterable[str]:
+        """Return the keys of which there is a note, for `Store.sweep`."""
+
 
 class ShortNotes:
     """Notes that live as long as this object: for stores that nobody gave others."""
@@ -86,6 +92,10 @@ class ShortNotes:
             self._notes.pop(key, None)
         else:
             self._notes[key] = note
+
+    def keys(self) -> Iterable[str]:
+        """Return the keys of which there is a note."""
+        return tuple(self._notes)
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
@@ -121,17 +131,22 @@ class Properties(msgspec.Struct, frozen=True):
     ``ranged_get``: a get from an offset, or of a length, moves about that much, and not the whole object.
     ``proves_content``: puts are ``proven``. ``tells_checksum``: `Store.stat` has a ``checksum`` of every object.
     ``resumes_put``: a put goes on with what an earlier one of the same key and content left, also one of a process that
-    was killed. ``replaces_at_once``: while an object is replaced there is always the old or the new one under its name;
-    else there is none for a moment. ``tells_room``: `Store.room` knows, if the server is one
-    that tells.
+    was killed; where it ``needs_notes``, by those of the earlier one alone (the place tells nobody of its unfinished
+    uploads). ``forgets``: what is left there the place itself removes within some days, and nobody can before, so that
+    `Store.sweep` has nothing to do. ``replaces_at_once``: while an object is replaced there is always the old or the
+    new one under its name; else there is none for a moment. ``tells_room``: `Store.room` knows, if the server is one
+    that tells. ``checks_itself``: `Store.check` looks over all objects at once, for less than reading each takes.
     """
 
     ranged_get: bool = True
     proves_content: bool = False
     tells_checksum: bool = False
     resumes_put: bool = False
+    needs_notes: bool = False
+    forgets: bool = False
     replaces_at_once: bool = True
     tells_room: bool = False
+    checks_itself: bool = False
 
 
 class Keeping(msgspec.Struct, frozen=True):
@@ -159,7 +174,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def store_error(code: str, message: str, hint: str = "", *, retryable: bool | None = None) -> StoreError:
-    """Make the StoreError of one of the codes listed at `Store`; whether a retry helps follows from the code."""
+    """Make the StoreError of one of the codes listed at `Store`; whether a retry helps follows from the code.
+
+    What a server said may be anything: what cannot be printed is left out, and a page of text cut short.
+    """
+    if not message.isprintable() or len(message) > _LONGEST:
+        message = " ".join("".join(c if c.isprintable() else " " for c in message[: 2 * _LONGEST]).split())
+        message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
     return StoreError(message, hint=hint, code=code, retryable=code in _RETRYABLE if retryable is None else retryable)
 
 
@@ -189,6 +210,22 @@ def part_key(name: str) -> str | None:
     """Return of which object a file's name is the `part_name`, None: of none."""
     key = name[1 : -len(_PART)]
     return key if name == part_name(key) and _KEY.fullmatch(key) else None
+
+
+def aside_name(key: str) -> str:
+    """Return the name of an object that steps aside where a file cannot be renamed onto another."""
+    return f".{key}.old"
+
+
+def left_behind(names: Iterable[str]) -> dict[str, str]:
+    """Return what of a folder's files may be left of puts that were broken off, with the key that each is of.
+
+    Those are unfinished uploads, and objects that stepped aside for another, once that one is there.
+    """
+    all_of_them = set(names)
+    parts = {name: key for name in all_of_them if (key := part_key(name)) is not None}
+    aside = {aside_name(key): key for key in all_of_them if not is_hidden(key)}
+    return parts | {name: key for name, key in aside.items() if name in all_of_them}
 
 
 def worth_keeping(error: BaseException) -> bool:
@@ -238,6 +275,9 @@ class Store(ABC):
     - ``object-missing``: the named object does not exist (get only);
     - ``object-locked``: the place does not let it go yet (`errors.LockedError`; `delete` and `must_be_free` only);
     - ``extra-missing``: the driver's library is not installed (raised by `factory.open_store`, before anything else);
+    - ``object-damaged``: the place itself says that what it holds is damaged (`get`, `check`);
+    - ``destination-busy`` (retryable): others work there who must not be disturbed;
+    - ``tool-missing``: the program that the driver runs is not installed;
     - ``destination-failed`` (retryable): anything else.
 
     Messages name the place (host, bucket, folder) and never a secret; what a server answered in words is part of them.
@@ -332,6 +372,13 @@ class Store(ABC):
         ``key`` is of no object, and may be used to try rights out; nothing of it stays.
         """
         return ()
+
+    def check(self, tick: Callable[[], None]) -> None:  # noqa: B027 - most places keep each object by itself
+        """Let the place compare all that it holds with what it should (``Properties.checks_itself``).
+
+        ``tick`` is called now and then, and may raise. Raises StoreError (``object-damaged``) where something is wrong:
+        which objects that concerns tells only a `get` of each.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -5,29 +5,35 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.destinations import DropboxDestination
 from nanumpay_backupd.stores.base import (
     CHUNK,
+    Finding,
     Keeping,
+    Notes,
     ObjectInfo,
     Progress,
     Properties,
     PutResult,
+    ShortNotes,
     Store,
     check_key,
     is_hidden,
     store_error,
+    worth_keeping,
 )
 from nanumpay_backupd.stores.dropbox_errors import FAULTS, AnswerError, classify, reason
 from nanumpay_backupd.stores.dropbox_link import DropboxLink
-from nanumpay_backupd.stores.dropbox_session import ContentHash, SessionGoneError, SessionNote, Upload, begin
-from nanumpay_backupd.stores.payload import Body, Counted, KeptNotes, Payload, UploadNotes, ignore, sliced
+from nanumpay_backupd.stores.dropbox_session import ContentHash, SessionGoneError, Upload, begin
+from nanumpay_backupd.stores.dropbox_survey import RIGHTS, survey
+from nanumpay_backupd.stores.payload import Body, Counted, Payload, ignore, sliced
+from nanumpay_backupd.stores.sessions import Session, Sessions, proven
 from nanumpay_backupd.stores.tls import check_ca_file
 from nanumpay_backupd.system.clock import Clock, SystemClock
 
@@ -43,23 +49,25 @@ class DropboxStore(Store):
     but the one that was there when the put began.
     """
 
+    rights = RIGHTS
+    properties = Properties(proves_content=True, resumes_put=True, needs_notes=True, tells_room=True)
+
     def __init__(
         self,
         destination: DropboxDestination,
         clock: Clock | None = None,
         pace: Callable[[int], None] | None = None,
-        notes: UploadNotes | None = None,
+        notes: Notes | None = None,
     ) -> None:
         """Take the settings; ``pace`` gets the bytes about to be sent, and holds them back.
 
         Without ``notes`` that outlive the process, an upload is gone on with only by this store.
         """
         self.name = destination.name
-        self.properties = Properties(proves_content=True, resumes_put=notes is not None, tells_room=True)
         self._settings = destination
         self._clock = clock or SystemClock()
         self._pace = pace
-        self._notes = notes or KeptNotes()
+        self._sessions = Sessions(notes or ShortNotes(), self._clock)
         folder = destination.path.strip("/")
         self._folder = f"/{folder}" if folder else ""
         self._link: DropboxLink | None = None
@@ -166,6 +174,15 @@ class DropboxStore(Store):
         """Say what Dropbox keeps: every file that was deleted or replaced, for the 30 to 365 days of the plan."""
         return Keeping(versions=True, expiring=True)
 
+    def survey(self, key: str) -> tuple[Finding, ...]:  # noqa: ARG002 - nothing is tried out
+        """Look at the account; see `Store.survey`."""
+        with self._faults("looking at the account"):
+            return survey(self._connect())
+
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
+        """Forget old sessions; see `Store.sweep`. No call ends one: Dropbox does so by itself in a week."""
+        return self._sessions.sweep(before, ours, lambda _: None)
+
     def close(self) -> None:
         """Drop the connections."""
         if self._link is not None:
@@ -182,7 +199,7 @@ class DropboxStore(Store):
             with self._faults(doing):
                 if payload.size <= self._settings.chunk_size:
                     data = payload.read(0, payload.size)
-                    digest = ContentHash(data)
+                    digest = ContentHash().update(data)
                     argument = {**commit, "content_hash": digest.hex()}
                     found = self._connect().send("files/upload", argument, Body(data, counted.sending))
                     counted.at(payload.size)
@@ -190,7 +207,7 @@ class DropboxStore(Store):
                     found, digest = self._put_session(key, payload, commit, counted)
         there = int(found.get("size", -1))
         if there == payload.size and found.get("content_hash") == digest.hex():
-            return PutResult(size=there, proven=True, durable=True)
+            return PutResult(size=there, proven=True, durable=True, resumed=counted.resumed)
         self._take_back(key, found)
         raise self._mismatch(
             f"after storing {key} the server reports "
@@ -207,55 +224,47 @@ class DropboxStore(Store):
         self, key: str, payload: Payload, commit: dict[str, Any], counted: Counted
     ) -> tuple[dict[str, Any], ContentHash]:
         """Send a file in a session: the one that is written down, where it still serves, else a new one."""
-        link = self._connect()
-
-        def remember(note: SessionNote) -> None:
-            self._notes.write(key, msgspec.json.encode(note))
-
-        note = self._noted(key, payload)
-        if note is None:
-            note = begin(link, payload.size)
-            remember(note)
-        upload = Upload(link, payload, note, counted=counted, clock=self._clock, remember=remember)
+        upload, stands = self._left_there(key, payload, counted)
+        if upload is None:
+            session = self._sessions.begun(key, begin(self._connect()), payload.size)
+            upload = self._upload(key, session, payload, counted)
         try:
-            found = upload.send(self._settings.chunk_size, commit)
+            found = upload.send(self._settings.chunk_size, stands, commit)
         except SessionGoneError:
-            self._notes.write(key, None)
+            self._sessions.forget(key)
             # When the last answer was lost on its way, the file is there.
             found = self._look(key) or {}
-            upload.digest.up_to(payload, payload.size)
-            if found.get("content_hash") != upload.digest.hex():
+            if found.get("content_hash") != upload.digest.up_to(payload.size):
                 raise store_error(
                     "destination-unreachable",
                     f"destination {self.name!r}: storing {key} failed at {self._place}: it forgot the upload",
                     "it is begun anew",
                 ) from None
-        except AnswerError as error:
-            if error.status != 429 and error.status < 500:
-                self._notes.write(key, None)
+        except BaseException as error:
+            if not _may_go_on(error):
+                self._sessions.forget(key)  # Dropbox does so by itself in a week
             raise
-        except FAULTS:
-            raise
-        except BaseException:  # broken off by the progress callback; Dropbox forgets the session in a week
-            self._notes.write(key, None)
-            raise
-        self._notes.write(key, None)
+        self._sessions.forget(key)
         return found, upload.digest
 
-    def _noted(self, key: str, payload: Payload) -> SessionNote | None:
-        """Return what an earlier put left, if it is of a file that begins with the same bytes."""
-        text = self._notes.read(key)
-        if text is None:
-            return None
-        try:
-            note = msgspec.json.decode(text, type=SessionNote)
-        except msgspec.DecodeError:
-            return None
-        if note.size != payload.size or not 0 < note.offset <= payload.size:
-            return None
-        there = ContentHash()
-        there.up_to(payload, note.offset)
-        return note if there.hex() == note.hashed else None
+    def _left_there(self, key: str, payload: Payload, counted: Counted) -> tuple[Upload | None, int]:
+        """Return what an earlier put left and where that stands, if all of it is proven to be of this file.
+
+        Dropbox compares chunks only: what is in a session and not in its note could be another file's.
+        """
+        session = self._sessions.read(key)
+        if session is not None:
+            upload = self._upload(key, session, payload, counted)
+            with contextlib.suppress(SessionGoneError):
+                stands = upload.look()
+                if stands in session.beginnings and proven(session, stands, payload, upload.digest, counted):
+                    return upload, stands
+        counted.anew()
+        return None, 0
+
+    def _upload(self, key: str, session: Session, payload: Payload, counted: Counted) -> Upload:
+        remember = partial(self._sessions.sending, key, session)
+        return Upload(self._connect(), session.address, payload, counted, clock=self._clock, sending=remember)
 
     # ------------------------------------------------------------------------------------------------ looking
 
@@ -310,3 +319,11 @@ class DropboxStore(Store):
             code, hint, retryable = classify(error)
             message = f"destination {self.name!r}: {doing} failed at {self._place}: {reason(error)}"
             raise store_error(code, message, hint, retryable=retryable) from error
+
+
+def _may_go_on(error: BaseException) -> bool:
+    """Tell whether a session that ended so may be gone on with."""
+    if not isinstance(error, FAULTS):
+        return worth_keeping(error)
+    code, _, retryable = classify(error)
+    return worth_keeping(store_error(code, "", retryable=retryable))

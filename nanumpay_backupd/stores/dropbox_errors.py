@@ -8,6 +8,7 @@ from typing import Any, Final
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from nanumpay_backupd.stores.said import plain
 from nanumpay_backupd.stores.tls import TLS_HINT, about_tls
 from nanumpay_backupd.system.secrets import redact
 
@@ -34,6 +35,7 @@ _SUMMARIES: Final[tuple[tuple[str, str, str, bool | None], ...]] = (
     ("malformed_path", "destination-not-found", "check the destination's path", None),
     ("disallowed_name", "destination-not-found", "check the destination's path", None),
     ("not_folder", "destination-not-found", "there is a file where the destination's path wants a folder", None),
+    ("file_ancestor", "destination-not-found", "there is a file where the destination's path wants a folder", None),
     ("conflict", "destination-failed", "somebody else wrote a file of this name meanwhile; it is tried again", True),
     ("too_many_write_operations", "destination-failed", _PASSING, None),
     ("too_many_requests", "destination-failed", _PASSING, None),
@@ -67,7 +69,7 @@ def reason(error: Exception) -> str:
     """Say in a few words, without secrets, what the server or the library said."""
     if isinstance(error, AnswerError):
         return redact(f"{error.status} ({error.summary or 'no explanation'})")
-    return redact(str(error) or type(error).__name__)
+    return redact(plain(error))
 
 
 def classify(error: Exception) -> tuple[str, str, bool | None]:

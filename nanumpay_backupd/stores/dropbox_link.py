@@ -39,7 +39,7 @@ class DropboxLink:
         self._pool = urllib3.PoolManager(
             num_pools=4,
             retries=False,
-            timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT, read=settings.timeout),
+            timeout=urllib3.Timeout(connect=min(_CONNECT_TIMEOUT, settings.timeout), read=settings.timeout),
             cert_reqs="CERT_REQUIRED",
             ca_certs=settings.ca_file or None,
             headers={"User-Agent": "nanumpay-backupd"},

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, Final
-
-import msgspec
+from pathlib import Path
+from typing import Any, Final, Self
 
 from nanumpay_backupd.stores.base import CHUNK
 from nanumpay_backupd.stores.dropbox_errors import FAULTS, AnswerError, classify
@@ -19,7 +18,7 @@ from nanumpay_backupd.stores.dropbox_link import DropboxLink
 from nanumpay_backupd.stores.payload import Body, Counted, Payload, ignore
 from nanumpay_backupd.system.clock import Clock
 
-__all__ = ["ContentHash", "SessionGoneError", "SessionNote", "Upload", "begin"]
+__all__ = ["ContentHash", "SessionGoneError", "Upload", "begin"]
 
 _BLOCK: Final = 4 << 20
 _MOST_CUTS: Final = 5
@@ -31,27 +30,21 @@ class SessionGoneError(Exception):
     """Dropbox knows the session no more: it is too old, or it is a file already."""
 
 
-class SessionNote(msgspec.Struct):
-    """What is written down of an upload: the session, the file's size, what is there and the hash of that."""
-
-    session: str
-    size: int
-    offset: int = 0
-    hashed: str = ""
-
-
 class ContentHash:
-    """Dropbox's hash of a content: the SHA-256 of the SHA-256 of each 4 MiB ("Content hash" in its documentation)."""
+    """Dropbox's hash of a content: the SHA-256 of the SHA-256 of each 4 MiB ("Content hash" in its documentation).
 
-    def __init__(self, data: bytes = b"") -> None:
+    Of bytes as they come (`update`), or of a file's beginning, which only grows (`up_to`).
+    """
+
+    def __init__(self, payload: Payload | None = None) -> None:
+        self._payload = payload or Payload(Path(), b"")
         self._whole = hashlib.sha256()
         self._block = hashlib.sha256()
         self._filled = 0
         self.size = 0
         """How many bytes it is of."""
-        self.update(data)
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes) -> Self:
         """Count what follows."""
         view = memoryview(data)
         self.size += len(view)
@@ -63,11 +56,13 @@ class ContentHash:
             if self._filled == _BLOCK:
                 self._whole.update(self._block.digest())
                 self._block, self._filled = hashlib.sha256(), 0
+        return self
 
-    def up_to(self, payload: Payload, end: int) -> None:
-        """Count what a file has before ``end`` and was not counted yet."""
+    def up_to(self, end: int) -> str:
+        """Return it for all bytes before ``end``."""
         while self.size < end:
-            self.update(payload.read(self.size, min(CHUNK, end - self.size)))
+            self.update(self._payload.read(self.size, min(CHUNK, end - self.size)))
+        return self.hex()
 
     def hex(self) -> str:
         """Return the hash of all so far."""
@@ -77,59 +72,84 @@ class ContentHash:
         return whole.hexdigest()
 
 
-def begin(link: DropboxLink, size: int) -> SessionNote:
-    """Begin a session for so many bytes."""
+def begin(link: DropboxLink) -> str:
+    """Begin a session, and return its id."""
     answer = link.send("files/upload_session/start", {"close": False}, Body(b"", ignore))
-    return SessionNote(str(answer["session_id"]), size)
+    return str(answer["session_id"])
 
 
 class Upload:
-    """A session, and what of a file it has. Raises `AnswerError`, what urllib3 raises, and SessionGoneError."""
+    """A session, and what of a file it has. Raises `AnswerError`, what urllib3 raises, and SessionGoneError.
+
+    ``sending`` is told of the hashes of all before an offset and before the next one, before a chunk goes between them.
+    """
 
     def __init__(
         self,
         link: DropboxLink,
+        session: str,
         payload: Payload,
-        note: SessionNote,
-        *,
         counted: Counted,
+        *,
         clock: Clock,
-        remember: Callable[[SessionNote], None],
+        sending: Callable[[dict[int, str]], None],
     ) -> None:
         self._link = link
+        self._session = session
         self._payload = payload
-        self._note = note
         self._counted = counted
         self._clock = clock
-        self._remember = remember
+        self._sending = sending
         self._failures = 0
-        self.digest = ContentHash()
+        self.digest = ContentHash(payload)
 
-    def send(self, chunk: int, commit: dict[str, Any]) -> dict[str, Any]:
-        """Send all that is not there yet, and return the file that became of it. ``chunk`` is a multiple of 4 MiB."""
-        offset = self._note.offset
+    def look(self) -> int:
+        """Return how many bytes the session has: adding nothing where its end is not is answered by where that is."""
+        argument = {"cursor": {"session_id": self._session, "offset": 0}, "close": False}
+        try:
+            self._link.send("files/upload_session/append_v2", argument, Body(b"", ignore))
+        except AnswerError as error:
+            told = _correct_offset(error)
+            if told is None:
+                if error.status == 409:
+                    raise SessionGoneError from error
+                raise
+            return told
+        return 0
+
+    def send(self, chunk: int, offset: int, commit: dict[str, Any]) -> dict[str, Any]:
+        """Send all from ``offset``, where the session stands, and return the file that became of it.
+
+        ``chunk`` is a multiple of 4 MiB.
+        """
         while True:
             self._counted.at(offset)
-            self.digest.up_to(self._payload, offset)
-            if offset > self._note.offset and self.digest.size == offset:
-                self._failures = 0
-                self._note.offset, self._note.hashed = offset, self.digest.hex()
-                self._remember(self._note)
-            cursor = {"session_id": self._note.session, "offset": offset}
             try:
                 if offset == self._payload.size:
+                    self.digest.up_to(offset)
+                    cursor = {"session_id": self._session, "offset": offset}
                     argument: dict[str, Any] = {"cursor": cursor, "commit": commit}
                     return self._link.send("files/upload_session/finish", argument, Body(b"", ignore))
-                data = self._payload.read(offset, chunk)
-                argument = {"cursor": cursor, "close": False, "content_hash": ContentHash(data).hex()}
-                self._link.send("files/upload_session/append_v2", argument, Body(data, self._counted.sending))
-                offset += len(data)
+                offset = self._append(offset, chunk)
+                self._failures = 0
             except FAULTS as error:
                 told = _correct_offset(error)
                 if told is not None and told != offset and told <= self._payload.size:
                     offset = told
                     continue
                 self._after(error)
+
+    def _append(self, offset: int, chunk: int) -> int:
+        """Send one chunk, and return where the session stands then."""
+        data = self._payload.read(offset, chunk)
+        end = offset + len(data)
+        if self.digest.size <= offset:  # else it is sent once more
+            before = self.digest.up_to(offset)
+            self._sending({offset: before, end: self.digest.update(data).hex()})
+        cursor = {"session_id": self._session, "offset": offset}
+        argument = {"cursor": cursor, "close": False, "content_hash": ContentHash().update(data).hex()}
+        self._link.send("files/upload_session/append_v2", argument, Body(data, self._counted.sending))
+        return end
 
     def _after(self, error: Exception) -> None:
         """Wait a little after a cut; raises the fault when it was none, or has been in vain too often."""

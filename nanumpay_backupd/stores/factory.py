@@ -14,6 +14,7 @@ from nanumpay_backupd.settings.destinations import (
     FtpDestination,
     GcsDestination,
     LocalDestination,
+    ResticDestination,
     S3Destination,
     SftpDestination,
     WebdavDestination,
@@ -51,7 +52,11 @@ def open_store(
     to the destination's ``bandwidth``, unless there is a ``hurry``. ``notes`` are those of its unfinished uploads.
     """
     throttle = None
-    if destination.bandwidth and not hurry:
+    if isinstance(destination, ResticDestination):
+        # What goes over the line is not what is given to restic: it keeps to the rate itself.
+        if hurry:
+            destination = msgspec.structs.replace(destination, bandwidth=0)
+    elif destination.bandwidth and not hurry:
         throttle = Throttle(destination.bandwidth, clock or SystemClock(), cancelled or (lambda: False))
     store = _driver(destination, clock, throttle, notes)
     if throttle is not None:
@@ -84,7 +89,7 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
 
             return FtpStore(destination, clock)
         case GcsDestination() | AzureDestination() | DropboxDestination():
-            return _cloud(destination, clock, None if throttle is None else throttle.spend)
+            return _cloud(destination, clock, None if throttle is None else throttle.spend, notes)
         case SftpDestination():
             from nanumpay_backupd.stores.sftp import SftpStore
 
@@ -93,6 +98,10 @@ def _imported(destination: Destination, clock: Clock | None, throttle: Throttle 
             from nanumpay_backupd.stores.webdav import WebdavStore
 
             return WebdavStore(destination)
+        case ResticDestination():
+            from nanumpay_backupd.stores.restic import ResticStore
+
+            return ResticStore(destination, clock)
         case LocalDestination():
             from nanumpay_backupd.stores.local import LocalStore
 
@@ -103,12 +112,13 @@ def _cloud(
     destination: GcsDestination | AzureDestination | DropboxDestination,
     clock: Clock | None,
     pace: Callable[[int], None] | None,
+    notes: Notes | None,
 ) -> Store:
     match destination:
         case GcsDestination():
             from nanumpay_backupd.stores.gcs import GcsStore
 
-            return GcsStore(destination, clock, pace)
+            return GcsStore(destination, clock, pace, notes)
         case AzureDestination():
             from nanumpay_backupd.stores.azure import AzureStore
 
@@ -116,4 +126,4 @@ def _cloud(
         case DropboxDestination():
             from nanumpay_backupd.stores.dropbox import DropboxStore
 
-            return DropboxStore(destination, clock, pace)
+            return DropboxStore(destination, clock, pace, notes)

@@ -23,9 +23,10 @@ from nanumpay_backupd.stores.base import (
     PutResult,
     Resumed,
     Store,
+    aside_name,
     check_key,
     is_hidden,
-    part_key,
+    left_behind,
     part_name,
     store_error,
     unreadable_source,
@@ -159,12 +160,11 @@ class FtpStore(Store):
         def action(link: FtpLink) -> None:
             if not self._enter(link, make=False):
                 return
-            for info in self._listing(link, "LIST -a"):
-                key = part_key(info.key)
-                if key is None or not ours(key):
+            for name, key in left_behind(info.key for info in self._listing(link, "LIST -a")).items():
+                if not ours(key):
                     continue
-                written = link.modified(info.key)
-                if written is not None and written < before and link.ask(f"DELE {info.key}", "deleting", REFUSED):
+                written = link.modified(name)
+                if written is not None and written < before and link.ask(f"DELE {name}", "deleting", REFUSED):
                     gone.append(key)
 
         self._run(action)
@@ -304,7 +304,9 @@ class FtpStore(Store):
             self.close()
             if error.code == "destination-denied":  # write, but not read: such accounts exist
                 return size if position.began else -1
-            raise
+            if position.began or not isinstance(error.__cause__, TimeoutError):
+                raise
+            same = False  # who hangs on to it there may do so for hours
         if same:
             return size
         # Left in the middle: a new connection, and a new file, as a server may keep the old one locked (vsftpd).
@@ -392,7 +394,10 @@ class FtpStore(Store):
                 self._compare(key, there, size)
                 renaming = True
                 self._rename(link, part, key)
-            self._compare(key, link.size(key), size)
+            there = link.size(key)
+            # A damaged object must not pass for a backup.
+            gone = there not in (None, size) and link.ask(f"DELE {key}", f"deleting {key}", REFUSED) is not None
+            self._compare(key, there, size, gone=gone)
 
         try:
             self._run(action)
@@ -400,13 +405,14 @@ class FtpStore(Store):
             self._forget_part(part, error)
             raise
 
-    def _compare(self, key: str, there: int | None, size: int) -> None:
+    def _compare(self, key: str, there: int | None, size: int, *, gone: bool = False) -> None:
         if there != size:
             raise store_error(
                 "destination-mismatch",
                 f"destination {self.name!r}: after storing {key} the server has {there or 0} of {size} bytes"
                 f" ({self._folder})",
-                "it is sent again; if it happens each time, see the FTP server's log and disk",
+                ("the damaged object was deleted there; " if gone else "")
+                + "it is sent again; if it happens each time, see the FTP server's log and disk",
             )
 
     @staticmethod
@@ -423,7 +429,7 @@ class FtpStore(Store):
         if link.size(new) is None:
             raise link.fault(doing, refusal)
         # A server that does not rename onto a file that is there: the old one steps aside, and comes back on failure.
-        aside = f".{new}.old"
+        aside = aside_name(new)
         link.ask(f"DELE {aside}", doing, REFUSED)
         if not rename(new, aside):
             raise link.fault(doing, link.refusal)

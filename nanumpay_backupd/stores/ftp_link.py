@@ -38,6 +38,10 @@ _FULL: Final = re.compile(
 _FULL_PERHAPS: Final = re.compile(r"writing to local file", re.IGNORECASE)
 _DENIED: Final = re.compile(r"permission|privilege|denied|not allowed|read.?only", re.IGNORECASE)
 _TLS: Final = re.compile(r"\b(ssl|tls|encrypt\w*|session reuse|prot p)\b", re.IGNORECASE)
+# proftpd says no more than this of a disk that is full.
+_BROKEN_OFF: Final = re.compile(r"transfer aborted\W+input/output error", re.IGNORECASE)
+# vsftpd gives nothing, and calls that done.
+_UNREADABLE: Final = re.compile(r"failed to open directory", re.IGNORECASE)
 _BUSY: Final = re.compile(r"too many|maximum|try again|busy", re.IGNORECASE)
 
 _NETWORK_HINT: Final = (
@@ -64,7 +68,7 @@ def classify_reply(reply: str, phase: Phase = "session") -> tuple[str, str, bool
     number = reply[:3]
     if number in ("452", "552") or _FULL.search(reply):
         return "destination-full", _ROOM_HINT, None
-    if number == "451" and _FULL_PERHAPS.search(reply):
+    if number == "451" and (_FULL_PERHAPS.search(reply) or _BROKEN_OFF.search(reply)):
         return "destination-full", f"most likely the server's disk is full: {_ROOM_HINT}", None
     if number in ("421", "425", "426", "430", "530") and _BUSY.search(reply):
         return "destination-unreachable", "the server has too many connections; it is tried again", None
@@ -77,7 +81,9 @@ def classify_reply(reply: str, phase: Phase = "session") -> tuple[str, str, bool
         return "destination-auth", _LOGIN_HINT, None
     if number in REFUSED:
         return "destination-denied", _RIGHTS_HINT, None
-    return "destination-failed", "see the FTP server's own log", number.startswith("4")
+    # vsftpd's last word before the process of a session ends; while logging in it is about its configuration.
+    died = phase == "session" and reply.startswith("500 OOPS")
+    return "destination-failed", "see the FTP server's own log", died or number.startswith("4")
 
 
 class FtpLink:
@@ -183,13 +189,18 @@ class FtpLink:
         """Return the lines of a listing, or None when the server refuses the command with one of ``refusals``."""
         try:
             data = self._data(command, doing, None, refusals)
-        except _RefusedError:
+        except _RefusedError as refused:
+            # Nothing to list, or nothing that may be: an empty answer would be taken for an empty folder.
+            if _DENIED.search(str(refused)):
+                raise self._no_listing(doing, redact(str(refused))) from refused
             return None
         try:
             text = b"".join(self._read(data, doing))
         finally:
             data.close()
-        self._conclude(doing)
+        reply = self._conclude(doing)
+        if not text and _UNREADABLE.search(reply):
+            raise self._no_listing(doing, redact(reply))
         return tuple(text.decode("utf-8", errors="replace").splitlines())
 
     def abandon(self, name: str) -> None:
@@ -213,6 +224,9 @@ class FtpLink:
         """Make the error for a refusal (550) that turned out to matter."""
         code, hint, retryable = classify_reply(reply)
         return store_error(code, self._message(doing, reply), hint, retryable=retryable)
+
+    def _no_listing(self, doing: str, reply: str) -> StoreError:
+        return store_error("destination-denied", self._message(doing, reply), "let this user list that folder")
 
     def _open(self) -> None:
         settings, ftp = self._settings, self._ftp
@@ -249,7 +263,7 @@ class FtpLink:
             except (ftplib.error_perm, ftplib.error_temp) as error:
                 if str(error)[:3] not in refusals:
                     raise
-                raise _RefusedError from error
+                raise _RefusedError(str(error)) from error
             except ssl.SSLError as error:
                 self._explain_break(doing, error)
 
@@ -273,11 +287,12 @@ class FtpLink:
                 pass
             raise error
 
-    def _conclude(self, doing: str) -> None:
-        """Read how the transfer ended."""
+    def _conclude(self, doing: str) -> str:
+        """Read how the transfer ended, and return it."""
         with self._faults(doing):
-            self._ftp.voidresp()
+            reply = self._ftp.voidresp()
         self._owed = False
+        return reply
 
     def _hurry(self) -> None:
         if self._ftp.sock is not None:

@@ -4,56 +4,57 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import google.auth
 import msgspec
 import requests
 from google.api_core.exceptions import Forbidden, NotFound
-from google.auth.transport.requests import AuthorizedSession, Request
+from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage
-from google.oauth2 import service_account
 
 from nanumpay_backupd.errors import LockedError, StoreError
 from nanumpay_backupd.settings.destinations import GcsDestination
 from nanumpay_backupd.stores.base import (
     CHUNK,
+    Finding,
     Keeping,
+    Notes,
     ObjectInfo,
     Progress,
     Properties,
     PutResult,
+    ShortNotes,
     Store,
     check_key,
     is_hidden,
     store_error,
+    worth_keeping,
 )
 from nanumpay_backupd.stores.gcs_errors import FAULTS, answered, classify, reason, says_locked, status
-from nanumpay_backupd.stores.gcs_session import Crc32c, SessionGoneError, Upload
-from nanumpay_backupd.stores.payload import Counted, KeptNotes, Payload, UploadNotes, ignore, sliced
+from nanumpay_backupd.stores.gcs_login import log_in
+from nanumpay_backupd.stores.gcs_session import Crc32c, SessionGoneError, Upload, cancel
+from nanumpay_backupd.stores.gcs_survey import RIGHTS, survey
+from nanumpay_backupd.stores.payload import Counted, Payload, ignore, sliced
+from nanumpay_backupd.stores.sessions import Session, Sessions, proven
 from nanumpay_backupd.stores.tls import check_ca_file
 from nanumpay_backupd.system.clock import Clock, SystemClock
-from nanumpay_backupd.system.secrets import Secret, redact
+from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["GcsStore"]
 
-_SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 _CONNECT_TIMEOUT: Final = 10.0
-_Verify = str | bool
-"""What requests takes: a file of certificates, or True for the host's own."""
 _GOOGLE: Final = "https://storage.googleapis.com"
+_Found = tuple[dict[str, Any], Crc32c]
+"""An object as the server describes it, and the checksum that it should have."""
 
 
-class _Note(msgspec.Struct):
-    """What is written down of an upload: the session's address and how large the file is."""
-
-    url: str
-    size: int
+class _OtherContentError(Exception):
+    """An earlier put of the name was of another content, as shows in the end."""
 
 
 class GcsStore(Store):
@@ -63,28 +64,30 @@ class GcsStore(Store):
     one only when its CRC32C of it is ours.
     """
 
+    rights = RIGHTS
+    properties = Properties(proves_content=True, tells_checksum=True, resumes_put=True, needs_notes=True)
+
     def __init__(
         self,
         destination: GcsDestination,
         clock: Clock | None = None,
         pace: Callable[[int], None] | None = None,
-        notes: UploadNotes | None = None,
+        notes: Notes | None = None,
     ) -> None:
         """Take the settings; ``pace`` gets the bytes about to be sent, and holds them back.
 
         Without ``notes`` that outlive the process, an upload is gone on with only by this store.
         """
         self.name = destination.name
-        self.properties = Properties(proves_content=True, tells_checksum=True, resumes_put=notes is not None)
         self._settings = destination
         self._clock = clock or SystemClock()
         self._pace = pace
-        self._notes = notes or KeptNotes()
+        self._sessions = Sessions(notes or ShortNotes(), self._clock)
         folder = destination.prefix.strip("/")
         self._prefix = f"{folder}/" if folder else ""
         self._endpoint = (destination.endpoint_url or _GOOGLE).rstrip("/")
         self._place = f"bucket {destination.bucket} at {redact(self._endpoint)}"
-        self._timeout = (_CONNECT_TIMEOUT, destination.timeout)
+        self._timeout = (min(_CONNECT_TIMEOUT, destination.timeout), destination.timeout)
         # Google's library ships no types: this edge is Any.
         self._client: Any = None
         self._http: AuthorizedSession | None = None
@@ -107,6 +110,12 @@ class GcsStore(Store):
             if response.status_code == 416:  # nothing there behind the offset
                 return
             expected = _told_crc(response) if response.status_code == 200 else ""
+            if response.status_code == 200 and not expected:
+                raise store_error(
+                    "destination-failed",
+                    f"destination {self.name!r}: {doing} failed at {self._place}: what answers is not Google",
+                    "does a login page of the network, or a proxy, answer in its place?",
+                )
             found = Crc32c()
             left = length
             # A server may ignore Range, which is its right (RFC 9110, 14.2).
@@ -202,6 +211,17 @@ class GcsStore(Store):
             locked_days=-(-int(bucket.retention_period or 0) // 86400),
         )
 
+    def survey(self, key: str) -> tuple[Finding, ...]:  # noqa: ARG002 - the bucket tells all by itself
+        """Look at the bucket's settings and at what the login may do; see `Store.survey`."""
+        with self._faults("looking at the bucket"):
+            return survey(self._session(), self._endpoint, self._settings, self._prefix, self._timeout)
+
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
+        """End old sessions; see `Store.sweep`. Google lists none: those of lost notes end by themselves in a week."""
+        with self._faults("ending unfinished uploads"):
+            http = self._session()
+            return self._sessions.sweep(before, ours, lambda found: cancel(http, found.address, self._timeout))
+
     def close(self) -> None:
         """Drop the connections."""
         if self._client is not None:
@@ -214,31 +234,13 @@ class GcsStore(Store):
         """Return the client, made at first use."""
         if self._client is None:
             check_ca_file(self.name, self._settings.ca_file)
-            verify = self._settings.ca_file or True
-            credentials = self._credentials(verify)
-            http = AuthorizedSession(credentials, auth_request=Request(_session(verify)))  # type: ignore[no-untyped-call]
-            http.verify = verify
+            http = log_in(self._settings, self._place)
             options = {"api_endpoint": self._endpoint} if self._settings.endpoint_url else None
-            self._client = storage.Client(project=None, credentials=credentials, _http=http, client_options=options)
+            self._client = storage.Client(
+                project=None, credentials=http.credentials, _http=http, client_options=options
+            )
             self._http = http
         return self._client
-
-    def _credentials(self, verify: _Verify) -> Any:
-        """Return the service account of the settings, or what this host has (application default credentials)."""
-        text = self._settings.service_account.reveal()
-        if not text:
-            found, _ = google.auth.default(scopes=[_SCOPE], request=Request(_session(verify)))
-            return found
-        try:
-            info = json.loads(text)
-            Secret(str(info["private_key"]))  # known to `redact` from now on
-            return service_account.Credentials.from_service_account_info(info, scopes=[_SCOPE])  # type: ignore[no-untyped-call]
-        except (ValueError, KeyError, TypeError, google.auth.exceptions.GoogleAuthError) as error:
-            raise store_error(
-                "destination-auth",
-                f"destination {self.name!r}: service_account for {self._place} is no key file of a service account",
-                'it is the JSON file that Google gives for a key, with "type": "service_account" and "private_key"',
-            ) from error
 
     def _bucket(self) -> Any:
         return self._connect().bucket(self._settings.bucket)
@@ -254,18 +256,18 @@ class GcsStore(Store):
         target = self._prefix + key
         with payload:
             doing = f"storing {key} ({payload.size} bytes)"
-            crc = Crc32c(payload)
             counted = Counted(report, self._pace)
-            if payload.size <= self._settings.chunk_size:
-                with self._faults(doing):
+            with self._faults(doing):
+                if payload.size <= self._settings.chunk_size:
                     counted.sending(payload.size)
-                    found = self._put_whole(target, payload, crc)
-            else:
-                found = self._put_session(key, payload, crc, counted, doing)
-            return self._confirm(key, found, payload.size, crc.up_to(payload.size))
+                    found, crc = self._put_whole(target, payload)
+                else:
+                    found, crc = self._put_session(key, payload, counted)
+            result = self._confirm(key, found, payload.size, crc.up_to(payload.size))
+            return msgspec.structs.replace(result, resumed=counted.resumed)
 
-    def _put_whole(self, target: str, payload: Payload, crc: Crc32c) -> dict[str, Any]:
-        blob = self._blob(target)
+    def _put_whole(self, target: str, payload: Payload) -> _Found:
+        blob, crc = self._blob(target), Crc32c(payload)
         generation = self._generation(target)
         blob.crc32c = crc.up_to(payload.size)  # sent along: the server compares before it makes the object
         blob.upload_from_string(
@@ -276,67 +278,82 @@ class GcsStore(Store):
             checksum=None,
             retry=None,
         )
-        return {"size": blob.size, "crc32c": blob.crc32c, "generation": blob.generation}
+        return {"size": blob.size, "crc32c": blob.crc32c, "generation": blob.generation}, crc
 
-    def _put_session(self, key: str, payload: Payload, crc: Crc32c, counted: Counted, doing: str) -> dict[str, Any]:
+    def _put_session(self, key: str, payload: Payload, counted: Counted) -> _Found:
         """Send a file in a session: the one that is written down, where it still serves, else a new one."""
-        url = self._noted(key, payload.size)
-        if url:
-            with contextlib.suppress(SessionGoneError), self._faults(doing):
-                return self._run(key, url, payload, crc, counted, resumed=True)
-        with self._faults(doing):
-            url = self._blob(self._prefix + key).create_resumable_upload_session(
-                content_type="application/octet-stream",
-                size=payload.size,
-                if_generation_match=self._generation(self._prefix + key),
-                timeout=self._timeout,
-                checksum=None,
-                retry=None,
-            )
-        self._notes.write(key, msgspec.json.encode(_Note(url, payload.size)))
+        target = self._prefix + key
+        generation = self._generation(target)
+        found = self._go_on(key, str(generation), payload, counted)
+        if found is not None:
+            return found
+        url = self._blob(target).create_resumable_upload_session(
+            content_type="application/octet-stream",
+            size=payload.size,
+            if_generation_match=generation,
+            timeout=self._timeout,
+            checksum=None,
+            retry=None,
+        )
+        session = self._sessions.begun(key, url, payload.size, str(generation))
         try:
-            with self._faults(doing):
-                return self._run(key, url, payload, crc, counted, resumed=False)
+            return self._send(key, self._upload(key, session, payload, counted), 0)
         except SessionGoneError:
             raise store_error(
                 "destination-unreachable",
-                f"destination {self.name!r}: {doing} failed at {self._place}: the server forgot the upload",
+                f"destination {self.name!r}: storing {key} failed at {self._place}: the server forgot the upload",
                 "it is begun anew",
             ) from None
 
-    def _run(
-        self, key: str, url: str, payload: Payload, crc: Crc32c, counted: Counted, *, resumed: bool
-    ) -> dict[str, Any]:
-        upload = Upload(self._session(), url, payload, crc, counted, clock=self._clock)
-        try:
-            found = upload.send(self._settings.chunk_size, self._timeout, resumed=resumed)
-        except SessionGoneError:
-            self._notes.write(key, None)
-            raise
-        except FAULTS as error:
-            code = classify(error)[0]
-            if code in ("destination-mismatch", "destination-failed") and status(error) < 500:
-                # What is there is of no use: not this file's beginning, or the object was changed meanwhile.
-                self._notes.write(key, None)
-                upload.cancel(self._timeout)
-            raise
-        except BaseException:  # broken off by the progress callback
-            self._notes.write(key, None)
-            upload.cancel(self._timeout)
-            raise
-        self._notes.write(key, None)
-        return found
+    def _go_on(self, key: str, generation: str, payload: Payload, counted: Counted) -> _Found | None:
+        """Finish what an earlier put left, if it is of this file; else None, and it is forgotten."""
+        session = self._sessions.read(key)
+        if session is None or not session.address.startswith(f"{self._endpoint}/"):
+            return None
+        upload = self._upload(key, session, payload, counted)
+        with contextlib.suppress(SessionGoneError, _OtherContentError):
+            stands = upload.look()
+            if not isinstance(stands, int):  # nobody heard that it was finished
+                if int(stands.get("size", -1)) == payload.size and stands.get("crc32c") == upload.crc.up_to(
+                    payload.size
+                ):
+                    counted.found(payload.size)
+                    self._sessions.forget(key)
+                    return stands, upload.crc
+            elif session.replaces == generation and proven(session, stands, payload, upload.crc, counted):
+                return self._send(key, upload, stands)
+            else:
+                upload.cancel()
+        counted.anew()
+        self._sessions.forget(key)
+        return None
 
-    def _noted(self, key: str, size: int) -> str:
-        """Return the address of the session that an earlier put left, if it is at this server and of such a file."""
-        text = self._notes.read(key)
-        if text is None:
-            return ""
+    def _upload(self, key: str, session: Session, payload: Payload, counted: Counted) -> Upload:
+        return Upload(
+            self._session(),
+            session.address,
+            payload,
+            counted,
+            clock=self._clock,
+            timeout=self._timeout,
+            sending=partial(self._sessions.sending, key, session),
+        )
+
+    def _send(self, key: str, upload: Upload, stands: int) -> _Found:
+        """Send the rest. What is broken off stays to be gone on with, unless nothing will come of it."""
         try:
-            note = msgspec.json.decode(text, type=_Note)
-        except msgspec.DecodeError:
-            return ""
-        return note.url if note.size == size and note.url.startswith(f"{self._endpoint}/") else ""
+            found = upload.send(self._settings.chunk_size, stands)
+        except BaseException as error:
+            if not isinstance(error, SessionGoneError) and _may_go_on(error):
+                raise
+            self._sessions.forget(key)
+            upload.cancel()
+            if stands and isinstance(error, FAULTS) and classify(error)[0] == "destination-mismatch":
+                # What was there and not in the note is of another file.
+                raise _OtherContentError from error
+            raise
+        self._sessions.forget(key)
+        return found, upload.crc
 
     def _blob(self, target: str) -> Any:
         blob = self._bucket().blob(target, kms_key_name=self._settings.kms_key_name or None)
@@ -447,10 +464,13 @@ _OLD_ONES: Final = frozenset({"numNewerVersions", "daysSinceNoncurrentTime", "no
 """Conditions of lifecycle rules by which versions that were replaced are deleted."""
 
 
-def _session(verify: _Verify) -> requests.Session:
-    session = requests.Session()
-    session.verify = verify
-    return session
+def _may_go_on(error: BaseException) -> bool:
+    """Tell whether a session that ended so may be gone on with."""
+    if not isinstance(error, FAULTS):
+        return worth_keeping(error)
+    code, _, retryable = classify(error)
+    # 412: the object that was to be replaced is not there any more.
+    return status(error) != 412 and worth_keeping(store_error(code, "", retryable=retryable))
 
 
 def _told_crc(response: requests.Response) -> str:

@@ -10,6 +10,7 @@ import urllib3
 from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError, from_http_response
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 
+from nanumpay_backupd.stores.said import plain
 from nanumpay_backupd.stores.tls import TLS_HINT, about_tls
 from nanumpay_backupd.system.secrets import redact
 
@@ -68,7 +69,7 @@ def reason(error: Exception) -> str:
         words = ", ".join(sorted(reasons(error) - {""}))
         text = _ADDRESS.sub("", str(error.message)) or "no explanation"
         return redact(f"{status(error)}{' ' + words if words else ''} ({text})")
-    return redact(_QUERY.sub("", str(error)) or type(error).__name__)
+    return redact(_QUERY.sub("", plain(error)))
 
 
 def classify(error: Exception) -> tuple[str, str, bool | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import stat
@@ -89,14 +90,25 @@ class LocalStore(Store):
                     "object-missing", f"destination {self.name!r}: there is no {key} in folder {self._root}"
                 ) from None
         with stream:
+            end = os.fstat(stream.fileno()).st_size
             stream.seek(offset)
             while length is None or length > 0:
                 with self._faults(f"reading {key}"):
                     chunk = stream.read(CHUNK if length is None else min(CHUNK, length))
                 if not chunk:
+                    if stream.tell() < end:
+                        raise self._shorter(key, stream.tell(), end)
                     return
                 length = None if length is None else length - len(chunk)
                 yield chunk
+
+    def _shorter(self, key: str, there: int, size: int) -> StoreError:
+        return store_error(
+            "destination-unreachable",
+            f"destination {self.name!r}: {key} in folder {self._root} became shorter while it was read:"
+            f" {there} of {size} bytes",
+            "does somebody write there?",
+        )
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Look at one file; see `Store.stat`."""
@@ -193,6 +205,7 @@ class LocalStore(Store):
                 target.unlink(missing_ok=True)
                 fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         with os.fdopen(fd, "r+b", buffering=0) as out:
+            self._claim(doing, out.fileno())
             resumed = copied = self._proven(doing, content, out, moved)
             with self._faults(doing):
                 out.truncate(resumed)
@@ -205,6 +218,19 @@ class LocalStore(Store):
                 copied += len(chunk)
                 moved(len(chunk))
         return resumed, copied
+
+    def _claim(self, doing: str, fd: int) -> None:
+        """See that nobody else writes the same object now: two of them in one file would be published as one."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise store_error(
+                "destination-failed",
+                f"destination {self.name!r}: {doing} failed in folder {self._root}: it is being stored already",
+                "another process stores the same name there: two hosts with one folder? It is tried again",
+            ) from None
+        except OSError:
+            return  # a filesystem without locks
 
     @staticmethod
     def _left_over(target: Path) -> int:

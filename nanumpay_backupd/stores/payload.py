@@ -7,48 +7,21 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Self
 
-from nanumpay_backupd.stores.base import store_error, unreadable_source
+from nanumpay_backupd.stores.base import Progress, Resumed, store_error, unreadable_source
+from nanumpay_backupd.system.shared_file import pread
 
-__all__ = ["Body", "Counted", "KeptNotes", "Payload", "UploadNotes", "ignore", "sliced"]
+__all__ = ["Body", "Counted", "Payload", "ignore", "sliced"]
 
-
-class UploadNotes(Protocol):
-    """What a driver writes down about unfinished uploads, by the object's key, so that a later put goes on with them.
-
-    A note may be gone, or older than the place; it holds what gives access to that one upload, and nothing else.
-    """
-
-    def read(self, key: str) -> bytes | None:
-        """Return what was written last, or None."""
-
-    def write(self, key: str, note: bytes | None) -> None:
-        """Keep a note in the place of the one before; None: forget it."""
-
-
-class KeptNotes:
-    """Notes that live as long as this object."""
-
-    def __init__(self) -> None:
-        self._notes: dict[str, bytes] = {}
-
-    def read(self, key: str) -> bytes | None:
-        """Return what was written last, or None."""
-        return self._notes.get(key)
-
-    def write(self, key: str, note: bytes | None) -> None:
-        """Keep a note, or forget it."""
-        if note is None:
-            self._notes.pop(key, None)
-        else:
-            self._notes[key] = note
+_SENT_AT_ONCE: Final = 256 << 10
 
 
 class Payload:
     """The bytes to be stored: a file, which several threads may read at any place, or what is held in memory.
 
-    To be used in a ``with`` block, which opens the file (StoreError when it cannot be read, not retryable).
+    To be used in a ``with`` block, which opens the file (StoreError when it cannot be read, not retryable). A file that
+    other places are sent too is read once for all (`system.shared_file`).
     """
 
     def __init__(self, path: Path, data: bytes | None = None) -> None:
@@ -79,7 +52,7 @@ class Payload:
         if self._data is not None:
             return self._data[offset : offset + wanted]
         try:
-            data = os.pread(self._fd, wanted, offset)
+            data = pread(self._path, self._fd, wanted, offset)
         except OSError as error:
             raise unreadable_source(self._path, error) from error
         if len(data) != wanted:
@@ -107,7 +80,8 @@ class Body(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         """Return the next piece, once it may go."""
         piece = super().read(size)
-        if piece:
+        # A connection takes some 16 KiB at once; larger pieces are read for a request's signature, and not sent.
+        if piece and size is not None and 0 < size <= _SENT_AT_ONCE:
             self._pace(len(piece))
         return piece
 
@@ -115,27 +89,38 @@ class Body(io.BytesIO):
 class Counted:
     """Progress by the place in the file, which may go back: each byte is reported once. ``pace`` may hold it up."""
 
-    def __init__(self, report: Callable[[int], None], pace: Callable[[int], None] | None = None) -> None:
+    def __init__(self, report: Progress, pace: Callable[[int], None] | None = None) -> None:
         self._report = report
         self._pace = pace or ignore
         self._now = 0
         self._highest = 0
+        self.resumed = 0
+        """How many bytes were there from an earlier put."""
 
     def at(self, offset: int) -> None:
         """Note that all before this place is there."""
         self._now = offset
-        self._tell()
+        self._tell(int)
 
     def sending(self, size: int) -> None:
         """Note that so many bytes are being sent, once they may be."""
         self._pace(size)
         self._now += size
-        self._tell()
+        self._tell(int)
 
-    def _tell(self) -> None:
+    def found(self, offset: int) -> None:
+        """Note that all before this place was there from an earlier put."""
+        self._now = self.resumed = offset
+        self._tell(Resumed)
+
+    def anew(self) -> None:
+        """Note that what was found is of no use after all."""
+        self._now = self.resumed = 0
+
+    def _tell(self, kind: type[int]) -> None:
         fresh = max(0, self._now - self._highest)
         self._highest += fresh
-        self._report(fresh)
+        self._report(kind(fresh))
 
 
 def sliced(data: bytes, length: int) -> Iterator[bytes]:

@@ -118,6 +118,10 @@ class RetryingStore(Store):
         """Look at how the place is set up, with retries."""
         return self._repeat("looking", lambda: self._store.survey(key))
 
+    def check(self, tick: Callable[[], None]) -> None:
+        """Let the place look over all that it holds."""
+        self._repeat("checking", lambda: self._store.check(tick))
+
     def close(self) -> None:
         """Close the store inside."""
         self._store.close()

@@ -7,6 +7,7 @@ import io
 import os
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +17,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import S3Destination
 from nanumpay_backupd.stores.base import (
     CHUNK,
@@ -33,7 +35,7 @@ from nanumpay_backupd.stores.base import (
     store_error,
     unreadable_source,
 )
-from nanumpay_backupd.stores.s3_content import Digest, FileSource, Paced, is_md5, judge_etag
+from nanumpay_backupd.stores.s3_content import Digest, FileSource, Paced, WholeDigest, is_md5, judge_etag
 from nanumpay_backupd.stores.s3_errors import classify, error_code, http_status, reason
 from nanumpay_backupd.stores.s3_parts import Parts, Sent, abort_older
 from nanumpay_backupd.stores.s3_survey import RIGHTS, Survey
@@ -44,6 +46,8 @@ from nanumpay_backupd.system.secrets import redact
 __all__ = ["S3Store"]
 
 _CONNECT_TIMEOUT: Final = 10.0
+_QUICK: Final = 0.2
+"""Seconds in which a server answers that has to look nothing up but what it keeps."""
 _LOCK_SLACK: Final = timedelta(hours=1)
 """By so much a lock may end early: for the time that an upload takes."""
 
@@ -92,10 +96,11 @@ class S3Store(Store):
                 data = source.read(0, source.size)
                 digest = self._put_whole(target, data)
                 report(len(data))
-                return self._confirm(target, source.size, (digest.raw,), source.md5)
+                return self._confirm(target, source.size, (digest.raw,), digest.hex)
             sent = self._put_parts(key, source, report)
             self._notes.write(key, None)
-            result = self._confirm(target, source.size, sent.digests, source.md5)
+            whole = WholeDigest(source)
+            result = self._confirm(target, source.size, sent.digests, whole.hex, whole.go_on)
             return msgspec.structs.replace(result, resumed=sent.resumed)
         finally:
             os.close(fd)
@@ -120,6 +125,9 @@ class S3Store(Store):
                     return
                 raise
         body = answer["Body"]
+        if "ETag" not in answer:  # every S3 server tells it with an object's content
+            body.close()
+            raise self._no_server(doing)
         # A server may ignore Range, which is its right (RFC 9110, 14.2); then Content-Range is missing.
         skip = offset if offset and not answer.get("ContentRange") else 0
         with contextlib.closing(body):
@@ -140,13 +148,16 @@ class S3Store(Store):
             try:
                 head = self._connect().head_object(Bucket=self._bucket, Key=target)
             except ClientError as error:
-                # An answer to HEAD has no body, so it cannot say which thing is missing or why it is forbidden.
+                # An answer to HEAD has no body, so it cannot say which thing is missing or why it is forbidden
+                # (400: the clock, or a token that ended).
                 status = http_status(error)
-                if status not in (403, 404):
+                if status not in (400, 403, 404):
                     raise
                 self._ask_why(error, target)
                 return None
-        etag = str(head.get("ETag", "")).strip('"')
+        if "ETag" not in head:
+            raise self._no_server(f"looking at {key}")
+        etag = str(head["ETag"]).strip('"')
         # With KMS it looks like an MD5, but is not one; of several parts it is one of checksums.
         plain = is_md5(etag) and not str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
         return ObjectInfo(key=key, size=head["ContentLength"], checksum=f"md5:{etag}" if plain else "")
@@ -161,6 +172,9 @@ class S3Store(Store):
                 page = next(found, None)
             if page is None:
                 return
+            if not {"Name", "IsTruncated"} & set(page):
+                # The library takes any page of text for an empty bucket, and copies would count as lost.
+                raise self._no_server("listing")
             for entry in page.get("Contents", ()):
                 name = entry["Key"][len(self._prefix) :]
                 # Some consoles make "folders" as empty objects named like the prefix.
@@ -221,7 +235,7 @@ class S3Store(Store):
             "when_required" if settings.endpoint_url else "when_supported"
         )
         config = Config(
-            connect_timeout=_CONNECT_TIMEOUT,
+            connect_timeout=min(_CONNECT_TIMEOUT, settings.timeout),
             read_timeout=settings.timeout,
             retries={"mode": "standard", "max_attempts": 2},
             max_pool_connections=settings.parallel_parts + 2,
@@ -325,11 +339,24 @@ class S3Store(Store):
         """Return what a request carries, held back where there is a pace."""
         return data if self._pace is None else Paced(data, self._pace)
 
-    def _confirm(self, target: str, size: int, parts: Sequence[bytes], whole: Callable[[], str]) -> PutResult:
-        """Compare what the server holds with what was sent: the size always, the checksum where it tells one."""
+    def _confirm(
+        self,
+        target: str,
+        size: int,
+        parts: Sequence[bytes],
+        whole: Callable[[], str],
+        meanwhile: Callable[[Callable[[], bool]], None] | None = None,
+    ) -> PutResult:
+        """Compare what the server holds with what was sent: the size always, the checksum where it tells one.
+
+        A server that takes its time to answer may be working a checksum of the whole out: ``meanwhile`` does so too.
+        """
         key = self._short(target)
-        with self._faults(f"looking at {key}"):
-            head = self._connect().head_object(Bucket=self._bucket, Key=target)
+        with self._faults(f"looking at {key}"), ThreadPoolExecutor(1, thread_name_prefix="s3-head") as pool:
+            asked = pool.submit(self._connect().head_object, Bucket=self._bucket, Key=target)
+            if meanwhile is not None and wait((asked,), timeout=_QUICK).not_done:
+                meanwhile(asked.done)
+            head = asked.result()
         # With KMS the ETag looks like an MD5, but is not one (AWS, API_Object).
         opaque = str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
         verdict = None if opaque else judge_etag(head.get("ETag", ""), parts, whole)
@@ -354,8 +381,15 @@ class S3Store(Store):
             if http_status(error) == 404 and error_code(answer) == "AccessDenied":
                 return
             raise
-        if http_status(error) == 403:
+        if http_status(error) in (400, 403):
             raise error
+
+    def _no_server(self, doing: str) -> StoreError:
+        return store_error(
+            "destination-failed",
+            f"destination {self.name!r}: {doing} failed at {self._place}: what answers is no S3 server",
+            "does a login page of the network, or a proxy, answer in its place? check endpoint_url",
+        )
 
     def _short(self, target: str) -> str:
         return target[len(self._prefix) :]

@@ -14,7 +14,7 @@ from typing import Final
 from nanumpay_backupd.stores.base import CHUNK, store_error, unreadable_source
 from nanumpay_backupd.system.shared_file import pread
 
-__all__ = ["Digest", "FileSource", "Paced", "is_md5", "judge_etag", "part_length", "plain_etag"]
+__all__ = ["Digest", "FileSource", "Paced", "WholeDigest", "is_md5", "judge_etag", "part_length", "plain_etag"]
 
 _SMALLEST_PART: Final = 5 << 20
 _MOST_PARTS: Final = 10_000
@@ -75,12 +75,25 @@ class FileSource:
             raise store_error("destination-mismatch", f"{self._path} became shorter while it was being stored")
         return data
 
-    def md5(self) -> str:
-        """Return the MD5 of all of it, in hex."""
-        digest = hashlib.md5(usedforsecurity=False)
-        for offset in range(0, self.size, CHUNK):
-            digest.update(self.read(offset, CHUNK))
-        return digest.hexdigest()
+
+class WholeDigest:
+    """The MD5 of a whole file, which may be worked out bit by bit."""
+
+    def __init__(self, source: FileSource) -> None:
+        self._source = source
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._at = 0
+
+    def go_on(self, until: Callable[[], bool]) -> None:
+        """Work on it until there is something better to do, or all is done."""
+        while self._at < self._source.size and not until():
+            self._digest.update(self._source.read(self._at, CHUNK))
+            self._at += CHUNK
+
+    def hex(self) -> str:
+        """Return it, in hex."""
+        self.go_on(lambda: False)
+        return self._digest.hexdigest()
 
 
 def part_length(size: int, wanted: int) -> int:

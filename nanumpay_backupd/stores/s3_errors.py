@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from botocore.exceptions import (
@@ -27,6 +28,8 @@ _RIGHTS_HINT: Final = (
 )
 _BUCKET_HINT: Final = "check the bucket's name, region and endpoint, or make the bucket"
 _CLOCK_HINT: Final = "set this host's clock (timedatectl status)"
+_CLOCK: Final = re.compile(r"request time and the .*(server's|current) time", re.IGNORECASE)
+"""Of a clock that is behind some servers say AccessDenied, with these words."""
 _NETWORK_HINT: Final = "check the network, name resolution, firewall and the endpoint's address"
 _ROOM_HINT: Final = "make room at the provider, raise the quota, or keep fewer backups"
 
@@ -78,6 +81,8 @@ def reason(error: BotoCoreError | ClientError) -> str:
 def classify(error: BotoCoreError | ClientError) -> tuple[str, str, bool | None]:
     """Return our code, a hint, and whether a retry helps (None: as usual for the code)."""
     if isinstance(error, ClientError):
+        if _CLOCK.search(str(error.response.get("Error", {}).get("Message", ""))):
+            return "destination-auth", _CLOCK_HINT, None
         return _classify_answer(error_code(error), http_status(error))
     match error:
         case SSLError():

@@ -102,6 +102,9 @@ class Parts:
         self._part_size = part_size
         self._parallel = parallel
         self._pace = pace
+        self._tells = False
+        """The ETag of a part was seen to be its MD5: so the place proves each, and need not be told its checksum too,
+        which some work out twice then."""
 
     def send(
         self, key: str, target: str, source: FileSource, options: Mapping[str, object], progress: Progress
@@ -121,7 +124,7 @@ class Parts:
         note = _Note(upload.id, source.size, upload.length, _opaque(upload.parts))
         self._notes.write(key, msgspec.msgpack.encode(note))
         try:
-            self._send_rest(key, target, upload, source, note, count)
+            self._send_rest(key, target, upload, source, note, count, always="ObjectLockMode" in options)
             ordered = sorted(upload.parts.items())
             listed = [{"PartNumber": number, "ETag": part.etag, **part.checksums} for number, part in ordered]
             self._client.complete_multipart_upload(
@@ -249,9 +252,20 @@ class Parts:
         return Sent(tuple(digest.raw for digest in digests), source.size)
 
     def _send_rest(
-        self, key: str, target: str, upload: _Upload, source: FileSource, note: _Note, progress: _Count
+        self,
+        key: str,
+        target: str,
+        upload: _Upload,
+        source: FileSource,
+        note: _Note,
+        progress: _Count,
+        *,
+        always: bool,
     ) -> None:
-        """Send the parts that are not there, a few at a time, and note those of which the place tells no checksum."""
+        """Send the parts that are not there, a few at a time, and note those of which the place tells no checksum.
+
+        ``always`` with the checksum: a bucket with locks asks for it.
+        """
         stop = threading.Event()
         written = len(note.opaque)
 
@@ -259,7 +273,7 @@ class Parts:
             if stop.is_set():
                 raise store_error("destination-failed", "stopped")
             data = source.read((number - 1) * upload.length, upload.length)
-            return number, self._send_part(target, upload.id, number, data)
+            return number, self._send_part(target, upload.id, number, data, checked=always or not self._tells)
 
         count = -(-source.size // upload.length)
         numbers = (number for number in range(1, count + 1) if number not in upload.parts)
@@ -286,7 +300,7 @@ class Parts:
                 stop.set()
                 raise
 
-    def _send_part(self, target: str, identity: str, number: int, data: bytes) -> _Part:
+    def _send_part(self, target: str, identity: str, number: int, data: bytes, *, checked: bool) -> _Part:
         digest = Digest(data)
         answer = self._client.upload_part(
             Bucket=self._bucket,
@@ -294,8 +308,16 @@ class Parts:
             UploadId=identity,
             PartNumber=number,
             Body=data if self._pace is None else Paced(data, self._pace),
-            ContentMD5=digest.base64,
+            **({"ContentMD5": digest.base64} if checked else {}),
         )
+        same = plain_etag(answer["ETag"]) == digest.hex()
+        if not same and not checked:
+            raise store_error(
+                "destination-mismatch",
+                f"part {number} of {target} arrived as another: its checksum there is {answer['ETag']}",
+                "it is sent again; if it happens again, check the network and this host's memory",
+            )
+        self._tells = self._tells or same
         return _Part(digest.raw, answer["ETag"], len(data), _checksums(answer))
 
     def _abort(self, target: str, identity: str) -> None:

@@ -28,9 +28,10 @@ from nanumpay_backupd.stores.base import (
     PutResult,
     Resumed,
     Store,
+    aside_name,
     check_key,
     is_hidden,
-    part_key,
+    left_behind,
     part_name,
     store_error,
     unreadable_source,
@@ -139,12 +140,11 @@ class SftpStore(Store):
     def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
         """Delete old unfinished uploads; see `Store.sweep`."""
         doing = "looking for unfinished uploads"
-        found = self._run(lambda session: session.run(_parts(session.client, self._folder, before), doing))
-        gone = tuple(key for key in found if ours(key))
-        for key in gone:
-            path = self._at(part_name(key))
+        left = self._run(lambda session: session.run(_left(session.client, self._folder, before), doing))
+        found = [(self._at(name), key) for name, key in left if ours(key)]
+        for path, _ in found:
             self._run(lambda session, path=path: session.run(_removed(session.client, path), doing))  # type: ignore[misc]
-        return gone
+        return tuple(key for _, key in found)
 
     def room(self) -> int | None:
         """Ask the filesystem, where the server lets it be asked (statvfs@openssh.com); see `Store.room`."""
@@ -325,21 +325,26 @@ class SftpStore(Store):
         session.wait((settling,), doing, patience=_FSYNC_SECONDS)
         there, durable = session.result(settling, doing)
         if there != size:
-            raise self._mismatch(f"storing {key}", there)
+            # A damaged object must not pass for a backup.
+            gone = self._forget(session, target)
+            raise self._mismatch(f"storing {key}", there, gone=gone)
         return durable
 
-    def _mismatch(self, doing: str, there: int | None) -> StoreError:
+    def _mismatch(self, doing: str, there: int | None, *, gone: bool = False) -> StoreError:
         return store_error(
             "destination-mismatch",
             f"destination {self.name!r}: after {doing} the server has {there or 0} bytes ({self._place})",
-            "it is sent again; if it happens each time, see the server's log and disk",
+            ("the damaged object was deleted there; " if gone else "")
+            + "it is sent again; if it happens each time, see the server's log and disk",
         )
 
-    def _forget(self, session: Session, part: str) -> None:
-        """Delete the temporary file. Best effort."""
+    def _forget(self, session: Session, path: str) -> bool:
+        """Delete a file that is of no use. Best effort; tells whether it is gone."""
         if not session.closed:
             with contextlib.suppress(StoreError):
-                session.run(_removed(session.client, part), f"deleting {part}")
+                session.run(_removed(session.client, path), f"deleting {path}")
+                return True
+        return False
 
 
 class _File:
@@ -447,16 +452,14 @@ async def _list(client: SFTPClient, folder: str, found: list[ObjectInfo]) -> Non
         return
 
 
-async def _parts(client: SFTPClient, folder: str, before: datetime) -> list[str]:
-    """Return the keys of unfinished uploads that nothing was added to since a moment."""
-    found = []
+async def _left(client: SFTPClient, folder: str, before: datetime) -> list[tuple[str, str]]:
+    """Return what is left of puts that were broken off, and that nothing was added to since: names with their keys."""
+    written: dict[str, int | None] = {}
     with contextlib.suppress(*_ABSENT):
         async for entry in client.scandir(folder):
-            key = part_key(str(entry.filename))
-            written = entry.attrs.mtime
-            if key is not None and written is not None and written < before.timestamp():
-                found.append(key)
-    return found
+            written[str(entry.filename)] = entry.attrs.mtime
+    old = {name for name, moment in written.items() if moment is not None and moment < before.timestamp()}
+    return [(name, key) for name, key in left_behind(written).items() if name in old]
 
 
 async def _removed(client: SFTPClient, path: str) -> None:
@@ -501,7 +504,7 @@ async def _renamed(client: SFTPClient, part: str, target: str) -> None:
         await client.rename(part, target)
         return
     folder, name = posixpath.split(target)
-    aside = posixpath.join(folder, f".{name}.old")
+    aside = posixpath.join(folder, aside_name(name))
     await _removed(client, aside)
     await client.rename(target, aside)
     try:

@@ -17,7 +17,9 @@ from asyncssh.sftp import SFTPClient
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import SftpDestination
 from nanumpay_backupd.stores.base import store_error
+from nanumpay_backupd.stores.said import plain
 from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.system.processor import has_aes
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["Session"]
@@ -27,6 +29,8 @@ _TICK: Final = 1.0
 _FAREWELL: Final = 1.0
 """Seconds that the end of a connection may take; a server that is gone does not answer."""
 _RSA: Final = ("rsa-sha2-512", "rsa-sha2-256")
+_FAST: Final = "^aes256-gcm@openssh.com,aes128-gcm@openssh.com"
+"""Asked for before the others that asyncssh takes: there a packet takes a third of the time of chacha20-poly1305."""
 _DENIED: Final = (asyncssh.SFTPPermissionDenied, asyncssh.SFTPWriteProtect)
 _FULL: Final = (asyncssh.SFTPNoSpaceOnFilesystem, asyncssh.SFTPQuotaExceeded)
 _MISSING: Final = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath, asyncssh.SFTPNotADirectory)
@@ -200,6 +204,7 @@ class Session:
             server_host_key_algs=self._witness.algorithms or (),
             gss_host=None,
             compression_algs=None,
+            encryption_algs=_FAST if has_aes() else (),
             connect_timeout=settings.timeout,
             login_timeout=settings.timeout,
         )
@@ -271,7 +276,7 @@ class _Witness(asyncssh.SSHClient):
 def _reason(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "the connection was closed"
-    text = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
+    text = plain(error) if isinstance(error, _LOST) else getattr(error, "reason", "") or str(error)
     return str(text) or type(error).__name__
 
 

@@ -127,6 +127,10 @@ class ThrottledStore(Store):
         """Look at how the place is set up."""
         return self._store.survey(key)
 
+    def check(self, tick: Callable[[], None]) -> None:
+        """Let the place look over all that it holds."""
+        self._store.check(tick)
+
     def close(self) -> None:
         """Close the store inside."""
         self._store.close()

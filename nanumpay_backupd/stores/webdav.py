@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final, TypeVar
@@ -23,36 +25,28 @@ from nanumpay_backupd.stores.base import (
     Store,
     check_key,
     is_hidden,
+    part_key,
+    part_name,
     store_error,
     unreadable_source,
 )
+from nanumpay_backupd.stores.webdav_answers import FIND, Entry, read_multistatus
 from nanumpay_backupd.stores.webdav_link import WebdavLink
+from nanumpay_backupd.stores.webdav_login import Login
 
-__all__ = ["Entry", "WebdavStore", "read_multistatus"]
+__all__ = ["WebdavStore"]
 
 _SENT: Final = 64 << 10
 _SLOWEST: Final = 10e6
 """Bytes per second that a server is believed to check or copy what it got, before it answers."""
-_DAV: Final = "{DAV:}"
 _DONE: Final = (200, 201, 204)
-_FIND: Final = (
-    b'<?xml version="1.0" encoding="utf-8"?><propfind xmlns="DAV:"><prop><getcontentlength/><resourcetype/>'
-    b"<quota-available-bytes/></prop></propfind>"
-)
+_ASKED: Final = {"X-Hash": "sha1"}
+"""Nextcloud then tells the checksum of what it got (X-Hash-SHA1); ownCloud has it among the file's properties."""
 
 T = TypeVar("T")
 
 
-class Entry:
-    """What a server says of one thing: its name (the last part of its address), its size, whether it is a folder."""
-
-    __slots__ = ("folder", "name", "room", "size")
-
-    def __init__(self, name: str, size: int, room: int | None, *, folder: bool) -> None:
-        self.name = name
-        self.size = size
-        self.room = room
-        self.folder = folder
+_PATH_HINT: Final = "check url and path: is there a file where the path wants a folder?"
 
 
 class WebdavStore(Store):
@@ -77,6 +71,9 @@ class WebdavStore(Store):
         self._settings = destination
         self._folder = destination.path.strip("/")
         self._link: WebdavLink | None = None
+        self._login = Login(
+            destination.username, destination.password, private=urlsplit(destination.url).scheme == "https"
+        )
 
     def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
         """Upload a file; see `Store.put`."""
@@ -87,11 +84,14 @@ class WebdavStore(Store):
             raise unreadable_source(path, error) from error
         with stream:
             size = os.fstat(stream.fileno()).st_size
-            return self._put(key, _chunks(path, stream, size, progress or _ignore), size)
+            digest = hashlib.sha1(usedforsecurity=False)
+            chunks = _chunks(path, stream, size, progress or _ignore, digest.update)
+            return self._put(key, chunks, size, digest.hexdigest)
 
     def put_bytes(self, key: str, data: bytes) -> PutResult:
         """Upload a small object; see `Store.put_bytes`."""
-        return self._put(check_key(key), iter((data,) if data else ()), len(data))
+        digest = hashlib.sha1(data, usedforsecurity=False)
+        return self._put(check_key(key), (data,) if data else (), len(data), digest.hexdigest)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Download a file; see `Store.get`. It has the connection for itself; other calls meanwhile open another."""
@@ -151,6 +151,18 @@ class WebdavStore(Store):
             entry = self._run(lambda link: self._entry(link, "", "asking for the room"))
         return entry.room if entry is not None else None
 
+    def sweep(self, before: datetime, ours: Callable[[str], bool]) -> tuple[str, ...]:
+        """Delete what a process that was killed left; see `Store.sweep`. Where a server tells no times, none is old."""
+        doing = "looking for unfinished uploads"
+        gone = []
+        for entry in self._run(lambda link: self._find(link, self._at(""), "1", doing)):
+            key = part_key(entry.name)
+            if key is None or not ours(key) or entry.modified is None or entry.modified >= before:
+                continue
+            self._run(lambda link, name=entry.name: self._delete(link, name, doing))  # type: ignore[misc]
+            gone.append(key)
+        return tuple(gone)
+
     def close(self) -> None:
         """Drop the connection."""
         if self._link is not None:
@@ -170,35 +182,35 @@ class WebdavStore(Store):
                 if error.code != "destination-unreachable":
                     raise
         self.close()
-        self._link = WebdavLink(self._settings)
+        self._link = WebdavLink(self._settings, self._login)
         return action(self._link)
 
-    def _put(self, key: str, chunks: Iterator[bytes], size: int) -> PutResult:
+    def _put(self, key: str, chunks: Iterable[bytes], size: int, sha1: Callable[[], str]) -> PutResult:
         doing = f"storing {key} ({size} bytes)"
-        part, target = self._at(f".{key}.part"), self._at(key)
+        part, target = self._at(part_name(key)), self._at(key)
         patience = size / _SLOWEST
         self._run(self._make_folder)
         try:
             link = self._fresh()
-            answer = link.ask(
-                "PUT", part, doing, {"Content-Type": "application/octet-stream"}, chunks, length=size, patience=patience
-            )
+            headers = {"Content-Type": "application/octet-stream", **_ASKED}
+            answer = link.ask("PUT", part, doing, headers, chunks, length=size, patience=patience)
             self._expect(link, answer, doing)
-            self._compare(link, part, doing, size)
+            told = (answer.getheader("X-Hash-SHA1") or "").strip().lower()
+            proven = self._compare(link, part, doing, size, sha1=sha1(), told=told)
             headers = {"Destination": link.url(target), "Overwrite": "T"}
             self._expect(link, link.ask("MOVE", part, doing, headers, patience=patience), doing)
         except BaseException:
             # Best effort, with a connection of its own: the old one may be in the middle of something.
             self.close()
             with contextlib.suppress(StoreError):
-                self._run(lambda link: self._delete(link, f".{key}.part", doing))
+                self._run(lambda link: self._delete(link, part_name(key), doing))
             raise
-        self._run(lambda link: self._compare(link, target, doing, size))
-        return PutResult(size=size, proven=False)
+        self._run(lambda link: self._compare(link, target, doing, size, key=key))
+        return PutResult(size=size, proven=proven)
 
     def _fresh(self) -> WebdavLink:
         if self._link is None or self._link.closed:
-            self._link = WebdavLink(self._settings)
+            self._link = WebdavLink(self._settings, self._login)
         return self._link
 
     @staticmethod
@@ -207,16 +219,30 @@ class WebdavStore(Store):
             raise link.fault(answer, doing)
         link.words(answer, doing)
 
-    def _compare(self, link: WebdavLink, path: str, doing: str, size: int) -> None:
+    def _compare(
+        self, link: WebdavLink, path: str, doing: str, size: int, *, sha1: str = "", told: str = "", key: str = ""
+    ) -> bool:
+        """Compare what is there in size and, with ``sha1``, by the checksum where one is ``told`` or kept there.
+
+        Tells whether there was one. With ``key``, what is damaged is deleted: it must not pass for a backup.
+        """
         link = link if not link.closed else self._fresh()
         entry = self._entry(link, path, doing)
-        if entry is None or entry.size != size:
-            there = entry.size if entry is not None else 0
-            raise store_error(
-                "destination-mismatch",
-                f"destination {self.name!r}: after {doing} the server has {there} bytes ({link.place})",
-                "it is sent again; if it happens each time, see the server's log and disk",
-            )
+        there = entry.size if entry is not None else 0
+        found = told or (entry.sha1 if entry is not None else "")
+        if entry is not None and there == size and (not sha1 or not found or found == sha1):
+            return bool(sha1 and found)
+        gone = ""
+        if key and entry is not None:
+            with contextlib.suppress(StoreError):
+                self._run(lambda link: self._delete(link, key, doing))
+                gone = "the damaged object was deleted there; "
+        what = f"{there} bytes" if there != size else f"another checksum ({found})"
+        raise store_error(
+            "destination-mismatch",
+            f"destination {self.name!r}: after {doing} the server has {what} ({link.place})",
+            f"{gone}it is sent again; if it happens each time, see the server's log and disk",
+        )
 
     def _make_folder(self, link: WebdavLink) -> None:
         """Make the folder with those above it, up to the configured address."""
@@ -229,8 +255,16 @@ class WebdavStore(Store):
             link = link if not link.closed else self._fresh()
             answer = link.ask("MKCOL", path, doing)
             if answer.status not in (*_DONE, 405):  # 405: it is there
-                raise link.fault(answer, doing)
+                fault = link.fault(answer, doing)
+                # A folder that cannot be below what is above it: 409 as it should be, 400 (Apache), or another.
+                wrong = 400 <= answer.status < 500 and fault.code == "destination-failed"
+                raise fault if not wrong else store_error("destination-not-found", fault.message, _PATH_HINT)
             link.words(answer, doing)
+        if self._folder:
+            there = self._entry(link if not link.closed else self._fresh(), self._at(""), doing)
+            if there is None or not there.folder:
+                message = f"destination {self.name!r}: {doing} failed in {link.place}: it is not a folder then"
+                raise store_error("destination-not-found", message, _PATH_HINT)
         if not self._folder:
             raise store_error(
                 "destination-not-found",
@@ -253,67 +287,33 @@ class WebdavStore(Store):
     def _find(self, link: WebdavLink, path: str, depth: str, doing: str) -> tuple[Entry, ...]:
         """Return what is at a path (depth 0) or in the folder there (depth 1), without the folder itself."""
         headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
-        answer = link.ask("PROPFIND", path, doing, headers, (_FIND,), length=len(_FIND))
+        answer = link.ask("PROPFIND", path, doing, headers, (FIND,), length=len(FIND))
         if answer.status == 404:
             link.words(answer, doing)
             return ()
         if answer.status != 207:
             raise link.fault(answer, doing)
         own = unquote(link.encoded(path)).rstrip("/") if depth == "1" else None
+        found: list[Entry] = []
         try:
-            return tuple(read_multistatus(link.content(answer, CHUNK, doing), own))
+            found.extend(read_multistatus(link.content(answer, CHUNK, doing), own))
+            return tuple(found)
         except (ET.ParseError, ValueError) as error:
+            what = "the server broke its answer off" if found else "the answer is not one of WebDAV"
             raise store_error(
                 "destination-failed",
-                f"destination {self.name!r}: {doing} failed in {link.place}: the answer is not one of WebDAV ({error})",
-                "is url the address for WebDAV?",
+                f"destination {self.name!r}: {doing} failed in {link.place}: {what} ({error})",
+                "see the server's log; is it busy with an upload?" if found else "is url the address for WebDAV?",
             ) from error
         finally:
             if answer.will_close or not answer.isclosed():
                 link.close()
 
 
-def read_multistatus(chunks: Iterator[bytes], own: str | None) -> Iterator[Entry]:
-    """Yield the entries of an answer to PROPFIND, without the one whose path is ``own``; what was read is let go.
-
-    Raises ET.ParseError or ValueError where it is none.
-    """
-    parser: ET.XMLPullParser[ET.Element] = ET.XMLPullParser(("end",))
-    for chunk in chunks:
-        parser.feed(chunk)
-        yield from _entries(parser, own)
-    parser.close()
-    yield from _entries(parser, own)
-
-
-def _entries(parser: ET.XMLPullParser[ET.Element], own: str | None) -> Iterator[Entry]:
-    for event in parser.read_events():
-        element: object = event[-1]
-        assert isinstance(element, ET.Element)
-        if element.tag != f"{_DAV}response":
-            continue
-        # Whole addresses are as good as paths (RFC 4918, 8.3).
-        path = unquote(urlsplit((element.findtext(f"{_DAV}href") or "").strip()).path).rstrip("/")
-        if path != own:
-            yield _entry(path, element)
-        element.clear()
-
-
-def _entry(path: str, element: ET.Element) -> Entry:
-    size, room, folder = 0, None, False
-    for found in element.iter(f"{_DAV}propstat"):
-        if " 200 " not in f"{found.findtext(f'{_DAV}status') or ' 200'} ":
-            continue
-        folder = folder or found.find(f"{_DAV}prop/{_DAV}resourcetype/{_DAV}collection") is not None
-        size = int(found.findtext(f"{_DAV}prop/{_DAV}getcontentlength") or size)
-        free = found.findtext(f"{_DAV}prop/{_DAV}quota-available-bytes")
-        # Nextcloud says -3 for no limit.
-        room = int(free) if free and not free.startswith("-") else room
-    return Entry(path.rpartition("/")[2], size, room, folder=folder)
-
-
-def _chunks(path: Path, stream: BinaryIO, size: int, progress: Progress) -> Iterator[bytes]:
-    """Yield the first ``size`` bytes of a file, telling of each chunk once it was taken."""
+def _chunks(
+    path: Path, stream: BinaryIO, size: int, progress: Progress, seen: Callable[[bytes], None]
+) -> Iterator[bytes]:
+    """Yield the first ``size`` bytes of a file, telling of each chunk once it was taken; ``seen`` gets them all."""
     left = size
     while left:
         try:
@@ -323,6 +323,7 @@ def _chunks(path: Path, stream: BinaryIO, size: int, progress: Progress) -> Iter
         if not chunk:
             raise store_error("destination-mismatch", f"{path} became shorter while it was being stored")
         left -= len(chunk)
+        seen(chunk)
         yield chunk
         progress(len(chunk))
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import http.client
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from nanumpay_backupd.errors import StoreError
 from nanumpay_backupd.settings.schema import WebdavDestination
 from nanumpay_backupd.stores.base import store_error
+from nanumpay_backupd.stores.said import plain
+from nanumpay_backupd.stores.webdav_login import Login
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = ["WebdavLink"]
@@ -30,8 +31,9 @@ _SEEN: Final = 200
 class WebdavLink:
     """One connection, for one request at a time. After an error it is closed, and of no more use."""
 
-    def __init__(self, settings: WebdavDestination) -> None:
+    def __init__(self, settings: WebdavDestination, login: Login) -> None:
         self._settings = settings
+        self._login = login
         parts = urlsplit(settings.url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self.root = quote(unquote(parts.path)).rstrip("/")
@@ -67,22 +69,42 @@ class WebdavLink:
         """Send a request and return the answer, whose content is not read yet; raises StoreError.
 
         ``body`` has ``length`` bytes. ``patience`` are seconds for the answer, beside the settings' ``timeout``. What
-        ``body`` raises passes through. An answer is not judged here; 401 is.
+        ``body`` raises passes through. An answer is not judged here; 401 is: where the server only says how it wants
+        to be told who we are, it is told so, once.
         """
+        request = (method, path, headers or {}, body, length)
         try:
-            with self._faults(doing):
-                self._dial()
-                self._send(method, path, headers or {}, body, length)
-                self._http.sock.settimeout(self._settings.timeout + patience)
-                answer = self._http.getresponse()
-                if self._http.sock is not None:  # it is with the answer when that is the last one
-                    self._http.sock.settimeout(self._settings.timeout)
-                self.used = True
+            answer = self._exchange(request, doing, patience)
+            if answer.status != 401:
+                return answer
+            if not self._login.learn(answer.headers.get_all("WWW-Authenticate") or ()):
+                raise self.fault(answer, doing)
+            self.words(answer, doing)
+            if not isinstance(body, Collection):
+                raise store_error(
+                    "destination-failed",
+                    self._message(doing, "the server asked for another login in the middle"),
+                    "try again: it is known from now on",
+                )
+            answer = self._exchange(request, doing, patience)
             if answer.status == 401:
                 raise self.fault(answer, doing)
         except BaseException:
             self._break_off()
             raise
+        return answer
+
+    def _exchange(
+        self, request: tuple[str, str, Mapping[str, str], Iterable[bytes], int], doing: str, patience: float
+    ) -> http.client.HTTPResponse:
+        with self._faults(doing):
+            self._dial()
+            self._send(*request)
+            self._http.sock.settimeout(self._settings.timeout + patience)
+            answer = self._http.getresponse()
+            if self._http.sock is not None:  # it is with the answer when that is the last one
+                self._http.sock.settimeout(self._settings.timeout)
+            self.used = True
         return answer
 
     def words(self, answer: http.client.HTTPResponse, doing: str) -> bytes:
@@ -177,12 +199,12 @@ class WebdavLink:
             )
 
     def _send(self, method: str, path: str, headers: Mapping[str, str], body: Iterable[bytes], length: int) -> None:
-        settings, connection = self._settings, self._http
+        connection = self._http
         connection.putrequest(method, self.encoded(path))
         connection.putheader("User-Agent", "nanumpay-backupd")
-        if settings.username:
-            login = f"{settings.username}:{settings.password.reveal()}".encode()
-            connection.putheader("Authorization", f"Basic {base64.b64encode(login).decode('ascii')}")
+        login = self._login.header(method, self.encoded(path), must=not isinstance(body, Collection))
+        if login is not None:
+            connection.putheader("Authorization", login)
         for name, value in headers.items():
             connection.putheader(name, value)
         if length or method == "PUT":
@@ -191,7 +213,7 @@ class WebdavLink:
         try:
             for chunk in body:
                 connection.send(chunk)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             # A server that has enough says why before it hangs up; that is read next, if it is there.
             if not length:
                 raise
@@ -202,18 +224,43 @@ class WebdavLink:
         try:
             yield
         except ssl.SSLCertVerificationError as error:
-            reason = error.verify_message if getattr(error, "verify_message", "") else str(error)
-            hint = "ca_file names its authority, tls_fingerprint pins a self-signed one; is it the right server?"
-            raise store_error("destination-tls", self._message(doing, reason), hint) from error
+            raise self._untrusted(error, doing) from error
         except ssl.SSLError as error:
             hint = "does the server speak TLS at that port? then check the network"
             retry = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
             code = "destination-unreachable" if retry else "destination-tls"
-            raise store_error(code, self._message(doing, str(error)), hint) from error
+            raise store_error(code, self._message(doing, plain(error)), hint) from error
         except (OSError, UnicodeError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
+            reason = getattr(error, "strerror", "") or plain(error)
             hint = "check url, network and firewall; does the server run?"
             raise store_error("destination-unreachable", self._message(doing, reason), hint) from error
+
+    def _untrusted(self, error: ssl.SSLCertVerificationError, doing: str) -> StoreError:
+        reason = error.verify_message if getattr(error, "verify_message", "") else str(error)
+        hint = "ca_file names its authority, tls_fingerprint pins a self-signed one; is it the right server?"
+        found = "" if self._settings.tls_fingerprint else self._ask_fingerprint()
+        if found:
+            reason += f" (SHA-256 fingerprint {found})"
+            hint = (
+                "name the file of the server's certificate authority in ca_file, or, if its administrator confirms "
+                f"that this is the server's, pin it: tls_fingerprint = {found!r}"
+            )
+        return store_error("destination-tls", self._message(doing, reason), hint)
+
+    def _ask_fingerprint(self) -> str:
+        """Fetch the certificate of a server that is not trusted, to show it; nothing else is sent there."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        where = (self._http.host, self._http.port)
+        try:
+            with (
+                socket.create_connection(where, self._settings.timeout) as plain,
+                context.wrap_socket(plain, server_hostname=self._http.host) as sock,
+            ):
+                return hashlib.sha256(sock.getpeercert(binary_form=True) or b"").hexdigest()
+        except (OSError, ValueError):
+            return ""
 
     def _message(self, doing: str, reason: str) -> str:
         return f"destination {self._settings.name!r}: {doing} failed in {self.place}: {redact(reason)}"
@@ -225,16 +272,15 @@ def _judged(answer: http.client.HTTPResponse, settings: WebdavDestination) -> tu
     if status == 401:
         scheme = (answer.getheader("WWW-Authenticate") or "Basic").split()[0]
         hint = "check username and password; Nextcloud wants an app password"
-        return (
-            "destination-auth",
-            hint if scheme.lower() == "basic" else f"it wants {scheme}, only Basic is known",
-            None,
-        )
+        if scheme.lower() not in ("basic", "digest"):
+            hint = f"it wants {scheme}, only Basic and Digest are known"
+        return "destination-auth", hint, None
     if 300 <= status < 400:
         return "destination-failed", f"write url as it says: {answer.getheader('Location') or 'another'}", False
     if status == 413:
         return "destination-failed", "the server or a proxy before it limits the size (client_max_body_size)", False
     known = {
+        400: ("destination-not-found", "check url and path: is there a file where the path wants a folder?"),
         403: ("destination-denied", f"let {settings.username or 'everybody'} write, read and delete in that folder"),
         404: ("destination-not-found", "check url and path: is it the address for WebDAV?"),
         405: ("destination-failed", "is it the address for WebDAV, may be written to, and has room?"),

@@ -21,6 +21,7 @@ from nanumpay_backupd.system.family import end_family
 from nanumpay_backupd.system.secrets import redact
 
 __all__ = [
+    "NOTHING",
     "Child",
     "Finished",
     "born",
@@ -36,6 +37,8 @@ __all__ = [
     "secret_file",
 ]
 
+NOTHING: Final = subprocess.DEVNULL
+"""In the place of a descriptor: /dev/null."""
 _PR_SET_PDEATHSIG: Final = 1
 _CAP_CHOWN: Final = 0
 _DAEMONS_OWN: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MONGODB_URI", "CREDENTIALS_DIRECTORY")
@@ -231,6 +234,20 @@ class Child:
     def tail(self) -> str:
         """Return the last lines of standard error, without secrets."""
         return redact("\n".join(self._tail))
+
+    @property
+    def moved(self) -> int:
+        """Return how many bytes it has read and written so far, of files and sockets; 0 when nobody tells."""
+        try:
+            told = Path(f"/proc/{self._process.pid}/io").read_text(encoding="ascii")
+        except OSError:
+            return 0
+        return sum(int(number) for number in re.findall(r"^[rw]char: (\d+)$", told, re.MULTILINE))
+
+    def interrupt(self) -> None:
+        """Ask it to end (SIGINT), as from a keyboard; harmless when it has ended."""
+        if self.running:
+            self._process.send_signal(signal.SIGINT)
 
     def pause(self) -> None:
         """Stop the child where it is (SIGSTOP); it goes on with `resume`."""

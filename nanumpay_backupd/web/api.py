@@ -110,7 +110,7 @@ async def cancel(request: Request) -> Response:
     """Stop a run."""
     visit, site, body = visit_of(request), site_of(request), await json_body(request)
     run = body.get("run")
-    if set(body) - {"run"} or not (run is None or isinstance(run, str)):
+    if set(body) - {"run"} or ("run" in body and not isinstance(run, str)):
         raise RefusedError("run must be a text, and there is nothing else", code="bad-request")
     found = (await site.link.order("Cancel", {"run": run}))["run"]
     site.audit(_who(visit), visit.address, "cancel", found["id"], detail=found["job"])

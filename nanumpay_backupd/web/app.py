@@ -19,7 +19,18 @@ from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, 
 from nanumpay_backupd.web import api, assets, download, events, signing
 from nanumpay_backupd.web.answers import tell_fault
 from nanumpay_backupd.web.guard import Guard
-from nanumpay_backupd.web.pages import backups, jobs, overview, recover, restoring, running, settings, trail, wellbeing
+from nanumpay_backupd.web.pages import (
+    backups,
+    jobs,
+    overview,
+    recover,
+    restoring,
+    running,
+    settings,
+    swaps,
+    trail,
+    wellbeing,
+)
 from nanumpay_backupd.web.people import CHANGE, DOWNLOAD, READ, RUN, SETTINGS
 from nanumpay_backupd.web.site import Site
 from nanumpay_backupd.web.visit import visit_of
@@ -64,6 +75,8 @@ ROUTES: Final = (
     Way("/recover", "GET", recover.show, READ),
     Way("/recover/plan", "POST", restoring.plan, CHANGE),
     Way("/recover/restore", "POST", restoring.restore, CHANGE),
+    Way("/recover/swaps", "GET", swaps.show, READ),
+    Way("/recover/swaps/{swap}/{verb}", "POST", swaps.change, CHANGE),
     Way("/settings", "GET", settings.show, READ),
     Way("/settings", "POST", settings.save, SETTINGS),
     Way("/jobs", "GET", jobs.show, READ),
@@ -102,7 +115,10 @@ def make_app(site: Site) -> Starlette:
             task.cancel()
         site.close()
 
-    routes = [Route(way.path, _guarded(way), methods=[way.method]) for way in ROUTES]
+    ways: dict[str, dict[str, Handler]] = {}
+    for way in ROUTES:
+        ways.setdefault(way.path, {})[way.method] = _guarded(way)
+    routes = [Route(path, _by_method(known), methods=list(known)) for path, known in ways.items()]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _unknown})
     app.state.site = site
     app.add_middleware(functools.partial(Guard, site=site))
@@ -112,6 +128,13 @@ def make_app(site: Site) -> Starlette:
 async def _warm(site: Site, method: str, params: dict[str, Any]) -> None:
     with contextlib.suppress(BackupdError):
         await site.link.recent(method, params)
+
+
+def _by_method(known: dict[str, Handler]) -> Handler:
+    async def answer(request: Request) -> Response:
+        return await known["GET" if request.method == "HEAD" else request.method](request)
+
+    return answer
 
 
 def _guarded(way: Way) -> Handler:

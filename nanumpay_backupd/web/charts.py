@@ -38,7 +38,7 @@ class Bar(NamedTuple):
 
 def steps_of(most: float, base: float = 1000.0) -> list[float]:
     """Return round values for the axis, from 0 to at least ``most``; ``base`` is what units step by."""
-    if most <= 0:
+    if most <= 1e-3:  # nothing that is drawn here is as small
         return [0.0, 1.0]
     unit = base ** math.floor(math.log(most, base)) if most >= 1 else 1.0
     scaled = most / unit

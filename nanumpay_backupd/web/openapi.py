@@ -72,6 +72,8 @@ _BACKUP: Final = _object(
     },
     closed=True,
 )
+_DRAFT: Final = _object({"maintenanceMode": {}, "backup": {"type": "object"}})
+"""Settings that somebody is still typing: what is wrong with them is the answer."""
 _SCHEMAS: Final = {
     "Fault": _object(
         {"success": {"const": False}, "message": _TEXT, "code": _TEXT, "hint": _TEXT, "retryable": _FLAG},
@@ -207,12 +209,12 @@ def _paths() -> dict[str, Any]:
                 "What settings would mean.",
                 SETTINGS,
                 _object({"runs": {"type": "array", "items": _MOMENT}}),
-                body="Settings",
+                body=_DRAFT,
             )
         },
         "/api/admin/settings/test": {
             "post": _way(
-                "Try the destination of settings.", SETTINGS, _object({"checks": {"type": "array"}}), body="Settings"
+                "Try the destination of settings.", SETTINGS, _object({"checks": {"type": "array"}}), body=_DRAFT
             )
         },
     }
@@ -223,7 +225,13 @@ def _parameter(name: str, place: str, schema: dict[str, Any], told: str) -> dict
 
 
 _DOWNLOAD: Final = [
-    {"name": "file", "in": "query", "required": True, "schema": _TEXT, "description": "The file's name."},
+    {
+        "name": "file",
+        "in": "query",
+        "required": True,
+        "schema": {"type": "string", "minLength": 1},
+        "description": "The file's name.",
+    },
     _parameter("source", "query", _TEXT, "The destination whose copy is wanted."),
     _parameter("Range", "header", _TEXT, "Which part: bytes=FIRST-LAST."),
 ]

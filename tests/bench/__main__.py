@@ -19,7 +19,7 @@ from tests.servers.environment import clean_environment
 
 clean_environment()
 
-from tests.bench import crowd, encrypted, files, redis, restores, slices, sql  # noqa: E402
+from tests.bench import crowd, encrypted, files, places, redis, restores, slices, sql  # noqa: E402
 from tests.bench.measure import Peak, rss, settle, timed  # noqa: E402
 from tests.bench.report import Report, Row  # noqa: E402
 from tests.bench.site import DATABASE, SETTINGS, Site, median_of  # noqa: E402
@@ -36,6 +36,8 @@ _APART: Final[dict[str, Callable[[Path, Report, int], None]]] = {
     "redis": redis.measure,
     "sql": sql.measure,
     "files": files.measure,
+    "places": places.measure,
+    "large": places.measure_memory,
 }
 """What needs no MongoDB."""
 

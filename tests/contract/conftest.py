@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from nanumpay_backupd.stores.base import ShortNotes
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.stores.throttled import ThrottledStore
 from tests.contract.places import PARTICIPANTS, Participant, Place
@@ -41,6 +42,7 @@ def place(store_server: tuple[str, Participant]) -> Iterator[Place]:
     """Give an empty destination whose folder does not exist yet."""
     kind, participant = store_server
     name = f"test{next(_numbers)}"
-    driver = open_store(participant.destination(name))
+    notes = ShortNotes()
+    driver = open_store(participant.destination(name), notes=notes)
     with ThrottledStore(driver, _QUICK) if kind.endswith("throttled") else driver as store:
-        yield Place(kind, store, participant, name)
+        yield Place(kind, store, participant, name, notes)

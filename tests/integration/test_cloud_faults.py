@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import random
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,13 +18,13 @@ import msgspec
 import pytest
 
 from nanumpay_backupd.errors import LockedError, StoreError
-from nanumpay_backupd.settings.destinations import Destination
-from nanumpay_backupd.stores.azure import AzureStore, block_length
-from nanumpay_backupd.stores.base import Store
+from nanumpay_backupd.stores.azure import AzureStore
+from nanumpay_backupd.stores.azure_blocks import block_length
+from nanumpay_backupd.stores.base import ShortNotes, Store
 from nanumpay_backupd.stores.dropbox import DropboxStore
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.stores.gcs import GcsStore
-from nanumpay_backupd.stores.payload import KeptNotes
+from nanumpay_backupd.stores.sessions import Session
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.azurite import ACCOUNT, KEY, Azurite, start_azurite
@@ -34,7 +33,6 @@ from tests.servers.dropbox import DropboxServer, start_dropbox
 from tests.servers.gcs import GcsServer, start_gcs
 from tests.servers.process import TRUST_VARIABLES, free_port
 from tests.servers.proxy import BreakingProxy, start_proxy
-from tests.servers.s3 import find_rclone
 
 pytestmark = pytest.mark.servers
 
@@ -111,7 +109,7 @@ def _through(cloud: Server, **changes: Any) -> Any:
     return _settings(cloud, endpoint_url=cloud.endpoint.replace("127.0.0.2", "127.0.0.1"), **changes)
 
 
-def _open(settings: Any, notes: KeptNotes) -> Store:
+def _open(settings: Any, notes: ShortNotes) -> Store:
     match settings.extra:
         case "gcs":
             return GcsStore(settings, _Quick(), notes=notes)
@@ -128,6 +126,23 @@ def _fails(call: Callable[[], Any]) -> StoreError:
     return caught.value
 
 
+class _EnoughError(Exception):
+    """The callback had enough."""
+
+
+def _break_off(store: Store, source: Path, after: int) -> None:
+    moved = 0
+
+    def stop(size: int) -> None:
+        nonlocal moved
+        moved += size
+        if moved >= after:
+            raise _EnoughError
+
+    with pytest.raises(_EnoughError):
+        store.put(NAME, source, stop)
+
+
 # ------------------------------------------------------------------------------------------------ cuts
 
 
@@ -136,7 +151,7 @@ def test_a_cut_upload_is_gone_on_with(cloud: Server, proxy: BreakingProxy, sourc
     """An upload that is cut twice goes on where the server stands: it is whole, and little is sent twice."""
     proxy.cuts = [9 * MIB, 5 * MIB]
     moved: list[int] = []
-    with _open(_through(cloud), KeptNotes()) as store:
+    with _open(_through(cloud), ShortNotes()) as store:
         assert store.put(NAME, source, moved.append).proven
         assert proxy.cuts == []
         # Starting again after each cut would take 32 MiB; a chunk of Dropbox is at least 4 MiB.
@@ -147,7 +162,7 @@ def test_a_cut_upload_is_gone_on_with(cloud: Server, proxy: BreakingProxy, sourc
 
 def test_a_later_put_goes_on_with_what_an_earlier_one_left(cloud: Server, proxy: BreakingProxy, source: Path) -> None:
     """A put that was cut for good leaves the old object; one of another process with its notes sends only the rest."""
-    notes, settings = KeptNotes(), _through(cloud)
+    notes, settings = ShortNotes(), _through(cloud)
     with _open(settings, notes) as store:
         store.put_bytes(NAME, b"old")
         proxy.cuts = [7 * MIB] + [0] * 20
@@ -169,15 +184,13 @@ def test_what_was_left_of_another_file_is_not_gone_on_with(
     cloud: Server, proxy: BreakingProxy, source: Path, tmp_path: Path
 ) -> None:
     """A file of the same name and size with another content arrives whole, whatever is there of the first."""
-    notes, settings = KeptNotes(), _through(cloud)
+    notes, settings = ShortNotes(), _through(cloud)
     with _open(settings, notes) as store:
         proxy.cuts = [7 * MIB] + [0] * 20
         _fails(lambda: store.put(NAME, source))
         proxy.cuts = []
         other = tmp_path / "other"
         other.write_bytes(b"x" + DATA[1:])
-        with contextlib.suppress(StoreError):  # Google finds out at the end, and the next try begins anew
-            store.put(NAME, other)
         store.put(NAME, other)
         assert b"".join(store.get(NAME)) == b"x" + DATA[1:]
 
@@ -185,7 +198,7 @@ def test_what_was_left_of_another_file_is_not_gone_on_with(
 @pytest.mark.parametrize("cloud", ["dropbox"], indirect=True)
 def test_a_lost_answer_is_no_lost_upload(cloud: DropboxServer, source: Path) -> None:
     """When the answer to the last call is lost, the file that is there is found, and not sent again."""
-    with _open(_settings(cloud), KeptNotes()) as store:
+    with _open(_settings(cloud), ShortNotes()) as store:
 
         def lose(_: int) -> None:
             there = next(iter(cloud.sessions.values()), b"")
@@ -199,11 +212,13 @@ def test_a_lost_answer_is_no_lost_upload(cloud: DropboxServer, source: Path) -> 
     cloud.sessions.clear()
 
 
-@pytest.mark.parametrize("note", [b"", b"{", b'{"url":"http://elsewhere/","session":"gone","size":1}'])
+@pytest.mark.parametrize(
+    "note", [b"", b"{", b"[]", msgspec.json.encode(Session("http://elsewhere/", 1, datetime.now(UTC)))]
+)
 @pytest.mark.parametrize("cloud", ["gcs", "dropbox"], indirect=True)
 def test_notes_of_no_use_do_no_harm(cloud: Server, source: Path, note: bytes) -> None:
     """A note that is damaged, or of another upload, is passed over."""
-    notes = KeptNotes()
+    notes = ShortNotes()
     notes.write(NAME, note)
     with _open(_settings(cloud), notes) as store:
         assert store.put(NAME, source).size == len(DATA)
@@ -212,12 +227,73 @@ def test_notes_of_no_use_do_no_harm(cloud: Server, source: Path, note: bytes) ->
 @pytest.mark.parametrize("cloud", ["gcs"], indirect=True)
 def test_a_session_that_the_server_forgot_is_begun_anew(cloud: GcsServer, source: Path) -> None:
     """A note whose session has ended is passed over within the same put."""
-    notes, settings = KeptNotes(), _settings(cloud)
-    old = {"url": f"{cloud.endpoint}/upload/storage/v1/b/backups/o?upload_id=gone", "size": len(DATA)}
-    notes.write(NAME, json.dumps(old).encode())
+    notes, settings = ShortNotes(), _settings(cloud)
+    url = f"{cloud.endpoint}/upload/storage/v1/b/backups/o?upload_id=gone"
+    notes.write(NAME, msgspec.json.encode(Session(url, len(DATA), datetime.now(UTC), "0")))
     with _open(settings, notes) as store:
         assert store.put(NAME, source).proven
         assert b"".join(store.get(NAME)) == DATA
+
+
+@pytest.mark.parametrize("cloud", ["gcs"], indirect=True)
+def test_what_a_session_has_and_no_note_tells_is_compared_in_the_end(cloud: GcsServer, source: Path) -> None:
+    """A session that is ahead of its note with another file's bytes is begun anew within the same put."""
+    notes, settings = ShortNotes(), _settings(cloud)
+    with _open(settings, notes) as store:
+        _break_off(store, source, 5 * MIB)
+        noted = msgspec.json.decode(notes.read(NAME) or b"", type=Session)
+        assert max(noted.beginnings) >= 5 * MIB
+        noted.beginnings = {offset: text for offset, text in noted.beginnings.items() if offset <= MIB}
+        notes.write(NAME, msgspec.json.encode(noted))
+        other = source.with_name("other")
+        other.write_bytes(DATA[: 2 * MIB] + b"x" + DATA[2 * MIB + 1 :])
+        moved: list[int] = []
+        assert store.put(NAME, other, moved.append).resumed == 0
+        assert sum(moved) == len(DATA)
+        assert b"".join(store.get(NAME)) == other.read_bytes()
+
+
+@pytest.mark.parametrize("cloud", ["gcs"], indirect=True)
+def test_an_upload_that_was_finished_though_nobody_heard_is_not_sent_again(cloud: GcsServer, source: Path) -> None:
+    """A session that became the file's object is found; one that became another file's is left as it is."""
+    notes, settings = ShortNotes(), _settings(cloud)
+    with _open(settings, notes) as store:
+        kept = b""
+
+        def keep(_: int) -> None:
+            nonlocal kept
+            kept = notes.read(NAME) or kept
+
+        store.put(NAME, source, keep)
+        for content, resumed in ((DATA, len(DATA)), (b"x" + DATA[1:], 0)):
+            source.write_bytes(content)
+            # The object is there, and what was noted of it as well.
+            notes.write(NAME, kept)
+            assert store.put(NAME, source).resumed == resumed
+            assert b"".join(store.get(NAME)) == content
+
+
+@pytest.mark.parametrize("cloud", ["gcs"], indirect=True)
+def test_a_session_for_an_object_that_was_replaced_is_begun_anew(cloud: GcsServer, source: Path) -> None:
+    """What Google would refuse in the end, since another object is there now, is not gone on with."""
+    settings = _settings(cloud)
+    with _open(settings, ShortNotes()) as store, open_store(settings) as other:
+        _break_off(store, source, 5 * MIB)
+        other.put_bytes(NAME, b"somebody else's")
+        assert store.put(NAME, source).resumed == 0
+        assert b"".join(store.get(NAME)) == DATA
+
+
+@pytest.mark.parametrize("cloud", ["dropbox"], indirect=True)
+def test_a_session_that_stands_elsewhere_than_noted_is_not_believed(cloud: DropboxServer, source: Path) -> None:
+    """Dropbox compares no whole file before it makes one: what is not proven is sent anew."""
+    with _open(_settings(cloud), ShortNotes()) as store:
+        _break_off(store, source, 9 * MIB)
+        (session,) = cloud.sessions.values()
+        session += b"what is not in the file"
+        assert store.put(NAME, source).resumed == 0
+        assert b"".join(store.get(NAME)) == DATA
+    cloud.sessions.clear()
 
 
 # ------------------------------------------------------------------------------------------------ other writers, damage
@@ -280,26 +356,6 @@ def test_azure_refuses_what_was_damaged(cloud: Azurite, tmp_path: Path, size: in
 # ------------------------------------------------------------------------------------------------ refusals
 
 
-@pytest.mark.parametrize("cloud", ["gcs", "azure"], indirect=True)
-def test_a_bucket_that_is_not_there(cloud: Server, source: Path) -> None:
-    """A missing bucket or container is destination-not-found by every method that asks for one, and no empty list."""
-    settings = _settings(cloud)
-    field = "bucket" if isinstance(cloud, GcsServer) else "container"
-    with open_store(msgspec.structs.replace(settings, **{field: "nobody-made-this"})) as store:
-        calls: tuple[Callable[[], Any], ...] = (
-            lambda: store.put(NAME, source),
-            lambda: store.put_bytes(NAME, b"x"),
-            lambda: next(store.get(NAME)),
-            lambda: store.stat(NAME),
-            lambda: list(store.list()),
-            lambda: store.delete(NAME),
-        )
-        for call in calls:
-            error = _fails(call)
-            assert (error.code, error.retryable) == ("destination-not-found", False)
-            assert "nobody-made-this" in error.message
-
-
 @pytest.mark.parametrize("cloud", ["gcs"], indirect=True)
 def test_google_says_what_is_locked(cloud: GcsServer) -> None:
     """An object under retention is a LockedError with the moment it ends, for who asks and for who deletes."""
@@ -338,37 +394,6 @@ def test_a_right_that_is_missing_is_named(cloud: Server) -> None:
         assert (error.code, error.retryable) == ("destination-denied", False)
         assert error.hint
         assert b"".join(store.get(NAME)) == b"x"
-
-
-@pytest.mark.parametrize("cloud", ["dropbox"], indirect=True)
-def test_a_full_dropbox(cloud: DropboxServer, source: Path) -> None:
-    """No room is destination-full, whether it shows at once or at the end; and the room can be asked for."""
-    cloud.quota = 10 * MIB
-    try:
-        with open_store(_settings(cloud)) as store:
-            for call in (lambda: store.put(NAME, source),):
-                error = _fails(call)
-                assert (error.code, error.retryable) == ("destination-full", False)
-            room = store.room()
-            assert room is not None
-            assert room <= 10 * MIB
-    finally:
-        cloud.quota = 1 << 40
-
-
-@pytest.mark.parametrize("kind", CLOUDS)
-def test_a_certificate_that_is_not_trusted(kind: str, certificate: Certificate, tmp_path: Path) -> None:
-    """A server of an authority that nobody named is destination-tls, as is a file of no use; named, it works."""
-    nonsense = tmp_path / "nonsense.pem"
-    nonsense.write_text("no certificate")
-    with _start(kind, tmp_path, certificate=certificate) as server:
-        for ca_file in ("", str(nonsense), str(tmp_path / "gone.pem")):
-            with open_store(_settings(server, ca_file=ca_file)) as store:
-                error = _fails(lambda: store.put_bytes(NAME, b"x"))
-                assert (error.code, error.retryable) == ("destination-tls", False)
-                assert "ca_file" in error.hint
-        with open_store(_settings(server)) as store:
-            store.put_bytes(NAME, b"x")
 
 
 # ------------------------------------------------------------------------------------------------ logins
@@ -441,42 +466,23 @@ def test_storage_classes_of_google(cloud: GcsServer, source: Path) -> None:
         assert cloud.here()[settings.prefix + name]["storageClass"] == "NEARLINE"
 
 
+@pytest.mark.parametrize("size", [1000, len(DATA)], ids=["whole", "session"])
+@pytest.mark.parametrize("cloud", ["gcs"], indirect=True)
+def test_keys_of_google(cloud: GcsServer, source: Path, size: int) -> None:
+    """Google is asked to encrypt by the key that the settings name, whether an object goes up whole or in a session."""
+    source.write_bytes(DATA[:size])
+    cloud.keys.clear()
+    with open_store(_settings(cloud, kms_key_name=(key := "projects/p/locations/l/keyRings/r/cryptoKeys/k"))) as store:
+        store.put(NAME, source)
+    assert f"POST {key}" in cloud.keys
+
+
 def test_blocks_are_large_enough_for_azure() -> None:
     """No file needs more than 50,000 blocks, and none is smaller than asked for."""
     for size in (1, 50_000 << 20, (50_000 << 20) + 1, 1 << 40, 190 << 40):
         length = block_length(size, 1 << 20)
         assert length >= 1 << 20
         assert -(-size // length) <= 50_000
-
-
-# ------------------------------------------------------------------------------------------------ by hand
-
-
-@pytest.mark.parametrize("cloud", ["gcs", "azure"], indirect=True)
-def test_a_stock_tool_gets_it_back(cloud: Server, source: Path, tmp_path: Path) -> None:
-    """rclone, knowing nothing of this program, lists and fetches what was stored, and finds its checksum right."""
-    settings: Destination = _settings(cloud)
-    with open_store(settings) as store:
-        store.put(NAME, source)
-        store.put_bytes(f"{NAME}.manifest.json", b"{}")
-    if isinstance(cloud, GcsServer):
-        key = tmp_path / "key.json"
-        key.write_text(cloud.account(cloud.key).reveal())
-        remote = ["--gcs-service-account-file", str(key), "--gcs-endpoint", f"{cloud.endpoint}/storage/v1/"]
-        place = f":gcs:{cloud.bucket}/{settings.prefix}"  # type: ignore[union-attr]  # clouds have one
-    else:
-        remote = ["--azureblob-account", ACCOUNT, "--azureblob-key", KEY, "--azureblob-endpoint", cloud.endpoint]
-        place = f":azureblob:{settings.container}/{settings.prefix}"  # type: ignore[union-attr]
-    environment = {name: value for name, value in os.environ.items() if name not in TRUST_VARIABLES}
-    rclone = [str(find_rclone()), "--config", os.devnull, "--retries", "1", *remote]
-    listed = subprocess.run([*rclone, "lsf", place], check=True, capture_output=True, text=True, env=environment)
-    assert listed.stdout.split() == [NAME, f"{NAME}.manifest.json"]
-    subprocess.run([*rclone, "copy", "--checksum", place, str(tmp_path / "back")], check=True, env=environment)
-    assert (tmp_path / "back" / NAME).read_bytes() == DATA
-    checked = [*rclone, "check", "--include", NAME, place, str(tmp_path / "back")]
-    said = subprocess.run(checked, check=True, capture_output=True, text=True, env=environment).stderr
-    assert "0 differences found" in said
-    assert "could not be checked" not in said
 
 
 class _Metadata(BaseHTTPRequestHandler):

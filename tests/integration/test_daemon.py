@@ -172,7 +172,7 @@ class TestWithoutMongoDB:
             wait_for(lambda: f"MongoDB at {server.address}" in site.notify.status, "the reason in the status line")
             assert site.status()["health"] == "failing"
             assert site.job()["next_run"] is None
-            assert "no backup runs by itself until this is mended" in problems(site)
+            assert "does not run by itself until this is mended" in problems(site)
             try:
                 server.start()
                 site.fill(backup_settings(time="04:10"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,6 +30,7 @@ from nanumpay_backupd.settings.schema import (
     Destination,
     JobEncryption,
     JobSpec,
+    Limits,
     LocalDestination,
     Paths,
     RetryPolicy,
@@ -287,6 +289,49 @@ def test_a_copy_elsewhere_that_is_damaged_gives_way_to_another(site: Site) -> No
     assert waits.next_attempt is not None
 
 
+class Dripping(LocalStore):
+    """A disk that gives a byte in an hour."""
+
+    clock: SetClock
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Give some bytes."""
+        for chunk in super().get(key, offset, length):
+            for at in range(60):
+                yield chunk[at : at + 1]
+                self.clock.sleep(3600.0)
+                time.sleep(0.1)
+
+
+def test_a_copy_elsewhere_that_drips_is_given_up(site: Site) -> None:
+    """What is brought from elsewhere has the limits of an upload; where it is the only one, it is tried again later."""
+    backup = site.make()
+    assert site.upload(backup, site.job("disk2")) == []
+    site.drop_local(backup)
+    job = site.job("disk2", "office", limits=Limits(upload=5 * 3600.0))
+    assert site.sync(job, "office")[0].queued == (backup.id,)
+
+    def opened(destination: Destination) -> Store:
+        if destination.name != "disk2":
+            return open_store(destination)
+        assert isinstance(destination, LocalDestination)
+        store = Dripping(destination)
+        store.clock = site.clock
+        return store
+
+    site.open = opened
+    assert site.due(job) == (0, 1)
+    waits = site.at(backup, "office")
+    assert waits is not None
+    assert waits.error is not None
+    assert waits.error.code == "relay-failed"
+    assert "the reading from disk2 was ended: it took longer than 5h" in waits.error.message
+    site.open = open_store
+    site.clock.sleep(10.0)
+    assert site.due(job) == (1, 1)
+    assert site.state(backup, "office") is CopyState.UPLOADED
+
+
 class Rotten(LocalStore):
     """A disk that confirms what it got and keeps something else."""
 
@@ -335,6 +380,17 @@ def test_a_copy_is_moved_only_once_it_is_proven(site: Site, monkeypatch: pytest.
     assert site.state(backup, "disk2") is CopyState.VERIFIED
     assert site.state(backup, "cloud") is None
     assert (site.artifacts("cloud"), site.artifacts("disk2")) == ([], [backup.artifact])
+
+
+def test_a_copy_that_is_only_on_record_is_made(site: Site) -> None:
+    """Where a place has lost what is on record as there, a copy to it is sent, and not called done."""
+    backup = site.make()
+    assert site.upload(backup, site.job("disk2")) == []
+    (site.servers.folders["disk2"] / backup.artifact).unlink()
+    run = site.copy(site.job("disk2"), backup, "disk2")
+    assert run.outcome is Outcome.SUCCEEDED
+    assert any("is not at disk2" in warning for warning in run.warnings)
+    assert site.artifacts("disk2") == [backup.artifact]
 
 
 @pytest.mark.parametrize("local", [True, False])

@@ -189,7 +189,7 @@ def soon(seconds: float) -> datetime:
 def test_what_is_locked_is_told_not_tried_again_and_deleted_after_the_lock(site: Site) -> None:
     """Until the lock ends the copy is on record as locked and nobody asks for it; then it goes like any other."""
     newest, locked, free = site.backups
-    until = soon(3)
+    until = soon(8)
     site.bucket.lock(locked.artifact, until)
     lines = site.prune()
     assert (lines[newest.id].action, lines[free.id].action) == ("keep", "delete")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import asyncssh
 import pytest
 
 from nanumpay_backupd.errors import StoreError
-from nanumpay_backupd.settings.schema import RetryPolicy
 from nanumpay_backupd.stores.factory import open_store
 from nanumpay_backupd.stores.sftp import samples
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.sftp import PASSPHRASE, PASSWORD, SshServer, start_sshd
-from tests.workbench import small_disk
 
 pytestmark = pytest.mark.servers
 
@@ -183,99 +186,58 @@ def test_the_samples_of_a_part_lie_within_it() -> None:
         assert max((start + length for start, length in places), default=0) == size
 
 
-def test_a_retried_upload_survives_a_cut(server: SshServer, source: Path) -> None:
-    """With retries one put is enough: it counts every byte once, and the object is whole."""
-    moved: list[int] = []
-
-    def cut(size: int) -> None:
-        if sum(moved) < 10 * MIB <= sum(moved) + size:
-            server.cut()
-        moved.append(size)
-
-    with open_store(server.destination(), retry=RetryPolicy(attempts=3, delay=0.1)) as store:
-        store.put(KEY, source, cut)
-    assert sum(moved) == len(DATA)
-    assert (server.folder / KEY).read_bytes() == DATA
-
-
-def test_a_connection_that_was_dropped_while_idle_is_opened_again(server: SshServer) -> None:
-    """Whoever calls next does not notice."""
-    with open_store(server.destination()) as store:
-        store.put_bytes(KEY, b"1")
-        server.cut()
-        assert store.stat(KEY) is not None
-        server.cut()
-        store.put_bytes(KEY, b"2")
-        server.cut()
-        assert b"".join(store.get(KEY)) == b"2"
-
-
-def test_a_reading_that_is_cut_does_not_end_in_silence(server: SshServer, source: Path) -> None:
-    """A get that is cut is destination-unreachable; with retries the rest comes over another connection."""
-    with open_store(server.destination()) as store:
-        store.put(KEY, source)
-        reader = store.get(KEY)
-        next(reader)
-        server.cut()
-        assert _fails(lambda: list(reader)).code == "destination-unreachable"
-    with open_store(server.destination(), retry=RetryPolicy(attempts=3, delay=0.1)) as store:
-        again = store.get(KEY)
-        head = next(again)
-        server.cut()
-        assert head + b"".join(again) == DATA
-
-
-def test_a_frozen_server_is_not_waited_for_for_ever(server: SshServer, source: Path) -> None:
-    """A server that stops answering is destination-unreachable after the timeout, also in the middle of an upload."""
-    with open_store(server.destination(timeout=1.0)) as store:
-        store.put_bytes("other", b"x")
-
-        def freeze(size: int) -> None:
-            if size:
-                server.freeze()
-
-        try:
-            error = _fails(lambda: store.put(KEY, source, freeze))
-        finally:
-            server.freeze(on=False)
-        assert (error.code, error.retryable) == ("destination-unreachable", True)
-        store.put(KEY, source)
-    assert (server.folder / KEY).read_bytes() == DATA
-
-
 # ------------------------------------------------------------------------------------------------ rights, room
 
 
-def test_a_full_disk_is_told(tmp_path: Path, source: Path) -> None:
-    """OpenSSH says no more than failure; that there is no room is told all the same, and the old object stays."""
-    with (
-        small_disk(tmp_path / "disk", 16 * MIB) as disk,
-        start_sshd(disk) as server,
-        open_store(server.destination()) as store,
-    ):
-        store.put_bytes(KEY, b"old")
+class _Losing(asyncssh.SFTPServer):
+    """A server on which a renamed file is shorter."""
+
+    def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
+        super().posix_rename(oldpath, newpath)
+        where = self.map_path(newpath)
+        os.truncate(where, os.stat(where).st_size - 1)
+
+
+@contextlib.contextmanager
+def losing_server(folder: Path) -> Iterator[int]:
+    """Run such a server, which knows anybody, in a thread; gives its port, and takes ``folder`` as its root."""
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> int:
+        listener = await asyncssh.create_server(
+            _Open,
+            "127.0.0.1",
+            server_host_keys=[str(folder.parent / "host")],
+            sftp_factory=lambda chan: _Losing(chan, chroot=str(folder).encode()),
+        )
+        return listener.get_port()
+
+    started = loop.create_task(serve())
+    port = loop.run_until_complete(asyncio.wait_for(started, 20))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield port
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+class _Open(asyncssh.SSHServer):
+    def begin_auth(self, username: str) -> bool:
+        return False
+
+
+def test_what_is_damaged_under_its_name_is_deleted(server: SshServer, source: Path, tmp_path: Path) -> None:
+    """An object that is found to be another size at the end is destination-mismatch, and does not pass for a backup."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    shutil.copy(server.keys / "host", tmp_path / "host")
+    with losing_server(folder) as port, open_store(server.destination(port=port, path="/")) as store:
         error = _fails(lambda: store.put(KEY, source))
-        assert (error.code, error.retryable) == ("destination-full", False)
-        assert b"".join(store.get(KEY)) == b"old"
-        assert _names(server) == {KEY}
-
-
-def test_a_server_that_only_lets_read(tmp_path: Path) -> None:
-    """Without the right to write, put and delete are destination-denied, and the objects can be read."""
-    with start_sshd(tmp_path, sftp="internal-sftp -R") as server:
-        server.folder.mkdir()
-        (server.folder / KEY).write_bytes(b"x")
-        with open_store(server.destination()) as store:
-            assert _fails(lambda: store.put_bytes(KEY, b"y")).code == "destination-denied"
-            assert _fails(lambda: store.delete(KEY)).code == "destination-denied"
-            assert b"".join(store.get(KEY)) == b"x"
-
-
-def test_a_folder_that_cannot_be_made(server: SshServer) -> None:
-    """Where the path leads to a place that the login cannot write to, it is destination-denied, with the path."""
-    error = _fails(lambda: open_store(server.destination(path="/elsewhere/deep")).put_bytes(KEY, b"x"))
-    assert error.code == "destination-denied"
-    assert "/elsewhere" in error.message
+    assert (error.code, error.retryable) == ("destination-mismatch", True)
+    assert "was deleted there" in error.hint
+    assert list(folder.iterdir()) == []
 
 
 def test_a_server_without_extensions_serves_too(tmp_path: Path) -> None:

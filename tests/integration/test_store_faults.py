@@ -188,25 +188,6 @@ def test_the_last_answer_never_comes(source: Path, tmp_path: Path) -> None:
         assert (server.folder / KEY).read_bytes() == DATA
 
 
-def test_an_idle_connection_that_died_is_opened_again(proxied: tuple[FtpServer, BreakingProxy], source: Path) -> None:
-    """A connection that the server dropped between two calls does not fail the next call, whichever it is."""
-    server, proxy = proxied
-    calls: list[Callable[[Store], Any]] = [
-        lambda store: store.put(KEY, source),
-        lambda store: store.stat(KEY),
-        lambda store: b"".join(store.get(KEY)),
-        lambda store: tuple(store.list()),
-        lambda store: store.put_bytes("other", b"x"),
-        lambda store: store.delete(KEY),
-    ]
-    with open_store(_through(server), clock=_Quick()) as store:
-        store.put_bytes("first", b"x")
-        for call in calls:
-            proxy.drop_all()
-            call(store)
-    assert _names(server.folder) == {"first", "other"}
-
-
 class _NoRest(FTPHandler):
     """A server that offers neither REST nor MLSD."""
 
@@ -286,6 +267,26 @@ class _Stubborn(_NoOverwrite):
     stubborn = True
 
 
+class _Losing(AbstractedFS):
+    """A disk on which a renamed file is shorter."""
+
+    def rename(self, src: str, dst: str) -> None:
+        super().rename(src, dst)
+        os.truncate(dst, os.stat(dst).st_size - 1)
+
+
+def test_what_is_damaged_under_its_name_is_deleted(source: Path, tmp_path: Path) -> None:
+    """An object that is found to be another size at the end is destination-mismatch, and does not pass for a backup."""
+    with (
+        start_pyftpdlib(tmp_path / "root", abstracted_fs=_Losing) as server,
+        open_store(server.destination()) as store,
+    ):
+        error = _fails(lambda: store.put(KEY, source))
+        assert (error.code, error.retryable) == ("destination-mismatch", True)
+        assert "was deleted there" in error.hint
+        assert _names(server.folder) == set()
+
+
 def test_a_server_that_does_not_rename_onto_files(source: Path, tmp_path: Path) -> None:
     """Where RNTO refuses to replace, the old object steps aside and the new one takes its place."""
     with (
@@ -362,21 +363,6 @@ def test_ipv6(tmp_path: Path, source: Path) -> None:
 # ------------------------------------------------------------------------------------------ refused by the server
 
 
-def test_an_account_without_rights(tmp_path: Path, source: Path) -> None:
-    """An account that may only read: storing and deleting are destination-denied with a hint, reading works."""
-    with start_pyftpdlib(tmp_path / "root", permissions="elr") as server, open_store(server.destination()) as store:
-        error = _fails(lambda: store.put(KEY, source))
-        assert (error.code, error.retryable) == ("destination-denied", False)
-        server.folder.mkdir(parents=True)
-        (server.folder / KEY).write_bytes(b"old")
-        for call in (lambda: store.put(KEY, source), lambda: store.delete(KEY)):
-            error = _fails(call)
-            assert error.code == "destination-denied"
-            assert error.hint
-            assert server.host in error.message
-        assert b"".join(store.get(KEY)) == b"old"
-
-
 def test_an_account_that_may_write_but_not_read(tmp_path: Path, source: Path) -> None:
     """A drop box works: what cannot be compared is sent again from the start."""
     with (
@@ -388,15 +374,6 @@ def test_an_account_that_may_write_but_not_read(tmp_path: Path, source: Path) ->
             store.put(KEY, source)
         assert (server.folder / KEY).read_bytes() == DATA
         assert _fails(lambda: next(store.get(KEY))).code == "destination-denied"
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """A path that leads through a file is destination-not-found, naming the path."""
-    with start_pyftpdlib(tmp_path / "root") as server, open_store(server.destination(path="/file/sub")) as store:
-        (server.home / "file").write_bytes(b"")
-        error = _fails(lambda: store.put_bytes(KEY, b"x"))
-        assert error.code == "destination-not-found"
-        assert "/file/sub" in error.message
 
 
 @pytest.fixture
@@ -413,37 +390,6 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("kind", [*SERVERS, "local"])
-def test_full_disk(kind: str, tiny_disk: Path, tmp_path: Path, certificate: Certificate, source: Path) -> None:
-    """A full disk is destination-full with a hint, the old object stays, the room is given back, small objects fit."""
-    name, _, tls = kind.partition("-")
-    pem = certificate if tls else None
-    with contextlib.ExitStack() as stack:
-        if name == "local":
-            folder = tiny_disk / "sub"
-            store = stack.enter_context(open_store(LocalDestination(name="disk2", path=str(folder))))
-        else:
-            if name == "pyftpdlib":
-                server = stack.enter_context(start_pyftpdlib(tiny_disk / "root", pem))
-            else:
-                server = stack.enter_context(start_vsftpd(tiny_disk / "root", tmp_path, pem))
-            folder = server.folder
-            store = stack.enter_context(open_store(server.destination(), clock=_Quick()))
-        store.put_bytes(KEY, b"old")
-        error = _fails(lambda: store.put(KEY, source))
-        assert (folder / KEY).read_bytes() == b"old"
-        if name == "pyftpdlib":
-            # It breaks off without an answer, so that all we can know is that nothing gets through any more.
-            assert error.code == "destination-unreachable"
-            assert "full" in error.hint
-            return
-        assert (error.code, error.retryable) == ("destination-full", False)
-        assert error.hint
-        assert _names(folder) == {KEY}
-        store.put_bytes("small", b"fits")
-        assert (folder / "small").read_bytes() == b"fits"
 
 
 # ---------------------------------------------------------------------------------------------------- local
@@ -466,16 +412,6 @@ def test_require_mount(tiny_disk: Path, tmp_path: Path, source: Path) -> None:
     with open_store(LocalDestination(name="usb", path=str(tiny_disk), require_mount=True)) as store:
         store.put_bytes(KEY, b"x")
         assert [info.key for info in store.list()] == [KEY]
-
-
-def test_read_only_disk(tiny_disk: Path) -> None:
-    """A disk that became read-only is destination-denied."""
-    with open_store(LocalDestination(name="disk2", path=str(tiny_disk))) as store:
-        store.put_bytes(KEY, b"x")
-        subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
-        for call in (lambda: store.put_bytes(KEY, b"y"), lambda: store.delete(KEY)):
-            assert _fails(call).code == "destination-denied"
-        assert b"".join(store.get(KEY)) == b"x"
 
 
 # ------------------------------------------------------------------------------------------------------ TLS
@@ -530,29 +466,6 @@ def test_verification_switched_off(ftps: FtpServer) -> None:
     with open_store(ftps.destination(ca_file="", tls_verify=False)) as store:
         store.put_bytes(KEY, b"x")
         assert b"".join(store.get(KEY)) == b"x"
-
-
-def test_a_certificate_for_another_name(tmp_path: Path, certificate: Certificate) -> None:
-    """A certificate that is good but for another address is destination-tls."""
-    with (
-        start_pyftpdlib(tmp_path / "root", certificate, address="127.0.0.3") as server,
-        open_store(server.destination()) as store,
-    ):
-        error = _fails(lambda: store.stat(KEY))
-    assert error.code == "destination-tls"
-    assert "127.0.0.3" in error.message
-
-
-@pytest.mark.parametrize("content", [None, "not a certificate"], ids=["missing", "garbage"])
-def test_a_bad_ca_file(ftps: FtpServer, tmp_path: Path, content: str | None) -> None:
-    """A ca_file that is missing or no PEM is destination-tls and named in the message."""
-    path = tmp_path / "ca.pem"
-    if content is not None:
-        path.write_text(content, encoding="ascii")
-    with open_store(ftps.destination(ca_file=str(path))) as store:
-        error = _fails(lambda: store.stat(KEY))
-    assert error.code == "destination-tls"
-    assert str(path) in error.message
 
 
 @pytest.mark.parametrize("kind", ["pyftpdlib", "vsftpd"])
@@ -616,16 +529,6 @@ S3_CALLS: Final[dict[str, Callable[[Store, Path], Any]]] = {
 
 
 @pytest.mark.parametrize("call", S3_CALLS)
-def test_missing_bucket(s3: S3Server, source: Path, call: str) -> None:
-    """A bucket that does not exist is destination-not-found for every call, naming it, not retryable."""
-    with open_store(s3.destination(bucket="no-such-bucket")) as store:
-        error = _fails(lambda: S3_CALLS[call](store, source))
-    assert (error.code, error.retryable) == ("destination-not-found", False)
-    assert "no-such-bucket" in error.message
-    assert "bucket" in error.hint
-
-
-@pytest.mark.parametrize("call", S3_CALLS)
 def test_unknown_access_key(s3: S3Server, source: Path, call: str) -> None:
     """An access key that the server does not know is destination-auth for every call."""
     with open_store(s3.destination(access_key_id="AKIAUNKNOWN")) as store:
@@ -654,20 +557,6 @@ def test_an_endpoint_that_is_none(s3: S3Server, address: str) -> None:
     assert address in error.message
 
 
-def test_untrusted_https(tmp_path: Path, certificate: Certificate) -> None:
-    """An S3 server whose authority is unknown is destination-tls with a hint at ca_file; with it, all is well."""
-    with start_s3(tmp_path, certificate) as server:
-        with open_store(server.destination(ca_file="")) as store:
-            error = _fails(lambda: store.put_bytes(KEY, b"x"))
-        assert (error.code, error.retryable) == ("destination-tls", False)
-        assert "ca_file" in error.hint
-        with open_store(server.destination(ca_file=str(tmp_path / "missing.pem"))) as store:
-            error = _fails(lambda: store.put_bytes(KEY, b"x"))
-        assert str(tmp_path / "missing.pem") in error.message
-        with open_store(server.destination()) as store:
-            store.put_bytes(KEY, b"x")
-
-
 @contextlib.contextmanager
 def _before(s3: S3Server) -> Iterator[tuple[BreakingProxy, str]]:
     """Put the breaking proxy before an S3 server; gives its address."""
@@ -676,11 +565,14 @@ def _before(s3: S3Server) -> Iterator[tuple[BreakingProxy, str]]:
         yield proxy, f"http://127.0.0.1:{port}"
 
 
-@pytest.mark.parametrize("size", [100, 6 * MIB], ids=["whole", "parts"])
-def test_data_damaged_on_the_way(s3: S3Server, tmp_path: Path, size: int) -> None:
-    """A byte that changes on the way is found by the server: destination-mismatch, retryable, the old object stays."""
+@pytest.mark.parametrize("sound, size", [(0, 100), (0, 6 * MIB), (20 * MIB, MIB)], ids=["whole", "parts", "last part"])
+def test_data_damaged_on_the_way(s3: S3Server, tmp_path: Path, sound: int, size: int) -> None:
+    """A byte that changes on the way is found: destination-mismatch, retryable, the old object stays.
+
+    By the server, or, once it is known to tell the checksum of each part, by what it tells.
+    """
     path = tmp_path / "zeros"
-    path.write_bytes(b"\0" * size)
+    path.write_bytes(random.Random(1).randbytes(sound) + b"\0" * size)
     with _before(s3) as (proxy, address), open_store(s3.destination(endpoint_url=address, prefix="damage")) as store:
         store.put_bytes(KEY, b"old")
         proxy.damage = b"\0" * 64

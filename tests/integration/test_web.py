@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from nanumpay_backupd.web.app import ROUTES
-from tests.servers.daemon import Site, backup_settings, open_site, wait_for
+from tests.servers.daemon import Site, as_user, backup_settings, open_site, wait_for
 from tests.servers.mongod import Mongod
 from tests.servers.web import ADMIN, PASSWORD, Page, add_admin, csrf_of, open_page
 
@@ -164,7 +164,7 @@ class TestChanges:
     @pytest.mark.parametrize("way", CHANGES, ids=lambda way: f"{way.method} {way.path}")
     def test_without_its_token_nothing_is_changed(self, page: Page, boss: httpx.Client, way: Any) -> None:
         """Without the token, and with a wrong one, it is refused as such."""
-        path = way.path.format(backup="x", run="x", job="x")
+        path = way.path.format(backup="x", run="x", job="x", swap="x", verb="undo")
         for headers in ({"x-csrf-token": ""}, {"x-csrf-token": "wrong"}):
             answer = boss.request(way.method, path, headers=headers)
             assert (answer.status_code, "csrf" in answer.text) == (403, True)
@@ -173,13 +173,13 @@ class TestChanges:
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
     def test_from_another_page_nothing_is_changed(self, boss: httpx.Client, way: Any, origin: str) -> None:
         """With a foreign Origin even the right token is refused."""
-        path = way.path.format(backup="x", run="x", job="x")
+        path = way.path.format(backup="x", run="x", job="x", swap="x", verb="undo")
         assert boss.request(way.method, path, headers={"origin": origin}).status_code == 403
 
     @pytest.mark.parametrize("way", CHANGES, ids=lambda way: f"{way.method} {way.path}")
     def test_with_a_session_that_has_ended_nothing_is_changed(self, page: Page, boss: httpx.Client, way: Any) -> None:
         """With a cookie that is nobody's it is refused."""
-        path = way.path.format(backup="x", run="x", job="x")
+        path = way.path.format(backup="x", run="x", job="x", swap="x", verb="undo")
         stale = page.browser(cookie="nbweb=" + "a" * 43)
         stale.headers["x-csrf-token"] = boss.headers["x-csrf-token"]
         assert stale.request(way.method, path).status_code in {401, 403}
@@ -189,7 +189,7 @@ class TestChanges:
     )
     def test_who_may_only_look_changes_nothing(self, viewer: httpx.Client, way: Any) -> None:
         """A viewer is told that they may not."""
-        path = way.path.format(backup="x", run="x", job="x")
+        path = way.path.format(backup="x", run="x", job="x", swap="x", verb="undo")
         answer = viewer.request(way.method, path, headers={"accept": "application/json"})
         assert (answer.status_code, answer.json()["code"]) == (403, "not-allowed")
 
@@ -560,6 +560,25 @@ class TestDown:
                     assert boss.get("/sign-in").status_code in {200, 303}
                 finally:
                     os.kill(site.process.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_what_the_page_may_is_for_the_daemon_to_say(mongod_rs: Mongod, *, changes: bool) -> None:
+    """Its user may take backups away, and delete and restore unless the host file says no; other users may neither."""
+    with open_site(mongod_rs) as site:
+        switch = str(changes).lower()
+        site.write_config(f"[control]\ngroup = 'nogroup'\n[web]\nuser = 'nobody'\nchanges = {switch}")
+        site.start()
+        name = site.call("DescribeBackup", backup=site.run()["backup"])["backup"]["artifact"]
+        calls = [
+            ("Delete", {"backup": "nothing"}),
+            ("Restore", {"backup": "nothing", "dry_run": True}),
+            ("OpenArtifact", {"name": name}),
+        ]
+        codes = [answer.get("code") for answer in as_user(site, "nobody", "nogroup", calls)]
+        assert codes == (["not-found", "not-found", None] if changes else ["not-allowed", "not-allowed", None])
+        others = [answer.get("code") for answer in as_user(site, "daemon", "nogroup", calls)]
+        assert others == ["not-allowed"] * 3
 
 
 def test_behind_a_proxy(site: Site) -> None:

@@ -80,6 +80,7 @@ class Person:
     def sign_in(self) -> None:
         """Sign in, by keyboard alone."""
         self.open("")
+        self.tab.wait_for_function("document.activeElement.name === 'name'")
         self.tab.keyboard.type(ADMIN)
         self.tab.keyboard.press("Tab")
         self.tab.keyboard.type(PASSWORD)
@@ -306,7 +307,7 @@ def test_everything_is_reached_by_keyboard(page: Page, browser: Browser) -> None
         if tab.evaluate("document.activeElement === document.body"):
             break  # once around
         style = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        assert style != "none"
+        assert style != "none", tab.evaluate("document.activeElement.outerHTML")
     assert {"enabled", "frequency", "time", "retention.count", "storage.type"} <= seen
     tab.context.close()
 

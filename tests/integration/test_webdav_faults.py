@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from nanumpay_backupd.errors import StoreError
-from nanumpay_backupd.settings.schema import RetryPolicy
 from nanumpay_backupd.stores.factory import open_store
-from nanumpay_backupd.stores.webdav import read_multistatus
+from nanumpay_backupd.stores.webdav_answers import read_multistatus
+from nanumpay_backupd.system.secrets import Secret
 from tests.servers.certs import Certificate, make_certificate
+from tests.servers.cloud_gate import start_cloud_gate
 from tests.servers.process import free_port
 from tests.servers.proxy import BreakingProxy, start_proxy
-from tests.servers.webdav import WebdavServer, start_rclone_webdav
+from tests.servers.webdav import PASSWORD, WebdavServer, start_apache, start_rclone_webdav
 from tests.workbench import small_disk
 
 pytestmark = pytest.mark.servers
@@ -68,73 +69,14 @@ def _names(server: WebdavServer) -> set[str]:
     return {entry.name for entry in server.folder.iterdir()}
 
 
-def test_an_upload_that_is_cut_leaves_the_old_object(
-    server: WebdavServer, proxied: tuple[str, BreakingProxy], source: Path
-) -> None:
-    """A reset in the middle is destination-unreachable; the old object stays, and the next put is whole."""
-    url, proxy = proxied
-    with open_store(server.destination(url=url)) as store:
-        store.put_bytes(KEY, b"old")
-        proxy.refuse_after = 4 * MIB
-        error = _fails(lambda: store.put(KEY, source))
-        assert (error.code, error.retryable) == ("destination-unreachable", True)
-        assert (server.folder / KEY).read_bytes() == b"old"
-        assert [info.key for info in store.list()] == [KEY]
-        proxy.refuse_after = None
-        store.put(KEY, source)
-    assert (server.folder / KEY).read_bytes() == DATA
-    assert _names(server) == {KEY}
-
-
-def test_a_connection_that_was_dropped_while_idle_is_opened_again(
-    server: WebdavServer, proxied: tuple[str, BreakingProxy]
-) -> None:
-    """Whoever calls next does not notice."""
-    url, proxy = proxied
-    with open_store(server.destination(url=url)) as store:
-        store.put_bytes(KEY, b"1")
-        for call in (lambda: store.stat(KEY), lambda: store.put_bytes(KEY, b"2"), lambda: list(store.get(KEY))):
-            proxy.drop_all()
-            assert call()
-    assert (server.folder / KEY).read_bytes() == b"2"
-
-
-def test_a_reading_that_is_cut_does_not_end_in_silence(
-    server: WebdavServer, proxied: tuple[str, BreakingProxy], source: Path
-) -> None:
-    """A get that is cut is destination-unreachable; with retries the rest comes over another connection."""
-    url, proxy = proxied
-    with open_store(server.destination(url=url)) as store:
-        store.put(KEY, source)
-        reader = store.get(KEY)
-        next(reader)
-        proxy.drop_all()
-        assert _fails(lambda: list(reader)).code == "destination-unreachable"
-    with open_store(server.destination(url=url), retry=RetryPolicy(attempts=3, delay=0.1)) as store:
-        again = store.get(KEY)
-        head = next(again)
-        proxy.drop_all()
-        assert head + b"".join(again) == DATA
-
-
-def test_a_frozen_server_is_not_waited_for_for_ever(server: WebdavServer, source: Path) -> None:
-    """A server that stops answering is destination-unreachable after the timeout, also in the middle of an upload."""
-    with open_store(server.destination(timeout=1.0)) as store:
-        store.put_bytes(KEY, b"old")
-        try:
-            error = _fails(lambda: store.put(KEY, source, lambda _: os.kill(server.process.pid, signal.SIGSTOP)))
-        finally:
-            os.kill(server.process.pid, signal.SIGCONT)
-        assert (error.code, error.retryable) == ("destination-unreachable", True)
-        assert b"".join(store.get(KEY)) == b"old"
-
-
 def test_a_certificate_that_nobody_vouches_for(tmp_path: Path, certificate: Certificate) -> None:
     """It is destination-tls; its authority or its fingerprint makes it good, another fingerprint does not."""
     with start_rclone_webdav(tmp_path, certificate) as server:
         error = _fails(lambda: open_store(server.destination(ca_file="")).put_bytes(KEY, b"x"))
         assert (error.code, error.retryable) == ("destination-tls", False)
         pin = certificate.fingerprint
+        assert pin in error.message
+        assert f"tls_fingerprint = '{pin}'" in error.hint
         error = _fails(lambda: open_store(server.destination(tls_fingerprint="0" * 64)).put_bytes(KEY, b"x"))
         assert error.code == "destination-tls"
         assert pin in error.message
@@ -158,22 +100,83 @@ def test_a_server_that_only_lets_read(tmp_path: Path) -> None:
         assert _names(server) == {KEY}
 
 
-def test_a_full_disk_fails_and_leaves_the_old_object(tmp_path: Path, source: Path) -> None:
-    """Where there is no room the put fails, and the old object and nothing else is there."""
-    with small_disk(tmp_path / "disk", 4 * MIB) as disk, start_rclone_webdav(disk) as server:
-        with open_store(server.destination()) as store:
-            store.put_bytes(KEY, b"old")
-            _fails(lambda: store.put(KEY, source))
-            assert b"".join(store.get(KEY)) == b"old"
-        assert _names(server) == {KEY}
-
-
 def test_an_address_that_is_not_one_of_webdav(server: WebdavServer) -> None:
     """Where there is nothing, a put is destination-not-found with a hint at the address, and a stat finds nothing."""
     elsewhere = server.url.rpartition("/")[0] + "/elsewhere"
     error = _fails(lambda: open_store(server.destination(url=elsewhere)).put_bytes(KEY, b"x"))
     assert (error.code, error.retryable) == ("destination-not-found", False)
     assert "url" in error.hint
+
+
+def test_a_server_with_digest_never_gets_the_password(tmp_path: Path, source: Path) -> None:
+    """Everything works at Apache with Digest alone; what is sent has no password in it, and a wrong one is told."""
+    port = free_port()
+    with (
+        start_apache(tmp_path / "apache", digest=True) as server,
+        start_proxy("127.0.0.1", port, forward_to=server.port) as proxy,
+    ):
+        url = server.url.replace(str(server.port), str(port))
+        with open_store(server.destination(url=url, path="backup/nanumpay")) as store:
+            store.put_bytes(KEY, b"old")
+            store.put(KEY, source)
+            assert [(info.key, info.size) for info in store.list()] == [(KEY, len(DATA))]
+            assert b"".join(store.get(KEY)) == DATA
+            store.delete(KEY)
+            assert store.stat(KEY) is None
+        assert b"Authorization: Digest " in proxy.recorded
+        assert b"Basic" not in proxy.recorded
+        assert PASSWORD.encode() not in proxy.recorded
+        wrong = server.destination(password=Secret("wrong"), path="backup")
+        error = _fails(lambda: open_store(wrong).put_bytes(KEY, b"x"))
+        assert (error.code, error.retryable) == ("destination-auth", False)
+
+
+def test_a_full_disk_at_apache_is_told(tmp_path: Path, source: Path) -> None:
+    """No room is 507 there, which is destination-full; the old object stays, and the room is given back."""
+    with small_disk(tmp_path / "disk", 4 * MIB) as disk, start_apache(tmp_path / "apache", disk) as server:
+        with open_store(server.destination(path="backup/nanumpay")) as store:
+            store.put_bytes(KEY, b"old")
+            error = _fails(lambda: store.put(KEY, source))
+            assert (error.code, error.retryable) == ("destination-full", False)
+            assert b"".join(store.get(KEY)) == b"old"
+        assert _names(server) <= {KEY, ".DAV"}
+
+
+@pytest.mark.parametrize("kind", ["nextcloud", "owncloud"])
+def test_checksums_that_a_server_tells_are_compared(kind: str, server: WebdavServer, source: Path) -> None:
+    """With one a put is proven; one of other content is destination-mismatch, and the old object stays."""
+    with start_cloud_gate(server.port, kind) as gate:
+        url = server.url.replace(str(server.port), str(gate.port))
+        with open_store(server.destination(url=url)) as store:
+            assert store.put(KEY, source).proven
+            assert store.put_bytes(f"{KEY}.json", b"{}").proven
+            gate.damage = True
+            error = _fails(lambda: store.put(KEY, source))
+            assert (error.code, error.retryable) == ("destination-mismatch", True)
+            assert "another checksum" in error.message
+            assert (server.folder / KEY).read_bytes() == DATA
+            assert _names(server) == {KEY, f"{KEY}.json"}
+            gate.damage, gate.loses = False, True
+            error = _fails(lambda: store.put(KEY, source))
+            assert (error.code, error.retryable) == ("destination-mismatch", True)
+            assert "was deleted there" in error.hint
+            assert _names(server) == {f"{KEY}.json"}
+
+
+def test_what_a_killed_process_left_is_swept(server: WebdavServer) -> None:
+    """An unfinished upload that nobody added to since is deleted; a fresh one, and one of others, stay."""
+    names = [f".{name}.part" for name in ("old.tar.gz", "fresh.tar.gz", "other.tar.gz")]
+    server.folder.mkdir(parents=True)
+    for name in names:
+        (server.folder / name).write_bytes(b"x")
+    week = timedelta(days=7)
+    long_ago = (datetime.now(UTC) - 2 * week).timestamp()
+    for name in (names[0], names[2]):
+        os.utime(server.folder / name, (long_ago, long_ago))
+    with open_store(server.destination(path="backup/nanumpay")) as store:
+        gone = store.sweep(datetime.now(UTC) - week, lambda key: not key.startswith("other"))
+    assert gone == ("old.tar.gz",)
+    assert _names(server) == set(names[1:])
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100_000])

@@ -9,7 +9,7 @@ import base64
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from azure.storage.blob import AccountSasPermissions, ContainerClient, ResourceT
 from nanumpay_backupd.settings.destinations import AzureDestination
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.certs import Certificate
-from tests.servers.process import free_port, running
+from tests.servers.process import Program, free_port, serving
 
 __all__ = ["ACCOUNT", "KEY", "Azurite", "start_azurite"]
 
@@ -35,6 +35,7 @@ class Azurite:
 
     endpoint: str
     ca_file: str
+    program: Program = field(repr=False)
     container: str = _CONTAINER
 
     def destination(self, **changes: Any) -> AzureDestination:
@@ -61,6 +62,11 @@ class Azurite:
             connection_verify=self.ca_file or True,
             retry_total=0,
         )
+
+    def make_container(self) -> None:
+        """Make the container; it keeps all in memory, and so has none when it was started again."""
+        with contextlib.closing(self.client()) as client:
+            client.create_container()
 
     def sas(self, permission: str = "rwdlac", *, ended: bool = False) -> Secret:
         """Return a shared access signature with these rights."""
@@ -91,8 +97,8 @@ def start_azurite(
         argv += ["--cert", str(certificate.certificate), "--key", str(certificate.key), "--oauth", "basic"]
     environment = {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
     scheme = "https" if certificate else "http"
-    with running(argv, folder / "azurite.log", address, port, environment):
-        server = Azurite(f"{scheme}://{address}:{port}/{ACCOUNT}", str(certificate.authority) if certificate else "")
-        with contextlib.closing(server.client()) as client:
-            client.create_container()
+    trusted = str(certificate.authority) if certificate else ""
+    with serving(argv, folder / "azurite.log", address, port, environment) as program:
+        server = Azurite(f"{scheme}://{address}:{port}/{ACCOUNT}", trusted, program)
+        server.make_container()
         yield server

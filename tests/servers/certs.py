@@ -28,7 +28,7 @@ class Certificate:
 
 
 def make_certificate(folder: Path, *, days: float = 30.0) -> Certificate:
-    """Make an authority and a certificate for 127.0.0.1 and localhost in ``folder``; both end in so many days."""
+    """Make an authority and a certificate for 127.0.0.1, .2 and localhost in ``folder``; both end in so many days."""
     folder.mkdir(parents=True, exist_ok=True)
     authority_key = ec.generate_private_key(ec.SECP256R1())
     key = ec.generate_private_key(ec.SECP256R1())
@@ -79,7 +79,8 @@ def _build(
         .add_extension(_usage(is_authority=is_authority), critical=True)
     )
     if not is_authority:
-        names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        addresses = [x509.IPAddress(ipaddress.ip_address(f"127.0.0.{number}")) for number in (1, 2)]
+        names = [*addresses, x509.DNSName("localhost")]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return builder.sign(issuer_key, hashes.SHA256())
 

@@ -138,6 +138,10 @@ class DropboxServer:
         used = sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
         return {"used": used, "allocation": {".tag": "individual", "allocated": self.quota}}
 
+    def account(self, _: Any) -> dict[str, Any]:
+        """Tell whose account it is."""
+        return {"email": "backup@example.com", "account_type": {".tag": "basic"}}
+
     def path(self, path: str) -> Path:
         """Return where a path of Dropbox is on this disk."""
         return self.root / path.lstrip("/")
@@ -175,6 +179,8 @@ class DropboxServer:
             raise _ApiError("path/conflict/file")
         if len(data) > self.quota:
             raise _ApiError("path/insufficient_space")
+        if any(folder.is_file() for folder in path.parents):
+            raise _ApiError("path/conflict/file_ancestor")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         self.revisions[commit["path"]] = secrets.token_hex(9)
@@ -203,6 +209,7 @@ _CALLS: Final = {
     "files/list_folder": ("listing", "files.metadata.read"),
     "files/list_folder/continue": ("listing", "files.metadata.read"),
     "users/get_space_usage": ("space", "account_info.read"),
+    "users/get_current_account": ("account", "account_info.read"),
 }
 _UPLOADS: Final = {
     "files/upload": "upload",
@@ -257,6 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         server = self.dropbox
+        code, body = 200, dict[str, Any]()
+        download: tuple[int, bytes, dict[str, str]] | None = None
         with server.lock:
             server.received += len(data)
             if self.path == "/oauth2/token":
@@ -267,15 +276,15 @@ class _Handler(BaseHTTPRequestHandler):
                     {"error_summary": "expired_access_token/...", "error": {".tag": "expired_access_token"}},
                 )
             elif self.path == "/2/files/download":
-                self._download(json.loads(self.headers["Dropbox-API-Arg"]))
-                return
+                download = self._download(json.loads(self.headers["Dropbox-API-Arg"]))
             else:
                 code, body = self._call(self.path.removeprefix("/2/"), data)
-            if server.cuts:
+            if server.cuts and download is None:
                 server.cuts -= 1
                 self.close_connection = True
                 return
-        self._answer(code, json.dumps(body).encode())
+        # Others may ask while somebody reads slowly.
+        self._answer(*(download or (code, json.dumps(body).encode(), {})))
 
     def _call(self, name: str, data: bytes) -> tuple[int, dict[str, Any]]:
         server = self.dropbox
@@ -294,29 +303,26 @@ class _Handler(BaseHTTPRequestHandler):
         except _ApiError as error:
             return 409, error.body
 
-    def _download(self, argument: dict[str, Any]) -> None:
+    def _download(self, argument: dict[str, Any]) -> tuple[int, bytes, dict[str, str]]:
         try:
             described = self.dropbox.describe(argument["path"])
         except _ApiError as error:
-            self._answer(409, json.dumps(error.body).encode())
-            return
+            return 409, json.dumps(error.body).encode(), {}
         data = self.dropbox.path(argument["path"]).read_bytes()
         headers = {"Dropbox-API-Result": json.dumps(described)}
         wanted = self.headers.get("Range", "")
         if not wanted:
-            self._answer(200, data, headers)
-            return
+            return 200, data, headers
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         piece = data[int(first) : int(last) + 1 if last else None]
         if not piece:
-            self._answer(416, b"")
-            return
+            return 416, b"", {}
         headers["Content-Range"] = f"bytes {first}-{int(first) + len(piece) - 1}/{len(data)}"
-        self._answer(206, piece, headers)
+        return 206, piece, headers
 
-    def _answer(self, code: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def _answer(self, code: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(code)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         # Whoever asked may have gone away.

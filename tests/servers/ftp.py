@@ -1,4 +1,4 @@
-"""Real FTP and FTPS servers for tests: pyftpdlib in a thread, vsftpd as a process."""
+"""Real FTP and FTPS servers for tests: pyftpdlib in a thread, vsftpd and proftpd as processes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextlib
 import os
 import pwd
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,10 @@ from pyftpdlib.servers import FTPServer as PyServer
 from nanumpay_backupd.settings.schema import FtpDestination
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.certs import Certificate
-from tests.servers.process import free_port, running
+from tests.servers.process import Program, free_port, serving
+from tests.servers.tools import PROJECT
 
-__all__ = ["FtpServer", "start_pyftpdlib", "start_vsftpd"]
+__all__ = ["FtpServer", "start_proftpd", "start_pyftpdlib", "start_vsftpd"]
 
 PASSWORD: Final = "geheim+fuer%Tests"
 PASSIVE_PORTS: Final = 8
@@ -40,6 +42,10 @@ class FtpServer:
     user: str
     certificate: Certificate | None
     passive_ports: tuple[int, ...] = ()
+    program: Program | None = field(default=None, repr=False)
+    """None: it runs in this process."""
+    users: DummyAuthorizer | None = field(default=None, repr=False)
+    """Of pyftpdlib: who may do what, to be changed while it runs."""
 
     def destination(self, **changes: Any) -> FtpDestination:
         """Return settings that reach this server; ``changes`` replace single ones."""
@@ -97,7 +103,7 @@ def start_pyftpdlib(
     thread = threading.Thread(target=serve, name="pyftpdlib", daemon=True)
     thread.start()
     try:
-        yield FtpServer(address, server.socket.getsockname()[1], root, "", "backup", certificate, passive)
+        yield FtpServer(address, server.socket.getsockname()[1], root, "", "backup", certificate, passive, None, users)
     finally:
         stop.set()
         thread.join(10)
@@ -152,11 +158,88 @@ def start_vsftpd(
     config.write_text("\n".join([*lines, extra, ""]), encoding="ascii")
     openssl = folder / "openssl.cnf"
     openssl.write_text(_OPENSSL.format(version=newest_tls or "TLSv1.3"), encoding="ascii")
-    with running([program, str(config)], folder / "vsftpd.out", address, port, {"OPENSSL_CONF": str(openssl)}):
+    environment = {"OPENSSL_CONF": str(openssl)}
+    with serving([program, str(config)], folder / "vsftpd.out", address, port, environment) as started:
         passive = tuple(range(first, first + PASSIVE_PORTS))
-        yield FtpServer(address, port, root / "files", "/files", "anonymous", certificate, passive)
+        yield FtpServer(address, port, root / "files", "/files", "anonymous", certificate, passive, started)
 
 
+@contextlib.contextmanager
+def start_proftpd(
+    root: Path, folder: Path, certificate: Certificate | None = None, *, address: str = "127.0.0.1", extra: str = ""
+) -> Iterator[FtpServer]:
+    """Run proftpd over ``root / "files"``; with a certificate it insists on FTPS and on the reuse of TLS sessions.
+
+    Its user is in a file of its own. It tells checksums (mod_digest). Needs root.
+    """
+    tree = PROJECT / ".tools" / "proftpd-core"
+    program = PROJECT / ".tools" / "bin" / "proftpd"
+    if not program.exists() or os.geteuid() != 0:
+        raise RuntimeError("tests with proftpd need `make tools` and root")
+    home = root / "files"
+    home.mkdir(parents=True, exist_ok=True)
+    os.chown(home, _UID, _UID)
+    asked = ["openssl", "passwd", "-6", "-stdin"]
+    secret = subprocess.run(asked, check=True, input=PASSWORD, text=True, stdout=subprocess.PIPE).stdout.strip()
+    (folder / "users").write_text(f"backup:{secret}:{_UID}:{_UID}::{root}:/bin/sh\n", encoding="ascii")
+    (folder / "groups").write_text(f"backup:x:{_UID}:\n", encoding="ascii")
+    for name in ("users", "groups"):
+        (folder / name).chmod(0o600)
+    port = free_port()
+    first = free_port(PASSIVE_PORTS)
+    modules = ("digest", "tls") if certificate else ("digest",)
+    where = {"address": address, "port": port, "folder": folder, "first": first, "last": first + PASSIVE_PORTS - 1}
+    lines = [f"ModulePath {tree}/usr/lib/proftpd", *(f"LoadModule mod_{name}.c" for name in modules)]
+    lines.append(_PROFTPD.format(root=root, **where))
+    if certificate is not None:
+        lines.append(_PROFTPD_TLS.format(certificate=certificate.certificate, key=certificate.key, folder=folder))
+    config = folder / "proftpd.conf"
+    config.write_text("\n".join([*lines, extra, ""]), encoding="ascii")
+    argv = [str(program), "-n", "-q", "-c", str(config)]
+    with serving(argv, folder / "proftpd.out", address, port) as started:
+        passive = tuple(range(first, first + PASSIVE_PORTS))
+        yield FtpServer(address, port, home, "/files", "backup", certificate, passive, started)
+
+
+_UID: Final = 48124
+_PROFTPD: Final = """\
+DigestEngine on
+ServerName test
+ServerType standalone
+DefaultAddress {address}
+Port {port}
+UseIPv6 off
+SocketBindTight on
+UseReverseDNS off
+User nobody
+Group nogroup
+AuthUserFile {folder}/users
+AuthGroupFile {folder}/groups
+AuthOrder mod_auth_file.c
+RequireValidShell off
+DefaultRoot {root}
+PassivePorts {first} {last}
+AllowOverwrite on
+AllowStoreRestart on
+AllowRetrieveRestart on
+MaxInstances 60
+PidFile {folder}/proftpd.pid
+ScoreboardFile {folder}/proftpd.scoreboard
+DelayTable none
+DelayEngine off
+WtmpLog off
+SystemLog {folder}/proftpd.log
+TransferLog none
+Umask 022
+"""
+_PROFTPD_TLS: Final = """\
+TLSEngine on
+TLSRequired on
+TLSLog {folder}/tls.log
+TLSRSACertificateFile {certificate}
+TLSRSACertificateKeyFile {key}
+TLSVerifyClient off
+"""
 _VSFTPD: Final = """\
 listen=YES
 background=NO

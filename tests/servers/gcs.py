@@ -60,7 +60,9 @@ class GcsServer:
         self.held: dict[str, datetime] = {}
         """Until when an object is retained, by its name in the bucket."""
         self.denied: set[str] = set()
-        """Methods that the account may not use (403), such as DELETE."""
+        """Methods that the account may not use (403), such as DELETE; LIST is to list objects."""
+        self.keys: set[str] = set()
+        """The keys of Cloud KMS by which clients wanted objects encrypted."""
         self.damage = False
         """The next content that arrives loses its first byte to another one."""
         self.asked: list[str] = []
@@ -173,6 +175,7 @@ class _Handler(emulator.RequestHandler):
         request = emulator.Request(self, method)
         response = emulator.Response(self)
         self.gcs.asked.append(f"{method} {unquote(request.path)}")
+        self.gcs.keys |= {f"{method} {key}" for key in request.query.get("kmsKeyName", ())}
         announced = int(self.headers.get("Content-Length", "0"))
         given = self.rfile.read(announced)
         if len(given) < announced:  # cut: nothing of it is kept
@@ -198,7 +201,8 @@ class _Handler(emulator.RequestHandler):
         token = request.get_header("Authorization", "").removeprefix("Bearer ")
         if not session and token not in self.gcs.tokens:
             return _error(401, "authError", "Invalid Credentials")
-        if method in self.gcs.denied:
+        listing = method == "GET" and request.path.endswith("/o")
+        if method in self.gcs.denied or (listing and "LIST" in self.gcs.denied):
             return _error(403, "forbidden", f"{_ACCOUNT} does not have the access that {method} takes.")
         if session:
             return self._refused_session(method, session, request)
@@ -259,6 +263,9 @@ class _Handler(emulator.RequestHandler):
             what = "such object" if "/o/" in request.path else "such bucket: The specified bucket does not exist"
             _answer(response, *_error(404, "notFound", f"No {what}."))
         elif "Location" in response._headers:
+            # The emulator knows nothing of HTTPS.
+            scheme, address = self.gcs.endpoint.partition(":")[0], response._headers["Location"].partition("://")[2]
+            response["Location"] = f"{scheme}://{address}"
             made = parse_qs(response._headers["Location"].partition("?")[2])["upload_id"][0]
             self.gcs.conditions[made] = request.query.get("ifGenerationMatch", [""])[0]
         elif session and response.status == 308:

@@ -15,11 +15,11 @@ from typing import Final
 
 from nanumpay_backupd.system.process import die_with_parent
 
-__all__ = ["TRUST_VARIABLES", "free_port", "is_listening", "running"]
+__all__ = ["TRUST_VARIABLES", "Program", "free_port", "is_listening", "running", "serving"]
 
 TRUST_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "AWS_CA_BUNDLE")
 """Where these are set they take the place of a private authority's file."""
-_START_SECONDS: Final = 20.0
+_START_SECONDS: Final = 60.0
 _PORTS: Final = range(15000, 32000)
 
 
@@ -47,36 +47,102 @@ def is_listening(address: str, port: int) -> bool:
     return False
 
 
+class Program:
+    """A server that runs in the foreground, in a session of its own; killed or stopped, it may be started again."""
+
+    def __init__(
+        self, argv: Sequence[str], log: Path, address: str, port: int, extra: Mapping[str, str] | None = None
+    ) -> None:
+        self._argv = tuple(argv)
+        self._log = log
+        self._where = (address, port)
+        self._environment = {name: value for name, value in os.environ.items() if name not in TRUST_VARIABLES}
+        self._environment |= extra or {}
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start it; it is up when it listens."""
+        with self._log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                preexec_fn=die_with_parent,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not is_listening(*self._where):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = self._log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{self._argv[0]} does not listen on {self._where[1]}:\n{said}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it and what it started at once, as a power cut does."""
+        for pid in (*_family(self.process.pid), self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # And whose parent had ended before.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def freeze(self, *, on: bool = True) -> None:
+        """Stop all that runs of it (SIGSTOP), or let it go on."""
+        for pid in (self.process.pid, *_family(self.process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP if on else signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Let it end, and what it started: vsftpd has a process per connection, each in a session of its own."""
+        self.freeze(on=False)
+        family = _family(self.process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _family(pid: int) -> list[int]:
+    """Return what a process started, and what that started."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
+            waiting += (children := [int(word) for word in words])
+            found += children
+    return found
+
+
+@contextlib.contextmanager
+def serving(
+    argv: Sequence[str], log: Path, address: str, port: int, extra: Mapping[str, str] | None = None
+) -> Iterator[Program]:
+    """Run a server until the block ends; it is up when it listens on ``port``."""
+    program = Program(argv, log, address, port, extra)
+    try:
+        program.start()
+        yield program
+    finally:
+        if hasattr(program, "process"):
+            program.stop()
+
+
 @contextlib.contextmanager
 def running(
     argv: Sequence[str], log: Path, address: str, port: int, extra: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server in the foreground until the block ends; it is up when it listens on ``port``."""
-    environment = {name: value for name, value in os.environ.items() if name not in TRUST_VARIABLES}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**environment, **(extra or {})},
-            preexec_fn=die_with_parent,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not is_listening(address, port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{argv[0]} does not listen on {port}:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.02)
-        yield process
-    finally:
-        # Its own session: what it started (vsftpd has a process per connection) goes with it.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    """Run a server as `serving` does, for those who want the process only."""
+    with serving(argv, log, address, port, extra) as program:
+        yield program.process

@@ -1,6 +1,6 @@
 """A real S3 server with versions and Object Lock: Ceph's radosgw over one monitor and one OSD that live in memory.
 
-Takes about ten seconds to start and 64 Debian packages, so only `make test-s3-lock` uses it.
+Takes about ten seconds to start and 64 Debian packages, so only `make test-s3-lock` and `make test-places` use it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from nanumpay_backupd.settings.schema import S3Destination
 from nanumpay_backupd.system.secrets import Secret
-from tests.servers.process import free_port, running
+from tests.servers.process import Program, free_port, running
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY
 
 __all__ = ["PROGRAMS", "Gateway", "destination", "start_radosgw"]
@@ -41,7 +41,7 @@ mon_data = {folder}/mon
 osd_data = {folder}/osd
 rgw_data = {folder}/rgw
 osd_objectstore = memstore
-memstore_device_bytes = 536870912
+memstore_device_bytes = {memory}
 osd_pool_default_size = 1
 osd_pool_default_min_size = 1
 osd_pool_default_pg_num = 1
@@ -54,6 +54,7 @@ osd_class_load_list = *
 osd_class_default_list = *
 rgw_frontends = beast endpoint=127.0.0.1:{port}
 rgw_enable_usage_log = false
+rgw_bucket_quota_ttl = 0
 """
 _PATIENCE: Final = 60.0
 _TRIES: Final = 5
@@ -77,32 +78,28 @@ def destination(endpoint: str, **changes: object) -> S3Destination:
 class Gateway:
     """The S3 server, which keeps nothing itself: killed, it is the same again when it is started."""
 
-    def __init__(self, argv: Sequence[str], log: Path, port: int) -> None:
+    def __init__(self, argv: Sequence[str], folder: Path, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"
-        self._argv = argv
-        self._log = log
-        self._port = port
-        self._running = contextlib.ExitStack()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.program = Program(argv, folder / "rgw.out", "127.0.0.1", port)
+        self._folder = folder
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
-        self._process = self._running.enter_context(running(self._argv, self._log, "127.0.0.1", self._port))
+        self.program.start()
 
     def kill(self) -> None:
         """End it at once, if it runs."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        if self.program.process.poll() is None:
+            self.program.kill()
 
-    def stop(self) -> None:
-        """Let it end."""
-        self._running.close()
+    def admin(self, *words: object) -> None:
+        """Run radosgw-admin."""
+        _run(self._folder, "radosgw-admin", "-c", self._folder / "ceph.conf", *words)
 
 
 @contextlib.contextmanager
-def start_radosgw(folder: Path) -> Iterator[Gateway]:
-    """Run monitor, OSD and gateway until the block ends."""
+def start_radosgw(folder: Path, memory: int = 512 << 20) -> Iterator[Gateway]:
+    """Run monitor, OSD and gateway until the block ends; objects may take so many bytes of memory."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         raise FileNotFoundError(f"not installed: {', '.join(missing)} (make test-s3-lock installs them)")
@@ -111,7 +108,8 @@ def start_radosgw(folder: Path) -> Iterator[Gateway]:
         (folder / name).mkdir(parents=True)
     conf = folder / "ceph.conf"
     fsid = str(uuid.uuid4())
-    conf.write_text(_CONFIGURATION.format(fsid=fsid, folder=folder, monitor=monitor, port=port), encoding="ascii")
+    ports = {"monitor": monitor, "port": port}
+    conf.write_text(_CONFIGURATION.format(fsid=fsid, folder=folder, memory=memory, **ports), encoding="ascii")
     _run(folder, "monmaptool", "--create", "--addv", "a", f"v1:127.0.0.1:{monitor}", "--fsid", fsid, "monmap")
     _run(folder, "ceph-mon", "-c", conf, "--mkfs", "-i", "a", "--monmap", "monmap")
     with contextlib.ExitStack() as stack:
@@ -128,9 +126,9 @@ def start_radosgw(folder: Path) -> Iterator[Gateway]:
                 break
         keys = ("--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY)
         _until(folder, "radosgw-admin", "-c", conf, "user", "create", "--uid", "test", "--display-name", "test", *keys)
-        gateway = Gateway(["radosgw", *daemon, "-n", "client.rgw"], folder / "rgw.out", port)
-        stack.callback(gateway.stop)
+        gateway = Gateway(["radosgw", *daemon, "-n", "client.rgw"], folder, port)
         gateway.start()
+        stack.callback(gateway.program.stop)
         yield gateway
 
 

@@ -7,14 +7,14 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from nanumpay_backupd.settings.schema import S3Destination
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.certs import Certificate
-from tests.servers.process import free_port, running
+from tests.servers.process import Program, free_port, serving
 
 __all__ = ["ACCESS_KEY", "CACHE_SECONDS", "SECRET_KEY", "S3Server", "find_rclone", "start_s3"]
 
@@ -33,6 +33,7 @@ class S3Server:
     root: Path
     bucket: str
     ca_file: str
+    program: Program = field(repr=False)
 
     def destination(self, **changes: Any) -> S3Destination:
         """Return settings that reach this server; ``changes`` replace single ones."""
@@ -62,8 +63,8 @@ def find_rclone() -> Path:
 
 
 @contextlib.contextmanager
-def start_s3(folder: Path, certificate: Certificate | None = None) -> Iterator[S3Server]:
-    """Run a server that keeps its data below ``folder``; with a certificate it speaks HTTPS."""
+def start_s3(folder: Path, certificate: Certificate | None = None, *more: str) -> Iterator[S3Server]:
+    """Run a server that keeps its data below ``folder``; with a certificate it speaks HTTPS. ``more``: its options."""
     root = folder / "s3"
     (root / BUCKET).mkdir(parents=True)
     port = free_port()
@@ -71,10 +72,11 @@ def start_s3(folder: Path, certificate: Certificate | None = None) -> Iterator[S
     argv += ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--dir-cache-time", f"{CACHE_SECONDS}s"]
     if certificate is not None:
         argv += ["--cert", str(certificate.certificate), "--key", str(certificate.key)]
-    with running(argv, folder / "rclone.log", "127.0.0.1", port):
+    with serving([*argv, *more], folder / "rclone.log", "127.0.0.1", port) as program:
         yield S3Server(
             endpoint=f"{'https' if certificate else 'http'}://127.0.0.1:{port}",
             root=root,
             bucket=BUCKET,
             ca_file=str(certificate.authority) if certificate else "",
+            program=program,
         )

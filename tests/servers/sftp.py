@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from nanumpay_backupd.settings.schema import SftpDestination
 from nanumpay_backupd.system.secrets import Secret
-from tests.servers.process import free_port, running
+from tests.servers.process import Program, free_port, serving
 from tests.servers.tools import PROJECT
 
 __all__ = ["PASSPHRASE", "PASSWORD", "SshServer", "start_sshd"]
@@ -40,7 +40,7 @@ class SshServer:
     base: str
     keys: Path
     """Folder with the login's keys (``plain``, ``locked``) and the host's (``host``, ``other``)."""
-    process: subprocess.Popen[bytes] = field(repr=False)
+    program: Program = field(repr=False)
 
     def destination(self, **changes: Any) -> SftpDestination:
         """Return settings that reach this server with the key; ``changes`` replace single ones."""
@@ -77,15 +77,9 @@ class SshServer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
 
-    def freeze(self, *, on: bool = True) -> None:
-        """Stop all that runs of it (SIGSTOP), or let it go on."""
-        for child in [*self._sessions(), *_children(self.process.pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGSTOP if on else signal.SIGCONT)
-
     def _sessions(self) -> list[int]:
         found: list[int] = []
-        waiting = [grandchild for child in _children(self.process.pid) for grandchild in _children(child)]
+        waiting = [grandchild for child in _children(self.program.process.pid) for grandchild in _children(child)]
         while waiting:
             found.append(waiting.pop())
             waiting += _children(found[-1])
@@ -124,8 +118,8 @@ def start_sshd(
     )
     script = _START.format(settings=settings, root=root, program=program, config=config, keys=keys)
     argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", script]
-    with running(argv, folder / "sshd.log", address, port) as process:
-        yield SshServer(address, port, home, "/files", keys, process)
+    with serving(argv, folder / "sshd.log", address, port) as started:
+        yield SshServer(address, port, home, "/files", keys, started)
 
 
 def _make_keys(keys: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any, Final
 from nanumpay_backupd.settings.schema import WebdavDestination
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.certs import Certificate
-from tests.servers.process import free_port, running
+from tests.servers.process import Program, free_port, serving
 from tests.servers.s3 import CACHE_SECONDS, find_rclone
 from tests.servers.tools import PROJECT
 
@@ -32,7 +33,7 @@ class WebdavServer:
     port: int
     root: Path
     ca_file: str
-    process: subprocess.Popen[bytes] = field(repr=False)
+    program: Program = field(repr=False)
 
     @property
     def folder(self) -> Path:
@@ -63,50 +64,56 @@ def start_rclone_webdav(folder: Path, certificate: Certificate | None = None, *m
     if certificate is not None:
         argv += ["--cert", str(certificate.certificate), "--key", str(certificate.key)]
     scheme = "https" if certificate else "http"
-    with running([*argv, *more], folder / "rclone.log", "127.0.0.1", port) as process:
+    with serving([*argv, *more], folder / "rclone.log", "127.0.0.1", port) as program:
         yield WebdavServer(
             url=f"{scheme}://127.0.0.1:{port}/dav%20files",
             port=port,
             root=root,
             ca_file=str(certificate.authority) if certificate else "",
-            process=process,
+            program=program,
         )
 
 
 @contextlib.contextmanager
-def start_apache(folder: Path) -> Iterator[WebdavServer]:
-    """Run Apache with mod_dav over ``folder / "dav"``, in a mount namespace of its own. Needs root."""
+def start_apache(folder: Path, root: Path | None = None, *, digest: bool = False) -> Iterator[WebdavServer]:
+    """Run Apache with mod_dav over ``folder / "dav"`` or ``root``, in a mount namespace of its own. Needs root.
+
+    With ``digest`` it asks for that login, and for no other.
+    """
     program, modules = (
         PROJECT / ".tools" / "bin" / "apache2",
         PROJECT / ".tools" / "apache2-bin" / "usr/lib/apache2/modules",
     )
     if not program.exists() or os.geteuid() != 0:
         raise RuntimeError("tests with Apache need `make tools` and root")
-    root = folder / "dav"
-    root.mkdir(parents=True)
+    root = root or folder / "dav"
+    root.mkdir(parents=True, exist_ok=True)
     # It serves as an ordinary user, who cannot see a temporary folder of root's.
     shutil.chown(root, "www-data", "www-data")
     locks = folder / "locks"
-    locks.mkdir()
+    locks.mkdir(parents=True)
     shutil.chown(locks, "www-data", "www-data")
     asked = ["openssl", "passwd", "-apr1", "-stdin"]
     secret = subprocess.run(asked, check=True, input=PASSWORD, text=True, stdout=subprocess.PIPE).stdout.strip()
+    if digest:
+        secret = "backups:" + hashlib.md5(f"{USER}:backups:{PASSWORD}".encode(), usedforsecurity=False).hexdigest()
     (folder / "users").write_text(f"{USER}:{secret}\n", encoding="utf-8")
     port = free_port()
     config = folder / "apache.conf"
     lines = [f"LoadModule {name}_module {modules}/mod_{name}.so" for name in _MODULES]
-    config.write_text("\n".join(lines) + _APACHE.format(port=port, folder=folder), encoding="utf-8")
+    login = {"login": "Digest" if digest else "Basic", "provider": "AuthDigestProvider file" if digest else ""}
+    config.write_text("\n".join(lines) + _APACHE.format(port=port, folder=folder, **login), encoding="utf-8")
     script = (
         f"mount --bind {root} /mnt; mount --bind {locks} /media; cp {folder}/users /media/users; "
         f"exec {program} -X -d {folder} -f {config}"
     )
     argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", script]
-    with running(argv, folder / "apache.log", "127.0.0.1", port) as process:
-        yield WebdavServer(f"http://127.0.0.1:{port}/dav", port, root, "", process)
+    with serving(argv, folder / "apache.log", "127.0.0.1", port) as started:
+        yield WebdavServer(f"http://127.0.0.1:{port}/dav", port, root, "", started)
 
 
 _MODULES: Final = (
-    *("mpm_event", "alias", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic"),
+    *("mpm_event", "alias", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic", "auth_digest"),
     *("dav", "dav_fs"),
 )
 _APACHE: Final = """
@@ -120,7 +127,8 @@ DavLockDB /media/locks
 Alias /dav /mnt
 <Location /dav>
     Dav On
-    AuthType Basic
+    AuthType {login}
+    {provider}
     AuthName backups
     AuthUserFile /media/users
     Require valid-user

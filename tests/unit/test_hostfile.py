@@ -664,6 +664,7 @@ def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.
     secrets |= dict.fromkeys(("azure-sas", "dropbox-app", "dropbox-token"), "secret-value")
     secrets |= {"n8n-key": "secret-value", "n8n-encryption-key": "secret-value"}
     secrets |= dict.fromkeys(("nas-key", "nas-passphrase", "nas-password", "webdav-password"), "secret-value")
+    secrets |= dict.fromkeys(("restic-password", "rest-password", "b2-key"), "secret-value")
     for name, value in secrets.items():
         (tmp_path / name).write_text(value)
     password = tmp_path / "ftp-password"

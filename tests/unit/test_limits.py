@@ -66,9 +66,9 @@ def test_what_is_too_long(action: str, elapsed: Elapsed, limits: Limits, key: st
 
 def test_an_upload_is_too_long_by_itself() -> None:
     """By its own limit or by standstill; whether others take longer does not matter to it."""
-    assert upload_overdue(Limits(), "nanumpay", "app", 9 * DAY, 1) is None
-    slow = upload_overdue(ALL, "nanumpay", "app", HOUR + 1, 1)
-    silent = upload_overdue(Limits(), "nanumpay", "app", HOUR, 1801)
+    assert upload_overdue(Limits(), "nanumpay", "the upload to app", 9 * DAY, 1) is None
+    slow = upload_overdue(ALL, "nanumpay", "the upload to app", HOUR + 1, 1)
+    silent = upload_overdue(Limits(), "nanumpay", "the upload to app", HOUR, 1801)
     assert slow is not None
     assert silent is not None
     assert slow.message == "the upload to app was ended: it took longer than 1h"

@@ -148,10 +148,13 @@ def backup(at: int, kind: Kind, state: BackupState, copies: dict[str, CopyState]
     )
 
 
-def figures(faults: list[Fault], **more: Any) -> Figures:
+NOTHING_SPREAD: dict[str, Any] = {"backup": "", "copies": 1, "media": ["disk"], "offsite": 0, "kept": None}
+
+
+def figures(faults: list[Fault], spread: dict[str, Any] | None = None, **more: Any) -> Figures:
     """Return figures of one job, of which hardly anything is known yet."""
     protection: dict[str, Any] = {"recoverable_until": None, "rpo": 0.0, "rpo_kept": None, "rto": 0.0, "rto_kept": None}
-    protection |= {"restore_seconds": None, "window": 7200.0, "stream": "ok"}
+    protection |= {"restore_seconds": None, "window": 7200.0, "stream": "ok", "spread": spread or NOTHING_SPREAD}
     job = {"name": "nanumpay", "enabled": True, "destinations": ["cloud"], "protection": protection}
     status = {
         "version": "1",
@@ -164,6 +167,14 @@ def figures(faults: list[Fault], **more: Any) -> Figures:
     }
     own = JobFigures(copies=[], runs={}, last={}, success={}, due={}, active={})
     return Figures(status, faults, 20, {"nanumpay": own._replace(**more)}, [])
+
+
+@pytest.mark.parametrize("kept, expected", [(None, {}), (True, {"spread_kept": 1}), (False, {"spread_kept": 0})])
+def test_how_the_newest_backup_is_spread(kept: bool | None, expected: dict[str, int]) -> None:
+    """Copies, media and off-site ones are counted; whether that is enough has a sample only where it is demanded."""
+    shown = {"backup": "one", "copies": 3, "media": ["disk", "s3"], "offsite": 1, "kept": kept}
+    found = {item.metric: item.value for item in samples(figures([], shown)) if item.metric.startswith("spread_")}
+    assert found == {"spread_copies": 3, "spread_media": 2, "spread_offsite": 1, **expected}
 
 
 def test_a_job_of_which_nothing_is_known_has_its_zeros_and_no_promises() -> None:

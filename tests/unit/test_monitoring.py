@@ -122,6 +122,13 @@ CASES: Final = (
     ),
     simple("NanumpayBackupRpoMissed", "critical", "1h", (f"rpo_kept{{{JOB}}}", "0x20"), (f"rpo_kept{{{JOB}}}", "1x20")),
     simple("NanumpayBackupRtoMissed", "warning", "5m", (f"rto_kept{{{JOB}}}", "0x20"), (f"rto_kept{{{JOB}}}", "1x20")),
+    simple(
+        "NanumpayBackupSpreadMissed",
+        "warning",
+        "3h",
+        (f"spread_kept{{{JOB}}}", "0x200"),
+        (f"spread_kept{{{JOB}}}", "1x200"),
+    ),
     failed("NanumpayBackupRunFailed", "backup", "failed"),
     failed("NanumpayBackupRunFailed", "backup", "interrupted"),
     Case(

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanumpay_backupd.errors import ConfigError
+from nanumpay_backupd.settings.destinations import AzureDestination, DropboxDestination, GcsDestination
 from nanumpay_backupd.settings.place import (
+    AZURE_CONNECTION,
+    AZURE_KEY,
+    AZURE_SAS,
+    DROPBOX_LOGIN,
     FTP_PASSWORD,
     SFTP_KEY_FILE,
     SFTP_PASSPHRASE,
@@ -30,7 +35,7 @@ from nanumpay_backupd.settings.schema import (
 from nanumpay_backupd.system.secrets import Secret, redact
 
 PASSWORD: Final = "geheim+fuer%Tests"
-ENVIRONMENT: Final = dict.fromkeys((FTP_PASSWORD, SFTP_PASSWORD, WEBDAV_PASSWORD), PASSWORD)
+ENVIRONMENT: Final = dict.fromkeys((FTP_PASSWORD, SFTP_PASSWORD, WEBDAV_PASSWORD, AZURE_SAS, *DROPBOX_LOGIN), PASSWORD)
 OFFSITE: Final = S3Destination(name="offsite", bucket="host-file")
 HOST: Final = HostConfig(destinations=(OFFSITE, LocalDestination(name="usb", path="/mnt/usb")))
 FINGERPRINT: Final = "ab" * 32
@@ -39,6 +44,20 @@ FINGERPRINT: Final = "ab" * 32
 def s3(**settings: Any) -> S3Destination:
     """Return a bucket as a word without more stands for it."""
     return S3Destination(**{"name": "s3://my-backups/", "bucket": "my-backups", "prefix": "", **settings})
+
+
+def azure(**settings: Any) -> AzureDestination:
+    """Return a container as a word stands for it, with the SAS that the environment has."""
+    usual = {"name": "azure://acct/backups/x/", "account": "acct", "container": "backups", "prefix": "x/"}
+    return AzureDestination(**{**usual, "sas_token": Secret(PASSWORD), **settings})
+
+
+def dropbox(**settings: Any) -> DropboxDestination:
+    """Return a folder of a Dropbox as a word stands for it."""
+    usual = {"name": "dropbox:/a/b", "path": "/a/b", "app_key": PASSWORD}
+    return DropboxDestination(
+        **{**usual, "app_secret": Secret(PASSWORD), "refresh_token": Secret(PASSWORD), **settings}
+    )
 
 
 def ftp(**settings: Any) -> FtpDestination:
@@ -102,6 +121,24 @@ def ftp(**settings: Any) -> FtpDestination:
             "webdav://[::1]:8080",
             WebdavDestination(name="webdav://[::1]:8080", url="http://[::1]:8080", path=""),
         ),
+        ("gs://my-backups", GcsDestination(name="gs://my-backups/", bucket="my-backups", prefix="")),
+        (
+            "GS://my-backups/a/b?endpoint_url=https://gcs.example.com&timeout=5s",
+            GcsDestination(
+                name="gs://my-backups/a/b/",
+                bucket="my-backups",
+                prefix="a/b/",
+                endpoint_url="https://gcs.example.com",
+                timeout=5.0,
+            ),
+        ),
+        ("azure://acct/backups", azure(name="azure://acct/backups/", prefix="")),
+        ("azure://acct/backups/a%20b/", azure(name="azure://acct/backups/a b/", prefix="a b/")),
+        ("azure://acct/backups/x?client_id=1-2", azure(client_id="1-2")),
+        ("dropbox:", dropbox(name="dropbox:/", path="")),
+        ("dropbox:/", dropbox(name="dropbox:/", path="")),
+        ("dropbox:/a/b/", dropbox()),
+        ("Dropbox:/a/b?endpoint_url=http://127.0.0.1:1", dropbox(endpoint_url="http://127.0.0.1:1")),
         ("ftp://backup@nas/files", ftp()),
         ("ftp://backup@nas:2121/files", ftp(name="ftp://backup@nas:2121/files", port=2121)),
         ("ftps://backup@nas/files", ftp(name="ftps://backup@nas/files", secure=True)),
@@ -243,6 +280,16 @@ SECRET: Final = "hunter2"
         f"s3://my-backups?access_key_id={SECRET}",
         f"s3://my-backups?endpoint_url=https://key:{SECRET}@s3.example.com",
         f"sftp://backup:{SECRET}@nas/files",
+        f"gs://key:{SECRET}@my-backups/x",
+        f"gs://my-backups/x?service_account={SECRET}",
+        f"azure://acct:{SECRET}@backups/x",
+        f"azure://acct/backups/{SECRET}@x",
+        f"azure://acct/backups?sas_token={SECRET}",
+        f"azure://acct/backups?{SECRET}",
+        f"azure://AccountKey={SECRET}/backups",
+        f"azure://acct/{SECRET}=x/backups",
+        f"dropbox://{SECRET}@x/y",
+        f"dropbox:/x?refresh_token={SECRET}",
         f"mongodb://root:{SECRET}@db/admin",
         f"file://backup:{SECRET}@nas/files",
         f"backup:{SECRET}@nas:/files",
@@ -274,6 +321,42 @@ def test_a_login_that_is_missing_is_told(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_place(word, HOST, {})
     assert "NANUMPAY_" in caught.value.hint
+
+
+def test_the_login_for_azure_is_one() -> None:
+    """Of several that the environment has the first counts; one of another account is refused, and so is no name."""
+    key, string = (
+        "a2V5",
+        "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=a2V5;EndpointSuffix=core.windows.net",
+    )
+    by_key = read_place("azure://acct/backups/x", HOST, {AZURE_KEY: key})
+    assert by_key == azure(sas_token=Secret(""), account_key=Secret(key))
+    everything = {AZURE_KEY: key, AZURE_SAS: "sv=1", AZURE_CONNECTION: string}
+    both = read_place("azure://acct/backups/x", HOST, everything)
+    assert both == azure(sas_token=Secret(""), connection_string=Secret(string))
+    assert read_place("azure://acct/backups/x", HOST, {}) == azure(sas_token=Secret(""))
+    for word in ("azure://other/backups", "azure://acct/backups?endpoint_url=https://x.example.com"):
+        with pytest.raises(ConfigError):
+            read_place(word, HOST, everything)
+
+
+@pytest.mark.parametrize(
+    "word", ["azure://acct", "azure://acct/", "azure:///backups", "gs://", "dropbox://a/b", "gs://a_*"]
+)
+def test_a_cloud_that_is_half_named_is_told(word: str) -> None:
+    """What lacks a part, or has one too many, is refused."""
+    with pytest.raises(ConfigError):
+        read_place(word, HOST, ENVIRONMENT)
+
+
+def test_a_dropbox_takes_a_login() -> None:
+    """Without the app's key or the token the variables are named; the app's secret is not needed."""
+    with pytest.raises(ConfigError) as caught:
+        read_place("dropbox:/a/b", HOST, {DROPBOX_LOGIN[0]: "key"})
+    assert "DROPBOX_REFRESH_TOKEN" in caught.value.hint
+    login = {DROPBOX_LOGIN[0]: "key", DROPBOX_LOGIN[2]: "token"}
+    expected = dropbox(app_key="key", app_secret=Secret(""), refresh_token=Secret("token"))
+    assert read_place("dropbox:/a/b", HOST, login) == expected
 
 
 @given(st.text(max_size=60) | st.text(":/@?#[]%&=.s3ftpile-", max_size=40).map("ftp://{}".format) | st.text(max_size=9))

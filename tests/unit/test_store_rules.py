@@ -8,6 +8,7 @@ import sys
 from typing import Final
 
 import pytest
+import urllib3
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from nanumpay_backupd.stores.ftp import parse_list, parse_mlsd
 from nanumpay_backupd.stores.ftp_link import Phase, classify_reply
 from nanumpay_backupd.stores.s3_content import judge_etag, part_length
 from nanumpay_backupd.stores.s3_errors import classify, reason
+from nanumpay_backupd.stores.said import plain
 from nanumpay_backupd.system.secrets import Secret
 
 MIB: Final = 1 << 20
@@ -152,7 +154,10 @@ def test_ftp_replies(reply: str, phase: Phase, code: str) -> None:
     assert hint
 
 
-@pytest.mark.parametrize("reply,retryable", [("451 Local error", True), ("504 Not implemented", False)])
+@pytest.mark.parametrize(
+    "reply,retryable",
+    [("451 Local error", True), ("504 Not implemented", False), ("500 OOPS: vsf_sysutil_bind", True)],
+)
 def test_ftp_replies_that_say_for_now_are_worth_a_retry(reply: str, retryable: bool) -> None:
     """Of replies that mean nothing special, those with a 4 are passing and those with a 5 are not."""
     assert classify_reply(reply)[2] is retryable
@@ -227,3 +232,35 @@ def test_drivers_are_loaded_only_when_asked_for(driver: str) -> None:
         f"sys.exit({driver!r} in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (TimeoutError("The read operation timed out"), "no answer in time"),
+        (ConnectionRefusedError(111, "Connection refused"), "connection refused: nobody listens there"),
+        (
+            urllib3.exceptions.ProtocolError("Connection aborted.", ConnectionResetError(104, "x")),
+            "the connection was cut",
+        ),
+        (OSError(113, "No route to host"), "No route to host"),
+        (ValueError("something else"), "something else"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_what_libraries_say_is_told_in_plain_words(error: Exception, words: str) -> None:
+    """Of a chain of errors its cause is told, and no name of a class or pool of connections."""
+    assert plain(error) == words
+    wrapped = RuntimeError("HTTPSConnectionPool(host='a', port=1): Max retries exceeded (Caused by X)")
+    wrapped.__cause__ = error
+    assert plain(wrapped) in {words, "Max retries exceeded"}
+
+
+@pytest.mark.parametrize("text", ["a\0b\n  c", "x" * 5000, "한글은 남는다"])
+def test_messages_are_printable_and_not_endless(text: str) -> None:
+    """Whatever a server says, the message of an error is one line of some hundred characters."""
+    message = store_error("destination-failed", f"destination 'x': {text}").message
+    assert message.isprintable()
+    assert message.startswith("destination 'x': ")
+    assert len(message) < 1000
+    assert "한글은" not in text or text in message

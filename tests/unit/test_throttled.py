@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanumpay_backupd.errors import CancelledError
-from nanumpay_backupd.stores.base import ObjectInfo, Progress, Properties, PutResult, Store
+from nanumpay_backupd.settings.schema import LocalDestination
+from nanumpay_backupd.stores.base import ObjectInfo, Progress, Properties, PutResult, Store, part_name
+from nanumpay_backupd.stores.local import LocalStore
 from nanumpay_backupd.stores.throttled import ThrottledStore
 from tests.workbench import SetClock
 
@@ -116,6 +118,22 @@ def test_all_transfers_of_a_store_share_its_rate() -> None:
     store.put_bytes(KEY, bytes(300))
     store.put(KEY, Path("file"))
     assert clock.slept == pytest.approx(13.0)
+
+
+def test_what_an_earlier_try_left_costs_nothing(tmp_path: Path) -> None:
+    """Bytes that are there already are told as moved, but only those that are sent are waited for."""
+    clock = SetClock()
+    path, folder = tmp_path / "file", tmp_path / "folder"
+    path.write_bytes(bytes(5 << 20))
+    folder.mkdir(mode=0o700)
+    left = folder / part_name(KEY)
+    left.write_bytes(bytes(3 << 20))
+    left.chmod(0o640)
+    heard: list[int] = []
+    with ThrottledStore(LocalStore(LocalDestination(name="disk", path=str(folder))), 1 << 20, clock=clock) as store:
+        assert store.put(KEY, path, heard.append).resumed == 3 << 20
+    assert sum(heard) == 5 << 20
+    assert clock.slept == pytest.approx(2.0)
 
 
 def test_cancelled_while_waiting() -> None:

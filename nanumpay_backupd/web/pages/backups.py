@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from nanumpay_backupd.errors import RefusedError
 from nanumpay_backupd.web.answers import page
-from nanumpay_backupd.web.pages.figures import begun, ended
+from nanumpay_backupd.web.pages.figures import begun, confirmed, ended
 from nanumpay_backupd.web.visit import fields, site_of, visit_of
 
 __all__ = ["delete", "listing", "pin", "show", "unpin", "verify"]
@@ -117,7 +117,7 @@ async def pin(request: Request) -> Response:
 async def unpin(request: Request) -> Response:
     """Leave a backup to retention again."""
     form, name = await fields(request), request.path_params["backup"]
-    await _confirmed(request, form, "unpin", name)
+    await confirmed(request, form, "unpin", name)
     await site_of(request).link.order("Unpin", {"backup": name})
     return ended(request, "unpin", name, f"/backups/{quote(name)}")
 
@@ -127,20 +127,10 @@ async def delete(request: Request) -> Response:
     form, name = await fields(request), request.path_params["backup"]
     if form.get("typed", "").strip() != name:
         raise RefusedError("what was typed is not the name of the backup", hint="nothing was deleted", code="not-typed")
-    await _confirmed(request, form, "delete", name)
+    await confirmed(request, form, "delete", name)
     place = form.get("destination") or None
     await site_of(request).link.order("Delete", {"backup": name, "destination": place}, patient=True)
     return ended(request, "delete", f"{name}{f' at {place}' if place else ''}", "/backups")
-
-
-async def _confirmed(request: Request, form: dict[str, str], action: str, subject: str) -> None:
-    visit, site = visit_of(request), site_of(request)
-    assert visit.person is not None, "checked by the route"
-    try:
-        await site.confirm(visit.person, form.get("password", ""), visit.address)
-    except RefusedError as error:
-        site.audit(visit.person.shown, visit.address, action, subject, "refused", error.code)
-        raise
 
 
 def _newest(status: dict[str, Any]) -> set[str]:

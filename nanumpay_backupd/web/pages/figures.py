@@ -9,7 +9,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nanumpay_backupd.errors import BackupdError
+from nanumpay_backupd.errors import BackupdError, RefusedError
 from nanumpay_backupd.events import Event
 from nanumpay_backupd.notifiers.words import CAUSES, LANGUAGES
 from nanumpay_backupd.web.answers import go
@@ -17,7 +17,7 @@ from nanumpay_backupd.web.shown import Shown, size
 from nanumpay_backupd.web.visit import site_of, visit_of
 from nanumpay_backupd.web.words import Words
 
-__all__ = ["Problem", "begun", "day_told", "ended", "problems", "who"]
+__all__ = ["Problem", "begun", "confirmed", "day_told", "ended", "problems", "who"]
 
 _SPECIAL: Final = frozenset({"rpo", "rto", "spread", "oplog", "warning"})
 """Kinds that have words of their own, better than those of their event."""
@@ -84,6 +84,17 @@ async def begun(request: Request, method: str, order: Mapping[str, Any], action:
         raise
     site.audit(who(request), visit.address, method.lower(), action, detail=run["id"])
     return go(request, f"/run/{quote(run['id'])}")
+
+
+async def confirmed(request: Request, form: Mapping[str, str], action: str, subject: str) -> None:
+    """Ask for the password again; raises RefusedError, which is written down."""
+    visit, site = visit_of(request), site_of(request)
+    assert visit.person is not None, "checked by the route"
+    try:
+        await site.confirm(visit.person, form.get("password", ""), visit.address)
+    except RefusedError as error:
+        site.audit(visit.person.shown, visit.address, action, subject, "refused", error.code)
+        raise
 
 
 def ended(request: Request, action: str, subject: str, path: str) -> Response:

@@ -22,9 +22,14 @@ class Container(Participant):
     """Prefixes in one container. Blocks that no blob has yet are not to be seen: Azure forgets them after a week."""
 
     durable: ClassVar[bool] = True
+    forgets: ClassVar[bool] = True
+    takes: ClassVar[frozenset[str]] = frozenset({"put", "list"})
 
     def __init__(self, server: Azurite) -> None:
         self._server = server
+        self.port = int(server.endpoint.rpartition(":")[2].partition("/")[0])
+        self.program = server.program
+        self.tls = bool(server.ca_file)
         self._client = server.client()
 
     def destination(self, name: str, **changes: Any) -> Destination:
@@ -40,7 +45,7 @@ class Container(Participant):
 
     def plant(self, name: str, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
-            self._client.upload_blob(posixpath.normpath(f"{name}/sub/{path}"), data)
+            self._client.upload_blob(posixpath.normpath(f"{name}/sub/{path}"), data, overwrite=True)
 
     def made(self, name: str) -> bool:
         return bool(self.names(name))
@@ -50,6 +55,17 @@ class Container(Participant):
 
     def elsewhere(self, host: str, port: int) -> dict[str, Any]:
         return {"endpoint_url": f"{self._server.endpoint.partition(':')[0]}://{host}:{port}/{ACCOUNT}"}
+
+    def missing(self, name: str) -> dict[str, Any]:
+        return {"container": "nobody-made-this"}
+
+    @contextlib.contextmanager
+    def taken(self, name: str, right: str) -> Iterator[dict[str, Any]]:
+        rights = "rl" if right == "put" else "rwdac"
+        yield {"account_key": Secret(""), "sas_token": self._server.sas(rights)}
+
+    def revived(self) -> None:
+        self._server.make_container()
 
 
 @contextlib.contextmanager

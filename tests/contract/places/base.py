@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nanumpay_backupd.settings.schema import Destination
-from nanumpay_backupd.stores.base import Keeping, Store
+from nanumpay_backupd.stores.base import Keeping, Notes, ShortNotes, Store
+from tests.servers.process import Program
 
-__all__ = ["DiskParticipant", "Participant", "Place"]
+__all__ = ["DiskParticipant", "OwnedParticipant", "Participant", "Place"]
 
 
 class Participant(ABC):
@@ -29,6 +32,33 @@ class Participant(ABC):
     """Whether it tells how much room there is."""
     settling: ClassVar[float] = 0.0
     """Seconds until it notices what `plant` did."""
+
+    # What the faults of test_faults ask for. A kind that cannot have one leaves it as it is.
+    port: int = 0
+    """Where it listens on 127.0.0.1; 0: it is no server."""
+    data_ports: tuple[int, ...] = ()
+    """Further ports, to which its answers lead."""
+    program: Program | None = None
+    """The server's process; None: it runs in this one, and is frozen and killed as seen from outside (by a proxy)."""
+    forgets: ClassVar[bool] = False
+    """It keeps everything in memory: killed, it has nothing."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """The rights (``put``, ``list``) that `taken` can take away."""
+    says_full: ClassVar[frozenset[str]] = frozenset({"destination-full"})
+    """How it may be told that there is no room. Other codes only where the server does not say why it fails."""
+    says_denied: ClassVar[frozenset[str]] = frozenset({"destination-denied"})
+    """How it may be told that a right is missing; likewise."""
+    lists_while_writing: ClassVar[bool] = True
+    """It answers to a listing while an object is being stored there."""
+    litter: ClassVar[str] = ""
+    """How the names begin of what the server itself leaves lying when it is killed."""
+    tls: bool = False
+    """Its connections are by TLS, with the certificate that it was given."""
+    many: ClassVar[int] = 1100
+    """So many objects are more than it gives at a time, or as many as can be planted there in a second or two."""
+
+    takes_empty: ClassVar[bool] = True
+    """Whether it stores an object without content; no backup is one."""
 
     @abstractmethod
     def destination(self, name: str, **changes: Any) -> Destination:
@@ -58,9 +88,26 @@ class Participant(ABC):
         """Return changes to the settings that lead to another server."""
         raise NotImplementedError
 
+    def missing(self, name: str) -> dict[str, Any]:
+        """Return changes to the settings with which the root is not there and cannot be made."""
+        raise NotImplementedError
+
+    def taken(self, name: str, right: str) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        """Take a right away at a destination that exists, for as long as the block; gives changes to the settings."""
+        raise NotImplementedError
+
+    def limited(self, name: str, size: int) -> contextlib.AbstractContextManager[None]:
+        """Let about so many bytes be stored and no more. Where that is the disk's matter see `places.FULL`."""
+        raise NotImplementedError
+
+    def revived(self) -> None:  # noqa: B027 - most come back as they were
+        """Make ready what does not come back by itself after the server was killed and started again."""
+
 
 class DiskParticipant(Participant):
     """One whose objects are plain files on this disk."""
+
+    takes: ClassVar[frozenset[str]] = frozenset({"put"})
 
     @abstractmethod
     def on_disk(self, name: str) -> Path:
@@ -86,6 +133,34 @@ class DiskParticipant(Participant):
         """See `Participant.made`."""
         return self.on_disk(name).exists()
 
+    @contextlib.contextmanager
+    def taken(self, name: str, right: str) -> Iterator[dict[str, Any]]:
+        """See `Participant.taken`: the folder becomes one that can only be read, which holds for root too."""
+        folder = self.on_disk(name)
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+            yield {}
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
+class OwnedParticipant(DiskParticipant):
+    """One whose server writes as an ordinary user, whom the disk itself may refuse."""
+
+    takes: ClassVar[frozenset[str]] = frozenset({"put", "list"})
+
+    @contextlib.contextmanager
+    def taken(self, name: str, right: str) -> Iterator[dict[str, Any]]:
+        """See `Participant.taken`: the folder gets other permissions."""
+        folder = self.on_disk(name)
+        before = folder.stat().st_mode
+        folder.chmod(0o555 if right == "put" else 0o333)
+        try:
+            yield {}
+        finally:
+            folder.chmod(before)
+
 
 @dataclass
 class Place:
@@ -95,6 +170,8 @@ class Place:
     store: Store
     participant: Participant
     name: str
+    notes: Notes = field(default_factory=ShortNotes)
+    """What the store notes of its unfinished uploads."""
 
     def destination(self, **changes: Any) -> Destination:
         """Return its settings; keyword arguments change single ones."""

@@ -31,9 +31,12 @@ class DropboxFolder(DiskParticipant):
     durable: ClassVar[bool] = True
     tells_room: ClassVar[bool] = True
     keeping: ClassVar[Keeping] = Keeping(versions=True, expiring=True)
+    takes: ClassVar[frozenset[str]] = frozenset({"put", "list"})
 
     def __init__(self, server: DropboxServer) -> None:
         self._server = server
+        self.port = int(server.endpoint.rpartition(":")[2])
+        self.tls = bool(server.ca_file)
 
     def destination(self, name: str, **changes: Any) -> Destination:
         return self._server.destination(**{"path": f"/{name}/sub", **changes})
@@ -46,6 +49,27 @@ class DropboxFolder(DiskParticipant):
 
     def elsewhere(self, host: str, port: int) -> dict[str, Any]:
         return {"endpoint_url": f"{self._server.endpoint.partition(':')[0]}://{host}:{port}"}
+
+    def missing(self, name: str) -> dict[str, Any]:
+        return {"path": f"/{name}/sub/file/deep"}
+
+    @contextlib.contextmanager
+    def taken(self, name: str, right: str) -> Iterator[dict[str, Any]]:
+        scope = "files.content.write" if right == "put" else "files.metadata.read"
+        self._server.scopes.remove(scope)
+        try:
+            yield {}
+        finally:
+            self._server.scopes.add(scope)
+
+    @contextlib.contextmanager
+    def limited(self, name: str, size: int) -> Iterator[None]:
+        before = self._server.quota
+        self._server.quota = size
+        try:
+            yield
+        finally:
+            self._server.quota = before
 
 
 class RealDropbox(Participant):

@@ -21,9 +21,12 @@ class GoogleBucket(Participant):
     """Prefixes in one bucket."""
 
     durable: ClassVar[bool] = True
+    takes: ClassVar[frozenset[str]] = frozenset({"put", "list"})
 
     def __init__(self, server: GcsServer) -> None:
         self._server = server
+        self.port = int(server.endpoint.rpartition(":")[2])
+        self.tls = bool(server.ca_file)
 
     def destination(self, name: str, **changes: Any) -> Destination:
         return self._server.destination(**{"prefix": f"{name}/sub/", **changes})
@@ -48,6 +51,17 @@ class GoogleBucket(Participant):
 
     def elsewhere(self, host: str, port: int) -> dict[str, Any]:
         return {"endpoint_url": f"{self._server.endpoint.partition(':')[0]}://{host}:{port}"}
+
+    def missing(self, name: str) -> dict[str, Any]:
+        return {"bucket": "nobody-made-this"}
+
+    @contextlib.contextmanager
+    def taken(self, name: str, right: str) -> Iterator[dict[str, Any]]:
+        self._server.denied |= {"POST", "PUT", "DELETE"} if right == "put" else {"LIST"}
+        try:
+            yield {}
+        finally:
+            self._server.denied.clear()
 
 
 @contextlib.contextmanager

@@ -28,6 +28,9 @@ class LocalFolder(DiskParticipant):
     def on_disk(self, name: str) -> Path:
         return self._folder / name / "sub"
 
+    def missing(self, name: str) -> dict[str, Any]:
+        return {"path": str(self.on_disk(name) / "file" / "deep")}
+
 
 @contextlib.contextmanager
 def start_local(folder: Path) -> Iterator[Participant]:

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 from nanumpay_backupd.settings.schema import Destination
 from nanumpay_backupd.system.secrets import Secret
-from tests.contract.places.base import DiskParticipant, Participant
+from tests.contract.places.base import OwnedParticipant, Participant
 from tests.servers.sftp import SshServer, start_sshd
 
 __all__ = ["start_ssh"]
 
 
-class SshAccount(DiskParticipant):
+class SshAccount(OwnedParticipant):
     """Folders of one login."""
 
     durable: ClassVar[bool] = True
@@ -24,6 +24,8 @@ class SshAccount(DiskParticipant):
 
     def __init__(self, server: SshServer) -> None:
         self._server = server
+        self.port = server.port
+        self.program = server.program
 
     def destination(self, name: str, **changes: Any) -> Destination:
         return self._server.destination(**{"path": f"{self._server.base}/{name}/sub", **changes})
@@ -42,6 +44,9 @@ class SshAccount(DiskParticipant):
 
     def elsewhere(self, host: str, port: int) -> dict[str, Any]:
         return {"host": host, "port": port}
+
+    def missing(self, name: str) -> dict[str, Any]:
+        return {"path": f"{self._server.base}/{name}/sub/file/deep"}
 
 
 @contextlib.contextmanager
