@@ -56,6 +56,7 @@ TEST_COMMANDS: Final[Mapping[str, str]] = {
     "jq": "jq",
     "man": "man-db",
     "mandoc": "mandoc",
+    "nginx": "nginx-light",
     "openssl": "openssl",
     "restic": "restic",
     "socat": "socat",
@@ -85,7 +86,7 @@ REDIS_PACKAGES: Final = (
 """A Redis server with its tools and the libraries they load; none of them is installed, so that none is started."""
 REDIS_BINARIES: Final = ("redis-server", "redis-cli", "redis-check-rdb", "redis-check-aof", "redis-benchmark")
 ONLY_PACKAGES: Final = {"deb": DEB_PACKAGES, "system": SYSTEM_PACKAGES, "s3-lock": S3_LOCK_PACKAGES}
-SERVERS: Final = frozenset({"cron", "vsftpd", *S3_LOCK_PACKAGES})
+SERVERS: Final = frozenset({"cron", "nginx-light", "vsftpd", *S3_LOCK_PACKAGES})
 PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Helpers of package installation that would start or enable the service a package brings.
 SERVICE_STARTERS: Final = ("invoke-rc.d", "deb-systemd-invoke", "deb-systemd-helper", "update-rc.d")

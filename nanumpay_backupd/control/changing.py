@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -133,12 +135,19 @@ class Changing(Desk):
         runs = await self._supervisor.db(lambda catalog: len(catalog.runs(limit=1_000_000)))
         return {"backups": backups, "runs": runs}
 
-    async def doctor(self, _call: Call) -> dict[str, Any]:
-        """Answer Doctor: every job's checks, each in a process of its own."""
-        checks: list[dict[str, Any]] = []
-        for job in self._supervisor.jobs.values():
-            checks += await self._checks(job, "doctor")
-        return {"checks": _distinct([*await self._own_checks(), *checks])}
+    async def doctor(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        """Answer Doctor: every job's checks, each in a process of its own; with ``more`` as they come."""
+        found = await self._own_checks()
+        for job in list(self._supervisor.jobs.values()):
+            async with contextlib.aclosing(self._helper(job, "doctor")) as events:
+                async for event in events:
+                    if event.get("kind") == "fault":
+                        raise self._told(event["fault"])
+                    if event.get("kind") == "check":
+                        found.append(event["check"])
+                        if call.more:
+                            yield {"checks": _distinct(found)}
+        yield {"checks": _distinct(found)}
 
     async def test_destination(self, call: Call) -> dict[str, Any]:
         """Answer TestDestination."""

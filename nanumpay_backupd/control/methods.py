@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nanumpay_backupd.control.ahead import Ahead
 from nanumpay_backupd.control.changing import Changing
 from nanumpay_backupd.control.desk import DaemonView
 from nanumpay_backupd.control.keeping import Keeping
@@ -34,6 +35,7 @@ class Methods:
         self._telling = Telling(daemon, clock)
         self._monitoring = Monitoring(daemon, clock)
         self._offering = Offering(daemon, clock)
+        self._ahead = Ahead(daemon, clock)
 
     async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
         """See `Looking.faults`."""
@@ -97,4 +99,5 @@ class Methods:
             "GetHistory": self._offering.get_history,
             "PreviewSettings": self._offering.preview_settings,
             "OpenArtifact": self._offering.open_artifact,
+            "ListUpcoming": self._ahead.list_upcoming,
         }

@@ -20,7 +20,7 @@ from nanumpay_backupd.web import shown
 from nanumpay_backupd.web.people import CHANGE, DOWNLOAD, RUN, SETTINGS
 from nanumpay_backupd.web.visit import Visit, site_of, visit_of
 
-__all__ = ["asset", "assets", "cookie", "edition", "go", "json_answer", "page", "status_of", "tell_fault"]
+__all__ = ["asset", "assets", "cookie", "edition", "fragment", "go", "json_answer", "page", "status_of", "tell_fault"]
 
 _STATUS: Final = {
     "bad-request": 400,
@@ -90,9 +90,18 @@ def page(request: Request, template: str, code: int = 200, **values: Any) -> HTM
     return _rendered(visit, template, code, show=values.pop("show", None) or times, daemon=known, **values)
 
 
+def fragment(request: Request, template: str, **values: Any) -> str:
+    """Return a part of a page."""
+    return _text(visit_of(request), template, **values)
+
+
 def _rendered(visit: Visit, template: str, answered: int, **values: Any) -> HTMLResponse:
+    return HTMLResponse(_text(visit, template, **values), answered)
+
+
+def _text(visit: Visit, template: str, **values: Any) -> str:
     person = visit.person
-    text = (
+    return (
         _templates()
         .get_template(template)
         .render(
@@ -108,7 +117,6 @@ def _rendered(visit: Visit, template: str, answered: int, **values: Any) -> HTML
             **values,
         )
     )
-    return HTMLResponse(text, answered)
 
 
 def tell_fault(scope: Scope, visit: Visit, error: BackupdError) -> Response:

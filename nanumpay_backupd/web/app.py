@@ -19,7 +19,18 @@ from nanumpay_backupd.errors import BackupdError, InternalError, NotFoundError, 
 from nanumpay_backupd.web import api, assets, download, events, signing
 from nanumpay_backupd.web.answers import tell_fault
 from nanumpay_backupd.web.guard import Guard
-from nanumpay_backupd.web.pages import backups, jobs, overview, recover, running, settings, swaps, trail, wellbeing
+from nanumpay_backupd.web.pages import (
+    backups,
+    jobs,
+    overview,
+    recover,
+    restoring,
+    running,
+    settings,
+    swaps,
+    trail,
+    wellbeing,
+)
 from nanumpay_backupd.web.people import CHANGE, DOWNLOAD, READ, RUN, SETTINGS
 from nanumpay_backupd.web.site import Site
 from nanumpay_backupd.web.visit import visit_of
@@ -62,8 +73,8 @@ ROUTES: Final = (
     Way("/run/{run}", "GET", running.show, READ),
     Way("/run/{run}/cancel", "POST", running.cancel, RUN),
     Way("/recover", "GET", recover.show, READ),
-    Way("/recover/plan", "POST", recover.plan, CHANGE),
-    Way("/recover/restore", "POST", recover.restore, CHANGE),
+    Way("/recover/plan", "POST", restoring.plan, CHANGE),
+    Way("/recover/restore", "POST", restoring.restore, CHANGE),
     Way("/recover/swaps", "GET", swaps.show, READ),
     Way("/recover/swaps/{swap}/{verb}", "POST", swaps.change, CHANGE),
     Way("/settings", "GET", settings.show, READ),
@@ -72,7 +83,7 @@ ROUTES: Final = (
     Way("/jobs/{job}/drill", "POST", jobs.drill, RUN),
     Way("/events", "GET", trail.show, READ),
     Way("/health", "GET", wellbeing.show, READ),
-    Way("/health/doctor", "GET", wellbeing.doctor, RUN),
+    Way("/health/doctor", "POST", wellbeing.doctor, RUN),
     # The application's interface
     Way("/api/admin/backup/status", "GET", api.status, READ),
     Way("/api/admin/backup/run-now", "POST", api.run_now, RUN),

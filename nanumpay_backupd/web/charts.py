@@ -6,12 +6,12 @@ Colours come from the style sheet by class. Every chart has a title and a senten
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from markupsafe import Markup, escape
 
-__all__ = ["Bar", "Point", "Span", "bars", "line", "steps_of", "timeline"]
+__all__ = ["Bar", "Point", "bars", "line", "steps_of"]
 
 _WIDTH: Final = 720
 _HEIGHT: Final = 180
@@ -34,14 +34,6 @@ class Bar(NamedTuple):
 
     kind: str
     told: str
-
-
-class Span(NamedTuple):
-    """A time of which every moment can be restored (seconds since 1970), or a single moment."""
-
-    first: float
-    last: float
-    exact: bool
 
 
 def steps_of(most: float, base: float = 1000.0) -> list[float]:
@@ -97,41 +89,6 @@ def bars(title: str, told: str, days: Sequence[Bar]) -> Markup:
     return _svg(title, told, "".join(out), 28, "strip")
 
 
-def timeline(
-    title: str, spans: Sequence[Span], whole: tuple[float, float], zone: str, write: Callable[[float], str]
-) -> Markup:
-    """Draw what can be restored between two moments; a script makes of a click the moment it stands for."""
-    begin, end = whole
-    length = max(1.0, end - begin)
-
-    def place(at: float) -> float:
-        return (at - begin) / length * _WIDTH
-
-    out = ['<rect class="t-none" x="0" y="14" width="720" height="26" rx="4"/>']
-    reached = -1.0
-    for span in spans:
-        # Thousands of single backups: what falls onto the same spot is drawn once.
-        if not span.exact and place(span.last) < reached + 1.0:
-            continue
-        reached = place(span.last)
-        x, wide = place(span.first), max(3.0, place(span.last) - place(span.first))
-        told = write(span.first) if span.first == span.last else f"{write(span.first)} \N{EN DASH} {write(span.last)}"
-        kind = "t-range" if span.exact else "t-single"
-        out.append(
-            f'<rect class="{kind}" x="{min(x, _WIDTH - wide):.2f}" y="14" width="{wide:.2f}" height="26" rx="1.5" '
-            f'data-first="{span.first:.0f}" data-last="{span.last:.0f}">'
-            f"<title>{escape(told)}</title></rect>"
-        )
-    for at in range(5):
-        anchor = "start" if at == 0 else "end" if at == 4 else "middle"
-        x = _WIDTH * at / 4
-        label = escape(write(begin + length * at / 4))
-        out.append(f'<text class="tick" x="{x:.1f}" y="58" text-anchor="{anchor}">{label}</text>')
-    out.append('<line class="t-mark" x1="-9" x2="-9" y1="8" y2="46"/>')
-    more = {"data-begin": f"{begin:.0f}", "data-end": f"{end:.0f}", "data-zone": zone}
-    return _svg(title, f"{write(begin)} \N{EN DASH} {write(end)}", "".join(out), 64, "chart timeline", more)
-
-
 def _axis(steps: Sequence[float], high: float, write: Callable[[float], str]) -> str:
     out = []
     for value in steps:
@@ -155,12 +112,8 @@ def _days(points: Sequence[Point], step: float) -> str:
     return "".join(out)
 
 
-def _svg(
-    title: str, told: str, inside: str, height: int, kind: str = "chart", more: Mapping[str, str] | None = None
-) -> Markup:
-    shape = "none" if kind == "strip" else "xMidYMid meet"
-    own = Markup(" ").join(Markup('{}="{}"').format(name, value) for name, value in (more or {}).items())
-    head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}" preserveAspectRatio="{}" {}>').format(
-        kind, _WIDTH, height, f"{title}. {told}", shape, own
+def _svg(title: str, told: str, inside: str, height: int, kind: str = "chart") -> Markup:
+    head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}" preserveAspectRatio="{}">').format(
+        kind, _WIDTH, height, f"{title}. {told}", "none" if kind == "strip" else "xMidYMid meet"
     )
     return head + Markup(inside) + Markup("</svg>")

@@ -6,15 +6,16 @@ Asking never starts a daemon that is down on purpose (`control.client.DOWN`); on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from nanumpay_backupd.control.client import DOWN, Client
-from nanumpay_backupd.errors import UnreachableError
+from nanumpay_backupd.errors import BackupdError, UnreachableError
 
 __all__ = ["PATIENT", "Link", "Reply"]
 
@@ -76,6 +77,34 @@ class Link:
             self._status = None
             self._kept.clear()
             raise
+
+    async def follow(self, method: str, params: Mapping[str, Any] | None = None) -> AsyncGenerator[Reply]:
+        """Yield the replies of a method that answers many times; leaving the loop early ends it. Raises as `ask`."""
+        client, loop = Client(str(self.socket), timeout=_USUAL), asyncio.get_running_loop()
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        found: asyncio.Queue[Reply | BackupdError | None] = asyncio.Queue()
+
+        def put(item: Reply | BackupdError | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(found.put_nowait, item)
+
+        def listen() -> None:
+            try:
+                for reply in client.stream(method, given, timeout=PATIENT):
+                    put(reply)
+                put(None)
+            except BackupdError as error:
+                put(error)
+
+        task = loop.run_in_executor(self._slow, listen)
+        try:
+            while (item := await found.get()) is not None:
+                if isinstance(item, BackupdError):
+                    raise item
+                yield item
+        finally:
+            client.close()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def open(self, method: str, params: Mapping[str, Any]) -> tuple[Reply, int]:
         """Call a method that hands over a file; the descriptor is the caller's to close."""

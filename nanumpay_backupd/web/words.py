@@ -39,9 +39,14 @@ class Words:
 
 @cache
 def words(language: str) -> Words:
-    """Return the words of a language."""
-    file = importlib.resources.files(__package__).joinpath("locale", f"{language}.json")
-    return Words(language, json.loads(file.read_text(encoding="utf-8")))
+    """Return the words of a language: those of ``LANGUAGE.json``, and of single pages in ``LANGUAGE.PAGE.json``."""
+    texts: dict[str, str] = {}
+    for file in importlib.resources.files(__package__).joinpath("locale").iterdir():
+        if file.name.startswith(f"{language}.") and file.name.endswith(".json"):
+            more = json.loads(file.read_text(encoding="utf-8"))
+            assert not texts.keys() & more.keys(), f"{file.name} says again what another file says"
+            texts |= more
+    return Words(language, texts)
 
 
 def chosen(wanted: str, configured: str, accepted: str) -> str:

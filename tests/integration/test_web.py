@@ -307,30 +307,6 @@ class TestPages:
         assert backup not in [one["id"] for one in site.list_backups()]
         assert backup in boss.get("/events?what=audit").text
 
-    def test_restoring_takes_a_plan_the_name_and_the_password(self, site: Site, boss: httpx.Client) -> None:
-        """The plan changes nothing; what is ordered afterwards is what it showed, and comes back as it was."""
-        with site.db() as db:
-            before = db.users.count_documents({})
-        target = f"{site.database}_web"
-        order = {"job": "nanumpay", "way": "backup", "backup": "latest", "to": target, "safety": "1"}
-        plan = boss.post("/recover/plan", data=order)
-        assert plan.status_code == 200, plan.text
-        shown = plan.text.partition('name="shown" value="')[2].partition('"')[0]
-        shown = shown.replace("&#39;", "'")
-        form = {**order, "shown": shown, "typed": target}
-        assert boss.post("/recover/restore", data={**form, "password": "no"}).status_code == 401
-        assert boss.post("/recover/restore", data={**form, "typed": "x", "password": PASSWORD}).status_code == 409
-        assert boss.post("/recover/restore", data={**form, "shown": "x", "password": PASSWORD}).status_code == 409
-        answer = boss.post("/recover/restore", data={**form, "password": PASSWORD})
-        assert answer.status_code == 303, answer.text
-        assert site.ended(answer.headers["location"].rpartition("/")[2])["outcome"] == "succeeded"
-        client = site.server.client()
-        try:
-            assert client[target].users.count_documents({}) == before
-        finally:
-            client.drop_database(target)
-            client.close()
-
     def test_names_with_markup_are_shown_as_they_are(self, site: Site, boss: httpx.Client) -> None:
         """A collection's name is text, wherever it is shown."""
         with site.db() as db:

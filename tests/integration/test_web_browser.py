@@ -177,22 +177,23 @@ def test_settings_show_what_they_mean_before_they_are_saved(page: Page, browser:
 
 
 def test_a_moment_is_chosen_shown_and_restored(page: Page, browser: Browser) -> None:
-    """A click on the timeline fills the moment in; the plan is shown; with name and password it is done."""
+    """A click on the timeline fills the moment in; the plan is shown; with the password it is done, and watched."""
     somebody = person(page, browser)
     tab = somebody.tab
     target = f"{page.site.database}_seen"
-    somebody.open("recover")
-    box = tab.locator("svg.timeline").bounding_box()
+    somebody.open("recover?job=nanumpay")
+    box = tab.locator("[data-band]").bounding_box()
     assert box is not None
     tab.mouse.click(box["x"] + box["width"] - 3, box["y"] + 20)
-    assert tab.input_value("input[name=moment]")
+    assert tab.is_checked("input[name=when][value=moment]")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", tab.input_value("input[name=at]"))
     tab.fill("input[name=to]", target)
-    tab.click("button.primary")
-    tab.wait_for_selector("input[name=typed]")
+    tab.click("form.recover button.primary")
+    tab.wait_for_selector("form.confirm")
     assert target in tab.inner_text("main")
-    tab.fill("input[name=typed]", target)
+    assert tab.locator("input[name=typed]").count() == 0, "nothing is there that could be replaced"
     tab.fill("input[name=password]", PASSWORD)
-    tab.click("form[action$='/recover/restore'] button")
+    tab.click("form.confirm button")
     tab.wait_for_selector(".page-head .b-good", timeout=60_000)
     client = page.site.server.client()
     try:
@@ -200,6 +201,49 @@ def test_a_moment_is_chosen_shown_and_restored(page: Page, browser: Browser) -> 
     finally:
         client.drop_database(target)
         client.close()
+    assert somebody.complaints == []
+    tab.context.close()
+
+
+def test_the_timeline_by_keyboard(page: Page, browser: Browser) -> None:
+    """It is a slider of one stop: ends, steps and seconds; what it says is what the field has, and never a gap."""
+    somebody = person(page, browser)
+    tab = somebody.tab
+    somebody.open("recover?job=nanumpay&span=1h")
+    slider = tab.locator("[role=slider]")
+    slider.focus()
+    assert slider.locator("a").count() == 0
+    found = {}
+    for key in ("Home", "End", "Shift+ArrowLeft", "Shift+ArrowRight", "ArrowLeft", "PageUp"):
+        tab.keyboard.press(key)
+        found[key] = tab.input_value("input[name=at]")
+        assert slider.get_attribute("aria-valuetext") == found[key].replace("T", " ")
+    ranges = page.site.call("Timeline", job="nanumpay")["ranges"]
+    for told in found.values():
+        assert any(one["first"][:19] <= told <= one["last"][:19] for one in ranges), told
+    assert found["Home"] <= found["Shift+ArrowLeft"] < found["End"] == found["Shift+ArrowRight"]
+    tab.click("[data-band] .full >> nth=-1")
+    assert tab.is_checked("input[name=when][value=backup]")
+    assert tab.input_value("select[name=backup]") in {one["id"] for one in page.site.list_backups()}
+    assert somebody.complaints == []
+    tab.context.close()
+
+
+def test_the_doctor_tells_as_it_goes(page: Page, browser: Browser) -> None:
+    """Findings come while it is at work, the end is told in a line, and commands can be copied."""
+    somebody = person(page, browser)
+    tab = somebody.tab
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    somebody.open("health")
+    tab.click("[data-doctor] button")
+    tab.wait_for_selector("[data-findings] .finding")
+    tab.wait_for_selector("[data-findings] > .note", timeout=60_000)
+    assert tab.locator("[data-findings] .finding").count() == len(page.site.call("Doctor")["checks"])
+    assert tab.is_enabled("[data-doctor] button")
+    if tab.locator(".command").count():
+        command = tab.locator(".command").first
+        command.locator("button").click()
+        assert tab.evaluate("navigator.clipboard.readText()") == command.locator("code").inner_text()
     assert somebody.complaints == []
     tab.context.close()
 

@@ -15,7 +15,8 @@ from tests.servers.tools import PROJECT
 HELPS = frozenset(
     "busy catalog-unusable daemon-stopping daemon-timeout deadline destination-mismatch destination-unreachable "
     "dump-incomplete interrupted notify-failed notify-timeout publish-failed relay-failed scratch-failed "
-    "settings-failed settings-unreachable source-loading source-unreachable tool-timeout worker-start".split()
+    "settings-failed settings-unreachable sign-in-wait source-loading source-unreachable tool-timeout "
+    "worker-start".split()
 )
 # Wrong passwords, rights, keys, names and versions, no room, damage, what somebody decided.
 IN_VAIN = frozenset(
@@ -28,6 +29,8 @@ IN_VAIN = frozenset(
     "pinned recipient-unusable replay-refused restore-failed restore-incomplete settings-auth settings-invalid "
     "settings-missing settings-uri not-for-this-source source-auth source-damaged source-empty "
     "source-too-old swap-failed swap-impossible swap-unfinished target-exists target-refused tool-missing "
+    "csrf not-signed-in not-typed password-weak settings-changed sign-in-refused token-refused too-large web-listen "
+    "web-state wrong-host "
     "tool-too-old usage verify-checksum verify-counts verify-failed verify-size verify-structure watch-ended".split()
 )
 # Where it depends on what happened, the place that raises it knows: a dump is made again when its tool was killed or

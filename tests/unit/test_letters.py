@@ -27,8 +27,8 @@ HANGUL: Final = re.compile("[가-힣]")
 ASKED: Final = frozenset(
     "bad-request bad-time cancelled catalog-newer control-socket daemon-stopping daemon-timeout daemon-unreachable "
     "failed job-disabled newest-verified no-such-moment not-allowed not-found permission-denied refused "
-    "csrf not-signed-in not-typed password-weak plan-changed settings-changed sign-in-refused sign-in-wait "
-    "token-refused too-large web-listen web-state wrong-host "
+    "csrf not-signed-in not-typed password-weak settings-changed sign-in-refused sign-in-wait token-refused "
+    "too-large web-listen web-state wrong-host "
     "pinned replay-refused swap-impossible target-exists target-refused not-for-this-source usage watch-ended".split()
 )
 

@@ -16,6 +16,7 @@ from tests.servers.tools import PROJECT
 
 FOLDER: Final = PROJECT / "debian"
 RULES: Final = (FOLDER / "rules").read_text(encoding="utf-8")
+ENVIRONMENT: Final = (FOLDER / "environment").read_text(encoding="utf-8")
 SCRIPTS: Final = [
     path for path in sorted(FOLDER.iterdir()) if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh")
 ]
@@ -78,10 +79,19 @@ def test_the_units_start_what_the_package_links() -> None:
     """The programs that units name are where the package puts them."""
     links = dict(line.split()[::-1] for line in (FOLDER / "nanumpay-backupd.links").read_text("utf-8").splitlines())
     assert links["/opt/nanumpay/bin/nanumpay-backup"] == "/opt/nanumpay-backupd/bin/nanumpay-backup"
-    service = (PROJECT / "systemd" / "nanumpay-backupd.service").read_text(encoding="utf-8")
-    named = re.findall(r"^Exec\w+=(\S+)", service, re.MULTILINE)
-    assert named
-    assert set(named) <= set(links)
+    for unit in ("nanumpay-backupd.service", "nanumpay-backup-web.service"):
+        service = (PROJECT / "systemd" / unit).read_text(encoding="utf-8")
+        named = re.findall(r"^Exec\w+=(\S+)", service, re.MULTILINE)
+        assert named
+        assert set(named) <= set(links)
+    # Each of them is a program that the environment makes.
+    made = re.findall(r"([\w-]+):[\w.]+", re.findall(r"for program in (.*?); do", ENVIRONMENT)[0])
+    assert {Path(target).name for target in links.values()} == set(made)
+
+
+def test_the_package_brings_the_libraries_of_everything() -> None:
+    """What is optional elsewhere is there: the page, and every type of destination."""
+    assert "'nanumpay-backupd[all]'" in ENVIRONMENT
 
 
 def test_the_unit_is_open_where_no_drop_in_is_made() -> None:

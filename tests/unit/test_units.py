@@ -18,6 +18,7 @@ FILES = PROJECT / "systemd"
 DROP_INS = sorted((FILES / "drop-ins").glob("*.conf"))
 SERVICE = (FILES / "nanumpay-backupd.service").read_text(encoding="utf-8")
 SOCKET = (FILES / "nanumpay-backupd.socket").read_text(encoding="utf-8")
+WEB = "./nanumpay-backup-web.service"
 INSTALLED = "/usr/share/nanumpay-backupd/drop-ins"
 # What systemd calls OK or better; the project's own limit.
 MOST_EXPOSED = 1.5
@@ -29,17 +30,23 @@ def value(text: str, key: str) -> str:
     return str(re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)[-1])
 
 
-def of_socket(drop_in: Path) -> bool:
-    """Tell whether a drop-in is for the socket unit."""
-    return "\n[Socket]\n" in drop_in.read_text(encoding="utf-8")
+def unit_of(drop_in: Path) -> str:
+    """Return the unit that a drop-in is for."""
+    if drop_in.name.startswith("web-"):
+        return "nanumpay-backup-web.service"
+    return (
+        f"nanumpay-backupd.{'socket' if '[Socket]' in drop_in.read_text(encoding='utf-8').splitlines() else 'service'}"
+    )
 
 
 def unit_folder(folder: Path) -> Path:
     """Copy the units to where systemd-analyze can look at them, with programs that exist everywhere."""
     for path in [*FILES.glob("*.service"), *FILES.glob("*.socket")]:
         text = path.read_text(encoding="utf-8")
-        text = text.replace("=/usr/sbin/nanumpay-backupd serve", "=/bin/true").replace(
-            "=/usr/bin/backupctl", "=/bin/true"
+        text = (
+            text.replace("=/usr/sbin/nanumpay-backupd serve", "=/bin/true")
+            .replace("=/usr/bin/backupctl", "=/bin/true")
+            .replace("=/usr/bin/nanumpay-backup-web serve", "=/bin/true")
         )
         (folder / path.name).write_text(text, encoding="utf-8")
     return folder
@@ -69,6 +76,22 @@ def test_places_are_those_of_the_product() -> None:
     assert f"\nd {paths.state} {value(SERVICE, 'StateDirectoryMode')} nanumpay nanumpay -\n" in tmpfiles
 
 
+def test_the_page_is_whom_the_host_file_names() -> None:
+    """User, folder and rights of the page's unit are the defaults of ``[web]``; it cannot read what its group could."""
+    web = parse_host_file("", "", environ={}).web
+    unit = (FILES / "nanumpay-backup-web.service").read_text(encoding="utf-8")
+    assert value(unit, "User") == web.user
+    assert f"/var/lib/{value(unit, 'StateDirectory')}" == str(web.state)
+    users = (FILES / "nanumpay-backupd.sysusers").read_text(encoding="utf-8")
+    assert f"\nu {web.user} - " in users
+    tmpfiles = (FILES / "nanumpay-backupd.tmpfiles").read_text(encoding="utf-8")
+    assert f"\nd {web.state} {value(unit, 'StateDirectoryMode')} {web.user} {web.user} -\n" in tmpfiles
+    assert value(unit, "SupplementaryGroups") == value(SOCKET, "SocketGroup")
+    paths = parse_host_file("", "", environ={}).paths
+    closed = [Path(path.lstrip("-")) for path in value(unit, "InaccessiblePaths").split()]
+    assert all(any(path.is_relative_to(one) for one in closed) for path in (paths.backups, paths.state))
+
+
 def test_the_daemon_ends_before_systemd_loses_patience() -> None:
     """TimeoutStopSec is longer than what the daemon itself needs at most."""
     assert int(value(SERVICE, "TimeoutStopSec")) > daemon._STOP_BUDGET + 15
@@ -81,9 +104,8 @@ def test_a_drop_in_says_how_it_is_installed(drop_in: Path) -> None:
     assert text.startswith("# For: ")
     command = re.search(r"^#   install -D -m 0644 (\S+) \\\n#     (\S+)$", text, re.MULTILINE)
     assert command is not None
-    unit = f"nanumpay-backupd.{'socket' if of_socket(drop_in) else 'service'}"
     assert command[1] == f"{INSTALLED}/{drop_in.name}"
-    assert command[2] == f"/etc/systemd/system/{unit}.d/{drop_in.name}"
+    assert command[2] == f"/etc/systemd/system/{unit_of(drop_in)}.d/{drop_in.name}"
     assert "systemctl daemon-reload" in text
 
 
@@ -106,16 +128,18 @@ def test_systemd_takes_the_units(tmp_path: Path, drop_in: Path | None) -> None:
     """Systemd finds nothing to complain of, with each of the drop-ins and without."""
     folder = unit_folder(tmp_path)
     if drop_in is not None:
-        place = folder / f"nanumpay-backupd.{'socket' if of_socket(drop_in) else 'service'}.d"
+        place = folder / f"{unit_of(drop_in)}.d"
         place.mkdir()
         shutil.copy(drop_in, place)
-    units = ["./nanumpay-backupd.service", "./nanumpay-backupd.socket", "./nanumpay-backupd-alert@x.service"]
+    units = ["./nanumpay-backupd.service", "./nanumpay-backupd.socket", "./nanumpay-backupd-alert@x.service", WEB]
     done = analyze(folder, "verify", "--man=no", *units)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @systemd
-@pytest.mark.parametrize("unit", ["nanumpay-backupd.service", "nanumpay-backupd-alert@.service"])
+@pytest.mark.parametrize(
+    "unit", ["nanumpay-backupd.service", "nanumpay-backupd-alert@.service", "nanumpay-backup-web.service"]
+)
 def test_the_units_are_closed(tmp_path: Path, unit: str) -> None:
     """Systemd's own measure of what a service could do to the host is within the limit."""
     folder = unit_folder(tmp_path)

@@ -1,203 +1,244 @@
-"""Recover: choose a moment on the timeline or a backup, see what would be done, and only then do it.
-
-What is done is what was shown: the second form carries the order of the first. It takes the password again, and the
-name of the place that is written to.
-"""
+"""Recover: what can be restored, on a timeline; a moment or a backup, what of it and where to. Restores nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+import asyncio
+import json
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nanumpay_backupd.errors import BackupdError, RefusedError
+from nanumpay_backupd.errors import BackupdError, UsageError
+from nanumpay_backupd.moments import read_moment
+from nanumpay_backupd.web import band
 from nanumpay_backupd.web.answers import page, status_of
-from nanumpay_backupd.web.charts import Span, timeline
-from nanumpay_backupd.web.pages.figures import begun, who
 from nanumpay_backupd.web.shown import Shown, parse
-from nanumpay_backupd.web.visit import fields, site_of, visit_of
+from nanumpay_backupd.web.visit import site_of, visit_of
 
-__all__ = ["plan", "restore", "show"]
+__all__ = ["Form", "choice", "show"]
 
-_BACKUPS: Final = 100
-_FIELDS: Final = ("job", "way", "backup", "moment", "to", "collection", "source", "swap", "safety", "only", "overwrite")
-_MONGODB: Final = "mongodb"
+_FULLS: Final = 200
+_SWAPS: Final = 3.0
+"""Seconds that servers may take to say what swaps keep; the page is shown without it then."""
+_TEXT: Final = 400
+_DEFAULTS: Final = {
+    "when": "", "at": "", "backup": "", "what": "all", "collection": "", "only": "", "where": "other", "to": "",
+    "source": "", "safety": "1", "overwrite": "",
+}  # fmt: skip
+_DATABASE: Final = re.compile(r"[^A-Za-z0-9_-]+")
+Form = dict[str, str]
 
 
 async def show(request: Request) -> Response:
-    """Answer with the timeline and the form."""
-    asked = request.query_params
-    return await _form(request, {"job": asked.get("job", ""), "backup": asked.get("backup", "")})
+    """Answer with the timeline and what can be chosen."""
+    asked = {name: value[:_TEXT] for name, value in request.query_params.items()}
+    return await choice(request, asked, None)
 
 
-async def plan(request: Request) -> Response:
-    """Say what a restore would do; nothing is changed."""
+async def choice(request: Request, form: Form, problem: BackupdError | None) -> Response:
+    """Answer with the page, filled with what was chosen before, and why that could not be."""
     site, visit = site_of(request), visit_of(request)
-    form = {name: value for name, value in (await fields(request)).items() if name in _FIELDS}
-    try:
-        status = await site.link.status()
-        order = order_of(form, Shown(visit.words, status["timezone"], status["now"]), _type_of(status, form))
-        found = (await site.link.order("Restore", {**order, "dry_run": True}, patient=True))["plan"]
-    except BackupdError as error:
-        return await _form(request, form, error)
-    site.audit(who(request), visit.address, "plan", _subject(order))
-    return page(
-        request,
-        "plan.html",
-        here="recover",
-        status_reply=status,
-        plan=found,
-        form=form,
-        order=order,
-        typed=typed_for(found),
-        shown=_digest(found),
-        problem=None,
-    )
-
-
-async def restore(request: Request) -> Response:
-    """Restore, and show that run."""
-    site, visit, sent = site_of(request), visit_of(request), await fields(request)
-    assert visit.person is not None, "checked by the route"
-    form = {name: value for name, value in sent.items() if name in _FIELDS}
     status = await site.link.status()
-    order = order_of(form, Shown(visit.words, status["timezone"], status["now"]), _type_of(status, form))
-    found = (await site.link.order("Restore", {**order, "dry_run": True}, patient=True))["plan"]
-    try:
-        if sent.get("typed", "").strip() != typed_for(found):
-            raise RefusedError("what was typed is not the name of the place", code="not-typed")
-        if sent.get("shown", "") != _digest(found):
-            raise RefusedError("what would be done has changed", hint="look at it again", code="plan-changed")
-        await site.confirm(visit.person, sent.get("password", ""), visit.address)
-    except RefusedError as error:
-        site.audit(who(request), visit.address, "restore", _subject(order), "refused", error.code)
+    jobs = {job["name"]: job for job in status["jobs"]}
+    if form.get("group"):
+        return await _of_group(request, status, form, problem)
+    name = form.get("job") or ("nanumpay" if "nanumpay" in jobs else next(iter(jobs), ""))
+    if not jobs:
         return page(
             request,
-            "plan.html",
-            status_of(error),
+            "recover.html",
             here="recover",
             status_reply=status,
-            plan=found,
-            form=form,
-            order=order,
-            typed=typed_for(found),
-            shown=_digest(found),
-            problem=error,
+            jobs=[],
+            job=None,
+            groups=[],
+            group="",
+            problem=problem,
         )
-    return await begun(request, "Restore", order, _subject(order))
-
-
-def order_of(form: Mapping[str, str], times: Shown, kind: str) -> dict[str, Any]:
-    """Return the parameters of Restore that a form means; raises RefusedError (``bad-time``)."""
-    order: dict[str, Any] = {"job": form.get("job") or None, "safety": form.get("safety") == "1"}
-    for name, key in (("to", "to_database"), ("collection", "collection"), ("source", "source")):
-        if value := form.get(name, "").strip():
-            order[key] = value
-    if form.get("way") == "moment":
-        order |= {"backup": "latest", "at": _moment(form.get("moment", ""), times)}
-    else:
-        order["backup"] = form.get("backup", "").strip() or "latest"
-    if kind == _MONGODB:
-        if form.get("swap") == "1":
-            order["swap"] = True
-        return order
-    order.pop("collection", None)
-    if only := [line.strip() for line in form.get("only", "").splitlines() if line.strip()]:
-        order["only"] = only
-    if form.get("overwrite") == "1":
-        order["overwrite"] = True
-    return order
-
-
-def typed_for(found: Mapping[str, Any]) -> str:
-    """Return what has to be typed to restore: the place that is written to."""
-    return str(found["database"])
-
-
-def _moment(text: str, times: Shown) -> str:
-    """Read a local time as a browser sends it, and return it with its zone."""
-    if text.strip() == "latest":
-        return "latest"
-    try:
-        found = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise RefusedError("this is not a time", hint="choose one on the timeline", code="bad-time") from None
-    return (found if found.tzinfo else found.replace(tzinfo=times.zone)).isoformat(timespec="seconds")
-
-
-def _digest(found: Mapping[str, Any]) -> str:
-    """Return what makes a plan the one that was shown: what is read, what is written, what is lost."""
-    parts = [found[name] for name in ("backup", "database", "moment", "documents", "swap", "safety_backup")]
-    return "|".join(
-        str(part) for part in [*parts, len(found["slices"]), len(found["drops"]), len(found["collections"])]
+    timeline, found, swaps = await asyncio.gather(
+        site.link.ask("Timeline", {"job": name}),
+        site.link.ask("FindBackups", {"job": name, "limit": _FULLS}),
+        _swaps(request, name),
     )
-
-
-def _subject(order: Mapping[str, Any]) -> str:
-    parts = [str(order.get("at") or order["backup"])]
-    if order.get("to_database"):
-        parts.append(f"to {order['to_database']}")
-    if order.get("collection"):
-        parts.append(f"only {order['collection']}")
-    return " ".join([str(order.get("job") or ""), *parts]).strip()
-
-
-def _type_of(status: Mapping[str, Any], form: Mapping[str, str]) -> str:
-    job = next((job for job in status["jobs"] if job["name"] == form.get("job")), None)
-    return (job or {}).get("type") or _MONGODB
-
-
-async def _form(request: Request, form: Mapping[str, str], error: BackupdError | None = None) -> Response:
-    site, visit = site_of(request), visit_of(request)
-    status = await site.link.status()
-    names = [job["name"] for job in status["jobs"]]
-    asked = form.get("job", "")
-    job = asked if asked in names else next(iter(names), "")
+    fulls = [one for one in found["backups"] if _there(one)]
+    base = await _manifest(request, fulls)
     times = Shown(visit.words, status["timezone"], status["now"])
-    line: dict[str, Any] = {"ranges": [], "gaps": []}
-    backups: list[dict[str, Any]] = []
-    if job:
-        line = await site.link.ask("Timeline", {"job": job})
-        found = await site.link.ask("FindBackups", {"job": job, "limit": _BACKUPS})
-        backups = [one for one in found["backups"] if one["state"] != "corrupt"]
-    spec = next((one for one in status["jobs"] if one["name"] == job), None)
+    form = _filled(form, timeline, fulls, base, times)
     return page(
         request,
         "recover.html",
-        status_of(error) if error is not None else 200,
+        _code(problem),
         here="recover",
+        back_to=f"/recover?{urlencode({'job': name})}",
         status_reply=status,
-        jobs=names,
-        job=job,
-        spec=spec,
-        kind=_type_of(status, {"job": job}),
-        line=line,
-        exact=any(one["exact"] for one in line["ranges"]),
-        drawn=_drawn(visit.words("recover.timeline"), times, {**line, "zone": status["timezone"]}),
-        backups=backups,
-        form={name: form.get(name, "") for name in _FIELDS},
-        first=not any(form.get(name) for name in ("way", "moment")),
-        latest=max((one["last"] for one in line["ranges"]), default=None),
-        problem=error,
+        jobs=list(jobs.values()),
+        job=jobs.get(name) or {"name": name, "type": "mongodb", "destinations": [], "source": ""},
+        kind=(jobs.get(name) or {}).get("type") or "mongodb",
+        timeline=timeline,
+        until=max((one["last"] for one in timeline["ranges"]), key=parse, default=None),
+        newest=any(one["exact"] for one in timeline["ranges"]),
+        seconds=any(_is_span(one) for one in timeline["ranges"]),
+        groups=[group["name"] for group in status.get("groups") or []],
+        group="",
+        fulls=fulls,
+        collections=base,
+        form=form,
+        problem=problem,
+        swaps=swaps,
+        **_drawn(request, timeline, fulls, form, times),
     )
 
 
-def _drawn(title: str, times: Shown, line: Mapping[str, Any]) -> Any:
-    """Draw what can be restored, from the oldest moment until now."""
-    spans = [
-        Span(parse(one["first"]).timestamp(), parse(one["last"]).timestamp(), exact=one["exact"])
-        for one in line["ranges"]
-    ]
-    if not spans:
+def _code(problem: BackupdError | None) -> int:
+    return 200 if problem is None else 400 if isinstance(problem, UsageError) else status_of(problem)
+
+
+async def _of_group(request: Request, status: dict[str, Any], form: Form, problem: BackupdError | None) -> Response:
+    """Answer with what there is of a group: what its runs made, and which of them is to come back."""
+    name = form["group"]
+    found = await site_of(request).link.ask("ListBackups", {"job": name, "limit": _FULLS})
+    made = [one for one in found.get("groups") or [] if one["group"] == name]
+    best = next((one["id"] for one in made if one["state"] == "whole"), made[0]["id"] if made else "")
+    return page(
+        request,
+        "recover_group.html",
+        _code(problem),
+        here="recover",
+        back_to=f"/recover?{urlencode({'group': name})}",
+        status_reply=status,
+        jobs=status["jobs"],
+        job=None,
+        groups=[group["name"] for group in status.get("groups") or []],
+        group=name,
+        made=made,
+        chosen=form.get("made") or best,
+        kinds=sorted({member["holds"] for one in made for member in one["members"]}),
+        form={"holds": "", "partial": "", "safety": "1"} | form,
+        problem=problem,
+    )
+
+
+def _drawn(
+    request: Request, timeline: dict[str, Any], fulls: list[dict[str, Any]], form: Form, times: Shown
+) -> dict[str, Any]:
+    """Return the band and where it leads."""
+    if not timeline["ranges"]:
+        return {}
+    base, now = visit_of(request).base, times.now
+    first = min(parse(one["first"]) for one in timeline["ranges"])
+    # Where every second counts, the stretch of now is what is looked for.
+    recent = max((parse(one["first"]) for one in timeline["ranges"] if one["exact"]), default=first)
+    seen = band.window(form["span"] or band.fitting(recent, now), _moment(form["until"]), first, now)
+
+    def address(to: str) -> str:
+        """Return the address of this page with a moment or backup chosen."""
+        chosen = (
+            {"when": "backup", "backup": to[7:]} if to.startswith("backup:") else {"when": "moment", "at": _wall(to)}
+        )
+        return _address(base, form, seen.span, **chosen)
+
+    def _wall(to: str) -> str:
+        return f"{times.local(to):%Y-%m-%dT%H:%M:%S}"
+
+    half = timedelta(seconds=seen.seconds / 2)
+    earlier, later = seen.end - half, seen.end + half
+    widths = [*(name for name, length in band.SPANS.items() if length < 4 * (now - first).total_seconds()), "all"]
+    moments = {one["id"]: _of(one) for one in fulls}
+    exact = [[one["first"], one["last"]] for one in timeline["ranges"] if one["exact"]]
+    return {
+        "band": band.draw(
+            visit_of(request).words, times, timeline, seen, _marked(form, moments, times), address, moments
+        ),
+        "widths": [(name, name == seen.span, _address(base, form, name, until="")) for name in widths],
+        "earlier": _address(base, form, seen.span, until=earlier.isoformat()) if seen.start > first else "",
+        "later": _address(base, form, seen.span, until=later.isoformat()) if seen.end < now else "",
+        "facts": json.dumps({"start": seen.start.timestamp(), "end": seen.end.timestamp(), "exact": exact}),
+    }
+
+
+def _address(base: str, form: Form, span: str, **changes: str) -> str:
+    own = {name: form.get(name, "") for name in ("job", "when", "at", "backup", "until")} | {"span": span} | changes
+    return f"{base}/recover?" + urlencode({name: value for name, value in own.items() if value}) + "#reach"
+
+
+def _marked(form: Form, moments: dict[str, str], times: Shown) -> datetime | None:
+    """Return the moment that is chosen now."""
+    if form["when"] == "backup":
+        text = moments.get(form["backup"])
+        return parse(text) if text else None
+    if form["when"] == "moment" and form["at"]:
+        try:
+            said, _ = read_moment(form["at"], times.zone, times.now)
+            return parse(said)
+        except (UsageError, ValueError):
+            return None
+    return None
+
+
+def _filled(
+    form: Form, timeline: dict[str, Any], fulls: list[dict[str, Any]], collections: list[str], times: Shown
+) -> Form:
+    """Return the form with what is best where nothing was chosen."""
+    known = {"job": timeline["job"], "span": form.get("span", ""), "until": form.get("until", "")}
+    filled = {name: form.get(name, default) for name, default in _DEFAULTS.items()} | known
+    exact = [one for one in timeline["ranges"] if one["exact"]]
+    if filled["when"] not in {"latest", "moment", "backup"}:
+        filled["when"] = "moment" if filled["at"] else "backup" if filled["backup"] else "latest"
+    if filled["when"] == "moment" and not any(_is_span(one) for one in exact):
+        filled["when"] = "latest"
+    if filled["when"] == "latest" and not exact:
+        filled["when"] = "backup"
+    if not filled["at"] and exact:
+        filled["at"] = f"{times.local(exact[-1]['last']):%Y-%m-%dT%H:%M:%S}"
+    if not filled["backup"] and fulls:
+        filled["backup"] = fulls[0]["id"]
+    if not filled["to"] and collections:
+        database = _DATABASE.sub("_", collections[0].partition(".")[0])[:50]
+        filled["to"] = f"{database}_restored" if database else ""
+    return filled
+
+
+async def _manifest(request: Request, fulls: list[dict[str, Any]]) -> list[str]:
+    """Return what the newest full holds, as ``database.collection``; empty where that is not known."""
+    newest = next((one for one in fulls if one["kind"] == "full"), None)
+    if newest is None:
+        return []
+    backup = (await site_of(request).link.ask("DescribeBackup", {"backup": newest["id"]}))["backup"]
+    held = (backup.get("manifest") or {}).get("source", {}).get("collections", [])
+    return [f"{one['database']}.{one['name']}" for one in held]
+
+
+async def _swaps(request: Request, job: str) -> list[dict[str, Any]]:
+    """Return what earlier restores keep of this job; nothing where a server does not answer at once."""
+    try:
+        async with asyncio.timeout(_SWAPS):
+            return list((await site_of(request).link.ask("ListSwaps", {"job": job}))["swaps"])
+    except (BackupdError, TimeoutError):
+        return []
+
+
+def _is_span(one: dict[str, Any]) -> bool:
+    """Tell whether any second of a range can be restored, and not its fulls alone."""
+    return bool(one["exact"]) and one["first"] != one["last"]
+
+
+def _there(backup: dict[str, Any]) -> bool:
+    return any(copy["state"] in {"uploaded", "verified"} for copy in backup["copies"])
+
+
+def _of(backup: dict[str, Any]) -> str:
+    """Return the moment that a full is of: that of its end in the oplog, else when it was made."""
+    seconds = backup["end"].partition(":")[0]
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat() if seconds.isdigit() else str(backup["created"])
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        found = parse(text)
+    except ValueError:
         return None
-    now = times.now.timestamp()
-    begin = min(span.first for span in spans)
-    begin = min(begin, now - timedelta(hours=1).total_seconds())
-
-    def told(at: float) -> str:
-        return times.when(datetime.fromtimestamp(at, times.now.tzinfo).isoformat())
-
-    return timeline(title, spans, (begin, now), line.get("zone", ""), told)
+    return found if found.tzinfo is not None else None

@@ -12,6 +12,8 @@ if (heal) {
       const answer = await fetch(`${base}/alive`, { cache: "no-store" });
       if (answer.ok && (await answer.json()).daemon) {
         const there = await fetch(location.href, { cache: "no-store" });
+        // What was sent by a form is not sent again by itself.
+        if (there.status === 405) return location.assign(`${base}/`);
         if (there.status !== 503) return location.reload();
       }
     } catch { /* the service itself is away: it comes again */ }
