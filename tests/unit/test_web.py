@@ -332,3 +332,14 @@ def test_the_description_says_only_what_it_defines() -> None:
         return found
 
     assert paths(backup) == {field.path for field in FIELDS}
+
+
+def test_no_word_is_left_that_nobody_says() -> None:
+    """Each text is named by a template or the code, by itself or by its beginning."""
+    sources = [*WEB.rglob("*.html"), *WEB.rglob("*.py")]
+    text = "".join(file.read_text(encoding="utf-8") for file in sources)
+    said = set(re.findall(r"['\"]([a-z][a-z0-9._?-]+)['\"]", text))
+    begun = set(re.findall(r"\bof\(['\"]([a-z.-]+)['\"]", text)) | set(re.findall(r"['\"]([a-z.-]+)\.(?:['{])", text))
+    for key in words("en").texts:
+        known = key in said or key.removesuffix(".one") in said
+        assert known or any(key.startswith(f"{word}.") for word in begun), key
