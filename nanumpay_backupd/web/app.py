@@ -64,6 +64,8 @@ ROUTES: Final = (
     Way("/", "GET", overview.show, READ),
     Way("/backups", "GET", backups.listing, READ),
     Way("/backups/{backup}", "GET", backups.show, READ),
+    Way("/backups/{backup}/files", "GET", backups.files, READ),
+    Way("/backups/{backup}/send", "POST", backups.send, RUN),
     Way("/backups/{backup}/verify", "POST", backups.verify, RUN),
     Way("/backups/{backup}/pin", "POST", backups.pin, RUN),
     Way("/backups/{backup}/unpin", "POST", backups.unpin, CHANGE),

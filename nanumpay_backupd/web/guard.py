@@ -5,6 +5,7 @@ Whatever a handler forgets, this does not: a request that changes something come
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 from http.cookies import CookieError, SimpleCookie
@@ -30,6 +31,11 @@ LANGUAGE: Final = "nbweb-language"
 THEME: Final = "nbweb-theme"
 LARGEST: Final = 256 << 10
 """Bytes of a request's body."""
+_FORM: Final = 16 << 10
+"""Bytes of the form to sign in."""
+_PATIENCE: Final = 30.0
+"""Seconds until a body must have come."""
+SIGN_IN: Final = "/sign-in"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]", ""})
 _CSP: Final = (
@@ -161,13 +167,14 @@ class Guard:
 
     async def _check_change(self, receive: Receive, headers: Headers, visit: Visit) -> Receive:
         """Read the body, and make sure that it was sent by a page of ours; returns what gives the body again."""
-        body = await _read(receive, headers)
+        if visit.person is None and visit.path != SIGN_IN:
+            # Before anything is read: who is not known shall not even fill memory.
+            raise RefusedError("you are not signed in", hint="sign in again", code="not-signed-in")
+        body = await _read(receive, headers, LARGEST if visit.person is not None else _FORM)
         if visit.person is None or visit.person.origin != "token":
             self._check_origin(headers)
             given = headers.get("x-csrf-token") or _csrf_field(body, headers)
             if not visit.csrf or not hmac.compare_digest(given.encode(), visit.csrf.encode()):
-                if visit.session is None and visit.path != "/sign-in":
-                    raise RefusedError("you are not signed in", hint="sign in again", code="not-signed-in")
                 raise RefusedError(
                     "the form was out of date, or was not sent from this page", hint="try again", code="csrf"
                 )
@@ -218,24 +225,32 @@ def session_of(visit: Visit) -> Session:
     return visit.session
 
 
-async def _read(receive: Receive, headers: Headers) -> bytes:
+async def _read(receive: Receive, headers: Headers, most: int) -> bytes:
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > LARGEST:
-        raise _too_large()
+    if not length.isdecimal() or len(length) > 12 or int(length) > most:
+        raise _too_large(most)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await _whole(receive, most)
+    except TimeoutError:
+        raise RefusedError("the request did not come in time", code="bad-request") from None
+
+
+async def _whole(receive: Receive, most: int) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise RefusedError("the request broke off", code="bad-request")
         body += message.get("body", b"")
-        if len(body) > LARGEST:
-            raise _too_large()
+        if len(body) > most:
+            raise _too_large(most)
         if not message.get("more_body"):
             return bytes(body)
 
 
-def _too_large() -> RefusedError:
-    return RefusedError(f"a request has at most {LARGEST >> 10} KiB", code="too-large")
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(f"this request may have {most >> 10} KiB at most", code="too-large")
 
 
 def _csrf_field(body: bytes, headers: Headers) -> str:

@@ -238,6 +238,13 @@ class TestChanges:
             assert boss.post("/api/admin/backup/run-now", content=endless()).status_code in {400, 413}
         assert page.memory() < 90 << 20
 
+    def test_who_is_not_known_fills_no_memory(self, page: Page) -> None:
+        """A large body is refused unread; at the sign-in a form may be 16 KiB."""
+        browser = page.browser()
+        assert browser.post("/api/admin/backup/run-now", content=b"x" * 100_000).status_code == 401
+        form = {"csrf": csrf_of(browser.get("/sign-in").text), "name": "x" * 20_000, "password": "x"}
+        assert browser.post("/sign-in", data=form).status_code == 413
+
     def test_names_that_are_not_ours(self, page: Page) -> None:
         """A name that leads here by somebody else's doing is refused (DNS rebinding)."""
         assert page.browser(host="evil.example").get("/sign-in").status_code == 421

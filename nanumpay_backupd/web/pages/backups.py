@@ -13,9 +13,11 @@ from nanumpay_backupd.web.answers import page
 from nanumpay_backupd.web.pages.figures import begun, confirmed, ended
 from nanumpay_backupd.web.visit import fields, site_of, visit_of
 
-__all__ = ["delete", "listing", "pin", "show", "unpin", "verify"]
+__all__ = ["delete", "files", "listing", "pin", "send", "show", "unpin", "verify"]
 
 _PAGE: Final = 50
+_ENTRIES: Final = 1000
+"""What the daemon gives of a folder at once."""
 _FILTERS: Final = ("job", "kind", "state", "destination", "copies", "text")
 _SORTS: Final = ("created", "size", "documents", "job", "name")
 _LEVELS: Final = ("checksum", "structure", "restore")
@@ -80,6 +82,7 @@ async def show(request: Request) -> Response:
         manifest=manifest,
         collections=manifest.get("source", {}).get("collections", []),
         newest=backup["id"] in _newest(status),
+        lacking=_lacking(status, backup, copies),
         problem=request.query_params.get("problem", ""),
         levels=_LEVELS,
     )
@@ -94,6 +97,36 @@ async def _chain(request: Request, backup: dict[str, Any]) -> list[dict[str, Any
     following = [one for one in found if one["id"] != backup["id"]]
     until = next((at for at, one in enumerate(following) if one["kind"] == "full"), len(following))
     return [one for one in following[:until] if one["kind"] in {"incremental", "differential"}]
+
+
+async def files(request: Request) -> Response:
+    """Answer with what a folder in a backup of files holds; the first time its archives are read."""
+    site, name, asked = site_of(request), request.path_params["backup"], request.query_params
+    status = await site.link.status()
+    path, skip = asked.get("path", "")[:4000], (_page_number(asked.get("page", "1")) - 1) * _ENTRIES
+    found = await site.link.ask("ListFiles", {"backup": name, "path": path or None, "skip": skip or None}, patient=True)
+    parts = [part for part in path.split("/") if part]
+    lead = "/" if path.startswith("/") else ""
+    trail = [(part, lead + "/".join(parts[: at + 1])) for at, part in enumerate(parts)]
+    return page(
+        request,
+        "files.html",
+        here="backups",
+        status_reply=status,
+        backup=name,
+        entries=found["entries"],
+        more=found["more"],
+        path=path,
+        trail=trail,
+        at=skip // _ENTRIES + 1,
+    )
+
+
+async def send(request: Request) -> Response:
+    """Queue a backup for the destinations that do not have it."""
+    name = request.path_params["backup"]
+    await site_of(request).link.order("Send", {"backup": name})
+    return ended(request, "send", name, f"/backups/{quote(name)}")
 
 
 async def verify(request: Request) -> Response:
@@ -131,6 +164,13 @@ async def delete(request: Request) -> Response:
     place = form.get("destination") or None
     await site_of(request).link.order("Delete", {"backup": name, "destination": place}, patient=True)
     return ended(request, "delete", f"{name}{f' at {place}' if place else ''}", "/backups")
+
+
+def _lacking(status: dict[str, Any], backup: dict[str, Any], copies: list[dict[str, Any]]) -> list[str]:
+    """Return the destinations of its job that do not have it, and where none is on its way."""
+    job = next((job for job in status["jobs"] if job["name"] == backup["job"]), None)
+    having = {copy["destination"] for copy in copies if copy["state"] in {*_THERE, "pending"}}
+    return [name for name in (job or {}).get("destinations", []) if name not in having]
 
 
 def _newest(status: dict[str, Any]) -> set[str]:

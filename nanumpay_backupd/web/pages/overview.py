@@ -48,6 +48,7 @@ async def show(request: Request) -> Response:
         jobs=[_job(visit.words, times, job, days.get(job["name"], [])) for job in status["jobs"]],
         runs=runs["runs"],
         rooms=[check for check in monitor if check["check"] == "room"],
+        sizes=[check for check in monitor if check["check"] == "size"],
         stored=sum(job["total_size"] for job in status["jobs"]),
         count=sum(job["backups"] for job in status["jobs"]),
     )
