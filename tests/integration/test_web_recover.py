@@ -230,7 +230,8 @@ class TestRestore:
         run = finished(site, boss.post("/recover/restore", data=agreed(plan, typed=site.database)))
         assert run["outcome"] == "succeeded"
         (swap,) = site.call("ListSwaps")["swaps"]
-        assert f"backupctl swaps undo {swap['stamp']}" in boss.get("/recover").text
+        assert 'href="/recover/swaps"' in boss.get("/recover").text
+        assert swap["stamp"] in boss.get("/recover/swaps").text
         site.call("DropSwap", swap=swap["stamp"])
 
     def test_files(self, site: Site, boss: httpx.Client) -> None:
