@@ -132,9 +132,7 @@ def tell_fault(scope: Scope, visit: Visit, error: BackupdError) -> Response:
     if error.code == "not-signed-in" and scope["method"] in {"GET", "HEAD"}:
         from urllib.parse import quote
 
-        query = scope.get("query_string", b"").decode("latin-1")
-        target = visit.path + (f"?{query}" if query else "")
-        return RedirectResponse(f"{visit.base}/sign-in?next={quote(target, safe='/')}", 303)
+        return RedirectResponse(f"{visit.base}/sign-in?next={quote(visit.address_here, safe='/')}", 303)
     template = "down.html" if isinstance(error, UnreachableError) else "fault.html"
     # The language's own sentence comes first, what the daemon said stays as the detail.
     detail = error.message if message != error.message else ""

@@ -24,6 +24,8 @@ __all__ = ["download", "wanted_part"]
 _CHUNK: Final = 1 << 20
 _MOST: Final = 16
 """Downloads at one time."""
+_STALL: Final = 120.0
+"""Seconds that somebody may take nothing of what is sent."""
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _TYPES: Final = {".gz": "application/gzip", ".tar": "application/x-tar", ".zst": "application/zstd"}
 _active: set[object] = set()
@@ -125,7 +127,8 @@ class _FileAnswer(Response):
             async with contextlib.aclosing(_chunks(self._fd, left)) as chunks:
                 async for chunk in chunks:
                     left -= len(chunk)
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    async with asyncio.timeout(_STALL):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
                     if gone.done():
                         return
             if left:
@@ -133,6 +136,10 @@ class _FileAnswer(Response):
                 log.warning(f"the download of {self._name} broke off with {left} bytes to go", code="interrupted")
                 return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            log.warning(
+                f"the download of {self._name} was given up: nothing was taken for {_STALL:.0f} s", code="deadline"
+            )
         finally:
             _active.discard(self)
             gone.cancel()

@@ -109,6 +109,7 @@ class Guard:
             secure=self._https and host == self._public,
             base=base,
             path=path,
+            query=scope.get("query_string", b"").decode("latin-1"),
             api=path.startswith("/api/"),
         )
 
@@ -139,6 +140,8 @@ class Guard:
         scope["root_path"] = base
 
     async def _recognise(self, visit: Visit, headers: Headers, fresh: list[str]) -> None:
+        if visit.path.startswith("/static/"):
+            return  # the same for everybody, and kept by caches
         jar = _cookies(headers)
         bearer = headers.get("authorization", "")
         if visit.api and bearer[:7].lower() == "bearer ":

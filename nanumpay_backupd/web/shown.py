@@ -54,6 +54,8 @@ class Shown:
     def span(self, seconds: float) -> str:
         """Write a length of time in at most two units: ``4.1 s``, ``3 min 12 s``, ``3 days 4 h``."""
         seconds = max(0.0, seconds)
+        if seconds < 0.0995:
+            return self._t("span.ms", n=f"{seconds * 1000:.0f}")
         if seconds < 9.95:
             return self._t("span.s", n=f"{seconds:.1f}")
         whole = round(seconds)

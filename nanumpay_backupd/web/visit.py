@@ -33,7 +33,13 @@ class Visit:
     secure: bool
     base: str
     path: str
+    query: str
     api: bool
+
+    @property
+    def address_here(self) -> str:
+        """Return path and query of what is looked at, to come back to it."""
+        return f"{self.path}?{self.query}" if self.query else self.path
 
 
 def visit_of(request: Request) -> Visit:
