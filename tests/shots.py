@@ -15,6 +15,7 @@ from playwright.sync_api import sync_playwright
 from nanumpay_backupd.control.client import RemoteError
 from tests import sample_data
 from tests.servers.daemon import Site, backup_settings, open_site
+from tests.servers.environment import clean_environment
 from tests.servers.mongod import start_mongod
 from tests.servers.tools import PROJECT
 from tests.servers.web import ADMIN, PASSWORD, add_admin, open_page
@@ -28,6 +29,7 @@ _PAGES: Final = {"overview": "/", "recover": "/recover?when=moment", "jobs": "/j
 
 def main() -> None:
     """Take them."""
+    clean_environment()
     with start_mongod(replica_set=True) as server, open_site(server, backup_settings(), fill=False) as site:
         site.database = "nanumpay"
         site.uri = server.uri_for("nanumpay")

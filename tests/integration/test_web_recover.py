@@ -344,7 +344,10 @@ def test_a_group_comes_back_together(mongod_rs: Mongod) -> None:
             assert plan.text.count('class="plan"') == 2
             form = agreed(plan)
             assert boss.post("/recover/restore", data=form).status_code == 409, "its name was not typed"
-            run = finished(site, boss.post("/recover/restore", data={**form, "typed": made["id"]}))
+            answer = boss.post("/recover/restore", data={**form, "typed": made["id"]})
+            name = answer.headers["location"].rpartition("/")[2]
+            wait_for(lambda: site.call("DescribeRun", run=name)["run"].get("outcome"), "the end of the group's run")
+            run = site.call("DescribeRun", run=name)["run"]
             assert (run["action"], run["outcome"]) == ("group-restore", "succeeded")
             with site.db() as db:
                 assert db.users.count_documents({}) == 40
