@@ -71,7 +71,9 @@ if (box && field) {
     group.append(...link.childNodes);
     link.replaceWith(group);
   }
-  box.querySelector("svg").setAttribute("role", "presentation");
+  const picture = box.querySelector("svg");
+  for (const name of ["role", "aria-label"]) picture.removeAttribute(name);
+  picture.setAttribute("aria-hidden", "true");
   const pick = (full) => {
     const list = document.querySelector("select[name=backup]");
     list.value = full.dataset.backup;
