@@ -72,6 +72,7 @@ if (box && field) {
     link.replaceWith(group);
   }
   box.querySelector("svg").setAttribute("role", "presentation");
+  box.querySelector("svg").removeAttribute("aria-label");
   const pick = (full) => {
     const list = document.querySelector("select[name=backup]");
     list.value = full.dataset.backup;
