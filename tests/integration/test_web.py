@@ -630,7 +630,7 @@ def test_what_the_page_may_is_for_the_daemon_to_say(mongod_rs: Mongod, *, change
         site.write_config(f"[control]\ngroup = 'nogroup'\n[web]\nuser = 'nobody'\nchanges = {switch}")
         site.start()
         name = site.call("DescribeBackup", backup=site.run()["backup"])["backup"]["artifact"]
-        calls = [
+        calls: list[tuple[str, dict[str, Any]]] = [
             ("Delete", {"backup": "nothing"}),
             ("Restore", {"backup": "nothing", "dry_run": True}),
             ("OpenArtifact", {"name": name}),

@@ -82,7 +82,7 @@ class TestBand:
             linked.append(to)
             return "?x"
 
-        line = {"ranges": spans, "gaps": [gap for gap in gaps if gap["after"] < gap["before"]]}
+        line = {"ranges": spans, "gaps": [gap for gap in gaps if str(gap["after"]) < str(gap["before"])]}
         drawn = str(band.draw(ENGLISH, Shown(ENGLISH, "Asia/Seoul", text(NOW)), line, seen, until, address, {}))
         for name, value in re.findall(r'\b(x|x1|x2|cx|width)="(-?[\d.]+)%"', drawn):
             assert 0 <= float(value) <= 100.5 or name != "width", (name, value)
