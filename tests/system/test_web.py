@@ -104,7 +104,7 @@ def test_without_changes_the_daemon_refuses(page: Host) -> None:
     try:
         page.run("systemctl reload nanumpay-backupd")
         found = browse(page, "boss", PASSWORD, backup)
-        assert (found["overview"], found["planned"]) == (200, 409)
+        assert (found["overview"], found["planned"]) == (200, 403)
     finally:
         page.host_file("")
         page.run("systemctl reload nanumpay-backupd")
