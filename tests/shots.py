@@ -51,7 +51,7 @@ def main() -> None:
                 tab.wait_for_timeout(500)
                 tab.screenshot(path=FOLDER / f"{name}.png", full_page=True)
             tab.goto(f"{page.origin}/recover?when=moment")
-            tab.check("input[name=where][value=swap]")
+            tab.check("input[name=where][value=place]")
             tab.click(".recover button.primary")
             tab.wait_for_selector(".plan")
             tab.screenshot(path=FOLDER / "plan.png", full_page=True)

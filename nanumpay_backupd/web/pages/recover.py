@@ -146,7 +146,14 @@ def _drawn(
 
     half = timedelta(seconds=seen.seconds / 2)
     earlier, later = seen.end - half, seen.end + half
-    widths = [*(name for name, length in band.SPANS.items() if length < 4 * (now - first).total_seconds()), "all"]
+    widths = [
+        *(
+            name
+            for name, length in band.SPANS.items()
+            if length < 4 * (now - first).total_seconds() or name == seen.span
+        ),
+        "all",
+    ]
     moments = {one["id"]: _of(one) for one in fulls}
     exact = [[one["first"], one["last"]] for one in timeline["ranges"] if one["exact"]]
     return {
