@@ -24,7 +24,7 @@ Reply = dict[str, Any]
 PATIENT: Final = 600.0
 """Seconds for methods that go to remote places or read all backups; the others answer in 20 s or never."""
 _USUAL: Final = 20.0
-_THREADS: Final = 8
+_THREADS: Final = 4
 _RECENT: Final = 30.0
 _OLD: Final = 600.0
 _FRESH: Final = 1.0
