@@ -62,7 +62,8 @@ def sweep_unfinished(
 ) -> list[str]:
     """Remove what uploads that nobody goes on with left at the places; returns ``KEY at PLACE``. Looks once a day.
 
-    A copy that is still queued is gone on with, however old it is. What cannot be looked for or removed is left: it
+    A copy that is still queued is gone on with, however old it is. A place where one waits because of a fault is left
+    alone, as it may be silent, and the run would wait for it. What cannot be looked for or removed is left: it
     takes room, and nothing else; a fault of the place is told by what it hinders.
     """
     gone = []
@@ -71,8 +72,11 @@ def sweep_unfinished(
         last = catalog.remembered(name)
         if last is not None and now - datetime.fromisoformat(last.decode()) < _EACH:
             continue
+        waiting = [copy for copy in catalog.pending_copies() if copy.destination == destination.name]
+        if any(copy.error is not None for copy in waiting):
+            continue
         catalog.remember(name, now.isoformat().encode())
-        queued = {copy.key for copy in catalog.pending_copies() if copy.destination == destination.name}
+        queued = {copy.key for copy in waiting}
 
         def ours(key: str, queued: set[str] = queued) -> bool:
             return key not in queued and parse_artifact(key.removesuffix(MANIFEST_SUFFIX)) is not None

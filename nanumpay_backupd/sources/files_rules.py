@@ -206,7 +206,8 @@ def _parse(line: str) -> Rule | None:
     plain = "**" not in text and "[" not in text and "\\" not in text  # what has a slash in it stays whole
     try:
         fits = re.compile(_expression(text) if rooted else rf"(?:.*/)?{_expression(text)}", re.DOTALL)
-        name = re.compile(_expression(last), re.DOTALL) if plain or not slash else None
+        deep = rooted and "**" in text  # "/**" is about all that is below, however deep
+        name = re.compile(_expression(last), re.DOTALL) if plain or (not slash and not deep) else None
         # A folder that is named has to be there: the "*" of "*/a" is not the folder of the rules itself.
         there = f"(?=.){_expression(above)}" if above else ""
         place = re.compile(there, re.DOTALL) if rooted and name is not None else None

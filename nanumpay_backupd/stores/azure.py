@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from azure.core import MatchConditions
 from azure.core.credentials import AzureSasCredential
-from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, DeserializationError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import (
     BlobBlock,
     BlobClient,
@@ -102,6 +102,8 @@ class AzureStore(Store):
                 if status(error) == 416:  # nothing there behind the offset
                     return
                 raise
+            except ValueError as error:  # Azure tells with each range which one it is
+                raise self._no_azure(doing) from error
         while True:
             with self._faults(doing):
                 chunk = next(chunks, b"")
@@ -360,7 +362,7 @@ class AzureStore(Store):
     def _look(self, key: str) -> Any:
         with self._faults(f"looking at {key}"):
             try:
-                return self._blob(key).get_blob_properties()
+                found = self._blob(key).get_blob_properties()
             except ResourceNotFoundError as error:
                 if error_code(error) == "ContainerNotFound":
                     raise
@@ -372,8 +374,18 @@ class AzureStore(Store):
                         iter(self._connect().list_blobs(name_starts_with=self._prefix + key, results_per_page=1)), None
                     )
                 raise
+        if found.etag is None:  # Azure tells it with each blob
+            raise self._no_azure(f"looking at {key}")
+        return found
 
     # ------------------------------------------------------------------------------------------------ faults
+
+    def _no_azure(self, doing: str) -> StoreError:
+        return store_error(
+            "destination-failed",
+            f"destination {self.name!r}: {doing} failed at {self._place}: what answers is not Azure",
+            "does a login page of the network, or a proxy, answer in its place? check endpoint_url",
+        )
 
     def _locked(self, key: str, until: datetime | None) -> LockedError:
         how = f"until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "by a legal hold or an immutability policy"
@@ -392,3 +404,5 @@ class AzureStore(Store):
             code, hint, retryable = classify(error)
             message = f"destination {self.name!r}: {doing} failed at {self._place}: {reason(error)}"
             raise store_error(code, message, hint, retryable=retryable) from error
+        except DeserializationError as error:
+            raise self._no_azure(doing) from error

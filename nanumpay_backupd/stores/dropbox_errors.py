@@ -12,7 +12,7 @@ from nanumpay_backupd.stores.said import plain
 from nanumpay_backupd.stores.tls import TLS_HINT, about_tls
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["FAULTS", "AnswerError", "classify", "reason"]
+__all__ = ["FAULTS", "NO_DROPBOX", "AnswerError", "classify", "reason"]
 
 _LOGIN_HINT: Final = (
     "check app_key, app_secret and refresh_token; a token that was revoked is got anew (docs/destinations/dropbox.md)"
@@ -21,6 +21,8 @@ _RIGHTS_HINT: Final = (
     "give the app files.content.write, files.content.read and files.metadata.read, then get a new token"
 )
 _NETWORK_HINT: Final = "check the network, name resolution and firewall"
+NO_DROPBOX: Final = b"what answers is not Dropbox"
+"""In place of the body of an answer that says yes, and not in JSON."""
 _PASSING: Final = "the provider has a passing problem; it is tried again"
 
 # What the summary of an answer 409 has in it; the first that fits counts. (Dropbox, "Error handling guide" and the
@@ -86,6 +88,9 @@ def classify(error: Exception) -> tuple[str, str, bool | None]:
 def _classify_answer(error: AnswerError) -> tuple[str, str, bool | None]:
     found: tuple[str, str, bool | None] = ("destination-failed", "check the settings of the destination", False)
     match error.status:
+        case 200:
+            hint = "does a login page of the network, or a proxy, answer in its place? check endpoint_url"
+            found = ("destination-failed", hint, None)
         case 400 | 401 if "missing_scope" in error.summary or "required scope" in error.summary:
             found = ("destination-denied", _RIGHTS_HINT, None)
         case 400 if error.body.get("error") in ("invalid_grant", "invalid_client", "unauthorized_client"):

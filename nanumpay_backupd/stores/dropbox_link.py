@@ -14,7 +14,7 @@ from typing import Any, Final
 import urllib3
 
 from nanumpay_backupd.settings.destinations import DropboxDestination
-from nanumpay_backupd.stores.dropbox_errors import AnswerError
+from nanumpay_backupd.stores.dropbox_errors import NO_DROPBOX, AnswerError
 from nanumpay_backupd.stores.payload import Body
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.system.secrets import Secret
@@ -135,5 +135,8 @@ def _peek(answer: urllib3.BaseHTTPResponse) -> str:
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
-    found = json.loads(body or b"null")
+    try:
+        found = json.loads(body or b"null")
+    except ValueError:
+        raise AnswerError(200, NO_DROPBOX) from None
     return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""What an upload to a cloud reads and sends: a file at any place, and a request's body that reports. No driver here."""
+"""What an upload reads and sends: a file at any place, and a request's body that reports. No driver here."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -33,9 +32,9 @@ from nanumpay_backupd.stores.base import (
     check_key,
     is_hidden,
     store_error,
-    unreadable_source,
 )
-from nanumpay_backupd.stores.s3_content import Digest, FileSource, Paced, WholeDigest, is_md5, judge_etag
+from nanumpay_backupd.stores.payload import Payload
+from nanumpay_backupd.stores.s3_content import Digest, Paced, WholeDigest, is_md5, judge_etag
 from nanumpay_backupd.stores.s3_errors import classify, error_code, http_status, reason
 from nanumpay_backupd.stores.s3_parts import Parts, Sent, abort_older
 from nanumpay_backupd.stores.s3_survey import RIGHTS, Survey
@@ -86,12 +85,7 @@ class S3Store(Store):
         """Upload a file; see `Store.put`. Memory: ``parallel_parts`` parts of ``part_size`` bytes."""
         target = self._prefix + check_key(key)
         report = progress or _ignore
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise unreadable_source(path, error) from error
-        try:
-            source = FileSource(path, fd)
+        with Payload(path) as source:
             if source.size <= self._settings.part_size:
                 data = source.read(0, source.size)
                 digest = self._put_whole(target, data)
@@ -102,8 +96,6 @@ class S3Store(Store):
             whole = WholeDigest(source)
             result = self._confirm(target, source.size, sent.digests, whole.hex, whole.go_on)
             return msgspec.structs.replace(result, resumed=sent.resumed)
-        finally:
-            os.close(fd)
 
     def put_bytes(self, key: str, data: bytes) -> PutResult:
         """Upload a small object; see `Store.put_bytes`."""
@@ -322,7 +314,7 @@ class S3Store(Store):
             )
         return digest
 
-    def _put_parts(self, key: str, source: FileSource, progress: Progress) -> Sent:
+    def _put_parts(self, key: str, source: Payload, progress: Progress) -> Sent:
         settings = self._settings
         parts = Parts(
             self._connect(),

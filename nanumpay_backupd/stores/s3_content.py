@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
-from nanumpay_backupd.stores.base import CHUNK, store_error, unreadable_source
-from nanumpay_backupd.system.shared_file import pread
+from nanumpay_backupd.stores.base import CHUNK
+from nanumpay_backupd.stores.payload import Payload
 
-__all__ = ["Digest", "FileSource", "Paced", "WholeDigest", "is_md5", "judge_etag", "part_length", "plain_etag"]
+__all__ = ["Digest", "Paced", "WholeDigest", "is_md5", "judge_etag", "part_length", "plain_etag"]
 
 _SMALLEST_PART: Final = 5 << 20
 _MOST_PARTS: Final = 10_000
@@ -56,30 +54,10 @@ class Paced(io.BytesIO):
         return piece
 
 
-class FileSource:
-    """The file being uploaded, read at any place by several threads."""
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self._path = path
-        self._fd = fd
-        self.size = os.fstat(fd).st_size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return exactly the bytes that were there when the upload began."""
-        wanted = min(length, self.size - offset)
-        try:
-            data = pread(self._path, self._fd, wanted, offset)
-        except OSError as error:
-            raise unreadable_source(self._path, error) from error
-        if len(data) != wanted:
-            raise store_error("destination-mismatch", f"{self._path} became shorter while it was being stored")
-        return data
-
-
 class WholeDigest:
     """The MD5 of a whole file, which may be worked out bit by bit."""
 
-    def __init__(self, source: FileSource) -> None:
+    def __init__(self, source: Payload) -> None:
         self._source = source
         self._digest = hashlib.md5(usedforsecurity=False)
         self._at = 0

@@ -20,7 +20,8 @@ import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from nanumpay_backupd.stores.base import Notes, Progress, Resumed, store_error, worth_keeping
-from nanumpay_backupd.stores.s3_content import Digest, FileSource, Paced, part_length, plain_etag
+from nanumpay_backupd.stores.payload import Payload
+from nanumpay_backupd.stores.s3_content import Digest, Paced, part_length, plain_etag
 from nanumpay_backupd.stores.s3_errors import error_code, http_status
 
 __all__ = ["Parts", "Sent", "abort_older"]
@@ -106,9 +107,7 @@ class Parts:
         """The ETag of a part was seen to be its MD5: so the place proves each, and need not be told its checksum too,
         which some work out twice then."""
 
-    def send(
-        self, key: str, target: str, source: FileSource, options: Mapping[str, object], progress: Progress
-    ) -> Sent:
+    def send(self, key: str, target: str, source: Payload, options: Mapping[str, object], progress: Progress) -> Sent:
         """Make a file an object; ``progress`` is called by this thread only, at least once a second.
 
         What is broken off stays, unless nothing of it is there or nothing will come of it; the next call goes on.
@@ -153,11 +152,11 @@ class Parts:
         except msgspec.MsgspecError:  # of another version
             return None
 
-    def _begun(self, target: str, source: FileSource, options: Mapping[str, object]) -> _Upload:
+    def _begun(self, target: str, source: Payload, options: Mapping[str, object]) -> _Upload:
         answer = self._client.create_multipart_upload(Bucket=self._bucket, Key=target, **options)
         return _Upload(answer["UploadId"], part_length(source.size, self._part_size), {})
 
-    def _found(self, target: str, source: FileSource, note: _Note | None, progress: _Count) -> _Upload | None:
+    def _found(self, target: str, source: Payload, note: _Note | None, progress: _Count) -> _Upload | None:
         """Return the first upload of this object of which a part can be used; the others are aborted."""
         noted = [note.upload] if note is not None else []
         found: _Upload | None = None
@@ -182,7 +181,7 @@ class Parts:
         return [identity for _, identity in sorted(found, reverse=True)]
 
     def _usable(
-        self, target: str, identity: str, source: FileSource, note: _Note | None, progress: _Count
+        self, target: str, identity: str, source: Payload, note: _Note | None, progress: _Count
     ) -> _Upload | None:
         """Compare the parts that are there with the file; None when one is not of it, or there is none.
 
@@ -208,7 +207,7 @@ class Parts:
         return upload if upload.parts else None
 
     @staticmethod
-    def _same(entry: dict[str, Any], offset: int, size: int, source: FileSource, note: _Note | None) -> _Part | None:
+    def _same(entry: dict[str, Any], offset: int, size: int, source: Payload, note: _Note | None) -> _Part | None:
         """Return a part that is there, if it is that of the file."""
         if size <= 0 or entry["Size"] != size:
             return None
@@ -223,14 +222,14 @@ class Parts:
         for page in pages:
             yield from page.get("Parts", ())
 
-    def _length_of(self, listed: list[dict[str, Any]], source: FileSource, note: _Note | None) -> int:
+    def _length_of(self, listed: list[dict[str, Any]], source: Payload, note: _Note | None) -> int:
         """Return the bytes per part with which an upload was begun: the settings may have changed since."""
         longest = max((entry["Size"] for entry in listed), default=0)
         length = note.length if note is not None else longest
         fits = length == part_length(source.size, length)
         return length if fits and longest <= length else part_length(source.size, self._part_size)
 
-    def _completed(self, target: str, source: FileSource, note: _Note | None, progress: _Count) -> Sent | None:
+    def _completed(self, target: str, source: Payload, note: _Note | None, progress: _Count) -> Sent | None:
         """Tell whether a noted upload, which is not unfinished any more, was finished though nobody heard of it."""
         if note is None or note.size != source.size:
             return None
@@ -256,7 +255,7 @@ class Parts:
         key: str,
         target: str,
         upload: _Upload,
-        source: FileSource,
+        source: Payload,
         note: _Note,
         progress: _Count,
         *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import posixpath
 import stat
 from collections import deque
@@ -34,11 +33,10 @@ from nanumpay_backupd.stores.base import (
     left_behind,
     part_name,
     store_error,
-    unreadable_source,
 )
+from nanumpay_backupd.stores.payload import Payload
 from nanumpay_backupd.stores.sftp_link import Session
 from nanumpay_backupd.system.clock import Clock, SystemClock
-from nanumpay_backupd.system.shared_file import pread
 
 __all__ = ["SftpStore", "samples"]
 
@@ -83,18 +81,12 @@ class SftpStore(Store):
     def put(self, key: str, path: Path, progress: Progress | None = None) -> PutResult:
         """Upload a file; see `Store.put`. What an earlier put of it left is gone on with."""
         check_key(key)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise unreadable_source(path, error) from error
-        try:
-            return self._put(key, _File(path, fd), progress or _ignore)
-        finally:
-            os.close(fd)
+        with Payload(path) as source:
+            return self._put(key, source, progress or _ignore)
 
     def put_bytes(self, key: str, data: bytes) -> PutResult:
         """Upload a small object; see `Store.put_bytes`."""
-        return self._put(check_key(key), _Memory(data), _ignore)
+        return self._put(check_key(key), Payload(Path(key), data), _ignore)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Download a file, several blocks at once on their way; see `Store.get`."""
@@ -197,7 +189,7 @@ class SftpStore(Store):
 
     # ------------------------------------------------------------------------------------------------ putting
 
-    def _put(self, key: str, source: _File | _Memory, progress: Progress) -> PutResult:
+    def _put(self, key: str, source: Payload, progress: Progress) -> PutResult:
         doing = f"storing {key} ({source.size} bytes)"
         self._run(self._make_folder)
         session, part = self._ready(), self._at(f".{key}.part")
@@ -232,7 +224,7 @@ class SftpStore(Store):
                 raise session.missing_folder(doing, error) from error
             raise
 
-    def _there(self, session: Session, part: str, source: _File | _Memory, doing: str) -> int:
+    def _there(self, session: Session, part: str, source: Payload, doing: str) -> int:
         """Return how much of an earlier upload is gone on with: 0 where there is none, or it is of something else.
 
         The end of it may have holes, if the server carries requests out side by side: so much is sent again. What is
@@ -255,9 +247,7 @@ class SftpStore(Store):
                 return 0
         return offset
 
-    def _send(
-        self, session: Session, part: str, source: _File | _Memory, offset: int, doing: str, progress: Progress
-    ) -> bool:
+    def _send(self, session: Session, part: str, source: Payload, offset: int, doing: str, progress: Progress) -> bool:
         """Bring the content to the temporary name; tells whether it is on the disk there."""
         client = session.client
         flags = asyncssh.FXF_WRITE if offset else _NEW
@@ -345,38 +335,6 @@ class SftpStore(Store):
                 session.run(_removed(session.client, path), f"deleting {path}")
                 return True
         return False
-
-
-class _File:
-    """The file being uploaded, read at any place."""
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self._path = path
-        self._fd = fd
-        self.size = os.fstat(fd).st_size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return the bytes there, exactly as many as there were when the upload began."""
-        wanted = min(length, self.size - offset)
-        try:
-            data = pread(self._path, self._fd, wanted, offset)
-        except OSError as error:
-            raise unreadable_source(self._path, error) from error
-        if len(data) != wanted:
-            raise store_error("destination-mismatch", f"{self._path} became shorter while it was being stored")
-        return data
-
-
-class _Memory:
-    """The same for what is in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return the bytes there."""
-        return self._data[offset : offset + length]
 
 
 def samples(size: int) -> tuple[tuple[int, int], ...]:

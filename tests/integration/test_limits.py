@@ -181,7 +181,7 @@ def test_a_run_that_takes_too_much_memory_is_ended(site: Site) -> None:
     site.start()
     run = site.run()
     assert (run["outcome"], run["error"]["code"], run["error"]["retryable"]) == ("failed", "memory-limit", False)
-    assert re.search(r"of memory \(mongodump [\d.]+ MB, ", run["error"]["message"]), "who took most, and how much"
+    assert re.search(r"of memory \(mongodump [\d.]+ [MG]B, ", run["error"]["message"]), "who took most, and how much"
     assert "its limit of 419 MB" in run["error"]["message"]
     assert (site.folder / "go").read_text() == str(int(400 * MIB * 0.6))
     assert site.staged() == []

@@ -536,7 +536,7 @@ async def test_a_start_without_mongodb_recovers_by_itself(tmp_path: Path) -> Non
         update = await watcher.problem("settings-unreachable")
         assert (update.app, update.origin, update.connected) == (None, "none", False)
         assert update.problem is not None
-        assert "no backup runs by itself" in update.problem.message
+        assert "job nanumpay does not run by itself" in update.problem.message
         with start_mongod(tmp_path / "db", port=port) as server, server.client() as client:
             client.nanumpay.admins.insert_one({"_id": 1, "systemSettings": {"backup": {"time": "03:00"}}})
             watcher.watch.nudge()

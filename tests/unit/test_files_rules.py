@@ -95,6 +95,7 @@ def _with_git(root: Path) -> set[str]:
 @example(["*", "!*/", "!a.b"], ["a.b"], ["!a"])
 @example([], [], ["*/*"])
 @example(["a/**/a", "**/-", "b/**"], [], [])
+@example([], [], ["a", "!/**"])
 @example(["\\!a", "\\#a", "#a", "a\\ "], ["!b"], ["/a", "!a/"])
 def test_rules_leave_out_what_git_leaves_out(tree: Path, top: list[str], middle: list[str], deep: list[str]) -> None:
     """Files of rules in three folders of a tree act as git's do, whatever is in them."""

@@ -95,6 +95,6 @@ _DISKS: Final = ("local", "ftp", "sftp", "webdav", "s3-https")
 FULL: Final[dict[str, Start]] = {
     kind: lambda folder, pem, kind=kind: _on_small_disk(kind, folder, pem)  # type: ignore[misc]
     for kind in PARTICIPANTS
-    if kind == "s3" or kind.startswith(_DISKS)
+    if kind in {"restic", "s3"} or kind.startswith(_DISKS)
 }
 """How to start those whose disk can be full, with less than 4 MiB of room."""

@@ -54,6 +54,9 @@ class Vault(Participant):
     def wrong_login(self, wrong: str) -> dict[str, Any]:
         return {"secret_access_key": Secret(wrong)}
 
+    def missing(self, name: str) -> dict[str, Any]:
+        return {"repository": f"{self._repository.name}-absent"}
+
     def elsewhere(self, host: str, port: int) -> dict[str, Any]:
         path = urlsplit(self._repository.name.removeprefix("s3:")).path
         return {"repository": f"s3:http://{host}:{port}{path}"}
