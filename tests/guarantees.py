@@ -1,4 +1,4 @@
-"""``python -m tests.guarantees`` writes docs/guarantees.md: what tests promise, in their own words; `make man` calls it.
+"""``python -m tests.guarantees`` writes docs/guarantees.md: what tests promise, in their own words (`make man`).
 
 A test says which promise it proves: ``@pytest.mark.promise("A sentence for an operator.", item=2)`` on a function, a
 class or a module (``pytestmark``), or a name that one of these has at the top of its module. It is read, not imported,
