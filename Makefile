@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+# Most of the time a test waits for a server: two workers a processor. A few tests alone need none: they start at once.
+WORKERS ?= $(if $(PYTEST_ARGS),0,$(shell expr 2 '*' $$(nproc)))
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -17,8 +19,8 @@ demo: demo-tools  ## a real backup, from saved settings to restored data; KEEP=1
 demo-stop:  ## stop the demo that KEEP=1 left running, and delete its files
 	@$(BIN)/python -m tests.demo --stop
 
-test: tools  ## all tests, against real servers; PYTEST_ARGS="-k ftp" for some of them
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: tools  ## all tests, against real servers; PYTEST_ARGS="-k ftp" for some of them, WORKERS=4 side by side
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-quick: tools  ## only the tests without servers
 	$(BIN)/python -m pytest tests/unit -m "not slow" $(PYTEST_ARGS)
