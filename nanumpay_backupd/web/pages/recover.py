@@ -130,7 +130,7 @@ async def _reach(request: Request, job: str, form: Form, times: Shown) -> tuple[
         return whole, None
     first = min(parse(one["first"]) for one in whole["ranges"])
     # Where every second counts, the stretch of now is what is looked for.
-    recent = max((parse(one["first"]) for one in whole["ranges"] if one["exact"]), default=first)
+    recent = max((parse(one["first"]) for one in whole["ranges"] if _is_span(one)), default=first)
     seen = band.window(form.get("span") or band.fitting(recent, now), _moment(form.get("until", "")), first, now)
     between = {"since": seen.start.isoformat(), "until": seen.end.isoformat()}
     return await link.ask("Timeline", {"job": job, "spots": band.SPOTS, **between}), seen
