@@ -244,6 +244,11 @@ class Catalog:
         """Ask what no method here answers (`catalog_pages`); only reads. Raises BackupdError as all methods."""
         return self._read(sql, *values)
 
+    def version(self) -> tuple[int, int]:
+        """Return what is another pair whenever this process or another one has written since; of this object only."""
+        ((others,),) = self._read("PRAGMA data_version")
+        return int(str(others)), self._db.total_changes
+
     # Runs
 
     def save_run(self, run: Run) -> None:
