@@ -20,8 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from nanumpay_backupd.settings.schema import RunSpec
-from nanumpay_backupd.worker import encode_spec
+from nanumpay_backupd.settings.schema import RunSpec, encode_spec
 from tests.servers.tools import PROJECT, find_tool
 
 __all__ = ["Ended", "Stable", "stable"]
