@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-quick test-pitr test-places test-s3-lock test-resume test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick test-pitr test-places test-s3-lock test-resume test-fault test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test-resume: tools  ## an upload of SIZE=2GB under kills of daemon and server: S
 	NANUMPAY_TEST_RESUME_SIZE=$(or $(SIZE),2GB) $(BIN)/python -m pytest tests/fault/test_resume_large.py -s \
 		-o timeout=3600 -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
+test-fault: tools  ## the fault suite: kills, full disks, tools that lie (15 minutes); PYTEST_ARGS="-k prune" for some
+	$(BIN)/python -m tests.fault $(PYTEST_ARGS)
+
 test-n8n: tools  ## n8n itself, installed into .tools/n8n (1.6 GB); RECORD=1 writes its recorded answers anew
 	@$(PYTHON) tests/setup_tools.py n8n
 	NANUMPAY_TEST_REAL_N8N=1 NANUMPAY_RECORD_N8N=$(RECORD) $(BIN)/python -m pytest -k n8n \
@@ -72,8 +75,9 @@ types: tools  ## mypy --strict
 layers: tools  ## who may import whom
 	$(BIN)/lint-imports --no-logo
 
-man: tools  ## write completions and the keys in backupd.toml.5 anew from the parsers (tests say when it is due)
+man: tools  ## write completions, the keys in backupd.toml.5 and docs/guarantees.md anew (tests say when it is due)
 	$(BIN)/python -m tests.pages
+	$(BIN)/python -m tests.guarantees
 
 bench: tools  ## speed and memory against other ways; writes docs/benchmarks.md (some minutes, 12 GB of disk)
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)

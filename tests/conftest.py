@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,6 +40,34 @@ def mongod_standalone() -> Iterator[Mongod]:
     """Run a standalone server for the whole session; tests use databases of their own and never stop it."""
     with start_mongod() as server:
         yield server
+
+
+_TALLIES: Final = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
+    """Count what was tried, ``tally("kill points", 40)``: the figure stands at the end of the session's report."""
+
+    def count(what: str, number: int) -> None:
+        lines = request.config.stash.setdefault(_TALLIES, [])
+        lines.append(f"tally: {number} {what} ({request.node.name})")
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was counted."""
+    for line in config.stash.get(_TALLIES, []):
+        terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `make test-fault` what takes too long for every day."""
+    if os.environ.get("NANUMPAY_TEST_FAULT") != "1":
+        for item in items:
+            if item.get_closest_marker("fault_long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: make test-fault"))
 
 
 def _left_running() -> list[str]:
