@@ -14,7 +14,15 @@ import msgspec
 from nanumpay_backupd import __version__
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.desk import Desk, find, limited, read_moment, to_text
-from nanumpay_backupd.control.facts import disk_fault, health_of, job_facts, job_faults, protection, retention
+from nanumpay_backupd.control.facts import (
+    clock_fault,
+    disk_fault,
+    health_of,
+    job_facts,
+    job_faults,
+    protection,
+    retention,
+)
 from nanumpay_backupd.control.reaching import Picture, Reach, reach_of, timeline
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.control.together import find_group, group_facts, group_faults, groups_there, shown_group
@@ -25,6 +33,7 @@ from nanumpay_backupd.monitoring.checks import Check
 from nanumpay_backupd.monitoring.faults import faults_of
 from nanumpay_backupd.monitoring.judging import gather, judge
 from nanumpay_backupd.monitoring.memory import recall
+from nanumpay_backupd.pipeline.ageing import lived
 from nanumpay_backupd.pipeline.groups import all_at_once
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.plans import Task
@@ -85,6 +94,7 @@ class Looking(Desk):
         free = await asyncio.to_thread(_free, self._supervisor)
         faults = [*self._daemon.problems(), *job_faults(jobs), *group_faults(groups, jobs)]
         faults += disk_fault(free, self._supervisor.paths.backups)
+        faults += clock_fault(await self._supervisor.db(lived), self._clock.now())
         checks: list[Check] = []
         for job, shown in zip(specs, jobs, strict=True):
             checks += await self._judged(job, shown)
