@@ -271,5 +271,4 @@ FAULTS: Final = (
     Fault("daemon killed", _end_daemon(signal.SIGKILL), ends_daemon=True, weight=4),
     Fault("daemon restarted", _end_daemon(signal.SIGTERM), ends_daemon=True),
     Fault("catalog deleted", _stop_catalog("deleted"), ends_daemon=True),
-    Fault("catalog destroyed", _stop_catalog("destroyed"), ends_daemon=True),
 )

@@ -98,8 +98,6 @@ class Load:
             with httpx.Client(base_url=where, timeout=20, trust_env=False) as browser:
                 seen = [browser.get("/sign-in").status_code]
                 seen += [browser.get(path, headers=headers).status_code for path in ("/api/admin/backup/status",)]
-            if any(code == 500 for code in seen):
-                house.diary.note("anomaly", what=f"the page answers with {seen}")
             house.diary.note("visit", codes=seen)
         except httpx.HTTPError as error:
             house.diary.note("visit", codes=[repr(error)[:80]])
@@ -153,7 +151,7 @@ class Audit:
             if outcome and run["id"] not in self._runs:
                 self._runs[run["id"]] = outcome
                 error = run.get("error") or {}
-                words = {name: run.get(name) for name in ("job", "action", "trigger", "kind")}
+                words = {name: run.get(name) for name in ("job", "action", "trigger")}
                 code, message = error.get("code", ""), str(error.get("message", ""))[:300]
                 self.house.diary.note("run", id=run["id"], outcome=outcome, code=code, message=message, **words)
                 if code == "internal":
