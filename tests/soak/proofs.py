@@ -80,8 +80,8 @@ def restorable(house: House, place: str = "local") -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     if place == "local":
         for span in house.site.call("Timeline", job="nanumpay")["ranges"]:
-            first, last = (OpTime.parse(span[name]) for name in ("first", "last"))
-            found.append((first.time, last.time - 1))
+            first, last = (datetime.fromisoformat(span[name]).timestamp() for name in ("first", "last"))
+            found.append((int(first) + 1, int(last) - 1))
     else:
         backups = house.site.call("ListBackups", job="nanumpay", slices=True)["backups"]
         there = [one for one in backups if any(_is_at(copy, place) for copy in one["copies"])]
@@ -93,7 +93,7 @@ def restorable(house: House, place: str = "local") -> list[tuple[int, int]]:
             for piece in sorted(pieces, key=lambda one: OpTime.parse(one["end"])):
                 if OpTime.parse(piece["start"]) <= end < OpTime.parse(piece["end"]):
                     end = OpTime.parse(piece["end"])
-            found.append((base.time, end.time - 1))
+            found.append((base.seconds + 1, end.seconds - 1))
     return found
 
 
@@ -132,7 +132,7 @@ def sealed(house: House, dice: random.Random) -> str:
     """The daemon restores an encrypted full from one of its places; its moment is its own."""
     backups = house.site.call("ListBackups", job="sealed")["backups"]
     good = [one for one in backups if one["state"] == "verified" and one["end"] and one["kind"] == "full"]
-    good = [one for one in good if house.book.clear(OpTime.parse(one["end"]).time)]
+    good = [one for one in good if house.book.clear(OpTime.parse(one["end"]).seconds)]
     if not good:
         raise NothingYet
     backup = dice.choice(good)
@@ -201,7 +201,7 @@ def by_hand(house: House, dice: random.Random) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     backups = house.site.call("ListBackups", job="nanumpay", slices=True)["backups"]
     bases = [one for one in backups if one["kind"] == "full" and one["state"] == "verified" and one["end"]]
-    bases = [one for one in bases if OpTime.parse(one["end"]).time <= second]
+    bases = [one for one in bases if OpTime.parse(one["end"]).seconds <= second]
     if not bases:
         raise NothingYet
     base = max(bases, key=lambda one: OpTime.parse(one["end"]))
