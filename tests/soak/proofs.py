@@ -213,12 +213,13 @@ def by_hand(house: House, dice: random.Random) -> str:
             # What was pruned meanwhile is of an older chain; what is missing is seen by the comparison.
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy(house.site.backups / "slices" / Path(one["artifact"]).name, folder / "slices")
-        shutil.copy(house.site.backups / base["artifact"], folder)
+        for one in bases:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy(house.site.backups / one["artifact"], folder)
         drop(house.scratch, DATABASE)
-        lines = _lines_of("moment-by-hand")
-        packed = base["artifact"]
-        if not packed.endswith(".gz"):
-            lines = lines.replace("tar -xzf $BACKUP.tar.gz", "tar -xf $BACKUP.tar")
+        lines = _lines_of("full-with-slices") + _lines_of("moment-by-hand")
+        # Compression is one of the settings that are changed; tar sees by itself which it is.
+        lines = lines.replace("tar -xzf $BACKUP.tar.gz", "tar -xf $BACKUP.tar*")
         environment = {"BACKUP": base["id"], "URI": house.scratch.uri_for("")}
         environment["MOMENT"] = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S} +0000"
         done = subprocess.run(
@@ -232,8 +233,14 @@ def by_hand(house: House, dice: random.Random) -> str:
         )
         if done.returncode != 0:
             raise RuntimeError(f"by hand: {done.stderr[-1500:]}")
-        what = f"by hand, {base['id']}, {stamp(second)}"
-        return f"{what}: {compare(house.book.state_at(second), content(house.scratch, DATABASE), what)}"
+        applied = re.findall(r"applied (\d+) oplog entries", done.stderr)
+        slices = sorted(path.name for path in (folder / "slices").iterdir())
+        what = f"by hand, {base['id']}, {stamp(second)}, {applied} applied, slices there: {slices}"
+        same = compare(house.book.state_at(second), content(house.scratch, DATABASE), what)
+        return f"{base['id']}, {stamp(second)}: {same}"
+    except Differs:
+        shutil.copytree(folder, house.diary.folder / "differs-by-hand", dirs_exist_ok=True)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
