@@ -89,7 +89,7 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The lease as MongoDB had it. ``holder`` is empty when it was given back, then ``to`` may name the host meant next.
+    """The lease as MongoDB had it. ``holder`` is empty when it was given back, then ``to`` may name who is to be next.
 
     ``over`` is for how many seconds it is over by the server's clock, below 0: it is not.
     """
@@ -104,9 +104,9 @@ class Seen(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True):
     """What one process knows. ``me`` names this process (not only its host: one started anew is another).
 
-    ``sent`` is when the last renewal that succeeded was sent, ``since`` when ``seen`` was first heard of, ``asked`` when
-    the question under way was sent, ``next`` when there is something to ask again, ``shy`` until when this one leaves a
-    lease that it gave away to others.
+    ``sent`` is when the last renewal that succeeded was sent, ``since`` when ``seen`` was first heard of, ``asked``
+    when the question under way was sent, ``next`` when there is something to ask again, ``shy`` until when this one
+    leaves a lease that it gave away to others, ``leaving`` whether it is about to, and ``to`` whom.
     """
 
     me: str
