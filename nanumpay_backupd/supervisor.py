@@ -33,7 +33,7 @@ from nanumpay_backupd.errors import (
     RefusedError,
 )
 from nanumpay_backupd.fleet.keeper import Keeper
-from nanumpay_backupd.fleet.tasks import TaskRecord, catch_up, passed
+from nanumpay_backupd.fleet.tasks import TaskRecord, replan
 from nanumpay_backupd.groups import Groups
 from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
@@ -350,26 +350,24 @@ class Supervisor:
 
     async def others_did(self, records: Mapping[str, TaskRecord]) -> None:
         """Leave out what another host has done."""
-        for name, task, due in list(self.plans.items()):
-            job: Planned | None = self.jobs.get(name) or self.specs.get(name)
-            record = records.get(plan_name(name, task))
-            if job is not None and record is not None and self._is_shared(job) and passed(record, due):
-                await self.plans.others(job, task, record.due)
+        await self._replan(records, 0)
 
-    async def take_over(self, records: Mapping[str, TaskRecord], token: int, before: str) -> None:
-        """Prepare for being the holder: learn what others made, and plan what they left undone."""
+    async def _replan(self, records: Mapping[str, TaskRecord], token: int) -> None:
         for name, task, due in list(self.plans.items()):
             job: Planned | None = self.jobs.get(name) or self.specs.get(name)
             record = records.get(plan_name(name, task))
             if job is None or record is None or not self._is_shared(job):
                 continue
-            undone = catch_up(record, token)
-            if undone is not None:
-                log.warning(
-                    f"{task.value} of {name} was begun by {record.host} and not finished: it is made up for", job=name
-                )
-            if undone is not None or passed(record, due) or due > self._clock.now():
-                await self.plans.others(job, task, record.due, undone)
+            found = replan(record, due, self._clock.now(), token)
+            if found is not None:
+                await self.plans.others(job, task, found.done, found.undone)
+            if found is not None and found.undone is not None:
+                text = f"a {task.value} was begun by host {record.host} and not finished: it is made up for"
+                log.warning(text, job=name)
+
+    async def take_over(self, records: Mapping[str, TaskRecord], token: int, before: str) -> None:
+        """Prepare for being the holder: learn what others made, and plan what they left undone."""
+        await self._replan(records, token)
         if self.fleet is not None and before not in ("", self.fleet.place.host):
             await asyncio.gather(*(self._learn(job) for job in list(self.jobs.values()) if job.shared))
         self._wake.set()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["MOST_TRIES", "TaskRecord", "catch_up", "exact", "passed", "records_of"]
+__all__ = ["MOST_TRIES", "Replan", "TaskRecord", "catch_up", "exact", "passed", "records_of", "replan"]
 
 MOST_TRIES: Final = 3
 """How often one due time is taken up: what brings down every host that takes it up is not tried for ever."""
@@ -24,6 +24,13 @@ class TaskRecord(msgspec.Struct, frozen=True):
     token: int
     tries: int = 1
     host: str = ""
+
+
+class Replan(msgspec.Struct, frozen=True):
+    """What is to be planned anew: the first time after ``done``, or ``undone`` itself, which is made up for."""
+
+    done: datetime
+    undone: datetime | None = None
 
 
 def records_of(lease: Mapping[str, Any]) -> dict[str, TaskRecord]:
@@ -60,3 +67,17 @@ def passed(record: TaskRecord | None, planned: datetime | None) -> bool:
         return False
     settled = record.done or record.tries >= MOST_TRIES
     return planned < record.due or (settled and exact(planned) <= record.due + _GRAIN)
+
+
+def replan(record: TaskRecord | None, planned: datetime, now: datetime, token: int = 0) -> Replan | None:
+    """Decide what becomes of a plan when ``record`` is heard of; None: it stays as it is.
+
+    ``token`` is of a host that has just become the holder: it makes up for what another left undone, and for what
+    nobody took up since the last time that is on record. Who stands by only leaves out what was done.
+    """
+    if record is None:
+        return None
+    undone = catch_up(record, token) if token else None
+    if undone is not None or passed(record, planned) or (token and planned > now):
+        return Replan(done=record.due, undone=undone)
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -124,6 +123,7 @@ class Fleet(RuleBasedStateMachine):
 
     @initialize(rates=st.tuples(*[st.sampled_from([0.96, 1.0, 1.04])] * 3))
     def begin(self, rates: tuple[float, float, float]) -> None:
+        """Three hosts whose clocks run differently, and a lease that nobody holds."""
         self.true, self.server = 0.0, Server()
         self.hosts = [Host(at, rate) for at, rate in enumerate(rates)]
         self.ghosts: list[tuple[str, Action]] = []
@@ -163,6 +163,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.3, 1.0, 3.0, 10.0, 20.0, 24.0, 30.0, 60.0]))
     def wait(self, seconds: float) -> None:
+        """Time goes by."""
         self.pass_time(seconds)
 
     @rule(at=HOSTS, held=st.booleans())
@@ -172,10 +173,12 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(at=HOSTS)
     def request_arrives(self, at: int) -> None:
+        """A question arrives."""
         self.arrive(self.hosts[at])
 
     @rule(at=HOSTS)
     def answer_arrives(self, at: int) -> None:
+        """An answer arrives."""
         self.answer(self.hosts[at])
 
     @rule(at=HOSTS)
@@ -193,10 +196,12 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(at=HOSTS)
     def answer_is_lost(self, at: int) -> None:
+        """It is not."""
         self.hosts[at].reply = None
 
     @rule(at=HOSTS)
     def remember_for_a_stale_answer(self, at: int) -> None:
+        """What is so now may be told later."""
         self.server.old = self.server.seen(self.true)
 
     @rule(at=HOSTS)
@@ -208,6 +213,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(at=HOSTS)
     def crash(self, at: int) -> None:
+        """A daemon dies; what it asked may still arrive."""
         host = self.hosts[at]
         if host.request is not None:
             self.ghosts.append((host.state.me, host.request))
@@ -215,15 +221,18 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(at=HOSTS)
     def start(self, at: int) -> None:
+        """It is started anew."""
         if not self.hosts[at].alive:
             self.hosts[at].begin()
 
     @rule(at=HOSTS)
     def freeze(self, at: int) -> None:
+        """A host sleeps, or hangs."""
         self.hosts[at].frozen = True
 
     @rule(at=HOSTS, answer_first=st.booleans())
     def thaw(self, at: int, answer_first: bool) -> None:
+        """It goes on where it was; an answer may have arrived meanwhile."""
         host = self.hosts[at]
         if host.frozen and host.alive:
             host.frozen = False
@@ -233,6 +242,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(at=HOSTS, cut=st.booleans())
     def cut(self, at: int, cut: bool) -> None:
+        """Nothing arrives any more, or again."""
         self.hosts[at].cut = cut
 
     @rule(skew=st.floats(-140.0, 140.0))
@@ -242,6 +252,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(at=HOSTS)
     def hand_over(self, at: int) -> None:
+        """Somebody wants another holder."""
         host = self.hosts[at]
         host.leaving = host.alive and host.state.role is Role.HOLDER
 
