@@ -139,6 +139,7 @@ def in_seoul(second: int) -> str:
     return f"{datetime.fromtimestamp(second, ZoneInfo('Asia/Seoul')):%Y-%m-%d %H:%M:%S %z}"
 
 
+@pytest.mark.promise("Every backup restores with stock tools alone, by the commands of the docs.", item=13)
 @pytest.mark.parametrize("after", [0, 1], ids=["before the second full", "after the second full"])
 @pytest.mark.parametrize("remote", [False, True], ids=["backups folder", "remote place"])
 def test_a_moment_by_hand(
@@ -243,6 +244,7 @@ def typed(name: str, moment: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.promise("Any moment that is offered is restored exactly.", item=13)
 def test_back_to_a_moment(mongod_rs: Mongod) -> None:
     """A collection was dropped: the three commands bring it back, as do those for a part, beside, and back again."""
     with open_site(mongod_rs, backup_settings(storage={"type": "none"})) as site, site.db() as db:
@@ -283,6 +285,7 @@ def test_back_to_a_moment(mongod_rs: Mongod) -> None:
         assert {**read(db.client, site.database), **good} == read(db.client, site.database)
 
 
+@pytest.mark.promise("The catalog may be lost: the manifests beside the backups have what it takes to go on.", item=5)
 def test_a_new_machine(tmp_path: Path, mongod_rs: Mongod) -> None:
     """From the bucket alone: the data are back, and with them the settings by which the new daemon finds the copies."""
     with start_s3(tmp_path) as s3:
