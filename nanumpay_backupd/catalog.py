@@ -686,6 +686,11 @@ class Catalog:
         with self._write() as db:
             db.execute("INSERT OR REPLACE INTO streams VALUES (?, ?)", (stream.job, to_json(stream)))
 
+    def forget_stream(self, job: str) -> None:
+        """Forget it: what the newest slice tells counts then."""
+        with self._write() as db:
+            db.execute("DELETE FROM streams WHERE job = ?", (job,))
+
     # Plans: when each job is due next, so that a due time that passed while nobody was there is noticed
 
     def plan(self, job: str) -> datetime | None:

@@ -457,7 +457,7 @@ def name_backup(
                 for seal in ("", *SEALS)
             )
         )
-        if not taken:
+        if not taken and (recorder.fence is None or recorder.fence.claim_name(identifier)):
             return started, identifier
         recorder.check()
         recorder.clock.sleep(_TENTH)
@@ -494,9 +494,13 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     kinds = frozenset(Kind) if fulls else _alike(spec)
     deleted: list[PruneLine] = []
     parted: list[str] = []
-    lines, faults = prune(
-        spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append, on_note=parted.append
-    )
+
+    def gone(line: PruneLine) -> None:
+        deleted.append(line)
+        if recorder.fence is not None:
+            recorder.fence.check()
+
+    lines, faults = prune(spec.job, catalog, layout, now, open_store, kinds, on_deleted=gone, on_note=parted.append)
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
     for left in sweep_unfinished(spec.job.destinations, catalog, now, open_store):

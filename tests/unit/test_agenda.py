@@ -43,6 +43,9 @@ class House:
         self.specs: dict[str, GroupSpec] = {}
         self.running: dict[str, Running] = {}
         self.begun: list[tuple[str, str, str]] = []
+        self.elsewhere: set[str] = set()
+        self.claims: bool | None = True
+        self.claimed: list[tuple[str, datetime]] = []
         self.plans = Plans(self.clock, self.db)
         self.plans.settled()
         self.retries = Retries(self.db)
@@ -52,6 +55,18 @@ class House:
     async def db(self, work: Callable[[Catalog], T]) -> T:
         """Ask the catalog."""
         return work(self.catalog)
+
+    def may_begin(self, name: str) -> bool:
+        """Tell whether this host makes a job."""
+        return name not in self.elsewhere
+
+    async def claim(self, job: Any, task: Task, action: str, due: datetime) -> bool | None:  # noqa: ARG002
+        """Take up a due time as a test wants it."""
+        self.claimed.append((job.name, due))
+        return self.claims
+
+    async def unclaim(self, name: str, action: str) -> None:
+        """Nothing that is begun here fails."""
 
     async def begin(self, name: str, trigger: Trigger, **order: Any) -> None:
         """Take down what is begun; it is active from now on."""
