@@ -127,6 +127,8 @@ class Desk:
 
     async def _change(self, job: JobSpec, action: str) -> list[dict[str, Any]]:
         """Let a worker delete: it may talk to slow servers, and it takes the job's lock."""
+        if action.startswith(("delete:", "prune")):
+            self._supervisor.require_lease(job)
         return [line for lines in await self._ask(job, action, "lines") for line in lines]
 
     def _told(self, fault: dict[str, Any]) -> BackupdError:

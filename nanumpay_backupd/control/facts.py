@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.desk import to_text
 from nanumpay_backupd.events import Event, Fault, Severity
+from nanumpay_backupd.health.lived import Lived
 from nanumpay_backupd.health.spread import lacking, spread_of
 from nanumpay_backupd.model import (
     FULLS,
@@ -33,6 +34,7 @@ from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.units import human_size, human_span
 
 __all__ = [
+    "clock_fault",
     "disk_fault",
     "health_of",
     "job_facts",
@@ -51,6 +53,8 @@ _ROOM: Final = 2.0
 """How many pauses between slices an oplog should hold at least."""
 _FAR: Final = 2.0
 """From how many times the promised RPO on a miss is a failure and no longer a warning."""
+_DOUBTED: Final = timedelta(days=1)
+"""From this on people are told of a clock that jumped."""
 _LOW_SPACE: Final = 1 << 30
 _RETRIED: Final = 600.0
 """Seconds after which somebody is told of what is tried again by itself within minutes."""
@@ -309,6 +313,28 @@ def disk_fault(free: int | None, folder: Path) -> list[Fault]:
             hint=hint,
             code="no-space",
             settle=_CAUGHT_UP,
+        )
+    ]
+
+
+def clock_fault(seen: Lived | None, now: datetime) -> list[Fault]:
+    """Say that the clock says something that cannot be, and what follows from that."""
+    off = seen.off(now) if seen is not None else timedelta(0)
+    if abs(off) < _DOUBTED:
+        return []
+    way = "ahead of" if off > timedelta(0) else "behind"
+    text = f"the clock is {human_span(abs(off).total_seconds())} {way} the time that can have passed"
+    held = "; retention deletes nothing because of its age until that is settled" if off > timedelta(0) else ""
+    return [
+        Fault(
+            key="clock",
+            text=f"{text}{held}",
+            severity=Severity.WARNING,
+            event=Event.UNHEALTHY,
+            reason=text,
+            hint="set it right (timedatectl set-ntp true); one that is right is believed at once where a time server "
+            "keeps it so, else after a week",
+            code="clock-doubted",
         )
     ]
 
