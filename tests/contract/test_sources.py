@@ -240,6 +240,7 @@ def test_files_only_grow(source: Participant, tmp_path: Path) -> None:
         dump.kill()
 
 
+@pytest.mark.promise("The exit code of a tool is not believed: what is short, missing or garbage is no backup.", item=3)
 def test_an_exit_code_is_not_believed(source: Participant, tmp_path: Path) -> None:
     """A file that is not there after all makes the dump a failure, whatever the tool's exit code was."""
     dump, folder = _begun(source, tmp_path)
@@ -284,6 +285,9 @@ def _children() -> dict[int, str]:
     return found
 
 
+@pytest.mark.promise(
+    "A tool that is killed or hangs ends its run with a sentence and leaves no process behind.", item=3
+)
 def test_a_killed_tool_is_no_backup(source: Participant, tmp_path: Path) -> None:
     """A tool that somebody kills makes the dump a failure, and nothing of it runs on."""
     before = _children()
@@ -306,6 +310,7 @@ def test_a_killed_tool_is_no_backup(source: Participant, tmp_path: Path) -> None
     assert not [number for number in _children() if number not in before]
 
 
+@pytest.mark.promise("Secrets stand in no command line, no environment, no log, no record and no error.", item=14)
 def test_its_secret_is_seen_nowhere(source: Participant, tmp_path: Path) -> None:
     """While it runs, no command line and no environment of a child has the password, in any spelling."""
     if not source.secret:
@@ -327,6 +332,9 @@ def test_its_secret_is_seen_nowhere(source: Participant, tmp_path: Path) -> None
         dump.kill()
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 def test_a_damaged_file_is_found(source: Participant, tmp_path: Path) -> None:
     """What is cut off is refused, and a byte that is another one is refused or changes the digest."""
     dump, folder = _begun(source, tmp_path)
@@ -364,6 +372,9 @@ def _read(opened: FolderSource | StreamSource, name: str, data: bytes) -> tuple[
 # A run
 
 
+@pytest.mark.promise(
+    "A backup is called verified only when it was read back; a drill restores and compares it.", item=13
+)
 def test_a_run_makes_a_proven_backup(source: Participant, site: Site) -> None:
     """After a run there is one verified backup, whose manifest names every part with a digest of what it holds."""
     good(site.run())
@@ -378,6 +389,9 @@ def test_a_run_makes_a_proven_backup(source: Participant, site: Site) -> None:
     good(site.run("verify", verify=VerifyOrder(level="structure")))
 
 
+@pytest.mark.promise(
+    "A stop lets the run in progress end within its time, and cancels it cleanly where it takes longer.", item=1
+)
 @pytest.mark.parametrize("stage", ["preflight", "dump", "compress"])
 def test_a_cancelled_run_leaves_nothing(source: Participant, site: Site, stage: str) -> None:
     """Whoever cancels a run finds no backup, no file and no process of it."""
@@ -391,6 +405,9 @@ def test_a_cancelled_run_leaves_nothing(source: Participant, site: Site, stage: 
     assert not [number for number in _children() if number not in before]
 
 
+@pytest.mark.promise(
+    "A disk that is full or refuses gives an error that says so; older backups stay, and the next run succeeds.", item=2
+)
 def test_a_disk_that_fills_up_is_told_and_harms_nothing(source: Participant, tmp_path: Path) -> None:
     """Where the room goes during the dump the run fails with ``no-space``, clears up, and works with room again."""
     with small_disk(tmp_path / "backups", 160 << 20) as disk:
@@ -414,6 +431,9 @@ def test_a_disk_that_fills_up_is_told_and_harms_nothing(source: Participant, tmp
         good(site.run())
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 def test_damage_of_the_artifact_is_found(source: Participant, site: Site) -> None:
     """A byte of the stored file that rots is found when copies are read again."""
     good(site.run())
@@ -522,6 +542,9 @@ def test_a_part_that_is_not_in_it_is_refused(able: Participant, site: Site, tmp_
     assert "nothing was changed" in run.error.message
 
 
+@pytest.mark.promise(
+    "A backup is called verified only when it was read back; a drill restores and compares it.", item=13
+)
 def test_a_drill_proves_it(able: Participant, site: Site) -> None:
     """A drill restores the newest backup into a scratch place, compares it, and leaves nothing of that."""
     good(site.run())

@@ -151,6 +151,10 @@ def older_backup(layout: Layout) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in (layout.artifact(backup.artifact), layout.manifest(backup.id))}
 
 
+@pytest.mark.promise(
+    "Whatever is killed, and whenever: a backup is there whole or not at all, and what was committed before stays.",
+    item=1,
+)
 def test_killed_at_any_system_call_a_backup_is_whole_or_not_there(helper: Helper, tmp_path: Path) -> None:
     """Whatever call SIGKILL meets, the sweep of the next start leaves all of the backup or none of it."""
     met: dict[str, list[bool]] = {}
@@ -174,6 +178,9 @@ def test_killed_at_any_system_call_a_backup_is_whole_or_not_there(helper: Helper
     assert False in everything, "and some before it"
 
 
+@pytest.mark.promise(
+    "A disk that is full or refuses gives an error that says so; older backups stay, and the next run succeeds.", item=2
+)
 @pytest.mark.parametrize(
     "call, fault", [("fsync", "EIO"), ("rename", "EIO"), ("openat", "ENOSPC"), ("write", "ENOSPC")]
 )
@@ -197,6 +204,10 @@ def test_a_disk_that_refuses_at_any_moment_gives_an_error_and_no_backup(
     pytest.fail(f"{call} never ends")
 
 
+@pytest.mark.promise(
+    "Whatever is killed, and whenever: a backup is there whole or not at all, and what was committed before stays.",
+    item=1,
+)
 def test_a_file_of_that_name_is_not_replaced_and_not_deleted(tmp_path: Path) -> None:
     """Where somebody else's file has the name, the commit fails and that file stays as it was."""
     layout = Layout(tmp_path)
@@ -227,6 +238,7 @@ class lock_released:  # noqa: N801 - reads like a verb
         self._lock.release()
 
 
+@pytest.mark.promise("The locks and sockets of those who died hold nobody up.", item=9)
 def test_sweeping_leaves_a_living_run_alone(tmp_path: Path) -> None:
     """The staging folder of a run whose process lives is locked; after its end it goes, with anything loose beside."""
     layout = Layout(tmp_path)
@@ -246,6 +258,10 @@ def test_sweeping_leaves_a_living_run_alone(tmp_path: Path) -> None:
     assert sweep(Layout(tmp_path / "not" / "there")) == []
 
 
+@pytest.mark.promise(
+    "Whatever is killed, and whenever: a backup is there whole or not at all, and what was committed before stays.",
+    item=1,
+)
 @pytest.mark.parametrize(
     "state, committed",
     [
@@ -282,6 +298,7 @@ _SWEEPER: Final = """
 """
 
 
+@pytest.mark.promise("The locks and sockets of those who died hold nobody up.", item=9)
 def test_a_new_staging_folder_survives_sweeps_at_the_same_moment(tmp_path: Path) -> None:
     """Two jobs that begin at the same second sweep each other's folder, and neither loses its own."""
     layout = Layout(tmp_path)

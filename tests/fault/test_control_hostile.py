@@ -32,6 +32,10 @@ from tests.servers.control import (
     short_folder,
 )
 
+pytestmark = pytest.mark.promise(
+    "No client, whatever it sends and however many they are, stops the daemon or locks others out.", item=8
+)
+
 FAILED = "com.nanumpay.Backup.Failed"
 
 
@@ -308,6 +312,7 @@ def test_when_every_connection_works_a_further_one_is_told_so() -> None:
         still_serves(control)
 
 
+@pytest.mark.promise("A daemon without descriptors to spare goes on and serves again.", item=10)
 def test_running_out_of_descriptors_does_not_lock_an_honest_client_out() -> None:
     """A process that may open no further file closes idle connections and goes on serving."""
     with short_folder() as folder, control_process(folder / "s") as process, contextlib.ExitStack() as crowd:

@@ -111,6 +111,13 @@ POINTS = [
 ]
 
 
+@pytest.mark.promise(
+    "After a kill the run is called interrupted, nothing of it is left in staging, and the next run succeeds.", item=1
+)
+@pytest.mark.promise(
+    "Whatever is killed, and whenever: a backup is there whole or not at all, and what was committed before stays.",
+    item=1,
+)
 @pytest.mark.parametrize("point, stage, committed", POINTS)
 def test_daemon_killed(site: Site, point: str, stage: str, committed: bool) -> None:
     """SIGKILL of the daemon: all its children die with it; the next start tidies up and says ``interrupted``."""
@@ -128,6 +135,9 @@ def test_daemon_killed(site: Site, point: str, stage: str, committed: bool) -> N
     check_after_death(site, run, stage, committed=committed)
 
 
+@pytest.mark.promise(
+    "After a kill the run is called interrupted, nothing of it is left in staging, and the next run succeeds.", item=1
+)
 def test_worker_killed(site: Site) -> None:
     """SIGKILL of the worker alone (the kernel, out of memory): the daemon stays, says so, and tidies up by itself."""
     mongodump = Mongodump(site)
@@ -145,6 +155,9 @@ def test_worker_killed(site: Site) -> None:
     assert site.job()["last_run"]["outcome"] == "succeeded"
 
 
+@pytest.mark.promise(
+    "A tool that is killed or hangs ends its run with a sentence and leaves no process behind.", item=3
+)
 def test_mongodump_killed(site: Site) -> None:
     """SIGKILL of mongodump alone: the run fails and says by what signal; nothing is published or left."""
     mongodump = Mongodump(site)
@@ -195,6 +208,7 @@ def uploading(proxy: _StallingProxy) -> dict[str, object]:
     return backup_settings(ftp={"host": "127.0.0.1", "port": proxy.port, "username": "backup", "password": PASSWORD})
 
 
+@pytest.mark.promise("An upload that was cut off goes on where it stood; nobody has to do anything.", item=1)
 def test_daemon_killed_during_an_upload(mongod_rs: Mongod, stalling: _StallingProxy, tmp_path: Path) -> None:
     """SIGKILL in the middle of an upload: the backup is good, its copy is queued, and it arrives after the restart."""
     with open_site(mongod_rs, uploading(stalling)) as site:
@@ -216,6 +230,9 @@ def test_daemon_killed_during_an_upload(mongod_rs: Mongod, stalling: _StallingPr
         assert site.job()["pending_uploads"] == 0
 
 
+@pytest.mark.promise(
+    "A stop lets the run in progress end within its time, and cancels it cleanly where it takes longer.", item=1
+)
 def test_stop_during_a_silent_upload(mongod_rs: Mongod, stalling: _StallingProxy) -> None:
     """A stop does not wait for a server that is silent: the run is ended in time, and its copy stays queued."""
     with open_site(mongod_rs, uploading(stalling)) as site:
@@ -230,6 +247,9 @@ def test_stop_during_a_silent_upload(mongod_rs: Mongod, stalling: _StallingProxy
         assert site.list_backups()[0]["state"] == "verified"
 
 
+@pytest.mark.promise(
+    "A stop lets the run in progress end within its time, and cancels it cleanly where it takes longer.", item=1
+)
 class TestStop:
     """SIGTERM, as systemctl stop and restart send it."""
 
@@ -299,6 +319,9 @@ class TestStop:
         assert "start it: " in done.stderr
 
 
+@pytest.mark.promise(
+    "A stop lets the run in progress end within its time, and cancels it cleanly where it takes longer.", item=1
+)
 class TestCancel:
     """backupctl cancel."""
 
@@ -341,6 +364,7 @@ class TestCancel:
         assert "nothing is running" in output
 
 
+@pytest.mark.promise("A scheduled run that was missed or cut off is made up for, once.", item=1)
 class TestScheduledRuns:
     """A scheduled run that the stop or the death of the daemon cut off is a missed one, and is caught up."""
 

@@ -26,6 +26,7 @@ from tests.servers.sftp import start_sshd
 
 SIZE: Final = os.environ.get("NANUMPAY_TEST_RESUME_SIZE", "")
 pytestmark = [
+    pytest.mark.promise("An upload that was cut off goes on where it stood; nobody has to do anything.", item=1),
     pytest.mark.servers,
     pytest.mark.skipif(not SIZE, reason="takes minutes: make test-resume SIZE=2GB"),
 ]

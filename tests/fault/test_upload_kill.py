@@ -32,7 +32,10 @@ from tests.servers.proxy import start_proxy
 from tests.servers.s3 import start_s3
 from tests.servers.sftp import start_sshd
 
-pytestmark = pytest.mark.servers
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.promise("An upload that was cut off goes on where it stood; nobody has to do anything.", item=1),
+]
 
 MIB: Final = 1 << 20
 KEY: Final = "nanumpay-backup-2026-11-21T02-00-00.tar.gz"

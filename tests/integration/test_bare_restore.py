@@ -187,6 +187,7 @@ def machine(
 # What there is, and the plain way
 
 
+@pytest.mark.promise("The catalog may be lost: the manifests beside the backups have what it takes to go on.", item=5)
 @pytest.mark.parametrize("kind", PLACES)
 def test_latest_from_every_kind_of_place(old: OldMachine, machine: Machine, kind: str) -> None:
     """It is listed, planned without a change, and restored; nothing is left behind, the place is as it was."""
@@ -239,6 +240,7 @@ def ago(moment: OpTime) -> str:
     return f"{int((datetime.now(UTC) - moment.moment).total_seconds())} seconds ago"
 
 
+@pytest.mark.promise("Any moment that is offered is restored exactly.", item=13)
 @pytest.mark.parametrize(
     "kind,state,written",
     [
@@ -448,6 +450,7 @@ DAMAGE: Final[dict[str, Callable[[Path, Path], object]]] = {
 }
 
 
+@pytest.mark.promise("Damage of one copy costs no other one, and no restore takes it for good.", item=5)
 @pytest.mark.parametrize(
     "kind,damage", [*(("usb", damage) for damage in DAMAGE), ("s3", "one bit"), ("ftp", "one bit"), ("s3", "missing")]
 )
@@ -563,6 +566,7 @@ def test_archives_of_the_old_program(old: OldMachine, machine: Machine, kind: st
 # The target, the room, the end
 
 
+@pytest.mark.promise("A restore overwrites nothing unasked, and what was there can be had back.", item=13)
 def test_what_was_there_is_kept_and_can_be_had_back(old: OldMachine, machine: Machine) -> None:
     """The safety backup outlives the working folder, and the command that is shown brings it back."""
     before = machine.spoil()
@@ -649,6 +653,9 @@ def slow(machine: Machine, tool: str) -> Path:
     return config
 
 
+@pytest.mark.promise(
+    "A restore that is killed or fails has changed nothing, or both ways are open: to finish it and to undo it.", item=1
+)
 def test_stopped_while_something_is_changed(old: OldMachine, machine: Machine) -> None:
     """Ctrl-C in the middle of mongorestore: what state the database is in, and both ways on, as they can be typed."""
     before = machine.spoil()

@@ -31,7 +31,10 @@ from tests.servers.mongod import Mongod, start_mongod
 from tests.servers.tools import find_tool
 from tests.workbench import Ear, job_spec
 
-pytestmark = pytest.mark.servers
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.promise("A full of a replica set is of one moment under any writes, or says why it is not.", item=7),
+]
 
 DATABASE = "shop"
 ACCOUNTS = 200

@@ -275,6 +275,7 @@ def test_the_socket_has_mode_and_group_and_goes_away(folder: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.promise("The locks and sockets of those who died hold nobody up.", item=9)
 def test_the_socket_of_a_killed_daemon_is_replaced(folder: Path) -> None:
     """After SIGKILL the file stays behind; the next daemon takes its place."""
     path = folder / "control.sock"
@@ -285,6 +286,9 @@ def test_the_socket_of_a_killed_daemon_is_replaced(folder: Path) -> None:
         assert Client(str(path)).call("GetStatus") == STATUS
 
 
+@pytest.mark.promise(
+    "Two daemons never work on the same folders: the second one refuses and says who holds them.", item=9
+)
 def test_a_living_daemon_is_not_pushed_aside(folder: Path) -> None:
     """A second daemon on the same path is refused, and the first one goes on serving."""
     path = folder / "control.sock"
@@ -294,6 +298,9 @@ def test_a_living_daemon_is_not_pushed_aside(folder: Path) -> None:
         assert Client(str(path)).call("GetStatus") == STATUS
 
 
+@pytest.mark.promise(
+    "Two daemons never work on the same folders: the second one refuses and says who holds them.", item=9
+)
 def test_a_daemon_with_a_full_queue_counts_as_living(folder: Path) -> None:
     """One that is too busy to accept is not taken for dead."""
     path = folder / "control.sock"

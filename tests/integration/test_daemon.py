@@ -88,6 +88,7 @@ class TestReadiness:
         checks = {check["name"]: check["state"] for check in site.call("Doctor")["checks"]}
         assert checks["settings"] == "ok"
 
+    @pytest.mark.promise("A daemon that hangs is ended by its watchdog; one that works feeds it.", item=10)
     def test_watchdog_is_fed(self, site: Site) -> None:
         """With WATCHDOG_USEC beats come, also while a run is going on; the status line says which stage that is in."""
         site.start(environment={"WATCHDOG_USEC": "200000"})
@@ -136,6 +137,9 @@ class TestReadiness:
         assert "Traceback" not in site.log()
 
 
+@pytest.mark.promise(
+    "Two daemons never work on the same folders: the second one refuses and says who holds them.", item=9
+)
 class TestOneDaemon:
     """One daemon per state folder and per socket."""
 
@@ -160,6 +164,7 @@ class TestOneDaemon:
         assert shared.status()["pid"] == shared.process.pid
 
 
+@pytest.mark.promise("Without MongoDB the schedule and the last good settings go on; it comes back by itself.", item=7)
 class TestWithoutMongoDB:
     """The daemon starts and stays up without MongoDB, says so, and recovers by itself."""
 
@@ -243,6 +248,9 @@ class TestSettings:
         site.save(backup_settings())
         wait_for(lambda: site.job()["next_run"], "the plan")
 
+    @pytest.mark.promise(
+        "Without MongoDB the schedule and the last good settings go on; it comes back by itself.", item=7
+    )
     def test_bad_document_keeps_the_last_good(self, site: Site) -> None:
         """A document that cannot be used leaves the plan; path, reason and fix are in the status until it is mended."""
         site.start()
@@ -396,6 +404,9 @@ class TestRuns:
         assert shared.job()["last_run"]["id"] == first
         wait_for(lambda: "last one succeeded" in shared.notify.status, "a status line about the run that was one")
 
+    @pytest.mark.promise(
+        "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+    )
     def test_newest_verified_stays(self, shared: Site) -> None:
         """The newest verified backup is not deleted unless one insists; an older one is."""
         newest, *_, oldest = shared.list_backups()

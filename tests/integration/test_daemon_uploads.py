@@ -66,6 +66,9 @@ def uploaded(site: Site, backup: str, destination: str = "app") -> dict[str, Any
     return wait_for(look, f"{backup} at {destination}") or {}
 
 
+@pytest.mark.promise(
+    "A copy that did not arrive is tried again, over restarts, until it is there or is told as given up.", item=4
+)
 def test_failed_upload_is_retried_over_a_restart(site: Site, ftp: FtpServer, door: BreakingProxy) -> None:
     """Server down: degraded, local copy kept, queued, tried again, kept over a restart, and it arrives in the end."""
     site.start()
@@ -109,6 +112,9 @@ def test_refused_login_waits_for_new_settings(site: Site, ftp: FtpServer, door: 
     assert [run["trigger"] for run in site.runs()] == ["retry", "manual"]
 
 
+@pytest.mark.promise(
+    "A copy that did not arrive is tried again, over restarts, until it is there or is told as given up.", item=4
+)
 def test_given_up_is_queued_by_the_next_success(site: Site, ftp: FtpServer, door: BreakingProxy) -> None:
     """After its last try an upload is given up; the next backup that arrives there brings it back into the queue."""
     site.write_config("[retry]\nattempts = 1\ndelay = '1s'")
@@ -121,6 +127,9 @@ def test_given_up_is_queued_by_the_next_success(site: Site, ftp: FtpServer, door
     uploaded(site, first["backup"])
 
 
+@pytest.mark.promise(
+    "A destination that fails, hangs or lies never counts as having a copy, and the others go on.", item=4
+)
 def test_one_destination_down_does_not_stop_the_other(site: Site, tmp_path: Path) -> None:
     """With two destinations of which one is down the other has its copy, and only the one is queued."""
     other = f"[destination.disk]\ntype = 'local'\npath = '{tmp_path}'\n[nanumpay]\ndestinations = ['disk']"

@@ -195,6 +195,7 @@ def test_age_keys_are_made(desk: Desk, tmp_path: Path) -> None:
         assert sealing.unseal(sealing.seal(b"hello"), "message") == b"hello"
 
 
+@pytest.mark.promise("Every backup restores with stock tools alone, by the commands of the docs.", item=13)
 def test_restored_by_hand(desk: Desk, tmp_path: Path) -> None:
     """With gpg or age, tar and mongorestore alone, everything is as it was; the closed manifest can be read."""
     for way, name in (("key", "by-hand-openpgp"), ("age", "by-hand-age")):
@@ -219,6 +220,7 @@ def test_restored_on_a_new_machine(desk: Desk) -> None:
     assert list((desk.folder / "work").iterdir()) == []
 
 
+@pytest.mark.promise("Damage of one copy costs no other one, and no restore takes it for good.", item=5)
 def test_no_key_a_wrong_one_and_a_broken_file(desk: Desk, tmp_path: Path) -> None:
     """Three different endings, and in none of them is anything changed."""
     desk.empty()

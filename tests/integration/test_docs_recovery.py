@@ -60,11 +60,15 @@ def paste(name: str, folder: Path, **environment: str) -> str:
 
 @dataclass(frozen=True)
 class Busy:
-    """A busy database's backups: two fulls, slices before and after the second, a differential; and who knows all."""
+    """A busy database's backups: two fulls, slices before and after the second, a differential; and who knows all.
+
+    ``between`` is a full that no slice follows, made before the second.
+    """
 
     story: Story
     oracle: Oracle
     fulls: tuple[Backup, Backup]
+    between: Backup
     slices: tuple[Backup, ...]
     differential: Backup
     usb: Path
@@ -110,13 +114,16 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
                 time.sleep(0.9)
                 slices.append(story.slice())
             with oracle.no_renames:
+                between = story.full()
+            time.sleep(2.1)
+            with oracle.no_renames:
                 second = story.full()
             for _ in range(2):
                 time.sleep(0.9)
                 slices.append(story.slice())
         differential = story.slice(Kind.DIFFERENTIAL)
         slices.append(story.slice())
-        yield Busy(story, oracle, (first, second), tuple(slices), differential, root / "usb")
+        yield Busy(story, oracle, (first, second), between, tuple(slices), differential, root / "usb")
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +146,7 @@ def in_seoul(second: int) -> str:
     return f"{datetime.fromtimestamp(second, ZoneInfo('Asia/Seoul')):%Y-%m-%d %H:%M:%S %z}"
 
 
+@pytest.mark.promise("Every backup restores with stock tools alone, by the commands of the docs.", item=13)
 @pytest.mark.parametrize("after", [0, 1], ids=["before the second full", "after the second full"])
 @pytest.mark.parametrize("remote", [False, True], ids=["backups folder", "remote place"])
 def test_a_moment_by_hand(
@@ -154,6 +162,25 @@ def test_a_moment_by_hand(
     said = paste("moment-by-hand", folder, BACKUP=busy.fulls[after].id, URI=elsewhere.uri, MOMENT=in_seoul(second))
     assert " 0 document(s) failed to restore" in said
     assert read(client, DATABASE) == busy.state(second)
+
+
+@pytest.mark.parametrize("which", ["first", "between", "second"])
+def test_a_full_without_slices_by_hand(
+    busy: Busy, elsewhere: Mongod, client: MongoClient[Document], tmp_path: Path, which: str
+) -> None:
+    """Where no slice follows the newest full before a moment, the page's lines begin with the full before it."""
+    folder = Path(shutil.copytree(busy.story.layout.backups, tmp_path / "copies"))
+    first, second = busy.fulls
+    newest, last = {
+        "first": (first, busy.between.end),
+        "between": (busy.between, second.end),
+        "second": (second, busy.slices[-1].end),
+    }[which]
+    moment = busy.seconds(OpTime.parse(newest.end), OpTime.parse(last))[-1]
+    lines = "\n".join([block(PAGE, "full-with-slices"), "echo BEGUN $BACKUP", block(PAGE, "moment-by-hand")])
+    said = run(lines, folder, BACKUP=newest.id, URI=elsewhere.uri, MOMENT=in_seoul(moment))
+    assert f"BEGUN {first.id if which == 'between' else newest.id}\n" in said
+    assert read(client, DATABASE) == busy.state(moment)
 
 
 def test_the_slices_of_a_full_touch(busy: Busy) -> None:
@@ -243,6 +270,7 @@ def typed(name: str, moment: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.promise("Any moment that is offered is restored exactly.", item=13)
 def test_back_to_a_moment(mongod_rs: Mongod) -> None:
     """A collection was dropped: the three commands bring it back, as do those for a part, beside, and back again."""
     with open_site(mongod_rs, backup_settings(storage={"type": "none"})) as site, site.db() as db:
@@ -283,6 +311,7 @@ def test_back_to_a_moment(mongod_rs: Mongod) -> None:
         assert {**read(db.client, site.database), **good} == read(db.client, site.database)
 
 
+@pytest.mark.promise("The catalog may be lost: the manifests beside the backups have what it takes to go on.", item=5)
 def test_a_new_machine(tmp_path: Path, mongod_rs: Mongod) -> None:
     """From the bucket alone: the data are back, and with them the settings by which the new daemon finds the copies."""
     with start_s3(tmp_path) as s3:

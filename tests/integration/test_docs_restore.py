@@ -117,6 +117,7 @@ def _host_file(folder: Path, uri: str, s3: S3Server, ftp: FtpServer) -> str:
         """
 
 
+@pytest.mark.promise("Every backup restores with stock tools alone, by the commands of the docs.", item=13)
 def test_restore_by_hand_brings_everything_back(house: House, tmp_path: Path) -> None:
     """After damage to the database the two commands of the contract make it what it was, collection by collection."""
     before = describe_database(house.client, DATABASE)
@@ -155,6 +156,7 @@ def test_restore_one_collection(house: House, tmp_path: Path, tail: str) -> None
     assert describe_database(house.client, DATABASE) == before
 
 
+@pytest.mark.promise("Every backup restores with stock tools alone, by the commands of the docs.", item=13)
 def test_the_checksum_line_tells_a_whole_file_from_a_damaged_one(house: House, tmp_path: Path) -> None:
     """It says OK of the file as it is, and fails when a byte of it changed."""
     assert ": OK" in house.paste("operations.md", "check-sum", house.backups)
@@ -169,6 +171,7 @@ def test_the_checksum_line_tells_a_whole_file_from_a_damaged_one(house: House, t
         house.paste("operations.md", "check-sum", tmp_path)
 
 
+@pytest.mark.promise("Every backup restores with stock tools alone, by the commands of the docs.", item=13)
 def test_a_copy_is_fetched_from_s3(house: House, tmp_path: Path) -> None:
     """The rclone lines bring the very artifact."""
     keys = {"S3_PROVIDER": "Other", "S3_ENDPOINT": house.s3.endpoint, "S3_KEY": ACCESS_KEY, "S3_SECRET": SECRET_KEY}
@@ -178,6 +181,7 @@ def test_a_copy_is_fetched_from_s3(house: House, tmp_path: Path) -> None:
     assert (tmp_path / name).read_bytes() == (house.backups / name).read_bytes()
 
 
+@pytest.mark.promise("Every backup restores with stock tools alone, by the commands of the docs.", item=13)
 def test_a_copy_is_fetched_from_ftp(house: House, tmp_path: Path) -> None:
     """The curl line brings the very artifact."""
     own = {"FTP_USER": f"{house.ftp.user}:{PASSWORD}", "FTP_HOST": f"{house.ftp.host}:{house.ftp.port}"}

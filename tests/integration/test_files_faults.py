@@ -243,6 +243,9 @@ def test_no_room_for_a_backup(tmp_path: Path) -> None:
         assert not list(site.layout.backups.glob("*.tar.gz*"))
 
 
+@pytest.mark.promise(
+    "A disk that is full or refuses gives an error that says so; older backups stay, and the next run succeeds.", item=2
+)
 def test_a_disk_that_fills_up_while_it_is_unpacked_changes_nothing(tmp_path: Path) -> None:
     """Where an increment does not fit any more, what was there is as it was, nothing is left, and that is said."""
     site = Site(tmp_path)
@@ -266,6 +269,9 @@ def test_a_disk_that_fills_up_while_it_is_unpacked_changes_nothing(tmp_path: Pat
         assert told(site.restore(full, disk / "app")).startswith("no-space: not enough room in")
 
 
+@pytest.mark.promise(
+    "A restore that is killed or fails has changed nothing, or both ways are open: to finish it and to undo it.", item=1
+)
 def test_what_restores_left_that_were_cut_off_is_swept(tmp_path: Path) -> None:
     """The folder of a restore that was killed goes with the next one; that of one under way stays."""
     site = Site(tmp_path)

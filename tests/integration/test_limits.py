@@ -90,6 +90,9 @@ def stopped(word: str) -> int:
     raise AssertionError(f"no process with {word}")
 
 
+@pytest.mark.promise(
+    "A tool that is killed or hangs ends its run with a sentence and leaves no process behind.", item=3
+)
 def test_a_stopped_dump_is_ended_with_all_that_it_started(site: Site) -> None:
     """A mongodump that hangs is ended after the standstill, also where it hears no signal and has strayed children."""
     tool = strange_mongodump(
@@ -136,6 +139,7 @@ def test_a_restore_is_ended_only_where_that_was_set_and_says_the_state(site: Sit
     assert "is half restored" in run["error"]["message"]
 
 
+@pytest.mark.promise("No run lasts for ever: it is ended when its time is over, whatever hangs.", item=3)
 def test_a_wait_that_nothing_ends_is_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that accepts and is silent does not hold the preflight up for ever, without a child or a step to end."""
     monkeypatch.setattr(watch, "_CHILDREN_AFTER", 0.5)
@@ -151,6 +155,7 @@ def test_a_wait_that_nothing_ends_is_broken_off(tmp_path: Path, monkeypatch: pyt
         assert recorder.run.stages[-1].outcome == "failed"
 
 
+@pytest.mark.promise("No run lasts for ever: it is ended when its time is over, whatever hangs.", item=3)
 def test_a_stopped_worker_is_ended_by_the_daemon(site: Site) -> None:
     """A run whose own process does not react any more does not keep its job busy for ever."""
     configure(site, "[limits]\nstall = '1s'")
@@ -169,6 +174,7 @@ def test_a_stopped_worker_is_ended_by_the_daemon(site: Site) -> None:
     assert site.run()["outcome"] == "succeeded"
 
 
+@pytest.mark.promise("A run that takes too much memory is ended, and the daemon goes on.", item=10)
 def test_a_run_that_takes_too_much_memory_is_ended(site: Site) -> None:
     """The run ends with who took how much, before the host runs out; tools are told the limit that they should keep."""
     tool = strange_mongodump(
@@ -187,6 +193,9 @@ def test_a_run_that_takes_too_much_memory_is_ended(site: Site) -> None:
     assert site.staged() == []
 
 
+@pytest.mark.promise(
+    "A destination that fails, hangs or lies never counts as having a copy, and the others go on.", item=4
+)
 def test_a_silent_destination_is_given_up_and_the_others_carry_on(mongod_rs: Mongod, tmp_path: Path) -> None:
     """Servers that accept and then hang: their uploads are queued, the other copy is made, the run goes on."""
     (tmp_path / "disk").mkdir()

@@ -199,6 +199,7 @@ def test_a_uri_that_names_another_database_keeps_its_login(
     assert {stats.database for stats in harvest.source.collections} == {DB}
 
 
+@pytest.mark.promise("Secrets stand in no command line, no environment, no log, no record and no error.", item=14)
 def test_the_password_is_in_no_command_line_and_no_environment(locked: Mongod, tmp_path: Path) -> None:
     """While mongodump runs, nobody who lists processes sees the password, in any spelling."""
     folder = tmp_path / "dump"
@@ -360,6 +361,7 @@ def faulty(plain: tuple[Mongod, MongoClient[Document]], tmp_path: Path, body: st
     return caught.value
 
 
+@pytest.mark.promise("The exit code of a tool is not believed: what is short, missing or garbage is no backup.", item=3)
 @pytest.mark.parametrize(
     "body, code, sentence",
     [
@@ -408,6 +410,7 @@ def test_a_mongodump_that_fails_or_lies(
     assert sentence in error.message
 
 
+@pytest.mark.promise("Secrets stand in no command line, no environment, no log, no record and no error.", item=14)
 def test_what_a_failing_mongodump_says_is_shown_without_secrets(
     plain: tuple[Mongod, MongoClient[Document]], tmp_path: Path
 ) -> None:
@@ -417,6 +420,7 @@ def test_what_a_failing_mongodump_says_is_shown_without_secrets(
     assert "mongodb://me:***@host/x" in error.message
 
 
+@pytest.mark.promise("The exit code of a tool is not believed: what is short, missing or garbage is no backup.", item=3)
 def test_a_short_file_is_found_when_it_is_walked(plain: tuple[Mongod, MongoClient[Document]], tmp_path: Path) -> None:
     """Mongodump may report ten documents and write less: the harvest has its word, the walk has the truth."""
     body = (
@@ -457,6 +461,9 @@ def test_a_collection_that_is_dropped_during_the_dump_is_not_missed(
     assert [stats.name for stats in finished(dump, folder).source.collections] == ["users"]
 
 
+@pytest.mark.promise(
+    "A tool that is killed or hangs ends its run with a sentence and leaves no process behind.", item=3
+)
 def test_killing_a_dump_leaves_no_process(server: Mongod, tmp_path: Path) -> None:
     """A cancelled run ends mongodump at once, also a held one, and the judgement says that it was killed."""
     folder = tmp_path / "dump"

@@ -76,6 +76,7 @@ def newest(client: pymongo.MongoClient[dict[str, Any]]) -> OpTime:
     return OpTime(found.time, found.inc)
 
 
+@pytest.mark.promise("A full of a replica set is of one moment under any writes, or says why it is not.", item=7)
 def test_a_slice_is_whole_although_the_primary_was_killed_while_it_was_read(
     nodes: ReplicaSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_slice_is_whole_although_the_primary_was_killed_while_it_was_read(
     assert terms[1] > terms[0]
 
 
+@pytest.mark.promise("A full of a replica set is of one moment under any writes, or says why it is not.", item=7)
 def test_a_full_says_that_the_primary_was_killed_while_it_was_made(nodes: ReplicaSet, tmp_path: Path) -> None:
     """Either it fails and can be tried again, or it does not claim to be of one moment, and says why."""
     with nodes.client() as client:

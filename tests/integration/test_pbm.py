@@ -540,16 +540,16 @@ def test_a_drill_is_refused_with_what_can_be_done(tmp_path: Path, pbm: PlayedPbm
 def test_settings_of_such_a_job(tmp_path: Path) -> None:
     """A table with uri is enough; destinations are refused, since there is nothing to copy."""
     head = '[[job]]\nname = "cluster"\ntype = "pbm"\nuri = "mongodb://cfg0/?replicaSet=cfg"\n'
-    config = parse_host_file(head + 'backup_type = "physical"\n[tools]\npbm = "/opt/pbm"\n', {})
+    config = parse_host_file(head + 'backup_type = "physical"\n[tools]\npbm = "/opt/pbm"\n', "backupd.toml")
     source = config.jobs[0].source
     assert isinstance(source, PbmSource)
     assert source.described == "mongodb by Percona Backup for MongoDB, physical"
     place = f'[destination.disk]\ntype = "local"\npath = "{tmp_path}"\n'
     with pytest.raises(ConfigError) as caught:
-        parse_host_file(f'{head}destinations = ["disk"]\n{place}', {})
+        parse_host_file(f'{head}destinations = ["disk"]\n{place}', "backupd.toml")
     assert "its data is where that program stores it" in str(caught.value)
     with pytest.raises(ConfigError):
-        parse_host_file(head + 'backup_type = "incremental"\n', {})
+        parse_host_file(head + 'backup_type = "incremental"\n', "backupd.toml")
 
 
 def test_the_doctor_tells_of_pbm_and_asks_for_no_other_place(tmp_path: Path, pbm: PlayedPbm) -> None:

@@ -27,7 +27,10 @@ from tests.servers.mongod import Mongod, start_mongod
 from tests.servers.tools import find_tool
 from tests.workbench import Ear, job_spec
 
-pytestmark = pytest.mark.servers
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.promise("Any moment that is offered is restored exactly.", item=13),
+]
 
 SECONDS: Final = float(os.environ.get("NANUMPAY_PITR_SECONDS", "6"))
 LONG: Final = SECONDS >= 30

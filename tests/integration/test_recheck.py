@@ -261,6 +261,9 @@ CODES: Final[dict[Damage, set[str]]] = {
 }
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 @pytest.mark.parametrize("turn", range(4))
 @pytest.mark.parametrize("form", FORMS)
 def test_damage_at_any_place_is_told_by_name_and_nothing_else_is(wide_house: House, form: str, turn: int) -> None:
@@ -356,6 +359,7 @@ def test_the_right_files_put_back_are_good_again(house: House) -> None:
     assert house.backup(backup).state is BackupState.VERIFIED
 
 
+@pytest.mark.promise("Damage of one copy costs no other one, and no restore takes it for good.", item=5)
 @pytest.mark.parametrize("level", ["checksum", "structure"])
 def test_a_rotten_local_copy_does_not_cost_the_good_one_elsewhere(house: House, level: str) -> None:
     """The backup stays good by its other copies: a restore takes them, retention counts them, the fault names them."""
@@ -378,6 +382,7 @@ def test_a_rotten_local_copy_does_not_cost_the_good_one_elsewhere(house: House, 
     assert house.states(older) == dict.fromkeys(NEAR, CopyState.VERIFIED)
 
 
+@pytest.mark.promise("Damage of one copy costs no other one, and no restore takes it for good.", item=5)
 def test_a_rotten_remote_copy_is_that_copys_fault_alone(house: House) -> None:
     """The local one is named as good, and the backup stays verified."""
     backup = house.make()
@@ -390,6 +395,9 @@ def test_a_rotten_remote_copy_is_that_copys_fault_alone(house: House) -> None:
     assert house.states(backup) == dict.fromkeys(NEAR, CopyState.VERIFIED) | {"office": CopyState.CORRUPT}
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 def test_without_any_good_copy_the_backup_is_corrupt_and_the_older_one_is_kept(house: House) -> None:
     """The next older good full is pinned and named; once a newer one was found good, retention may have it again."""
     oldest, older, newer = (house.make(created=NOW + at * DAY) for at in range(3))
@@ -448,6 +456,7 @@ def test_a_remote_copy_that_is_gone_degrades_the_run(house: House) -> None:
     assert "there is no other good copy of it; the next older good backup is" in run.error.hint
 
 
+@pytest.mark.promise("Damage of one copy costs no other one, and no restore takes it for good.", item=5)
 def test_a_place_that_cannot_be_reached_changes_nothing(house: House) -> None:
     """Its copies stay as they were, the others are read, and the run is degraded; a corrupt one elsewhere is worse."""
     backups = [house.make(created=NOW + at * DAY) for at in range(2)]

@@ -148,6 +148,7 @@ def started(settings: RedisSource, folder: Path) -> Dump:
     return dump
 
 
+@pytest.mark.promise("The exit code of a tool is not believed: what is short, missing or garbage is no backup.", item=3)
 def test_an_rdb_file_that_is_cut_off(tmp_path: Path) -> None:
     """When the server's child is killed in the middle of sending, what came is no backup."""
     with start_redis(tmp_path / "redis") as redis:
@@ -248,6 +249,9 @@ class Filling(RedisServer):
         return super().start(folder)
 
 
+@pytest.mark.promise(
+    "A disk that is full or refuses gives an error that says so; older backups stay, and the next run succeeds.", item=2
+)
 @pytest.mark.parametrize("mode", [RedisMode.SNAPSHOT, RedisMode.LOGICAL])
 def test_our_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """With too little room nothing is begun; when it fills up meanwhile the run fails, and the backup before stays."""

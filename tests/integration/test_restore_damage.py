@@ -29,7 +29,10 @@ from tests.chain_story import Content, Story
 from tests.servers.mongod import Mongod
 from tests.servers.mongoexport import find_mongoexport
 
-pytestmark = pytest.mark.servers
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.promise("Damage of one copy costs no other one, and no restore takes it for good.", item=5),
+]
 
 DATABASE: Final = "damage_me"
 

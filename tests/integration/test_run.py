@@ -192,6 +192,7 @@ def restore_by_hand(server: Mongod, artifact: Path, folder: Path) -> list[str]:
             client.drop_database(RESTORED)
 
 
+@pytest.mark.promise("Every backup restores with stock tools alone, by the commands of the docs.", item=13)
 def test_a_backup_is_made_proven_copied_and_restores_with_stock_tools(
     tmp_path: Path, any_server: Mongod, s3: S3Server, ftp: FtpServer
 ) -> None:
@@ -253,6 +254,9 @@ def test_without_compression_it_is_a_plain_tar(site: Site, tmp_path: Path) -> No
     assert restore_by_hand(site.server, site.backups / name, tmp_path / "by-hand") == []
 
 
+@pytest.mark.promise(
+    "A copy that did not arrive is tried again, over restarts, until it is there or is told as given up.", item=4
+)
 def test_a_destination_that_is_down_degrades_the_run_and_the_queue_brings_the_copy_later(
     site: Site, s3: S3Server, ftp: FtpServer
 ) -> None:
@@ -366,6 +370,9 @@ def flip_a_bit(path: Path) -> None:
         stream.write(bytes([value ^ 1]))
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 def test_a_damaged_artifact_is_corrupt_stays_here_and_nothing_is_pruned(site: Site, ftp: FtpServer) -> None:
     """A bit that flips between commit and read-back: the run fails, nothing is uploaded, older backups all stay."""
     office = ftp.destination()
@@ -424,6 +431,9 @@ class Stopping(Ear):
             self.recorder.cancel()
 
 
+@pytest.mark.promise(
+    "A stop lets the run in progress end within its time, and cancels it cleanly where it takes longer.", item=1
+)
 @pytest.mark.parametrize("stage", [Stage.DUMP, Stage.VERIFY, Stage.UPLOAD])
 def test_a_run_can_be_cancelled_in_every_stage(site: Site, ftp: FtpServer, stage: Stage) -> None:
     """It ends as cancelled, leaves no staging and no half copy, and what was committed before the cancel stays."""
@@ -455,6 +465,9 @@ def test_a_run_can_be_cancelled_in_every_stage(site: Site, ftp: FtpServer, stage
     assert site.run(destinations=(ftp.destination(),)).outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.promise(
+    "A disk that is full or refuses gives an error that says so; older backups stay, and the next run succeeds.", item=2
+)
 def test_too_little_room_is_refused_before_anything_is_written(tmp_path: Path, server: Mongod) -> None:
     """Preflight says how much is needed and how much is free; mongodump is not even started."""
     with small_disk(tmp_path / "disk", 32 << 20) as disk:
@@ -484,6 +497,9 @@ class Filling(MongoDatabase):
         return super().start(folder)
 
 
+@pytest.mark.promise(
+    "A disk that is full or refuses gives an error that says so; older backups stay, and the next run succeeds.", item=2
+)
 def test_a_disk_that_fills_up_during_the_dump_fails_the_run_and_nothing_else(
     tmp_path: Path, server: Mongod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -549,6 +565,9 @@ def test_a_folder_that_cannot_be_used_is_a_sentence_and_no_defect(site: Site, ac
     assert "create the backups folder" in run.error.hint
 
 
+@pytest.mark.promise(
+    "After a kill the run is called interrupted, nothing of it is left in staging, and the next run succeeds.", item=1
+)
 def test_a_defect_is_recorded_before_it_is_raised(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unexpected exception leaves a finished run in the catalog, and its traceback goes on to the journal."""
 

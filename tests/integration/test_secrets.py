@@ -19,7 +19,10 @@ from tests.servers.mongod import PASSWORD as MONGO_PASSWORD
 from tests.servers.mongod import Mongod, start_mongod
 from tests.servers.process import free_port
 
-pytestmark = pytest.mark.servers
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.promise("Secrets stand in no command line, no environment, no log, no record and no error.", item=14),
+]
 
 FTP_PASSWORD = "ftp-Geheimnis/비밀:@1"
 S3_SECRET = "s3-Geheimnis/비밀+2"

@@ -232,6 +232,9 @@ def test_there_and_back_and_there_again(any_house: House) -> None:
     assert caught.value.code == "not-found"
 
 
+@pytest.mark.promise(
+    "A restore that is killed or fails has changed nothing, or both ways are open: to finish it and to undo it.", item=1
+)
 def test_killed_at_every_step_of_changing_places_both_ways_are_open(house: House) -> None:
     """After each of them every name is of one side or nothing, and both undo and redo lead to exactly their side."""
     fill_small(house)
@@ -262,6 +265,9 @@ def test_killed_at_every_step_of_changing_places_both_ways_are_open(house: House
     assert house.names() == set()
 
 
+@pytest.mark.promise(
+    "A restore that is killed or fails has changed nothing, or both ways are open: to finish it and to undo it.", item=1
+)
 def test_killed_at_every_step_before_nothing_live_changed_and_nothing_is_left(house: House) -> None:
     """Beginning and preparing leave the live collections alone; dropping it removes all, the side database too."""
     count = Killer()
@@ -285,6 +291,9 @@ def test_killed_at_every_step_before_nothing_live_changed_and_nothing_is_left(ho
     assert at > 8
 
 
+@pytest.mark.promise(
+    "A restore that is killed or fails has changed nothing, or both ways are open: to finish it and to undo it.", item=1
+)
 def test_killed_while_dropping_only_dropping_goes_on(house: House) -> None:
     """Once something is deleted there is no way back any more, and the swap says so."""
     fill_small(house)
@@ -299,6 +308,7 @@ def test_killed_while_dropping_only_dropping_goes_on(house: House) -> None:
     assert house.everything() == new
 
 
+@pytest.mark.promise("A restore overwrites nothing unasked, and what was there can be had back.", item=13)
 @pytest.mark.parametrize("method", ["flip", "undo"])
 def test_what_is_written_to_a_free_name_is_kept(house: House, method: str) -> None:
     """An application that writes between the two renames hinders nothing, and what it wrote stands beside."""
@@ -513,6 +523,9 @@ def test_the_roles_of_a_restore_are_enough() -> None:
         cancel_while_preparing(house)
 
 
+@pytest.mark.promise(
+    "A restore that is killed or fails has changed nothing, or both ways are open: to finish it and to undo it.", item=1
+)
 def test_where_also_the_way_back_is_refused_the_fault_says_what_is_open(house: House) -> None:
     """Half-way with no way at all just now: the database is between the sides, and undo mends it later."""
     fill_small(house)
@@ -598,6 +611,9 @@ def test_the_stage_of_a_restore(bench: Bench) -> None:
     assert run.warnings == ()
 
 
+@pytest.mark.promise(
+    "A restore that is killed or fails has changed nothing, or both ways are open: to finish it and to undo it.", item=1
+)
 @pytest.mark.parametrize("how", ["fault", "cancelled", "impossible"])
 def test_a_restore_that_does_not_get_there_leaves_nothing(bench: Bench, how: str) -> None:
     """A fault before places change removes the side database and all that was made beside the live collections."""

@@ -96,6 +96,9 @@ def test_metrics_out_of_the_sandbox(well: Host) -> None:
     well.run("chgrp root /var/lib/prometheus/node-exporter")
 
 
+@pytest.mark.promise(
+    "A stop lets the run in progress end within its time, and cancels it cleanly where it takes longer.", item=1
+)
 def test_a_stop_in_mid_dump_lets_the_run_end(well: Host) -> None:
     """`systemctl stop` waits for a run that ends soon; systemd shows meanwhile what it waits for."""
     well.hold_dumps()
@@ -111,6 +114,9 @@ def test_a_stop_in_mid_dump_lets_the_run_end(well: Host) -> None:
     assert well.ended(run)["outcome"] == "succeeded"
 
 
+@pytest.mark.promise(
+    "After a kill the run is called interrupted, nothing of it is left in staging, and the next run succeeds.", item=1
+)
 def test_killed_in_mid_dump(well: Host) -> None:
     """After SIGKILL systemd starts it again, the run is `interrupted`, nothing half is left, and backups go on."""
     before = [path.name for path in well.stored()]
@@ -128,6 +134,7 @@ def test_killed_in_mid_dump(well: Host) -> None:
     assert well.backup()["outcome"] == "succeeded"
 
 
+@pytest.mark.promise("A daemon that hangs is ended by its watchdog; one that works feeds it.", item=10)
 def test_the_watchdog_restarts_a_daemon_that_hangs(well: Host) -> None:
     """A daemon that was stopped by SIGSTOP no longer answers: systemd ends it and starts another."""
     well.drop_in("test", "WatchdogSec=2")
@@ -143,6 +150,7 @@ def test_the_watchdog_restarts_a_daemon_that_hangs(well: Host) -> None:
     assert well.ctl("status").code == EXIT_OK
 
 
+@pytest.mark.promise("Without MongoDB the schedule and the last good settings go on; it comes back by itself.", item=7)
 def test_mongodb_goes_and_comes_back(well: Host) -> None:
     """Without MongoDB the daemon stays up, also through a restart, knows its schedule, and says why a run fails.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from nanumpay_backupd.scheduler import ON_TIME
 from tests.system.conftest import Sleeper
 from tests.system.container import wait_for
 from tests.system.host import SERVICE
 
 
+@pytest.mark.promise("A scheduled run that was missed or cut off is made up for, once.", item=1)
 def test_a_host_that_was_off_makes_up_for_the_missed_run(sleeper: Sleeper) -> None:
     """Switched off in mid-dump it ends the run in good order, and after the start the run it missed is made, once."""
     host = sleeper.host
@@ -32,6 +35,9 @@ def test_a_host_that_was_off_makes_up_for_the_missed_run(sleeper: Sleeper) -> No
     assert host.journal("-u", SERVICE, f"RUN_ID={sleeper.cut}")
 
 
+@pytest.mark.promise(
+    "After a kill the run is called interrupted, nothing of it is left in staging, and the next run succeeds.", item=1
+)
 def test_a_power_cut_in_mid_dump(sleeper: Sleeper) -> None:
     """Cut off in mid-dump nothing half is there afterwards, the run is `interrupted`, and backups go on."""
     host = sleeper.host

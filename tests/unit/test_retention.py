@@ -50,6 +50,9 @@ def newest_first(candidates: list[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda item: (item.created, item.backup), reverse=True)
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 @given(places(), policies)
 def test_the_newest_verified_copy_is_never_deleted(candidates: list[Candidate], policy: Policy) -> None:
     """However old it is and however many are newer, the newest verified copy stays."""
@@ -57,6 +60,9 @@ def test_the_newest_verified_copy_is_never_deleted(candidates: list[Candidate], 
     assert set(good[:1]) <= kept(decide(candidates, policy, NOW))
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 @given(places(), policies)
 def test_what_is_pinned_is_never_deleted(candidates: list[Candidate], policy: Policy) -> None:
     """Whatever the policy says, a pinned copy stays; what is not pinned is treated as if nothing were."""
@@ -68,6 +74,9 @@ def test_what_is_pinned_is_never_deleted(candidates: list[Candidate], policy: Po
     assert kept(decisions) - pinned == kept(decide(free, policy, NOW)) - pinned
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 @given(places(), policies)
 def test_a_copy_that_is_not_proven_never_pushes_out_one_that_is(candidates: list[Candidate], policy: Policy) -> None:
     """What happens to proven copies is the same whether unproven ones stand beside them or not."""
@@ -92,6 +101,9 @@ def test_one_group_is_judged_as_if_the_others_were_not_there(
     assert sorted(together, key=lambda one: one.backup) == sorted(apart, key=lambda one: one.backup)
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 @given(places(proven=False), policies)
 def test_nothing_is_deleted_where_nothing_is_proven(candidates: list[Candidate], policy: Policy) -> None:
     """Without a verified copy at a place, every copy there may be the only one that can be restored."""
@@ -106,6 +118,7 @@ def test_applying_the_answer_leaves_nothing_more_to_delete(candidates: list[Cand
     assert kept(again) == keep
 
 
+@pytest.mark.promise("Deleting that is broken off leaves what can be restored; no slice loses its full.", item=6)
 @given(places(), policies, st.data())
 def test_deleting_in_any_interrupted_order_leaves_what_is_still_needed(
     candidates: list[Candidate], policy: Policy, data: st.DataObject
@@ -207,6 +220,9 @@ def test_reasons_are_sentences_an_operator_understands() -> None:
     assert protected == Decision("d05", keep=True, reason="the newest verified backup is never deleted")
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 def test_a_copy_from_the_future_is_kept() -> None:
     """A clock that was set back does not make the newest backups look too old."""
     future = Candidate("later", NOW + timedelta(days=3), good=True)
@@ -218,6 +234,7 @@ def full(end: int) -> Candidate:
     return Candidate("full", NOW - timedelta(hours=1), good=True, moment=OpTime(end, 1))
 
 
+@pytest.mark.promise("Deleting that is broken off leaves what can be restored; no slice loses its full.", item=6)
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=12),
     st.one_of(st.none(), st.integers(0, 40)),

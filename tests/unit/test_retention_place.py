@@ -160,6 +160,9 @@ def newest_good(place: Place, count: int, group: str = "") -> set[str]:
     return {item.backup for item in good[:count]}
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 @given(places(), rules, st.one_of(st.just(0), st.integers(1, 60)))
 def test_neither_the_newest_good_ones_nor_what_is_pinned_is_ever_deleted(
     place: Place, policy: Policy, size: int
@@ -170,6 +173,9 @@ def test_neither_the_newest_good_ones_nor_what_is_pinned_is_ever_deleted(
     assert {item.backup for item in place.items if item.pinned} <= keep
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 @given(places(), rules, st.one_of(st.just(0), st.integers(1, 60)))
 def test_what_a_pinned_slice_needs_stays(place: Place, policy: Policy, size: int) -> None:
     """The end of a pinned slice can be restored afterwards if it could be before."""
@@ -215,6 +221,7 @@ def test_nor_do_backups_that_come_later_make_it_so(before: Place, fresh: Place, 
     assert kept(together, policy, later) & names <= thinned.names
 
 
+@pytest.mark.promise("Deleting that is broken off leaves what can be restored; no slice loses its full.", item=6)
 @given(places(), rules, st.data())
 def test_deleting_in_any_interrupted_order_leaves_what_is_still_needed(
     place: Place, policy: Policy, data: st.DataObject
@@ -226,6 +233,7 @@ def test_deleting_in_any_interrupted_order_leaves_what_is_still_needed(
     assert keep <= kept(place.without(gone), policy)
 
 
+@pytest.mark.promise("Deleting that is broken off leaves what can be restored; no slice loses its full.", item=6)
 @given(places(), rules, st.floats(0, 1))
 def test_deleting_in_our_order_interrupted_gives_the_same_answer(place: Place, policy: Policy, part: float) -> None:
     """Broken off in the order in which it deletes, retention keeps exactly what it kept at first."""
@@ -271,6 +279,7 @@ def test_broken_off_in_our_order_no_more_stays_than_what_was_just_being_deleted(
     assert len(more & fulls) <= 1
 
 
+@pytest.mark.promise("Deleting that is broken off leaves what can be restored; no slice loses its full.", item=6)
 @given(places(), thinning, st.data())
 def test_every_second_of_the_time_of_which_all_is_kept_can_still_be_restored(
     place: Place, policy: Policy, data: st.DataObject
@@ -356,6 +365,9 @@ def test_snapshots_push_out_no_full_whatever_the_size(place: Place, policy: Poli
     assert kept(place, policy) - users == kept(place.without(users), policy)
 
 
+@pytest.mark.promise(
+    "The newest verified backup and what is pinned are never deleted, whatever the settings say.", item=6
+)
 @given(places(pins=False), rules, st.integers(0, 60))
 def test_what_is_not_proven_pushes_out_nothing_whatever_the_size(place: Place, policy: Policy, size: int) -> None:
     """What happens to proven fulls is the same whether unproven ones stand beside them or not."""

@@ -79,6 +79,9 @@ def test_a_good_archive_is_proven(tmp_path: Path, suffix: str) -> None:
     assert (proof.documents, proof.bytes, sum(moved)) == (340, RAW, RAW)
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1 << 30), st.integers(0, 7), st.sampled_from([".tar.gz", ".tar"]))
 def test_a_flipped_bit_anywhere_is_found(tmp_path: Path, where: int, bit: int, suffix: str) -> None:
@@ -92,6 +95,9 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path: Path, where: int, bit: int, s
     assert caught.value.hint
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(min_size=1, max_size=2000), st.integers(0, 1 << 30), st.sampled_from([".tar.gz", ".tar"]))
 def test_garbage_of_the_same_length_anywhere_is_found(tmp_path: Path, garbage: bytes, where: int, suffix: str) -> None:
@@ -104,6 +110,9 @@ def test_garbage_of_the_same_length_anywhere_is_found(tmp_path: Path, garbage: b
             prove(tmp_path, damaged, manifest)
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tar"])
 @pytest.mark.parametrize(
     "change",
@@ -124,6 +133,9 @@ def test_another_length_is_found_at_once(tmp_path: Path, suffix: str, change: Ca
     assert caught.value.code == "verify-size"
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 @pytest.mark.parametrize(
     "change",
     [
@@ -142,6 +154,9 @@ def test_a_stream_that_is_not_whole_is_found_even_where_size_and_checksum_agree(
     assert caught.value.code == "verify-structure"
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 def test_swapped_files_are_found(tmp_path: Path) -> None:
     """Two collections under each other's name have the right totals, and are still not what was dumped."""
     users, plans = f"{NAME}/nanumpay/users.bson", f"{NAME}/nanumpay/weekly%20plans.bson"
@@ -151,6 +166,9 @@ def test_swapped_files_are_found(tmp_path: Path) -> None:
     assert caught.value.code == "verify-counts"
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 def test_a_dropped_document_is_found(tmp_path: Path) -> None:
     """A file that lost its last document before it was hashed differs from what mongodump reported."""
     users = f"{NAME}/nanumpay/users.bson"
@@ -162,6 +180,9 @@ def test_a_dropped_document_is_found(tmp_path: Path) -> None:
     assert caught.value.code == "verify-counts"
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 def test_a_dropped_file_is_found(tmp_path: Path) -> None:
     """A collection that is not in the archive is missed, even an empty one."""
     data, manifest = good(files={path: data for path, data in FILES.items() if "empty" not in path})
@@ -170,6 +191,9 @@ def test_a_dropped_file_is_found(tmp_path: Path) -> None:
     assert caught.value.code == "verify-counts"
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 @pytest.mark.parametrize(
     "collections",
     [
@@ -187,6 +211,9 @@ def test_a_manifest_with_other_counts_is_found(tmp_path: Path, collections: Mapp
     assert caught.value.code == "verify-counts"
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 def test_a_manifest_with_another_total_or_checksum_is_found(tmp_path: Path) -> None:
     """Bytes of content and SHA-256 of the manifest are both compared."""
     data, manifest = good()
@@ -200,6 +227,7 @@ def test_a_manifest_with_another_total_or_checksum_is_found(tmp_path: Path) -> N
     assert caught.value.code == "verify-checksum"
 
 
+@pytest.mark.promise("No member of an archive is written outside of the folder that was meant.", item=8)
 @pytest.mark.parametrize(
     "path",
     [
@@ -218,6 +246,7 @@ def test_a_member_outside_the_backups_folder_is_refused(tmp_path: Path, path: st
     assert caught.value.code == "verify-structure"
 
 
+@pytest.mark.promise("No member of an archive is written outside of the folder that was meant.", item=8)
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_a_member_that_is_no_plain_file_is_refused(tmp_path: Path, kind: bytes) -> None:
     """Links and devices are nothing that we write."""
@@ -363,6 +392,9 @@ def test_what_is_kept_on_the_way_is_what_is_inside(tmp_path: Path, suffix: str) 
     assert unpacker.written() == {path: len(content) for path, content in wanted.items()}
 
 
+@pytest.mark.promise(
+    "A disk that is full or refuses gives an error that says so; older backups stay, and the next run succeeds.", item=2
+)
 def test_a_disk_that_is_full_is_not_called_damage(tmp_path: Path) -> None:
     """What the target of unpacking says comes out as it is."""
     data, manifest = good()
@@ -439,6 +471,9 @@ def test_a_slice_that_is_not_what_its_manifest_says(made: tuple[bytes, Manifest]
     assert caught.value.code == code
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(0, 7))
 def test_a_flipped_bit_anywhere_in_a_slice_is_found(where: int, bit: int) -> None:
