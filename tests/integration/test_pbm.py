@@ -13,6 +13,7 @@ import pytest
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.doctor import check_job
 from nanumpay_backupd.errors import BackupdError, ConfigError, SourceError, ToolError
+from nanumpay_backupd.health.spread import lacking, spread_of
 from nanumpay_backupd.model import (
     Backup,
     BackupState,
@@ -27,6 +28,7 @@ from nanumpay_backupd.pipeline.bringback import plan_bringing_back
 from nanumpay_backupd.pipeline.prune import delete_backup, prune
 from nanumpay_backupd.pipeline.restore_plan import RestorePlan
 from nanumpay_backupd.settings.hostfile import parse_host_file
+from nanumpay_backupd.settings.merge import build_jobs
 from nanumpay_backupd.settings.schema import RestoreOrder, RunSpec, VerifyOrder
 from nanumpay_backupd.settings.sources import PbmSource, Source
 from nanumpay_backupd.sources import pbm_dump, pbm_target
@@ -37,9 +39,14 @@ from nanumpay_backupd.sources.pbm_link import PbmLink
 from nanumpay_backupd.stores.factory import open_store
 from tests.contract.participants import Participant
 from tests.contract.test_sources import Site, good
+from tests.keys import age_key
 from tests.servers.pbm import SECRET, START, PlayedPbm
 
 pytestmark = pytest.mark.servers
+
+believed = pytest.mark.promise(
+    "Of a sharded cluster nothing is called good that Percona Backup for MongoDB (played) does not call good.", item=11
+)
 
 
 class Cluster(Participant):
@@ -192,6 +199,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@believed
 @pytest.mark.parametrize("case", BAD)
 def test_what_pbm_does_not_call_good_is_no_backup(case: str, tmp_path: Path, pbm: PlayedPbm) -> None:
     """Whatever the exit code was: without "done" of all replica sets and a moment nothing is recorded."""
@@ -324,6 +332,7 @@ def test_what_somebody_else_runs_is_not_cancelled(pbm: PlayedPbm, tmp_path: Path
 # What is believed later
 
 
+@believed
 def test_verifying_asks_pbm_again(tmp_path: Path, pbm: PlayedPbm) -> None:
     """Gone at pbm is missing, called bad is corrupt, nobody there says nothing about it."""
     site = site_of(tmp_path, pbm)
@@ -538,16 +547,21 @@ def test_a_drill_is_refused_with_what_can_be_done(tmp_path: Path, pbm: PlayedPbm
 
 
 def test_settings_of_such_a_job(tmp_path: Path) -> None:
-    """A table with uri is enough; destinations are refused, since there is nothing to copy."""
+    """A table with uri is enough. What is about files that are copied or encrypted here is refused: there are none."""
     head = '[[job]]\nname = "cluster"\ntype = "pbm"\nuri = "mongodb://cfg0/?replicaSet=cfg"\n'
-    config = parse_host_file(head + 'backup_type = "physical"\n[tools]\npbm = "/opt/pbm"\n', "backupd.toml")
-    source = config.jobs[0].source
-    assert isinstance(source, PbmSource)
-    assert source.described == "mongodb by Percona Backup for MongoDB, physical"
+    tools = f'[tools]\npbm = "/opt/pbm"\n[encryption]\nmethod = "age"\nrecipients = ["{age_key("first").recipient}"]\n'
+    config = parse_host_file(f'{head}backup_type = "physical"\n{tools}', "backupd.toml")
+    (job,) = (one for one in build_jobs(config, None) if one.name == "cluster")
+    assert isinstance(job.source, PbmSource)
+    assert job.source.pbm == "/opt/pbm"
+    assert job.source.described == "mongodb by Percona Backup for MongoDB, physical"
+    assert not job.encryption.on
+    assert lacking(spread_of(None, job), msgspec.structs.replace(job, copies=3)) == []
     place = f'[destination.disk]\ntype = "local"\npath = "{tmp_path}"\n'
-    with pytest.raises(ConfigError) as caught:
-        parse_host_file(f'{head}destinations = ["disk"]\n{place}', "backupd.toml")
-    assert "its data is where that program stores it" in str(caught.value)
+    for more in (f'destinations = ["disk"]\n{place}', "copies = 3\n", '[job.encryption]\nmethod = "openpgp"\n'):
+        with pytest.raises(ConfigError) as caught:
+            parse_host_file(f"{head}{more}", "backupd.toml")
+        assert "its data is where that program stores it" in str(caught.value)
     with pytest.raises(ConfigError):
         parse_host_file(head + 'backup_type = "incremental"\n', "backupd.toml")
 
