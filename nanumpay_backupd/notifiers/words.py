@@ -287,6 +287,7 @@ CAUSES: Final = {
     "extra-missing": "저장소를 쓰는 데 필요한 라이브러리가 설치되어 있지 않습니다.",
     "destination-tls": "저장소의 인증서를 신뢰할 수 없습니다.",
     "destination-unreachable": "저장소에 연결할 수 없습니다.",
+    "source-busy": "Percona Backup for MongoDB가 다른 작업을 하고 있습니다.",
     "source-loading": "백업할 서버가 아직 데이터를 불러오는 중입니다.",
     "source-too-old": "백업할 서버의 버전이 너무 오래되었습니다.",
     "hook-failed": "작업 전후에 실행하는 명령이 실패했습니다.",

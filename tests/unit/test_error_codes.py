@@ -15,7 +15,7 @@ from tests.servers.tools import PROJECT
 HELPS = frozenset(
     "busy catalog-unusable daemon-stopping daemon-timeout deadline destination-mismatch destination-unreachable "
     "dump-incomplete interrupted notify-failed notify-timeout publish-failed relay-failed scratch-failed "
-    "settings-failed settings-unreachable sign-in-wait source-loading source-unreachable tool-timeout "
+    "settings-failed settings-unreachable sign-in-wait source-busy source-loading source-unreachable tool-timeout "
     "worker-start".split()
 )
 # Wrong passwords, rights, keys, names and versions, no room, damage, what somebody decided.
