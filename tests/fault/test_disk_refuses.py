@@ -138,7 +138,8 @@ def refused(workers: Stable, tree: Path, case: Case, budget: int) -> Counter[str
     ended = workers.run(host.spec(), [*listen, "-y"], hold=case.hold, output=str(trace))
     assert ended.code == 0, ended.said[-2000:]
     codes: Counter[str] = Counter()
-    for number, (call, when, path) in enumerate(points(trace, host.root, case.calls.split(), budget), start=1):
+    area = host.root / "away" if case.hold else host.root
+    for number, (call, when, path) in enumerate(points(trace, area, case.calls.split(), budget), start=1):
         if number % AFRESH == 0:
             host = fresh(workers, tree)
         before, spec = host.files(), host.spec()

@@ -14,7 +14,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,11 +60,13 @@ class Stable:
         hold: str = "",
         output: str = os.devnull,
         meanwhile: Callable[[], object] = lambda: None,
+        limits: Mapping[str, int] | None = None,
     ) -> Ended:
         """Do a run, with strace's options between it and the kernel if there are any; returns how it ended.
 
         ``hold`` is a ``module:function`` and means: only in the thread that first gets there, and from there on; that
-        is also when ``meanwhile`` is called.
+        is also when ``meanwhile`` is called. ``limits`` are resource limits by name, ``RLIMIT_NOFILE``; that of memory
+        (``RLIMIT_AS``) is what it may take beyond what it has.
         """
         self.later += 2
         order = {
@@ -72,6 +74,7 @@ class Stable:
             "later": self.later,
             "said": str(self._said),
             "hold": hold,
+            "limits": dict(limits or {}),
         }
         self._tell(json.dumps(order))
         word, thread = self._answer().split()
