@@ -2,8 +2,8 @@
 
 A table (locale/said.LANGUAGE.json) has a sentence's English as it is in the daemon's source, with ``{name}`` for what
 is put in, and what that is in the language. What is put in stays as it is, but for lengths of time (``{span…}``) and
-for sentences in a sentence (``{text…}``). What is in no table is shown in English, marked as such. Tests hold the tables
-against the daemon's source.
+for sentences in a sentence (``{text…}``). What is in no table is shown in English, marked as such. Tests hold the
+tables against the daemon's source.
 """
 
 from __future__ import annotations
