@@ -337,6 +337,7 @@ CAUSES: Final = {
     "verify-failed": "백업 파일이 손상되었습니다.",
     "verify-size": "백업 파일의 크기가 다릅니다.",
     "verify-structure": "백업 파일의 구조가 손상되었습니다.",
+    "out-of-resources": "메모리, 프로세스 또는 파일 디스크립터가 부족합니다.",
     "worker-start": "백업 프로세스를 시작하지 못했습니다.",
     "write-failed": "디스크에 쓰지 못했습니다.",
 }
