@@ -425,8 +425,7 @@ class Keeper:
         pause = min(10.0, self.place.terms.lease / 3)
         while True:
             with contextlib.suppress(PyMongoError):
-                role = self._state.role.value if self._state.role is not Role.ENDING else Role.HOLDER.value
-                self.hosts = await self._room.appear({**self._house.fleet_facts(), "role": role})
+                self.hosts = await self._room.appear({**self._house.fleet_facts(), "role": self._part})
                 await self._finish()
                 await self._bring_records()
             await asyncio.sleep(pause)
@@ -438,13 +437,19 @@ class Keeper:
             if self._queue and self._queue[0][0] is run:
                 self._queue.pop(0)
 
+    @property
+    def _part(self) -> str:
+        """Return what this host is for people: one that still learns what the last holder made is not yet it."""
+        learning = self._state.role is Role.HOLDER and not self._ready
+        return "taking-over" if learning else self._state.role.value
+
     def standing(self) -> Standing:
         """Return how the fleet stands, as far as it is known here."""
         place = self.place
         return Standing(
             host=place.host,
             me=self.me,
-            role=self._state.role.value,
+            role=self._part,
             length=place.terms.lease,
             lease=self._lease,
             hosts=self.hosts,

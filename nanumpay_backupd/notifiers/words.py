@@ -270,6 +270,7 @@ CAUSES: Final = {
     "config-invalid": "설정 파일에 잘못된 값이 있습니다.",
     "copy-unusable": "믿을 수 있는 사본이 없습니다.",
     "fleet-unreachable": "여러 서버가 함께 쓰는 MongoDB 컬렉션을 읽거나 쓸 수 없습니다.",
+    "source-lagging": "모든 보조 노드의 복제가 너무 늦어 읽을 수 없습니다.",
     "lease-lost": "이 서버가 더 이상 백업 담당이 아니어서 중단했습니다. 담당 서버가 이어서 만듭니다.",
     "not-holder": "이 작업은 지금 다른 서버가 맡고 있습니다.",
     "deadline": "정해진 시간 안에 끝나지 않아 중단되었습니다. 다시 시도합니다.",

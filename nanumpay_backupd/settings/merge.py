@@ -114,7 +114,7 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
     told = _encryption_warnings(encryption, destinations, unknown=app is None, of_application=True)
     return JobSpec(
         name=APPLICATION_JOB,
-        source=_with_tools(host, MongoSource(uri=host.mongodb.uri, database=host.mongodb.database)),
+        source=_with_tools(host, _application_source(host)),
         schedule=None if app is None else to_schedule(app, host.timezone),
         destinations=destinations,
         retention=retention,
@@ -130,6 +130,13 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
         warnings=(*known.warnings, *told, *warnings),
         timezone=host.timezone,
         **_protection(host.nanumpay),
+    )
+
+
+def _application_source(host: HostConfig) -> MongoSource:
+    found = host.mongodb
+    return MongoSource(
+        uri=found.uri, database=found.database, read_preference=found.read_preference, max_lag=found.max_lag
     )
 
 

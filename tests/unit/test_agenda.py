@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -60,7 +60,7 @@ class House:
         """Tell whether this host makes a job."""
         return name not in self.elsewhere
 
-    async def claim(self, job: Any, task: Task, action: str, due: datetime) -> bool | None:  # noqa: ARG002
+    async def claim(self, job: Any, task: Task, action: str, due: datetime) -> bool | None:
         """Take up a due time as a test wants it."""
         self.claimed.append((job.name, due))
         return self.claims
