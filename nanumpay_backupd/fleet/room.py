@@ -16,7 +16,7 @@ import pymongo
 from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import ConfigurationError, DuplicateKeyError
+from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -86,7 +86,8 @@ class Room:
         nobody = {"token": 0, "beat": 0, "holder": "", "host": "", "to": "", "expires": _BEGINNING, "tasks": {}}
         with contextlib.suppress(DuplicateKeyError):  # another host was as quick
             await self._records.update_one({"_id": LEASE}, {"$setOnInsert": nobody}, upsert=True)
-        await self._records.create_index("expiresAt", expireAfterSeconds=0, name="expires")
+        with contextlib.suppress(OperationFailure):  # without that right old records stay, and nothing else is amiss
+            await self._records.create_index("expiresAt", expireAfterSeconds=0, name="expires")
         self._prepared = True
 
     async def look(self) -> Document:
