@@ -129,6 +129,35 @@ def test_the_longest_due_first_and_no_more_than_may_be(house: House) -> None:
     assert house.waits() == []
 
 
+def test_what_another_host_makes_keeps_its_plan_until_this_one_may(house: House) -> None:
+    """Who stands by begins nothing and forgets nothing; what it takes up is claimed first."""
+    house.add("a", 0.1)
+    due = house.plans.planned("a")
+    house.elsewhere.add("a")
+    house.step()
+    assert (house.begun, house.claimed, house.plans.planned("a")) == ([], [], due)
+    house.elsewhere.clear()
+    house.step()
+    assert house.begun == [("a", "backup", "schedule")]
+    assert house.claimed == [("a", due)]
+
+
+def test_what_cannot_be_claimed_stays_due_and_what_was_done_is_left_out(house: House) -> None:
+    """Without an answer it is tried again; done by another host, only the next time counts."""
+    house.add("a", 0.1)
+    due = house.plans.planned("a")
+    house.claims = None
+    house.step()
+    assert (house.begun, house.plans.planned("a")) == ([], due)
+    house.claims = False
+    house.step()
+    following = house.plans.planned("a")
+    assert house.begun == []
+    assert due is not None
+    assert following is not None
+    assert following > house.clock.now() > due
+
+
 def test_slices_neither_wait_nor_count(house: House) -> None:
     """However many runs are active, changes are saved; and a slice keeps nothing else from being begun."""
     house.agenda.most = 1
