@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.messages import Message
-from nanumpay_backupd.model import Trigger
+from nanumpay_backupd.model import Copy, Trigger
 from nanumpay_backupd.pipeline.layout import job_of, lane
 from nanumpay_backupd.plans import Planned, Plans, Task, verdict_on
 from nanumpay_backupd.repairs import Repairs
@@ -25,6 +26,7 @@ from nanumpay_backupd.retries import Retries
 from nanumpay_backupd.scheduler import Verdict
 from nanumpay_backupd.settings.schema import GroupSpec, JobSpec, VerifyOrder
 from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.system.units import human_span
 
 __all__ = ["ACTIONS", "LONGEST_SLEEP", "Agenda", "Wait"]
 
@@ -32,6 +34,10 @@ T = TypeVar("T")
 LONGEST_SLEEP: Final = 30.0
 """Seconds: the wall clock may jump (suspend, NTP), so no wait is longer than this."""
 _SHORTEST: Final = 0.02
+_SET_BACK: Final = timedelta(minutes=10)
+"""From this on a clock that goes back was wrong; less is corrected every day, and would only make a run twice."""
+_LONGEST_PAUSE: Final = timedelta(hours=8)
+"""More than any wait between two attempts (`retries`, `pipeline.upload`)."""
 _UPLOAD_HOLD: Final = 15.0
 """Seconds before queued uploads are tried again after a run that could not even try (its job was locked, it died)."""
 ACTIONS: Final = {
@@ -133,6 +139,7 @@ class Agenda:
         self._held: dict[str, float] = {}
         self._kept: dict[tuple[str, Task], datetime] = {}
         self._wanted: dict[str, datetime] = {}
+        self._last: tuple[datetime, float] | None = None
 
     @property
     def active(self) -> int:
@@ -146,9 +153,10 @@ class Agenda:
     async def step(self) -> float:
         """Begin what is due now; returns how many seconds may pass until the next look. Raises BackupdError."""
         now = self._clock.now()
+        await self._mind_the_clock(now)
         items, fault = self._planned(now), None
         try:
-            items += await self._uploads()
+            items += await self._uploads(now)
         except BackupdError as error:  # what is due is begun nevertheless
             fault = error
         pause = LONGEST_SLEEP
@@ -160,6 +168,17 @@ class Agenda:
         if fault is not None:
             raise fault
         return max(pause, _SHORTEST)
+
+    async def _mind_the_clock(self, now: datetime) -> None:
+        """Plan anew when the clock went back: what is due by the later time would be waited for until then."""
+        passed = self._clock.monotonic()
+        last, self._last = self._last, (now, passed)
+        back = last[0] + timedelta(seconds=passed - last[1]) - now if last is not None else timedelta(0)
+        if back > _SET_BACK:
+            text = f"the clock went back by {human_span(back.total_seconds())}: what is due is worked out anew"
+            log.warning(text, hint="see that a time server keeps it right: timedatectl set-ntp true")
+            self._wanted.clear()
+            await self._plans.anew({**self._house.jobs, **self._house.specs}, now)
 
     def _planned(self, now: datetime) -> list[_Item]:
         """Return what has a time of its own, and the fulls out of turn that are to be made now."""
@@ -175,7 +194,7 @@ class Agenda:
             for name, task, due in self._plans.items()
         ]
         items += [
-            _Item(name, action, again.due, action, functools.partial(self._again, action=action))
+            _Item(name, action, _near(again.due, now), action, functools.partial(self._again, action=action))
             for name, action, again in self._retries.items()
         ]
         for name in self._repairs.wanted():
@@ -191,10 +210,10 @@ class Agenda:
         rest = [self._repairs.wait(name, self._clock.monotonic()) for name in self._repairs.wanted()]
         return [seconds for seconds in rest if seconds > 0]
 
-    async def _uploads(self) -> list[_Item]:
+    async def _uploads(self, now: datetime) -> list[_Item]:
         """Return the queued uploads, one entry for each job."""
         first: dict[str, datetime] = {}
-        for copy in await self._house.db(lambda catalog: catalog.pending_copies()):
+        for copy in await self._house.db(lambda catalog: _queued(catalog, now)):
             name = job_of(copy.backup)
             if copy.next_attempt is not None and name in self._house.jobs:
                 first[name] = min(first.get(name, copy.next_attempt), copy.next_attempt)
@@ -297,6 +316,23 @@ class Agenda:
         with contextlib.suppress(BackupdError):
             await self._house.begin(job.name, Trigger.RETRY, action="upload")
         return LONGEST_SLEEP
+
+
+def _near(due: datetime, now: datetime) -> datetime:
+    """Return when something is due that is never put off for long: what is further away was noted by a wrong clock."""
+    return due if due - now <= _LONGEST_PAUSE else now
+
+
+def _queued(catalog: Catalog, now: datetime) -> list[Copy]:
+    """Return the queued copies; those that wait for a far future are brought near, where the workers find them too."""
+    found = []
+    for copy in catalog.pending_copies():
+        due = _near(copy.next_attempt, now) if copy.next_attempt is not None else None
+        if due != copy.next_attempt:
+            copy = msgspec.structs.replace(copy, next_attempt=due)  # noqa: PLW2901 - the same copy, brought near
+            catalog.save_copy(copy)
+        found.append(copy)
+    return found
 
 
 def _order(action: str) -> VerifyOrder | None:

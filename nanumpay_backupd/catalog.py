@@ -244,6 +244,11 @@ class Catalog:
         """Ask what no method here answers (`catalog_pages`); only reads. Raises BackupdError as all methods."""
         return self._read(sql, *values)
 
+    def version(self) -> tuple[int, int]:
+        """Return what is another pair whenever this process or another one has written since; of this object only."""
+        ((others,),) = self._read("PRAGMA data_version")
+        return int(str(others)), self._db.total_changes
+
     # Runs
 
     def save_run(self, run: Run) -> None:
@@ -427,6 +432,11 @@ class Catalog:
             copies.setdefault(name, []).append(_COPY.decode(record))
         limited = self._limited()
         return [_backup(row, _by_place(copies.get(row[0], [])), only_to=limited.get(row[0])) for row in rows]
+
+    def newest_made(self) -> datetime | None:
+        """Return when the newest of all backups was made, None: there is none."""
+        rows = self._read("SELECT max(created) FROM backups")
+        return datetime.fromisoformat(str(rows[0][0])) if rows[0][0] is not None else None
 
     def backups_named(self, names: Collection[str]) -> list[Backup]:
         """Return the backups of these ids with their copies, in that order, without manifests."""

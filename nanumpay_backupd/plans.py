@@ -7,7 +7,7 @@ drill. A task that must wait for another keeps its place and is taken up as soon
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import Final, Protocol, TypeAlias, TypeVar
@@ -189,6 +189,14 @@ class Plans:
         due = self._due.get((job.name, Task.INCREMENTAL))
         if due is not None:
             self._due[job.name, Task.INCREMENTAL] = self._clock.now() + timedelta(seconds=pause)
+
+    async def anew(self, jobs: Mapping[str, Planned], now: datetime) -> None:
+        """Plan again what would be due earlier from ``now`` on: the clock was set back, and plans are too far away."""
+        for name, task, due in list(self.items()):
+            job = jobs.get(name)
+            following = _following(job, task, now) if job is not None else None
+            if following is not None and following < due:
+                await self._save(name, task, following)
 
     def at_once(self, job: JobSpec, task: Task) -> None:
         """Have a task that has a plan done now: what it waited for has happened."""

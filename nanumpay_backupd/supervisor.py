@@ -37,6 +37,7 @@ from nanumpay_backupd.fleet.tasks import TaskRecord, replan
 from nanumpay_backupd.groups import Groups
 from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
+from nanumpay_backupd.pipeline.ageing import counted_from
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout, lane
@@ -133,6 +134,7 @@ class Supervisor:
         """Clean up after an earlier daemon that died: interrupted runs, staging folders, half commits."""
         now = self._clock.now()
         try:
+            await self.db(lambda catalog: counted_from(catalog, self._clock))
             ended = await self.db(lambda catalog: recover(catalog, self.layout, now))
         except BackupdError as error:
             log.error(error.message, code=error.code, hint=error.hint)
@@ -800,6 +802,7 @@ class Supervisor:
             await asyncio.sleep(pause)
             started = self._clock.monotonic()
             with contextlib.suppress(BackupdError):
+                await self.db(lambda catalog: counted_from(catalog, self._clock))
                 await self.refresh()
             # With tens of thousands of slices a look takes seconds.
             pause = max(_INVENTORY_INTERVAL, _IDLE * (self._clock.monotonic() - started))

@@ -238,6 +238,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
 
     Raises BusyError while a run of the job is active, StoreError for a place that refuses.
     """
+    from nanumpay_backupd.pipeline.ageing import counted_from
     from nanumpay_backupd.pipeline.pins import recall_pins
     from nanumpay_backupd.pipeline.prune import delete_backup, prune
     from nanumpay_backupd.pipeline.rebuild import adopt_remote
@@ -252,7 +253,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
                 raise faults[0]
             return []
         if spec.action == "prune":
-            lines, faults = prune(spec.job, catalog, layout, clock.now(), open_store)
+            lines, faults = prune(spec.job, catalog, layout, counted_from(catalog, clock), open_store)
             if faults:
                 raise faults[0]
             return lines

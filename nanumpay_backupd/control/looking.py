@@ -12,8 +12,18 @@ from typing import Any, Final
 import msgspec
 
 from nanumpay_backupd import __version__
-from nanumpay_backupd.control.desk import Desk, find, limited, to_text
-from nanumpay_backupd.control.facts import disk_fault, health_of, job_facts, job_faults, protection, retention, timeline
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.control.desk import Desk, find, limited, read_moment, to_text
+from nanumpay_backupd.control.facts import (
+    clock_fault,
+    disk_fault,
+    health_of,
+    job_facts,
+    job_faults,
+    protection,
+    retention,
+)
+from nanumpay_backupd.control.reaching import Picture, Reach, reach_of, timeline
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.control.together import find_group, group_facts, group_faults, groups_there, shown_group
 from nanumpay_backupd.errors import NotFoundError, RefusedError
@@ -24,6 +34,7 @@ from nanumpay_backupd.monitoring.checks import Check
 from nanumpay_backupd.monitoring.faults import faults_of
 from nanumpay_backupd.monitoring.judging import gather, judge
 from nanumpay_backupd.monitoring.memory import recall
+from nanumpay_backupd.pipeline.ageing import lived
 from nanumpay_backupd.pipeline.groups import all_at_once
 from nanumpay_backupd.pipeline.layout import SAFETY_SUFFIX
 from nanumpay_backupd.plans import Task
@@ -37,10 +48,15 @@ __all__ = ["Looking"]
 
 _RUNS: Final = 20
 _MOST_RUNS: Final = 1000
+_MOST_SPOTS: Final = 2000
 
 
 class Looking(Desk):
     """The handlers that look."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._reach: Reach | None = None
 
     async def get_status(self, _call: Call) -> dict[str, Any]:
         """Answer GetStatus."""
@@ -92,6 +108,7 @@ class Looking(Desk):
         here = [described for job, described in zip(specs, jobs, strict=True) if not self._is_elsewhere(job)]
         faults = [*self._daemon.problems(), *job_faults(here), *group_faults(groups, here)]
         faults += disk_fault(free, self._supervisor.paths.backups)
+        faults += clock_fault(await self._supervisor.db(lived), self._clock.now())
         checks: list[Check] = []
         for job, described in zip(specs, jobs, strict=True):
             if not self._is_elsewhere(job):
@@ -213,13 +230,24 @@ class Looking(Desk):
 
     async def timeline(self, call: Call) -> dict[str, Any]:
         """Answer Timeline, after a look at the folder."""
+        params = call.params
+        picture = None
+        if params.get("spots") is not None:
+            since, until = (read_moment(params[name]) if params.get(name) else None for name in ("since", "until"))
+            picture = Picture(limited(params["spots"], 1, _MOST_SPOTS, "spots"), since, until)
         await self._supervisor.refresh()
-        job = self._named(call.params.get("job") or self._only_job())
-        facts = await self._supervisor.db(lambda catalog: timeline(catalog, job.name))
-        shown = await self._supervisor.db(lambda catalog: protection(catalog, job, self._due(job), self._clock.now()))
+        job = self._named(params.get("job") or self._only_job())
+        now = self._clock.now()
+
+        def work(catalog: Catalog) -> dict[str, Any]:
+            self._reach = reach_of(catalog, job.name, self._reach)
+            return timeline(self._reach, picture, now)
+
+        facts = await self._supervisor.db(work)
+        shown = await self._supervisor.db(lambda catalog: protection(catalog, job, self._due(job), now))
         return {
             "job": job.name,
-            "now": to_text(self._clock.now()),
+            "now": to_text(now),
             "stream": shown["stream"],
             "problem": shown["problem"],
             **facts,

@@ -35,6 +35,7 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline import hooks
 from nanumpay_backupd.pipeline.again import repeated
+from nanumpay_backupd.pipeline.ageing import counted_from
 from nanumpay_backupd.pipeline.groups import send_groups
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
@@ -489,6 +490,7 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     """
     now, fulls = recorder.clock.now(), _kind(spec) is Kind.FULL
     sync_local(catalog, layout, now)
+    now = counted_from(catalog, recorder.clock)
     kinds = frozenset(Kind) if fulls else _alike(spec)
     deleted: list[PruneLine] = []
     parted: list[str] = []

@@ -464,6 +464,13 @@ class _Reader:
                 "would be readable by whoever has a copy: not every copy is encrypted",
                 'write [encryption] with a method and scope = "all", or save it as it is',
             )
+        if source is not None and source.kept_outside and values.get("destinations"):
+            self.problems.add(
+                f"{path}.destinations",
+                f"is not for a job that saves {kind}: its data is where that program stores it, and the file here only "
+                "says so",
+                "take it out; a second storage is a matter of that program",
+            )
         values |= self._own(raw, path)
         return HostJob(**{**values, "source": source}) if "name" in values and source is not None else None
 

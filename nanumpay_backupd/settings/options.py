@@ -393,6 +393,7 @@ SINGLE: Final = (
             Option("age", _TOOL, "Needed for encryption by age.", '"/usr/bin/age"'),
             Option("redis_server", _TOOL, "Drills of a Redis job start one of their own.", '"/usr/bin/redis-server"'),
             Option("tar", _TOOL, "GNU tar, needed for files.", '"/usr/bin/tar"'),
+            Option("pbm", _TOOL, "Percona Backup for MongoDB, for sharded clusters.", '"/usr/bin/pbm"'),
         ),
     ),
     Table(

@@ -409,6 +409,7 @@ class Tools(_Settings, frozen=True):
     age: str = "age"
     redis_server: str = "redis-server"
     tar: str = "tar"
+    pbm: str = "pbm"
 
 
 class ControlOptions(_Settings, frozen=True):

@@ -25,6 +25,10 @@ class Clock(Protocol):
         """Return seconds that never go backwards, for measuring durations."""
         ...
 
+    def uptime(self) -> float:
+        """Return the seconds since the host was started, those in which it slept included."""
+        ...
+
     def sleep(self, seconds: float) -> None:
         """Block this thread for so many seconds."""
         ...
@@ -40,6 +44,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Return seconds that never go backwards."""
         return time.monotonic()
+
+    def uptime(self) -> float:
+        """Return the seconds since the host was started, those in which it slept included."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def sleep(self, seconds: float) -> None:
         """Block this thread."""

@@ -252,3 +252,36 @@ def test_a_job_that_is_busy_holds_up_no_other(house: House) -> None:
     house.add("b", 0.5)
     house.step()
     assert house.begun == [("b", "backup", "schedule")]
+
+
+def test_after_a_clock_that_was_years_ahead_nothing_waits_for_years(house: House) -> None:
+    """Set back, what was planned, put off or queued by the later time is due as the right time says."""
+    house.add("nanumpay", 0.1)
+    years, right = timedelta(days=5 * 365), house.clock.now()
+    house.clock.moment += years
+    house.step()
+    assert house.begun == [("nanumpay", "backup", "catch-up")]
+    house.end("nanumpay")
+    backup = published(house.layout)
+    house.catalog.save_backup(backup)
+    later = house.clock.now()
+    copy = Copy(backup.id, "app", CopyState.PENDING, backup.artifact, backup.size, later, next_attempt=later + MINUTE)
+    house.catalog.save_copy(copy)
+    house.clock.moment = right
+    house.step()
+    assert house.begun[1:] == [("nanumpay", "upload", "retry")]
+    assert house.plans.get("nanumpay") == right.replace(hour=3)
+    (queued,) = house.catalog.pending_copies(right)
+    assert queued.next_attempt == right
+
+
+def test_a_clock_that_is_corrected_a_little_makes_nothing_twice(house: House) -> None:
+    """Minutes back, just after a run began: it is due tomorrow."""
+    house.add("a", 0.1)
+    house.clock.moment = house.clock.moment.replace(hour=3)
+    house.step()
+    house.end("a")
+    house.clock.moment -= 5 * MINUTE
+    house.step()
+    assert len(house.begun) == 1
+    assert house.plans.get("a") == house.clock.now().replace(hour=3, minute=0) + timedelta(days=1)
