@@ -31,6 +31,7 @@ from nanumpay_backupd.settings.schema import (
     Schedule,
     Source,
 )
+from nanumpay_backupd.settings.sources import PbmSource
 from nanumpay_backupd.settings.watching import limits_of
 
 __all__ = ["ALL", "REMOTE", "TIERS", "application_destination", "build_jobs", "encryption_in_words"]
@@ -58,7 +59,7 @@ def build_jobs(host: HostConfig, app: AppSettings | None, warnings: Iterable[str
 
 def _of_fleet(job: JobSpec) -> JobSpec:
     """Say of a job whether one host makes it for all: by itself what every host can reach under the same name."""
-    kind = job.runs_on or ("fleet" if isinstance(job.source, MongoSource) else "host")
+    kind = job.runs_on or ("fleet" if isinstance(job.source, MongoSource | PbmSource) else "host")
     return msgspec.structs.replace(job, shared=kind == "fleet")
 
 

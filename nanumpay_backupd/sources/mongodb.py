@@ -80,12 +80,8 @@ class MongoDatabase(FolderSource):
         return Estimate(
             raw_bytes=facts.raw_bytes,
             summary=f"MongoDB {facts.version} ({facts.topology}) at {facts.address}, "
-<<<<<<< HEAD
             f"{len(facts.collections)} collections, mongodump {facts.tool_version}{', ' if member else ''}{member}",
-=======
-            f"{len(facts.collections)} collections, mongodump {facts.tool_version}",
             warnings=cautions(facts.topology),
->>>>>>> d90f0dfbe98e9657d822996d3904ae7b6e03565d
         )
 
     def start(self, folder: Path) -> Dump:
