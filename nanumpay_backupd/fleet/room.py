@@ -22,6 +22,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from nanumpay_backupd.fleet.lease import Seen, Terms
+from nanumpay_backupd.fleet.tasks import AHEAD
 from nanumpay_backupd.system.secrets import Secret
 
 __all__ = ["CODEC", "LEASE", "MAJORITY", "Document", "Room", "seen_of"]
@@ -30,6 +31,7 @@ Document = dict[str, Any]
 LEASE: Final = "lease"
 MAJORITY: Final = WriteConcern("majority", j=True)
 CODEC: Final[CodecOptions[Document]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+_AHEAD_MS: Final = int(AHEAD.total_seconds() * 1000)
 _KEPT: Final = timedelta(days=90)
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -161,6 +163,8 @@ class Room:
             {at: {"$exists": False}},
             {f"{at}.due": {"$lt": due}},
             {f"{at}.due": due, f"{at}.state": {"$ne": "done"}},
+            # What a host with a clock that is days ahead took up must not keep the others from anything.
+            {"$expr": {"$gt": [f"${at}.due", {"$add": ["$$NOW", _AHEAD_MS]}]}},
         ]
         again = {"$cond": [{"$eq": [f"${at}.due", due]}, {"$add": [{"$ifNull": [f"${at}.tries", 0]}, 1]}, 1]}
         claimed = {"due": due, "state": "begun", "token": token, "host": self._host, "at": "$$NOW", "tries": again}
