@@ -19,7 +19,7 @@ import structlog
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.active import ActiveGroup, ActiveRun
-from nanumpay_backupd.agenda import LONGEST_SLEEP, Agenda
+from nanumpay_backupd.agenda import ACTIONS, LONGEST_SLEEP, Agenda
 from nanumpay_backupd.broadcast import Broadcast
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import (
@@ -114,6 +114,7 @@ class Supervisor:
         self._told: dict[str, str] = {}
         self.groups = Groups(self, clock)
         self.fleet: Keeper | None = None
+        self._settling = 0
         self.on_change: Callable[[], None] = lambda: None
 
     # Catalog: blocking calls happen in one thread of their own, so that a slow disk never stops the event loop
@@ -277,9 +278,9 @@ class Supervisor:
         self.fleet.require(f"what job {job.name} saves")
         return self.fleet.ticket()
 
-    def require_lease(self, job: JobSpec) -> None:
-        """Raise RefusedError where copies of a job are another host's to change."""
-        self._fence(job, "backup")
+    def lease_for(self, job: JobSpec) -> FenceTicket | None:
+        """Return what copies of a job are deleted under; raises RefusedError where they are another host's."""
+        return self._fence(job, "backup")
 
     async def claim(self, job: Planned, task: Task, action: str, due: datetime) -> bool | None:
         """Take up a due time; False: another host has done that, None: it cannot be said just now."""
@@ -305,7 +306,6 @@ class Supervisor:
         if self.fleet is None:
             return
         run = active.run
-        self.fleet.nudge()
         if run.trigger in _BY_ITSELF:
             code = run.error.code if run.error is not None else ""
             if code == "lease-lost" or active.cancelled_by == _STOP:
@@ -323,8 +323,8 @@ class Supervisor:
 
     @property
     def shared_runs(self) -> int:
-        """Return how many runs under the lease are active."""
-        return sum(bool(item.token) for item in self.active.values())
+        """Return how many runs under the lease are active, or have ended and are not told of yet."""
+        return self._settling + sum(bool(item.token) for item in self.active.values())
 
     def lease_at_risk(self) -> None:
         """Hear that the runs under the lease are about to end by themselves."""
@@ -363,6 +363,7 @@ class Supervisor:
             found = replan(record, due, self._clock.now(), token)
             if found is not None:
                 await self.plans.others(job, task, found.done, found.undone)
+                await self.retries.drop(name, ACTIONS[task])
             if found is not None and found.undone is not None:
                 text = f"a {task.value} was begun by host {record.host} and not finished: it is made up for"
                 log.warning(text, job=name)
@@ -371,6 +372,8 @@ class Supervisor:
         """Prepare for being the holder: learn what others made, and plan what they left undone."""
         await self._replan(records, token)
         if self.fleet is not None and before not in ("", self.fleet.place.host):
+            for name in [job.name for job in self.jobs.values() if job.shared]:
+                await self.retries.forget(name)
             await asyncio.gather(*(self._learn(job) for job in list(self.jobs.values()) if job.shared))
         self._wake.set()
 
@@ -592,6 +595,7 @@ class Supervisor:
             log.exception("following a run failed", message=Message.DEFECT, run=run_id, job=job, code="internal")
         finally:
             guard.cancel()
+            self._settling += bool(active.token)
             self.active.pop(active.lane, None)
             if not active.quiet and active.run.outcome in {Outcome.SKIPPED, Outcome.INTERRUPTED, None}:
                 self.agenda.hold_uploads(job)
@@ -601,6 +605,9 @@ class Supervisor:
                 self._publish("run-ended", run=active.run)
             await self._draw_conclusions(active)
             await self._tell_fleet(active)
+            self._settling -= bool(active.token)
+            if self.fleet is not None:
+                self.fleet.nudge()
             self._wake.set()
 
     async def _guard(self, active: ActiveRun, process: WorkerProcess) -> None:

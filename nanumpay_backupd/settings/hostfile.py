@@ -488,7 +488,12 @@ class _Reader:
         """Return what a job saves, None where its type or what it needs is not said, which was noted before."""
         said = {key: value for key, value in found.items() if value is not None}
         if kind == DEFAULT_TYPE:
-            return MongoSource.of_job(said.get("uri", mongodb.uri), said.get("database", ""))
+            return MongoSource.of_job(
+                said.get("uri", mongodb.uri),
+                said.get("database", ""),
+                said.get("read_preference", MongoConnection().read_preference),
+                said.get("max_lag", MongoConnection().max_lag),
+            )
         if kind not in SOURCES:
             return None
         try:
