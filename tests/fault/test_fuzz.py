@@ -1,6 +1,6 @@
 """What is read from files and databases, mutated at random: it is understood or refused in a sentence, and no more.
 
-Sixty examples each every day, thousands in `make test-fault`.
+Some dozens of examples each every day, many more in `make test-fault`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from tests.workbench import NOW, documents, job_spec, manifest_of, published
 
 LONG: Final = os.environ.get("NANUMPAY_TEST_FAULT") == "1"
 many = settings(
-    max_examples=3000 if LONG else 60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=1500 if LONG else 40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
-some = settings(many, max_examples=600 if LONG else 30)
+some = settings(many, max_examples=300 if LONG else 20)
 
 UNTRUSTED: Final = (
     "What is damaged or made to harm is refused in a sentence, and nothing is written outside of the place."
