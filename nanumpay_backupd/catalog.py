@@ -840,6 +840,6 @@ def _named(error: sqlite3.Error | OSError, path: Path) -> BackupdError:
         )
     return BackupdError(
         f"the catalog {path} is damaged: {error}",
-        hint="stop the daemon, move the file away and start again: it is rebuilt from the manifests; no backup is lost",
+        hint="restart the daemon: it is put aside and rebuilt from the manifests; no backup is lost",
         code="catalog-damaged",
     )

@@ -33,6 +33,7 @@ from nanumpay_backupd.errors import (
 from nanumpay_backupd.groups import Groups
 from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
+from nanumpay_backupd.pipeline.afresh import examine
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout, lane
@@ -114,6 +115,11 @@ class Supervisor:
         """Clean up after an earlier daemon that died: interrupted runs, staging folders, half commits."""
         now = self._clock.now()
         try:
+            loop = asyncio.get_running_loop()
+            loss = await loop.run_in_executor(self._pool, examine, self.paths.state, self.layout)
+            if loss:
+                hint = "no backup is lost; the copies elsewhere are learnt from their places"
+                log.error(loss, code="catalog-damaged", hint=hint)
             ended = await self.db(lambda catalog: recover(catalog, self.layout, now))
         except BackupdError as error:
             log.error(error.message, code=error.code, hint=error.hint)
