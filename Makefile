@@ -8,7 +8,7 @@ WORKERS ?= $(if $(PYTEST_ARGS),0,$(shell expr 2 '*' $$(nproc)))
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-quick test-pitr test-places test-s3-lock test-resume test-fault soak test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick test-pitr test-places test-s3-lock test-resume test-fault test-web soak test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-n8n: tools  ## n8n itself, installed into .tools/n8n (1.6 GB); RECORD=1 wri
 
 test-dropbox: tools  ## the stores' suite at Dropbox itself; takes an app folder (docs/destinations/dropbox.md)
 	NANUMPAY_TEST_REAL_DROPBOX=1 $(BIN)/python -m pytest -k dropbox-real tests/contract/test_stores.py $(PYTEST_ARGS)
+
+test-web: tools  ## the web page: every page in each language, size and theme (screenshots in build/web-pages)
+	NANUMPAY_TEST_ALL_LOOKS=1 $(BIN)/python -m pytest tests/integration/test_web*.py $(PYTEST_ARGS)
 
 test-system: tools  ## the package on a booted Debian 12 (root; five minutes): install, daily life, upgrade, purge
 	@$(MAKE) --no-print-directory --jobs=2 deb system-image

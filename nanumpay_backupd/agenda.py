@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.messages import Message
-from nanumpay_backupd.model import Trigger
+from nanumpay_backupd.model import Copy, Trigger
 from nanumpay_backupd.pipeline.layout import job_of, lane
 from nanumpay_backupd.plans import Planned, Plans, Task, verdict_on
 from nanumpay_backupd.repairs import Repairs
@@ -25,6 +26,7 @@ from nanumpay_backupd.retries import Retries
 from nanumpay_backupd.scheduler import Verdict
 from nanumpay_backupd.settings.schema import GroupSpec, JobSpec, VerifyOrder
 from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.system.units import human_span
 
 __all__ = ["ACTIONS", "LONGEST_SLEEP", "Agenda", "Wait"]
 
@@ -32,6 +34,10 @@ T = TypeVar("T")
 LONGEST_SLEEP: Final = 30.0
 """Seconds: the wall clock may jump (suspend, NTP), so no wait is longer than this."""
 _SHORTEST: Final = 0.02
+_SET_BACK: Final = timedelta(minutes=10)
+"""From this on a clock that goes back was wrong; less is corrected every day, and would only make a run twice."""
+_LONGEST_PAUSE: Final = timedelta(hours=8)
+"""More than any wait between two attempts (`retries`, `pipeline.upload`)."""
 _UPLOAD_HOLD: Final = 15.0
 """Seconds before queued uploads are tried again after a run that could not even try (its job was locked, it died)."""
 ACTIONS: Final = {
@@ -44,6 +50,8 @@ ACTIONS: Final = {
 """What a run does that is due for a task."""
 _SLICES: Final = frozenset({Task.INCREMENTAL, Task.DIFFERENTIAL})
 _UNCOUNTED: Final = frozenset({"slice", "group", "group-restore"})
+_UNCLAIMED: Final = 1.0
+"""Seconds until a due time is tried again that could not be claimed."""
 _PROOFS: Final = {"verify": "checksum", "drill": "restore"}
 log = structlog.get_logger()
 
@@ -90,6 +98,18 @@ class House(Protocol):
         """Begin a run; raises BackupdError."""
         ...
 
+    def may_begin(self, name: str) -> bool:
+        """Tell whether runs of a job or group begin on this host by themselves; of a fleet, one host begins them."""
+        ...
+
+    async def claim(self, job: Planned, task: Task, action: str, due: datetime) -> bool | None:
+        """Take up a due time; False: another host has done that, None: it cannot be said just now."""
+        ...
+
+    async def unclaim(self, name: str, action: str) -> None:
+        """Hear that what was claimed could not be begun."""
+        ...
+
 
 class _Item(NamedTuple):
     """One thing that is due, or will be: of which job, since when, and what begins it and tells how long to wait.
@@ -119,6 +139,7 @@ class Agenda:
         self._held: dict[str, float] = {}
         self._kept: dict[tuple[str, Task], datetime] = {}
         self._wanted: dict[str, datetime] = {}
+        self._last: tuple[datetime, float] | None = None
 
     @property
     def active(self) -> int:
@@ -132,9 +153,10 @@ class Agenda:
     async def step(self) -> float:
         """Begin what is due now; returns how many seconds may pass until the next look. Raises BackupdError."""
         now = self._clock.now()
+        await self._mind_the_clock(now)
         items, fault = self._planned(now), None
         try:
-            items += await self._uploads()
+            items += await self._uploads(now)
         except BackupdError as error:  # what is due is begun nevertheless
             fault = error
         pause = LONGEST_SLEEP
@@ -146,6 +168,17 @@ class Agenda:
         if fault is not None:
             raise fault
         return max(pause, _SHORTEST)
+
+    async def _mind_the_clock(self, now: datetime) -> None:
+        """Plan anew when the clock went back: what is due by the later time would be waited for until then."""
+        passed = self._clock.monotonic()
+        last, self._last = self._last, (now, passed)
+        back = last[0] + timedelta(seconds=passed - last[1]) - now if last is not None else timedelta(0)
+        if back > _SET_BACK:
+            text = f"the clock went back by {human_span(back.total_seconds())}: what is due is worked out anew"
+            log.warning(text, hint="see that a time server keeps it right: timedatectl set-ntp true")
+            self._wanted.clear()
+            await self._plans.anew({**self._house.jobs, **self._house.specs}, now)
 
     def _planned(self, now: datetime) -> list[_Item]:
         """Return what has a time of its own, and the fulls out of turn that are to be made now."""
@@ -161,7 +194,7 @@ class Agenda:
             for name, task, due in self._plans.items()
         ]
         items += [
-            _Item(name, action, again.due, action, functools.partial(self._again, action=action))
+            _Item(name, action, _near(again.due, now), action, functools.partial(self._again, action=action))
             for name, action, again in self._retries.items()
         ]
         for name in self._repairs.wanted():
@@ -177,10 +210,10 @@ class Agenda:
         rest = [self._repairs.wait(name, self._clock.monotonic()) for name in self._repairs.wanted()]
         return [seconds for seconds in rest if seconds > 0]
 
-    async def _uploads(self) -> list[_Item]:
+    async def _uploads(self, now: datetime) -> list[_Item]:
         """Return the queued uploads, one entry for each job."""
         first: dict[str, datetime] = {}
-        for copy in await self._house.db(lambda catalog: catalog.pending_copies()):
+        for copy in await self._house.db(lambda catalog: _queued(catalog, now)):
             name = job_of(copy.backup)
             if copy.next_attempt is not None and name in self._house.jobs:
                 first[name] = min(first.get(name, copy.next_attempt), copy.next_attempt)
@@ -193,6 +226,8 @@ class Agenda:
             return LONGEST_SLEEP
         if item.due > now:
             return (item.due - now).total_seconds()
+        if not self._house.may_begin(item.job):
+            return LONGEST_SLEEP  # that it may wakes us
         if item.action != "slice":
             free = self._plans.free_at(job, now)
             if free > now:
@@ -226,14 +261,20 @@ class Agenda:
         verdict = self._verdict(job, task, due, now)
         if verdict is not Verdict.RUN and self._plans.hold > 0:
             return self._plans.hold
-        self._kept.pop((job.name, task), None)
-        await self._plans.advance(job, task, now)
         action = ACTIONS[task] if isinstance(job, JobSpec) else "group"
+        claimed = task in _SLICES or await self._house.claim(job, task, action, due)
+        if claimed is None:
+            return _UNCLAIMED
+        self._kept.pop((job.name, task), None)
+        await self._plans.advance(job, task, now if claimed else due)
+        if not claimed:
+            return _SHORTEST
         if task not in _SLICES:
             await self._retries.drop(job.name, action)
         late = verdict is not Verdict.RUN and task not in {Task.INCREMENTAL, Task.DIFFERENTIAL}
         what = "verification" if task is Task.VERIFY else task.value
         if verdict is Verdict.TOO_LATE and late:
+            await self._house.unclaim(job.name, action)
             text = f"a {what} was missed too long ago to be caught up"
             log.warning(text, message=Message.RUN_MISSED, job=job.name, due=due.isoformat())
             return LONGEST_SLEEP
@@ -241,8 +282,10 @@ class Agenda:
             text = f"a {what} was missed and is caught up now"
             log.warning(text, message=Message.RUN_MISSED, job=job.name, due=due.isoformat())
         trigger = Trigger.CATCH_UP if late else Trigger.SCHEDULE
-        with contextlib.suppress(BackupdError):
+        try:
             await self._house.begin(job.name, trigger, action=action, kind=task.value, verify=_order(action))
+        except BackupdError:
+            await self._house.unclaim(job.name, action)
         return LONGEST_SLEEP
 
     async def _again(self, job: JobSpec, _now: datetime, *, action: str) -> float:
@@ -273,6 +316,23 @@ class Agenda:
         with contextlib.suppress(BackupdError):
             await self._house.begin(job.name, Trigger.RETRY, action="upload")
         return LONGEST_SLEEP
+
+
+def _near(due: datetime, now: datetime) -> datetime:
+    """Return when something is due that is never put off for long: what is further away was noted by a wrong clock."""
+    return due if due - now <= _LONGEST_PAUSE else now
+
+
+def _queued(catalog: Catalog, now: datetime) -> list[Copy]:
+    """Return the queued copies; those that wait for a far future are brought near, where the workers find them too."""
+    found = []
+    for copy in catalog.pending_copies():
+        due = _near(copy.next_attempt, now) if copy.next_attempt is not None else None
+        if due != copy.next_attempt:
+            copy = msgspec.structs.replace(copy, next_attempt=due)  # noqa: PLW2901 - the same copy, brought near
+            catalog.save_copy(copy)
+        found.append(copy)
+    return found
 
 
 def _order(action: str) -> VerifyOrder | None:

@@ -230,6 +230,10 @@ class _Teller:
     def _present(self, key: str, fault: Fault) -> None:
         now = self._now
         before = self.raised.get(key) or Raised(fault=fault, since=now)
+        if before.since > now:  # the clock may have been set back
+            before = msgspec.structs.replace(before, since=now)
+        if before.told is not None and before.told > now:
+            before = msgspec.structs.replace(before, told=now)
         if not fault.reason and not fault.code:  # it lasts, but nothing tells any more why it began
             was = before.fault
             fault = msgspec.structs.replace(fault, reason=was.reason, hint=was.hint, code=was.code)

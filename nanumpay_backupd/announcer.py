@@ -251,10 +251,11 @@ class Announcer:
         if not options.report or not options.enabled:
             return msgspec.structs.replace(memory, report_due=None, report_cron=()), []
         schedule = Schedule(cron=options.report, timezone=self._host.timezone)
-        due = memory.report_due
+        due, following = memory.report_due, next_due(schedule, now)
+        # One that is later than the next one by the schedule was planned before the clock was set back.
         if due is not None and memory.report_cron == options.report and now < due:
-            return memory, []
-        following = next_due(schedule, now)
+            late = following is not None and following < due
+            return (msgspec.structs.replace(memory, report_due=following) if late else memory), []
         planned = msgspec.structs.replace(memory, report_due=following, report_cron=options.report)
         if due is None or memory.report_cron != options.report or now - due > _REPORT_LATE:
             return planned, []

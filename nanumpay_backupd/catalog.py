@@ -244,6 +244,11 @@ class Catalog:
         """Ask what no method here answers (`catalog_pages`); only reads. Raises BackupdError as all methods."""
         return self._read(sql, *values)
 
+    def version(self) -> tuple[int, int]:
+        """Return what is another pair whenever this process or another one has written since; of this object only."""
+        ((others,),) = self._read("PRAGMA data_version")
+        return int(str(others)), self._db.total_changes
+
     # Runs
 
     def save_run(self, run: Run) -> None:
@@ -427,6 +432,11 @@ class Catalog:
             copies.setdefault(name, []).append(_COPY.decode(record))
         limited = self._limited()
         return [_backup(row, _by_place(copies.get(row[0], [])), only_to=limited.get(row[0])) for row in rows]
+
+    def newest_made(self) -> datetime | None:
+        """Return when the newest of all backups was made, None: there is none."""
+        rows = self._read("SELECT max(created) FROM backups")
+        return datetime.fromisoformat(str(rows[0][0])) if rows[0][0] is not None else None
 
     def backups_named(self, names: Collection[str]) -> list[Backup]:
         """Return the backups of these ids with their copies, in that order, without manifests."""
@@ -675,6 +685,11 @@ class Catalog:
         """Remember how far the changes of a job are captured."""
         with self._write() as db:
             db.execute("INSERT OR REPLACE INTO streams VALUES (?, ?)", (stream.job, to_json(stream)))
+
+    def forget_stream(self, job: str) -> None:
+        """Forget it: what the newest slice tells counts then."""
+        with self._write() as db:
+            db.execute("DELETE FROM streams WHERE job = ?", (job,))
 
     # Plans: when each job is due next, so that a due time that passed while nobody was there is noticed
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,17 +21,15 @@ from nanumpay_backupd.stores.base import Keeping, Store
 from nanumpay_backupd.stores.probe import Step, probe, probe_key
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.files import can_punch_holes, free_bytes
-from nanumpay_backupd.system.process import run_text
 from nanumpay_backupd.system.sandbox import way_out
+from nanumpay_backupd.system.timekeeper import kept_right
 from nanumpay_backupd.system.units import human_size
 
 __all__ = ["Check", "CheckStep", "check_destination", "check_encryption", "check_folder", "check_job", "check_tools"]
 
 _PROBE: Final = b"nanumpay-backupd doctor probe\n"
 _EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
-_STA_UNSYNC: Final = 0x40
 _LOW_SPACE: Final = 1 << 30
-_CLOCK_SECONDS: Final = 5.0
 
 
 class CheckStep(msgspec.Struct, frozen=True):
@@ -71,7 +67,7 @@ def check_job(
     yield from check_folder(paths)
     yield _clock(now)
     yield from check_encryption(job, now)
-    if not job.destinations:
+    if not job.destinations and not job.source.kept_outside:
         yield Check(
             f"{job.name}: destinations",
             "warning",
@@ -256,37 +252,11 @@ def _source(job: JobSpec, source: Source) -> Check:
     return Check(name, "ok", f"{estimate.summary}, {human_size(estimate.raw_bytes)} of data")
 
 
-class _Timex(ctypes.Structure):
-    """The head of struct timex (adjtimex(2)); the rest is reserved room."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long),
-        ("status", ctypes.c_int),
-        ("rest", ctypes.c_long * 40),
-    )
-
-
 def _clock(now: datetime) -> Check:
     if now < _EARLIEST:
         return Check("clock", "failed", f"the clock says {now:%Y-%m-%d}", "set the clock: timedatectl set-ntp true")
-    if _kept_right() is False:
+    if kept_right() is False:
         return Check(
             "clock", "warning", "the clock is not kept right by a time server", "run: timedatectl set-ntp true"
         )
     return Check("clock", "ok", f"{now:%Y-%m-%d %H:%M:%S} UTC")
-
-
-def _kept_right() -> bool | None:
-    """Tell whether a time server keeps the clock right, None where nobody says."""
-    timex = _Timex()
-    if ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) >= 0:
-        return not timex.status & _STA_UNSYNC
-    # The service may not call that, not even to look (ProtectClock=); systemd's own service does it for others.
-    with contextlib.suppress(BackupdError):
-        said = run_text(["timedatectl", "show", "--property=NTPSynchronized", "--value"], timeout=_CLOCK_SECONDS)
-        return {"yes": True, "no": False}.get(said.strip())
-    return None

@@ -107,7 +107,7 @@ def batches(
     found: dict[str, list[Outgoing]] = {}
     for item in outbox.queue:
         failing = outbox.failing.get(item.channel)
-        if failing is None or failing.due <= now:
+        if failing is None or _wait(failing, now) <= 0:
             found.setdefault(item.channel, []).append(item)
     queue = list(outbox.queue)
     for channel, items in found.items():
@@ -126,11 +126,16 @@ def batches(
     }
 
 
+def _wait(failing: Channel, now: datetime) -> float:
+    """Return the seconds until a channel is tried again; a time that is too far away was noted by a wrong clock."""
+    wait = max(0.0, (failing.due - now).total_seconds())
+    return wait if wait <= _LONGEST else 0.0
+
+
 def next_due(outbox: Outbox, now: datetime) -> float | None:
     """Return the seconds until something is to be sent; None: nothing waits."""
     waits = [
-        max(0.0, (outbox.failing[item.channel].due - now).total_seconds()) if item.channel in outbox.failing else 0.0
-        for item in outbox.queue
+        _wait(outbox.failing[item.channel], now) if item.channel in outbox.failing else 0.0 for item in outbox.queue
     ]
     return min(waits, default=None)
 

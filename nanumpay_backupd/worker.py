@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import (
     EXIT_BUSY,
@@ -29,6 +31,7 @@ from nanumpay_backupd.errors import (
     BackupdError,
     LimitError,
 )
+from nanumpay_backupd.fleet.fence import Fence
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.layout import Layout
@@ -103,12 +106,17 @@ def execute(
         )
 
     records = spec.paths.state / "catalog.db"
-    with Catalog(records) as catalog:
+    with Catalog(records) as catalog, contextlib.ExitStack() as stack:
         # On record it is told apart: how a snapshot of one collection went says nothing of the job's backups.
         action = "collection" if spec.collection is not None else spec.action
         run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action, spec.group)
         quiet = spec.action == "slice" and run.trigger is Trigger.SCHEDULE
-        recorder = Recorder(run, catalog, reporter, clock, quiet=quiet)
+        fence = stack.enter_context(Fence(spec.fence, spec.run)) if spec.fence is not None else None
+        if fence is not None:
+            run = msgspec.structs.replace(run, host=fence.host, token=fence.token)
+        recorder = Recorder(run, catalog, reporter, clock, quiet=quiet, fence=fence)
+        if fence is not None:
+            fence.guard(recorder.exceed)
         if on_start is not None:
             on_start(recorder)
         if spec.action in _DOWNLOADING:
@@ -230,6 +238,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
 
     Raises BusyError while a run of the job is active, StoreError for a place that refuses.
     """
+    from nanumpay_backupd.pipeline.ageing import counted_from
     from nanumpay_backupd.pipeline.pins import recall_pins
     from nanumpay_backupd.pipeline.prune import delete_backup, prune
     from nanumpay_backupd.pipeline.rebuild import adopt_remote
@@ -244,7 +253,7 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
                 raise faults[0]
             return []
         if spec.action == "prune":
-            lines, faults = prune(spec.job, catalog, layout, clock.now(), open_store)
+            lines, faults = prune(spec.job, catalog, layout, counted_from(catalog, clock), open_store)
             if faults:
                 raise faults[0]
             return lines

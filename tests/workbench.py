@@ -79,6 +79,10 @@ class SetClock:
         """Return the seconds slept so far."""
         return self.slept
 
+    def uptime(self) -> float:
+        """Return as much as the moment says has passed: whoever sets it means that this time was lived through."""
+        return (self.moment - NOW).total_seconds() + 1e9
+
     def sleep(self, seconds: float) -> None:
         """Move on by so much."""
         self.slept += seconds

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.control.desk import to_text
 from nanumpay_backupd.events import Event, Fault, Severity
+from nanumpay_backupd.health.lived import Lived
 from nanumpay_backupd.health.spread import lacking, spread_of
 from nanumpay_backupd.model import (
     FULLS,
@@ -32,9 +32,9 @@ from nanumpay_backupd.plans import Task, slice_interval
 from nanumpay_backupd.retention import rule_words
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.units import human_size, human_span
-from nanumpay_backupd.timeline import gaps
 
 __all__ = [
+    "clock_fault",
     "disk_fault",
     "health_of",
     "job_facts",
@@ -45,7 +45,6 @@ __all__ = [
     "rpo_fault",
     "rto_fault",
     "spread_fault",
-    "timeline",
 ]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
@@ -54,6 +53,8 @@ _ROOM: Final = 2.0
 """How many pauses between slices an oplog should hold at least."""
 _FAR: Final = 2.0
 """From how many times the promised RPO on a miss is a failure and no longer a warning."""
+_DOUBTED: Final = timedelta(days=1)
+"""From this on people are told of a clock that jumped."""
 _LOW_SPACE: Final = 1 << 30
 _RETRIED: Final = 600.0
 """Seconds after which somebody is told of what is tried again by itself within minutes."""
@@ -316,6 +317,28 @@ def disk_fault(free: int | None, folder: Path) -> list[Fault]:
     ]
 
 
+def clock_fault(seen: Lived | None, now: datetime) -> list[Fault]:
+    """Say that the clock says something that cannot be, and what follows from that."""
+    off = seen.off(now) if seen is not None else timedelta(0)
+    if abs(off) < _DOUBTED:
+        return []
+    way = "ahead of" if off > timedelta(0) else "behind"
+    text = f"the clock is {human_span(abs(off).total_seconds())} {way} the time that can have passed"
+    held = "; retention deletes nothing because of its age until that is settled" if off > timedelta(0) else ""
+    return [
+        Fault(
+            key="clock",
+            text=f"{text}{held}",
+            severity=Severity.WARNING,
+            event=Event.UNHEALTHY,
+            reason=text,
+            hint="set it right (timedatectl set-ntp true); one that is right is believed at once where a time server "
+            "keeps it so, else after a week",
+            code="clock-doubted",
+        )
+    ]
+
+
 def _towards_rpo(name: str, stream: str) -> str:
     """Say what brings a job nearer to the RPO that it promises."""
     if stream == "off":
@@ -401,37 +424,6 @@ def retention(catalog: Catalog, job: JobSpec) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def timeline(catalog: Catalog, job: str) -> dict[str, Any]:
-    """Return what can be restored and what cannot, as the interface's method Timeline shows it."""
-    there = known(catalog, job)
-    found = there.ranges
-    ends = sorted(piece.end for piece in there.pieces if piece.backup)
-    exact = [
-        {
-            "first": to_text(item.first.moment),
-            "last": to_text(item.last.moment),
-            "bases": list(item.bases),
-            "slices": bisect.bisect_right(ends, item.last) - bisect.bisect_right(ends, item.first),
-            "exact": True,
-        }
-        for item in found
-    ]
-    single = [
-        {
-            "first": to_text(item.created),
-            "last": to_text(item.created),
-            "bases": [item.id],
-            "slices": 0,
-            "exact": False,
-        }
-        for item in there.others
-    ]
-    return {
-        "ranges": sorted([*exact, *single], key=lambda item: str(item["first"])),
-        "gaps": [{"after": to_text(item.after.moment), "before": to_text(item.before.moment)} for item in gaps(found)],
-    }
 
 
 def _newest_good(catalog: Catalog, job: str) -> Backup | None:

@@ -15,6 +15,7 @@ from nanumpay_backupd.control.desk import Desk, find, note_deleted, to_text
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import RefusedError
 from nanumpay_backupd.model import Backup, to_builtins
+from nanumpay_backupd.pipeline.ageing import counted_from
 from nanumpay_backupd.pipeline.groups import parted, read_groups
 from nanumpay_backupd.pipeline.outlook import PruneLine, gone_by, look, plan, plan_ahead, together, too_large
 from nanumpay_backupd.pipeline.pins import pin, unpin
@@ -84,7 +85,8 @@ class Keeping(Desk):
         now = self._clock.now()
         seen = await self._supervisor.db(lambda catalog: look(catalog, job.name))
         if at is None:
-            return await asyncio.to_thread(plan, job, seen, now)
+            counted = await self._supervisor.db(lambda catalog: counted_from(catalog, self._clock))
+            return await asyncio.to_thread(plan, job, seen, counted)
         due = await asyncio.to_thread(_due, job, now, at) if assume else []
         return await asyncio.to_thread(plan_ahead, job, seen, at, due)
 

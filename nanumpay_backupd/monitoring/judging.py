@@ -47,6 +47,7 @@ _FRESH_GAP: Final = timedelta(days=7)
 _LATE: Final = 3.0
 _CAUGHT_UP: Final = 900.0
 """Slices are late when the last is so many pauses, and as many seconds more, ago."""
+_SKEW: Final = timedelta(hours=1)
 _DAY: Final = 86400.0
 
 
@@ -136,7 +137,9 @@ def _reach(job: JobSpec, place: str, sight: Sight | None, facts: Facts) -> Itera
 
 def _age(job: JobSpec, place: str, facts: Facts, now: datetime, limit: float) -> Iterator[Check]:
     """Judge how old the newest good backup is."""
-    newest = next((full for full in facts.fulls if _good(full) and _at(full, place)), None)
+    good = [full for full in facts.fulls if _good(full) and _at(full, place)]
+    # One from the future was made while the clock was wrong: it must not stand for all that should come until then.
+    newest = next((full for full in good if full.created - now <= _SKEW), good[0] if good else None)
     if newest is None:
         if facts.fulls or (limit and place == LOCAL):
             yield _none(job, place, facts)

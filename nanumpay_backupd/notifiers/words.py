@@ -267,6 +267,7 @@ CAUSES: Final = {
     "catalog-unusable": "카탈로그를 열거나 쓸 수 없습니다.",
     "chain-broken": "변경 내용이 이어지지 않습니다. oplog가 이미 덮어써졌을 수 있습니다.",
     "chain-missing": "변경 내용을 이어 갈 전체 백업이 아직 없습니다.",
+    "clock-doubted": "서버 시계를 믿을 수 없습니다. 그동안 오래되었다는 이유로 백업을 지우지 않습니다.",
     "config-invalid": "설정 파일에 잘못된 값이 있습니다.",
     "copy-unusable": "믿을 수 있는 사본이 없습니다.",
     "deadline": "정해진 시간 안에 끝나지 않아 중단되었습니다. 다시 시도합니다.",

@@ -35,6 +35,7 @@ from nanumpay_backupd.model import (
 )
 from nanumpay_backupd.pipeline import hooks
 from nanumpay_backupd.pipeline.again import repeated
+from nanumpay_backupd.pipeline.ageing import counted_from
 from nanumpay_backupd.pipeline.groups import send_groups
 from nanumpay_backupd.pipeline.inventory import backup_from_manifest, sync_local
 from nanumpay_backupd.pipeline.keyring import Keyring
@@ -456,7 +457,7 @@ def name_backup(
                 for seal in ("", *SEALS)
             )
         )
-        if not taken:
+        if not taken and (recorder.fence is None or recorder.fence.claim_name(identifier)):
             return started, identifier
         recorder.check()
         recorder.clock.sleep(_TENTH)
@@ -489,12 +490,17 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     """
     now, fulls = recorder.clock.now(), _kind(spec) is Kind.FULL
     sync_local(catalog, layout, now)
+    now = counted_from(catalog, recorder.clock)
     kinds = frozenset(Kind) if fulls else _alike(spec)
     deleted: list[PruneLine] = []
     parted: list[str] = []
-    lines, faults = prune(
-        spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append, on_note=parted.append
-    )
+
+    def gone(line: PruneLine) -> None:
+        deleted.append(line)
+        if recorder.fence is not None:
+            recorder.fence.check()
+
+    lines, faults = prune(spec.job, catalog, layout, now, open_store, kinds, on_deleted=gone, on_note=parted.append)
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
     for left in sweep_unfinished(spec.job.destinations, catalog, now, open_store):

@@ -19,6 +19,7 @@ from nanumpay_backupd.errors import (
     DecryptError,
     NotFoundError,
     RefusedError,
+    SourceError,
     StoreError,
     ToolError,
     VerifyError,
@@ -241,7 +242,7 @@ class _Recheck:
                     continue
                 failed.append((task, error))
                 self._mark(task, CopyState.MISSING)
-            except (DecryptError, ToolError) as error:
+            except (DecryptError, SourceError, ToolError) as error:
                 self._unreadable(task, error)
             except OSError as error:
                 self._unreadable(task, disk_fault(error, self._layout))

@@ -70,7 +70,7 @@ def sweep_unfinished(
     for destination in destinations:
         name = f"swept:{destination.name}"
         last = catalog.remembered(name)
-        if last is not None and now - datetime.fromisoformat(last.decode()) < _EACH:
+        if last is not None and abs(now - datetime.fromisoformat(last.decode())) < _EACH:
             continue
         waiting = [copy for copy in catalog.pending_copies() if copy.destination == destination.name]
         if any(copy.error is not None for copy in waiting):

@@ -18,6 +18,7 @@ from nanumpay_backupd.blackout import covers_week, parse
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.model import LOCAL
 from nanumpay_backupd.settings.destinations import kms_conflicts
+from nanumpay_backupd.settings.fleeting import named_for_host
 from nanumpay_backupd.settings.grouping import check_groups
 from nanumpay_backupd.settings.keeping import check_retention
 from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
@@ -174,6 +175,7 @@ class _Reader:
 
     def read(self, raw: Values, environ: Mapping[str, str], origin: str) -> HostConfig:
         """Return the configuration; it counts only if no problem was found."""
+        raw = named_for_host(raw)
         top = self._values(TOP, self._without_tables(raw), "")
         tables: dict[str, Values] = {}
         for table in SINGLE:
@@ -461,6 +463,13 @@ class _Reader:
                 f"{path}.{source.sealed_only}",
                 "would be readable by whoever has a copy: not every copy is encrypted",
                 'write [encryption] with a method and scope = "all", or save it as it is',
+            )
+        if source is not None and source.kept_outside and values.get("destinations"):
+            self.problems.add(
+                f"{path}.destinations",
+                f"is not for a job that saves {kind}: its data is where that program stores it, and the file here only "
+                "says so",
+                "take it out; a second storage is a matter of that program",
             )
         values |= self._own(raw, path)
         return HostJob(**{**values, "source": source}) if "name" in values and source is not None else None

@@ -52,7 +52,14 @@ def build_jobs(host: HostConfig, app: AppSettings | None, warnings: Iterable[str
     that it runs when asked but never by itself. ``warnings`` are the settings watch's; they join the settings' own.
     """
     first = (_application_job(host, app, tuple(warnings)),) if host.nanumpay.enabled else ()
-    return in_groups(host, (*first, *(_host_job(host, job) for job in host.jobs)))
+    jobs = (*first, *(_host_job(host, job) for job in host.jobs))
+    return in_groups(host, tuple(_of_fleet(job) for job in jobs) if host.fleet.enabled else jobs)
+
+
+def _of_fleet(job: JobSpec) -> JobSpec:
+    """Say of a job whether one host makes it for all: by itself what every host can reach under the same name."""
+    kind = job.runs_on or ("fleet" if isinstance(job.source, MongoSource) else "host")
+    return msgspec.structs.replace(job, shared=kind == "fleet")
 
 
 def application_destination(host: HostConfig, app: AppSettings) -> Destination | None:

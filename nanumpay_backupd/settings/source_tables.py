@@ -27,6 +27,7 @@ from nanumpay_backupd.settings.sources import (
     MongoSource,
     N8nCredentials,
     N8nSource,
+    PbmSource,
     PostgresSource,
     RedisMode,
     RedisSource,
@@ -264,6 +265,29 @@ _TABLES: Final = (
                 default="looked for in `environment_file` and `user_folder`",
             ),
             Option("timeout", Duration("1s", "1h"), "How long its silence is waited for.", '"60s"'),
+        ),
+    ),
+    Table(
+        "job",
+        PbmSource,
+        "A sharded cluster, saved by Percona Backup for MongoDB ([sources/pbm.md](sources/pbm.md)).",
+        (
+            Option(
+                "uri",
+                MongoUri(),
+                "What pbm is given as PBM_MONGODB_URI: of a sharded cluster, its config servers.",
+                '{ credential = "pbm-uri" }',
+                required=True,
+            ),
+            Option("backup_type", Choice("logical", "physical"), "How pbm's agents save it.", '"physical"'),
+            Option(
+                "profile",
+                Text("a profile's name, or empty", pattern=r"[A-Za-z0-9_.-]*", example='"nas"'),
+                "The profile of pbm's configuration that names the storage.",
+                '"nas"',
+                default="pbm's main storage",
+            ),
+            Option("timeout", Duration("10s", "1h"), "How long one of pbm's commands may take.", '"120s"'),
         ),
     ),
 )

@@ -25,6 +25,7 @@ __all__ = [
     "MongoSource",
     "N8nCredentials",
     "N8nSource",
+    "PbmSource",
     "PostgresSource",
     "RedisMode",
     "RedisSource",
@@ -48,11 +49,13 @@ class SourceKind(StrEnum):
 class SourceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     """Common shape of all sources' settings. ``tag`` of a record is what ``type`` says in the host file.
 
-    ``increments``: backups of the changes alone can be made (`sources.base.Source.kinds`).
+    ``increments``: backups of the changes alone can be made (`sources.base.Source.kinds`). ``kept_outside``: the data
+    is stored by another program, where that was told to; the file here is its receipt, so there is nothing to copy.
     """
 
     holds: ClassVar[SourceKind] = SourceKind.DATABASE
     increments: ClassVar[bool] = False
+    kept_outside: ClassVar[bool] = False
 
     @property
     def described(self) -> str:
@@ -325,7 +328,30 @@ class N8nSource(SourceSettings, frozen=True, tag="n8n"):
                     yield key, "is of no use without command", "name the command, or leave it out"
 
 
-Source = MongoSource | RedisSource | SqliteSource | FilesSource | MariadbSource | PostgresSource | N8nSource
+class PbmSource(SourceSettings, frozen=True, tag="pbm"):
+    """A sharded cluster (or a replica set) that Percona Backup for MongoDB saves, to the storage that it has.
+
+    ``uri`` is what ``pbm`` itself is given (PBM_MONGODB_URI): of a cluster, that of the config servers.
+    ``backup_type`` and ``profile`` are its options; empty: its main storage. ``timeout`` (seconds) is how long one of
+    its commands may take.
+    """
+
+    kept_outside: ClassVar[bool] = True
+
+    uri: Secret
+    backup_type: str = "logical"
+    profile: str = ""
+    timeout: float = 120.0
+    pbm: str = "pbm"
+
+    @property
+    def described(self) -> str:
+        """See `SourceSettings.described`."""
+        where = f", profile {self.profile}" if self.profile else ""
+        return f"mongodb by Percona Backup for MongoDB, {self.backup_type}{where}"
+
+
+Source = MongoSource | RedisSource | SqliteSource | FilesSource | MariadbSource | PostgresSource | N8nSource | PbmSource
 """Every record; msgspec tells them apart by ``type``."""
 
 

@@ -29,7 +29,7 @@ from nanumpay_backupd.sources.oplog_collection import of_collection
 from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["INSTALL_HINT", "MongoDatabase"]
+__all__ = ["INSTALL_HINT", "SHARDED", "MongoDatabase", "cautions"]
 
 INSTALL_HINT: Final = (
     "install MongoDB's package mongodb-database-tools (https://www.mongodb.com/docs/database-tools/), "
@@ -42,6 +42,11 @@ _PROGRESS: Final = re.compile(r"\]\s+(?P<ns>\S.*?)\s+(?P<count>\d+)/\d+\s+\(")
 _VERSION: Final = re.compile(r"mongodump version: (\S+)")
 _DISK_RATIO: Final = 3
 """Bytes of BSON for a byte on the server's disk, where it compresses with snappy (usually 2 to 3)."""
+SHARDED: Final = (
+    "a sharded cluster's shards have oplogs of their own, which are not captured: "
+    "mongodump cannot give one moment of all of them"
+)
+_USE_PBM: Final = f'{SHARDED}; a job with type = "pbm" has Percona Backup for MongoDB do it (docs/sources/pbm.md)'
 _INTERNAL_DATABASES: Final = frozenset({"admin", "config", "local"})
 _AUTH_CODES: Final = frozenset({13, 18, 8000})
 
@@ -73,6 +78,7 @@ class MongoDatabase(FolderSource):
             raw_bytes=facts.raw_bytes,
             summary=f"MongoDB {facts.version} ({facts.topology}) at {facts.address}, "
             f"{len(facts.collections)} collections, mongodump {facts.tool_version}",
+            warnings=cautions(facts.topology),
         )
 
     def start(self, folder: Path) -> Dump:
@@ -284,6 +290,11 @@ def _topology(hello: dict[str, Any]) -> str:
     return "replica-set" if hello.get("setName") else "standalone"
 
 
+def cautions(topology: str) -> tuple[str, ...]:
+    """Return what is to be told before a dump of such a server."""
+    return (_USE_PBM,) if topology == "sharded" else ()
+
+
 def _begin_capture(
     settings: MongoSource, facts: _Facts, folder: Path, only: str
 ) -> tuple[oplog.OplogCapture | None, str]:
@@ -291,7 +302,7 @@ def _begin_capture(
     if facts.topology == "standalone":
         return None, "a standalone server keeps no oplog, so the collections are of slightly different moments"
     if facts.topology != "replica-set":
-        return None, "a sharded cluster's shards have oplogs of their own, which are not captured"
+        return None, SHARDED
     client = _connect(settings)
     try:
         narrow = of_collection(settings.database, only) if only else None

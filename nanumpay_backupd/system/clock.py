@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-__all__ = ["Clock", "SystemClock", "host_timezone"]
+__all__ = ["Clock", "SystemClock", "host_timezone", "since_boot"]
 
 
 class Clock(Protocol):
@@ -23,6 +23,10 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Return seconds that never go backwards, for measuring durations."""
+        ...
+
+    def uptime(self) -> float:
+        """Return the seconds since the host was started, those in which it slept included."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -41,9 +45,21 @@ class SystemClock:
         """Return seconds that never go backwards."""
         return time.monotonic()
 
+    def uptime(self) -> float:
+        """Return the seconds since the host was started, those in which it slept included."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def sleep(self, seconds: float) -> None:
         """Block this thread."""
         time.sleep(seconds)
+
+
+def since_boot() -> float:
+    """Return the seconds since this host was started, those in which it was suspended included: for what others wait.
+
+    All processes of the host read the same. (What `Clock.monotonic` measures stands still while the host sleeps.)
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def host_timezone() -> tzinfo:

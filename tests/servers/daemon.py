@@ -306,6 +306,12 @@ class Site:
         (self._holds / "held").unlink(missing_ok=True)
         (self._holds / "point").write_text(point, encoding="ascii")
 
+    def set_clock(self, ahead: timedelta) -> None:
+        """Set the wall clock of all processes of the site; for the first time before the daemon is started."""
+        new = self._holds / "clock.new"
+        new.write_text(f"{ahead.total_seconds()}", encoding="ascii")
+        new.rename(self._holds / "clock")
+
     def wait_held(self) -> None:
         """Wait until a worker stands where it was told to."""
         wait_for((self._holds / "held").exists, "a worker at the point where it is to stop")

@@ -43,6 +43,9 @@ class House:
         self.specs: dict[str, GroupSpec] = {}
         self.running: dict[str, Running] = {}
         self.begun: list[tuple[str, str, str]] = []
+        self.elsewhere: set[str] = set()
+        self.claims: bool | None = True
+        self.claimed: list[tuple[str, datetime]] = []
         self.plans = Plans(self.clock, self.db)
         self.plans.settled()
         self.retries = Retries(self.db)
@@ -52,6 +55,18 @@ class House:
     async def db(self, work: Callable[[Catalog], T]) -> T:
         """Ask the catalog."""
         return work(self.catalog)
+
+    def may_begin(self, name: str) -> bool:
+        """Tell whether this host makes a job."""
+        return name not in self.elsewhere
+
+    async def claim(self, job: Any, task: Task, action: str, due: datetime) -> bool | None:  # noqa: ARG002
+        """Take up a due time as a test wants it."""
+        self.claimed.append((job.name, due))
+        return self.claims
+
+    async def unclaim(self, name: str, action: str) -> None:
+        """Nothing that is begun here fails."""
 
     async def begin(self, name: str, trigger: Trigger, **order: Any) -> None:
         """Take down what is begun; it is active from now on."""
@@ -208,3 +223,36 @@ def test_a_job_that_is_busy_holds_up_no_other(house: House) -> None:
     house.add("b", 0.5)
     house.step()
     assert house.begun == [("b", "backup", "schedule")]
+
+
+def test_after_a_clock_that_was_years_ahead_nothing_waits_for_years(house: House) -> None:
+    """Set back, what was planned, put off or queued by the later time is due as the right time says."""
+    house.add("nanumpay", 0.1)
+    years, right = timedelta(days=5 * 365), house.clock.now()
+    house.clock.moment += years
+    house.step()
+    assert house.begun == [("nanumpay", "backup", "catch-up")]
+    house.end("nanumpay")
+    backup = published(house.layout)
+    house.catalog.save_backup(backup)
+    later = house.clock.now()
+    copy = Copy(backup.id, "app", CopyState.PENDING, backup.artifact, backup.size, later, next_attempt=later + MINUTE)
+    house.catalog.save_copy(copy)
+    house.clock.moment = right
+    house.step()
+    assert house.begun[1:] == [("nanumpay", "upload", "retry")]
+    assert house.plans.get("nanumpay") == right.replace(hour=3)
+    (queued,) = house.catalog.pending_copies(right)
+    assert queued.next_attempt == right
+
+
+def test_a_clock_that_is_corrected_a_little_makes_nothing_twice(house: House) -> None:
+    """Minutes back, just after a run began: it is due tomorrow."""
+    house.add("a", 0.1)
+    house.clock.moment = house.clock.moment.replace(hour=3)
+    house.step()
+    house.end("a")
+    house.clock.moment -= 5 * MINUTE
+    house.step()
+    assert len(house.begun) == 1
+    assert house.plans.get("a") == house.clock.now().replace(hour=3, minute=0) + timedelta(days=1)

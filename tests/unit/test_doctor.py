@@ -82,7 +82,7 @@ def test_where_all_is_well_everything_is_ok(
     paths: Paths, disk: LocalDestination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every part is named once, nothing has a hint, and no trace is left at the destination or in the folder."""
-    monkeypatch.setattr(doctor, "_STA_UNSYNC", 0)
+    monkeypatch.setattr(doctor, "kept_right", lambda: True)
     monkeypatch.setattr(doctor, "_LOW_SPACE", 0)
     checks = list(check_job(job_spec(destinations=(disk,)), paths, GOOD, open_local, NOW))
     assert states(checks) == dict.fromkeys(

@@ -49,6 +49,10 @@ class Hands:
         """Return the same in seconds."""
         return self.at.timestamp()
 
+    def uptime(self) -> float:
+        """Return the same in seconds."""
+        return self.at.timestamp()
+
     def sleep(self, seconds: float) -> None:
         """Move it on."""
         self.at += timedelta(seconds=seconds)

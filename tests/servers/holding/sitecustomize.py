@@ -4,6 +4,9 @@ The folder named by NANUMPAY_TEST_HOLD may hold a file ``point`` that says ``mod
 ``module:Class.method``), with ``:after`` when the stop is to be behind it. A worker that gets there writes ``held`` and
 waits until ``point`` is gone. Nothing is replaced: what happens to the waiting worker (SIGKILL, SIGTERM) happens to the
 real one.
+
+The file ``clock`` in that folder holds how many seconds the wall clock of the site's Python processes is ahead; it may
+be changed while they run. The time that passes stays the real one, and no time server is said to keep the clock right.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import importlib
 import os
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,21 @@ def _arm(folder: Path) -> None:
     setattr(owner, last, held)
 
 
+def _shift(clock: Path) -> None:
+    import nanumpay_backupd.pipeline.ageing
+    import nanumpay_backupd.system.clock
+
+    real = nanumpay_backupd.system.clock.SystemClock.now
+
+    def now(self: nanumpay_backupd.system.clock.SystemClock) -> datetime:
+        return real(self) + timedelta(seconds=float(clock.read_text(encoding="ascii")))
+
+    nanumpay_backupd.system.clock.SystemClock.now = now  # type: ignore[method-assign]
+    nanumpay_backupd.pipeline.ageing.kept_right = lambda: None
+
+
+if "NANUMPAY_TEST_HOLD" in os.environ and (_clock := Path(os.environ["NANUMPAY_TEST_HOLD"]) / "clock").exists():
+    _shift(_clock)
 if "worker" in sys.orig_argv and "NANUMPAY_TEST_HOLD" in os.environ:
     _folder = Path(os.environ["NANUMPAY_TEST_HOLD"])
     if (_folder / "point").exists():
