@@ -1,4 +1,4 @@
-"""The faults of a soak: each kind does its harm, ends it, and says what it did. Which and when is drawn by the conductor.
+"""The faults of a soak: each kind does its harm, ends it, and says what it did. The conductor draws which and when.
 
 Faults that end the daemon are marked: a growth can only be seen in a daemon that lives long (`tests.soak.conductor`).
 """

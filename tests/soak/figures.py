@@ -1,8 +1,8 @@
 """Pure: what the events and samples of a soak come to: lives, growth, counts, and what is wrong.
 
-A growth is looked for in the longest life of the daemon, after it has warmed up: the median of the last quarter must not
-be much above that of the first, and the slope (Theil-Sen: the median of all slopes between two samples) is told. Folders
-are looked at over the whole soak, since they outlive the daemon.
+A growth is looked for in the longest life of the daemon, after it has warmed up: the median of the last quarter must
+not be much above that of the first, and the slope (Theil-Sen: the median of all slopes between two samples) is told.
+Folders are looked at over the whole soak, since they outlive the daemon.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ Document = dict[str, Any]
 Series = list[tuple[float, float]]
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _WIDTH: Final = 60
+_WIDE, _TALL, _LEFT = 720, 64, 150
+"""Of the picture: a panel's width and height, and the room for its name."""
 _FILLED: Final = 1e9
 """What a folder never takes (bytes), unless the soak fills its disk just then."""
 
@@ -92,85 +94,59 @@ def plain(found: Summary) -> Document:
 
 # The page
 
-_HEAD: Final = """\
-# Soak
-
-<!-- Written by `make soak` (tests/soak). -->
-
-The daemon under load and faults for hours: what it takes must stay flat, what was committed must stay, and every restore
-must be exactly what was there. `make soak HOURS=2` runs it; with `SEED=n` the same faults are drawn again. It needs root
-(small disks of its own) and ends with an exit code that is not 0 when anything was wrong.
-"""
-_HOW: Final = """\
-## What is done
-
-- **House**: a MongoDB replica set, Redis, a tree of files; destinations on a folder (`usb`), S3 (rclone, `cloud`), FTP (proftpd,
-  `office`) and SFTP (OpenSSH, `nas`); the daemon, started again as systemd does, and the web page, read all the time. The backups
-  folder and the state folder are small disks.
-- **Jobs**: the application's (four destinations, changes saved every minute, fulls every few minutes, all copies read again every 20
-  minutes, a drill every 15), an encrypted one of the same database, Redis, the tree with increments. Retention keeps three to five,
-  so that something is deleted all the time.
-- **Load**: three writers on MongoDB (inserts, updates, deletions, transactions, collections that come and go), the application's
-  settings saved now and then, Redis and files rewritten all the time. A book says what was there at the end of every second; the
-  seconds in which a write's outcome is not known, because the server was killed, are left out.
-- **Faults**: drawn from the list below, two in three minutes on average, each up to 25 s. Those that end the daemon come in the first
-  28 % and the last 5 % of the time, so that it lives long enough between them for a growth to be seen.
-- **Restores**: one every two minutes, whatever is being broken meanwhile: to a random moment by the daemon; on a machine that has only
-  the copies of one place; by stock tools with the commands of [recovery.md](recovery.md#with-stock-tools-only); the encrypted job from a place;
-  Redis; the tree. All that was restored is compared with the book. What a fault came between is tried again without faults, and has to
-  succeed then. At the end everything has to become well again by itself, and each restore is made once more.
-- **Audit**, every 45 s: the newest proven fulls are listed, there, and byte for byte what they were; no process that nobody has; the
-  daemon answers. At the end: no traceback in a journal, nothing left in staging.
-"""
+_PAGE: Final = Path(__file__).with_name("page.md")
 
 
 def text(found: Summary, panels: Sequence[tuple[str, str, Series]], picture: str) -> str:
-    """Write the page."""
-    here = found.machine
+    """Write the page: what is always said, around what came of this run."""
     verdict = "**All was well.**" if not found.wrong else f"**{len(found.wrong)} things were wrong**, see below."
-    lines = [_HEAD, "## The last run", "", verdict, ""]
-    lines += [
-        "| | |",
-        "|---|---|",
-        f"| time | {found.seconds / 3600:.2f} h, {here.get('day', '')}, seed {found.begun.get('seed')} |",
-        f"| commit | {here.get('commit', '')} |",
-        f"| machine | {here.get('processors')} processors, {here.get('memory_gb')} GB, Linux {here.get('kernel')}, "
-        f"Python {here.get('python')}; shared with other work (load {found.totals['load']:.1f}), the soak itself at nice 10 |",
-        f"| written to MongoDB | {found.totals['writes']:,} writes, settings saved {found.totals['saves']} times |",
-        f"| faults | {sum(found.faults.values())} of {len(found.faults)} kinds; {found.fault_seconds / 60:.0f} minutes of the time |",
-        f"| restores compared | {found.totals['compared']}, all equal but for what is named below; "
-        f"{found.cut} were cut off by a fault and made again |",
-        f"| runs | {sum(sum(counts.values()) for counts in found.runs.values())} on record |",
-        f"| the daemon | {found.lives} lives, the longest {found.life[1] / 60:.0f} minutes; "
-        f"{100 * found.totals['processor_share']:.1f} % of one processor in it |",
-        f"| it answered in | {found.answers[0]:.2f} s half of the times, {found.answers[1]:.2f} s 95 of 100 times, "
-        f"{found.answers[2]:.1f} s at most; {found.silent} of {found.totals['samples']} samples while it was down |",
-        f"| people were told | {found.totals['letters']} messages; the page was read {found.totals['visits']} times |",
-        "",
-        f"![memory, descriptors and folders over time]({picture})",
-        "",
-    ]
+    rows = [f"| {name} | {value} |" for name, value in _facts(found).items()]
+    lines = ["## The last run", "", verdict, "", "| | |", "|---|---|", *rows, ""]
+    lines += [f"![memory, descriptors and folders over time]({picture})", ""]
     if found.wrong:
         lines += ["### Wrong", "", *(f"- {one[:600]}" for one in found.wrong), ""]
     lines += [*_growth_table(found.growths), *_sparks(panels), *_fault_table(found), *_proof_table(found)]
-    return "\n".join([*lines, *_run_table(found), _HOW])
+    lines += _run_table(found)
+    return _PAGE.read_text(encoding="utf-8").replace("LAST RUN\n", "\n".join(lines).rstrip() + "\n")
+
+
+def _facts(found: Summary) -> dict[str, str]:
+    here, totals = found.machine, found.totals
+    half, most, longest = found.answers
+    runs = sum(sum(counts.values()) for counts in found.runs.values())
+    system = f"{here.get('memory_gb')} GB, Linux {here.get('kernel')}, Python {here.get('python')}"
+    return {
+        "time": f"{found.seconds / 3600:.2f} h, {here.get('day')}, seed {found.begun.get('seed')}",
+        "commit": str(here.get("commit")),
+        "machine": f"{here.get('processors')} processors, {system}; load {totals['load']:.1f}, shared with other work; "
+        "the soak itself at nice 10",
+        "written to MongoDB": f"{totals['writes']:,} writes; the settings saved {totals['saves']} times",
+        "faults": f"{sum(found.faults.values())} of {len(found.faults)} kinds, {found.fault_seconds / 60:.0f} minutes",
+        "restores compared": f"{totals['compared']}; {found.cut} more were cut off by a fault and made again",
+        "runs": f"{runs} seen on record",
+        "the daemon": f"{found.lives} lives, the longest {found.life[1] / 60:.0f} minutes; in it "
+        f"{100 * totals['processor_share']:.1f} % of one processor",
+        "it answered in": f"{half:.2f} s half of the times, {most:.2f} s 95 of 100 times, {longest:.1f} s at most; "
+        f"down in {found.silent} of {totals['samples']} samples",
+        "people were told": f"{totals['letters']} messages; the page was read {totals['visits']} times",
+    }
 
 
 def _growth_table(growths: Sequence[Growth]) -> list[str]:
     lines = [
         "### Flat",
         "",
-        "Medians of the first and the last quarter, after a warm-up of 15 %: of processes in the longest life, of folders over all.",
+        "Medians of the first and the last quarter, after a warm-up of 15 %: of processes in their longest life, of",
+        "folders over all. What is flat may differ by some MB or some per cent (`tests/soak/figures.py`).",
         "",
         "| | first quarter | last quarter | slope per hour | highest | |",
         "|---|---|---|---|---|---|",
     ]
     for one in growths:
         unit = f" {one.unit}" if one.unit else ""
-        verdict = "**grows**" if one.grows else "flat"
-        lines.append(
-            f"| {one.name} | {one.first:.1f}{unit} | {one.last:.1f}{unit} | {one.slope:+.2f}{unit} | {one.highest:.1f}{unit} | {verdict} |"
-        )
+        cells = [f"{value:.1f}{unit}" for value in (one.first, one.last)]
+        cells += [f"{one.slope:+.2f}{unit}", f"{one.highest:.1f}{unit}", "**grows**" if one.grows else "flat"]
+        lines.append(f"| {one.name} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -240,35 +216,31 @@ def _panels(samples: Sequence[Document]) -> list[tuple[str, str, Series]]:
 
 def draw(panels: Sequence[tuple[str, str, Series]], faults: Sequence[float], seconds: float) -> str:
     """Draw the panels one below the other; the ticks are faults."""
-    wide, tall, left = 720, 64, 150
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + wide + 20} {tall * len(panels) + 30}" '
-        'font-family="sans-serif" font-size="11">',
-        '<rect width="100%" height="100%" fill="#ffffff"/>',
-    ]
+    bottom = _TALL * len(panels) + 6
+    size = f"0 0 {_LEFT + _WIDE + 20} {bottom + 28}"
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" font-family="sans-serif" font-size="11">']
+    parts.append('<rect width="100%" height="100%" fill="#ffffff"/>')
+
+    def place(at: float) -> float:
+        return round(_LEFT + at / max(seconds, 1) * _WIDE, 1)
+
     for row, (name, unit, series) in enumerate(panels):
-        top = row * tall + 8
+        top = row * _TALL + 8
+        height = _TALL - 18
         highest = max((value for _, value in series), default=1.0) or 1.0
-        points = " ".join(
-            f"{left + at / max(seconds, 1) * wide:.1f},{top + (tall - 18) * (1 - value / highest):.1f}"
-            for at, value in series
-        )
+        points = " ".join(f"{place(at)},{top + height * (1 - value / highest):.1f}" for at, value in series)
         parts += [
             f'<text x="4" y="{top + 20}" fill="#222">{html.escape(name)}</text>',
             f'<text x="4" y="{top + 34}" fill="#777">0 to {highest:.0f} {unit}</text>',
-            f'<line x1="{left}" y1="{top + tall - 18}" x2="{left + wide}" y2="{top + tall - 18}" stroke="#ccc"/>',
+            _line(_LEFT, top + height, _LEFT + _WIDE, top + height, "#ccc"),
             f'<polyline points="{points}" fill="none" stroke="#1565c0" stroke-width="1.2"/>',
         ]
-    bottom = tall * len(panels) + 6
-    parts += [
-        f'<line x1="{left + at / max(seconds, 1) * wide:.1f}" y1="{bottom}" x2="{left + at / max(seconds, 1) * wide:.1f}" '
-        f'y2="{bottom + 8}" stroke="#c62828"/>'
-        for at in faults
-    ]
+    parts += [_line(place(at), bottom, place(at), bottom + 8, "#c62828") for at in faults]
     parts.append(f'<text x="4" y="{bottom + 9}" fill="#c62828">faults</text>')
-    parts += [
-        f'<text x="{left + hour * 3600 / max(seconds, 1) * wide:.0f}" y="{bottom + 21}" fill="#777">{hour:g} h</text>'
-        for hour in (0, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 24)
-        if hour * 3600 <= seconds
-    ]
+    hours = [hour for hour in (0, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 24) if hour * 3600 <= seconds]
+    parts += [f'<text x="{place(hour * 3600)}" y="{bottom + 21}" fill="#777">{hour:g} h</text>' for hour in hours]
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+    return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{colour}"/>'

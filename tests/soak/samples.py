@@ -1,4 +1,4 @@
-"""What a soak measures every few seconds: memory, descriptors, threads and children of daemon and page; sizes of folders.
+"""What a soak measures every few seconds: memory, descriptors, threads, children of daemon and page; sizes of folders.
 
 What it comes to is worked out by `tests.soak.report`.
 """

@@ -112,7 +112,7 @@ def session(seconds: int, counter: int = 1) -> ClientSession:
 
 
 def test_the_book_knows_every_second() -> None:
-    """The state at the end of a second has all that was written in it, whole collections that went, and nothing later."""
+    """The state at the end of a second has all that was written in it, collections that went, and nothing later."""
     book = Book()
     for second, changes in [
         (100, [("a", 1, {"_id": 1}), ("b", 1, {"_id": 1})]),
