@@ -270,7 +270,7 @@ def test_whatever_happens_one_run_at_a_time_and_none_is_lost(hosts: Hosts) -> No
     """Kills, stops, cuts and elections for three minutes: no two dumps at a time, and afterwards the next is made."""
     fleet, net, servers = hosts
     folder = fleet["a"].folder
-    job = "[[job]]\nname = 'main'\ntype = 'mongodb'\nschedule = '* * * * *'\nretention = { count = 1000 }\n"
+    job = "[[job]]\nname = 'main'\ntype = 'mongodb'\nschedule = '* * * * *'\nretention = { count = 365 }\n"
     fleet.configure(f"{job}[tools]\nmongodump = '{_exclusive_mongodump(folder)}'\n")
     for site in fleet.sites.values():
         site.start()
