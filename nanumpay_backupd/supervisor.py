@@ -39,6 +39,7 @@ from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.ageing import counted_from
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
+from nanumpay_backupd.pipeline.healing import DAMAGED, made_anew
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout, lane
 from nanumpay_backupd.pipeline.report import new_run
@@ -70,6 +71,7 @@ T = TypeVar("T")
 _INVENTORY_INTERVAL: Final = 60.0
 _IDLE: Final = 100.0
 """How many times as long as a look at the folder takes is waited until the next."""
+MENDED_HINT: Final = "have the copies at the destinations read as well: backupctl rebuild"
 _AFTER_FAULT: Final = 5.0
 _CANCEL_PATIENCE: Final = 30.0
 """Seconds that a cancelled run has to end by itself (it may wait for a server that is silent)."""
@@ -104,6 +106,8 @@ class Supervisor:
         self._clock = clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="catalog")
         self._catalog: Catalog | None = None
+        self.mended = ""
+        """Says that the catalog was damaged and made anew, until it is read from all places."""
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen = 0.0
@@ -134,6 +138,10 @@ class Supervisor:
         """Clean up after an earlier daemon that died: interrupted runs, staging folders, half commits."""
         now = self._clock.now()
         try:
+            await self.db(Catalog.check)
+        except BackupdError as error:
+            await self._mend(error)
+        try:
             await self.db(lambda catalog: counted_from(catalog, self._clock))
             ended = await self.db(lambda catalog: recover(catalog, self.layout, now))
         except BackupdError as error:
@@ -146,6 +154,25 @@ class Supervisor:
             # Only the scheduled run itself: a catch-up that brought the daemon down is not tried for ever.
             if run.trigger is Trigger.SCHEDULE:
                 await self.plans.again(run)
+
+    async def _mend(self, fault: BackupdError) -> None:
+        """Make a damaged catalog anew. Nobody has it open but a run without us, whose backup is found later."""
+        if fault.code != DAMAGED:
+            return
+        now = self._clock.now()
+        try:
+            self.mended = await asyncio.get_running_loop().run_in_executor(self._pool, self._make_anew, now)
+        except BackupdError as error:
+            log.error(error.message, code=error.code, hint=error.hint)
+        else:
+            log.error(f"{fault.message}; {self.mended}", code=fault.code, hint=MENDED_HINT)
+
+    def _make_anew(self, now: datetime) -> str:
+        if self._catalog is not None:
+            self._catalog.close()
+            self._catalog = None
+        self._catalog, aside, count = made_anew(self.paths.state / "catalog.db", self.layout, now)
+        return f"it was made anew from the manifests here ({count} backups); the old one is {aside}"
 
     def settled(self) -> None:
         """Tell that the sources can be reached: catch-up need not wait any longer."""
@@ -168,6 +195,8 @@ class Supervisor:
                     # The catalog's disk is full or its file locked: that may mend itself, and plans are in memory too.
                     log.error(error.message, code=error.code, hint=error.hint)
                     pause = _AFTER_FAULT
+                    if not self.active:
+                        await self._mend(error)
                 # Not wait_for: that of Python 3.11 forgets a cancellation that comes together with the event.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):

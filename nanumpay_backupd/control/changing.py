@@ -132,6 +132,7 @@ class Changing(Desk):
         await self._supervisor.db(lambda catalog: rebuild_local(catalog, layout, now))
         for job in self._supervisor.jobs.values():
             await self._change(job, "adopt")
+        self._supervisor.mended = ""
         backups = await self._supervisor.db(lambda catalog: len(catalog.backups()))
         runs = await self._supervisor.db(lambda catalog: len(catalog.runs(limit=1_000_000)))
         return {"backups": backups, "runs": runs}

@@ -291,6 +291,7 @@ CAUSES: Final = {
     "extra-missing": "저장소를 쓰는 데 필요한 라이브러리가 설치되어 있지 않습니다.",
     "destination-tls": "저장소의 인증서를 신뢰할 수 없습니다.",
     "destination-unreachable": "저장소에 연결할 수 없습니다.",
+    "source-busy": "Percona Backup for MongoDB가 다른 작업을 하고 있습니다.",
     "source-loading": "백업할 서버가 아직 데이터를 불러오는 중입니다.",
     "source-too-old": "백업할 서버의 버전이 너무 오래되었습니다.",
     "hook-failed": "작업 전후에 실행하는 명령이 실패했습니다.",
@@ -340,6 +341,7 @@ CAUSES: Final = {
     "verify-failed": "백업 파일이 손상되었습니다.",
     "verify-size": "백업 파일의 크기가 다릅니다.",
     "verify-structure": "백업 파일의 구조가 손상되었습니다.",
+    "out-of-resources": "메모리, 프로세스 또는 파일 디스크립터가 부족합니다.",
     "worker-start": "백업 프로세스를 시작하지 못했습니다.",
     "write-failed": "디스크에 쓰지 못했습니다.",
 }

@@ -160,7 +160,9 @@ class Site:
         assert self.process is None or self.process.poll() is not None, "it is running already"
         if not self.config.exists():
             self.write_config()
-        shifted = clock or stop_budget is not None or "NANUMPAY_TEST_DEFECT" in (environment or {})
+        shifted = (
+            clock or stop_budget is not None or {"NANUMPAY_TEST_DEFECT", "NANUMPAY_TEST_STUCK"} & set(environment or ())
+        )
         module = "tests.servers.shifted_daemon" if shifted else "nanumpay_backupd"
         extra = {"NOTIFY_SOCKET": str(self.notify.path), **(environment or {})}
         extra |= {"NANUMPAY_TEST_CLOCK": str(clock), "NANUMPAY_TEST_STOP_BUDGET": str(stop_budget or 60)}

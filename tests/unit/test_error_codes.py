@@ -14,9 +14,9 @@ from tests.servers.tools import PROJECT
 # What may pass by itself: no connection, somebody else at it, a process that was killed, a wait that was too long.
 HELPS = frozenset(
     "busy catalog-unusable daemon-stopping daemon-timeout deadline destination-mismatch destination-unreachable "
-    "dump-incomplete fleet-unreachable interrupted not-holder notify-failed notify-timeout publish-failed "
-    "relay-failed scratch-failed "
-    "settings-failed settings-unreachable sign-in-wait source-lagging source-loading source-unreachable tool-timeout "
+    "dump-incomplete fleet-unreachable interrupted not-holder notify-failed notify-timeout out-of-resources "
+    "publish-failed relay-failed scratch-failed settings-failed settings-unreachable sign-in-wait source-busy "
+    "source-lagging source-loading source-unreachable tool-timeout "
     "worker-start".split()
 )
 # Wrong passwords, rights, keys, names and versions, no room, damage, what somebody decided.
