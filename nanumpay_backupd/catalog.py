@@ -197,6 +197,12 @@ class Catalog:
                 upgrade(db, version)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
+    def check(self) -> None:
+        """Read the whole file; raises BackupdError (``catalog-damaged``) where it is not what it should be."""
+        said = str(self._read("PRAGMA quick_check(1)")[0][0])
+        if said != "ok":
+            raise _named(sqlite3.DatabaseError(said.splitlines()[-1]), self._path)
+
     def close(self) -> None:
         """Close the file; may be called twice."""
         self._db.close()
@@ -868,6 +874,7 @@ def _named(error: sqlite3.Error | OSError, path: Path) -> BackupdError:
         )
     return BackupdError(
         f"the catalog {path} is damaged: {error}",
-        hint="stop the daemon, move the file away and start again: it is rebuilt from the manifests; no backup is lost",
+        hint="no backup is lost: the daemon puts the file aside and makes it anew from the manifests; "
+        "without one, move it away",
         code="catalog-damaged",
     )

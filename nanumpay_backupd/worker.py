@@ -264,6 +264,10 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
 
 def _changed(spec: RunSpec) -> Sequence[object]:
     """Change what there is, outside of runs: copies, or what swaps kept."""
+    if spec.fence is not None:
+        with Fence(spec.fence, spec.run) as fence:
+            fence.confirm(spec.action)
+            return remove(spec, SystemClock())
     if not spec.action.startswith("swap:"):
         return remove(spec, SystemClock())
     from nanumpay_backupd.pipeline.swap import manage

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.servers
 
 CALLS: Final = "rename fsync unlink pwrite64 fdatasync openat sendto write close".split()
 KILLS: Final = 24
+LONG: Final = pytest.mark.fault_long
 
 
 class Nowhere:

@@ -105,6 +105,8 @@ class Site:
         self.log_file = folder / "daemon.log"
         self.notify = NotifySocket(folder / "notify.sock")
         self.client = Client(str(self.socket), timeout=60)
+        self.prefix: tuple[str, ...] = ()
+        """What its command begins with: on another host (`netns`)."""
         self.process: subprocess.Popen[bytes] | None = None
         self._mongo: pymongo.MongoClient[Document] | None = None
         self._holds = folder / "holds"
@@ -167,7 +169,7 @@ class Site:
         before = self.notify.count("READY")
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "--config", str(self.config)],
+                [*self.prefix, sys.executable, "-m", module, "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
