@@ -12,6 +12,7 @@ import msgspec
 from nanumpay_backupd.control.desk import Desk, find, log, note_deleted, present
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
+from nanumpay_backupd.fleet.standing import faults_of
 from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_builtins
 from nanumpay_backupd.pipeline.afresh import is_owed, settle
 from nanumpay_backupd.pipeline.outlook import PruneLine
@@ -25,6 +26,8 @@ __all__ = ["Changing"]
 _PATIENCE: Final = 10.0
 """Seconds that the first connection to MongoDB may take (its own limit, 5 s, and a second try)."""
 _PAUSE: Final = 0.1
+_LOOK: Final = 30.0
+"""Seconds between two looks whether the catalog was lost while the daemon runs."""
 _RELEARN: Final = (2.0, 600.0)
 """Seconds between two tries to learn copies after a lost catalog, at first and at most: a place may be away."""
 
@@ -134,12 +137,21 @@ class Changing(Desk):
         await self._supervisor.db(lambda catalog: rebuild_local(catalog, layout, now))
         for job in self._supervisor.jobs.values():
             await self._change(job, "adopt")
+        self._supervisor.mended = ""
+        await asyncio.to_thread(settle, self._supervisor.paths.state)
         backups = await self._supervisor.db(lambda catalog: len(catalog.backups()))
         runs = await self._supervisor.db(lambda catalog: len(catalog.runs(limit=1_000_000)))
         return {"backups": backups, "runs": runs}
 
     async def learn_lost(self) -> None:
-        """After a lost catalog: record which copies the destinations hold, job by job, until all have answered."""
+        """Whenever the catalog was lost: record which copies the destinations hold. Until the daemon ends."""
+        while True:
+            if await asyncio.to_thread(is_owed, self._supervisor.paths.state):
+                await self._learn()
+            await asyncio.sleep(_LOOK)
+
+    async def _learn(self) -> None:
+        """Ask job by job, until all places have answered."""
         state = self._supervisor.paths.state
         learnt: set[str] = set()
         pause = _RELEARN[0]
@@ -195,7 +207,24 @@ class Changing(Desk):
             "off": "the application's settings are switched off in backupd.toml",
         }.get(state["mode"], "MongoDB has not been reached yet")
         good = state["connected"] or state["mode"] == "off"
-        return [_check("settings", "ok" if good else "failed", how, "" if good else "is mongod running?")]
+        found = [_check("settings", "ok" if good else "failed", how, "" if good else "is mongod running?")]
+        return found + await self._fleet_checks()
+
+    async def _fleet_checks(self) -> list[dict[str, Any]]:
+        """Check the fleet, where there is one: rights and reach by a write, the others by what they said last."""
+        keeper = self._supervisor.fleet
+        if keeper is None:
+            return []
+        try:
+            await keeper.try_out()
+        except BackupdError as error:
+            return [_check("fleet", "failed", error.message, error.hint)]
+        faults = faults_of(keeper.standing())
+        if not faults:
+            holder = keeper.holder or "nobody just now"
+            many = len(keeper.hosts)
+            return [_check("fleet", "ok", f"{many} {'host' if many == 1 else 'hosts'}, {holder} holds the lease", "")]
+        return [_check("fleet", "warning", fault.text, fault.hint) for fault in faults]
 
     async def _connected(self) -> dict[str, Any]:
         """Return how the settings are watched; just after a start, once it is known whether MongoDB answers."""

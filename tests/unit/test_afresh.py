@@ -1,101 +1,37 @@
-"""What is done at the start about a catalog that is gone or damaged: real SQLite files, damaged in every way."""
+"""When the catalog counts as lost, and that what is then to be learnt is not forgotten."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
-from nanumpay_backupd.errors import BackupdError
-from nanumpay_backupd.model import LOCAL
-from nanumpay_backupd.pipeline.afresh import ASIDE, examine, is_owed, settle
+from nanumpay_backupd.pipeline.afresh import is_gone, is_owed, owe, settle
 from nanumpay_backupd.pipeline.layout import Layout
-from tests.unit.test_catalog import backup_of
-
-NOW = datetime(2026, 11, 21, 2, tzinfo=UTC)
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    """A backups folder with one manifest (what is in it does not matter here)."""
-    found = Layout(tmp_path / "backups")
-    found.manifests.mkdir(parents=True)
-    (found.manifests / "nanumpay-backup-2026-11-21T02-00-00.json").write_text("{}")
-    return found
+@pytest.mark.parametrize("catalog", ["whole", "empty", "none"])
+@pytest.mark.parametrize("manifests", [True, False])
+def test_when_a_catalog_is_gone(tmp_path: Path, catalog: str, *, manifests: bool) -> None:
+    """Without one, or with one of no bytes, where there are manifests; a new host has lost nothing."""
+    layout = Layout(tmp_path / "backups")
+    if manifests:
+        layout.manifests.mkdir(parents=True)
+        (layout.manifests / "nanumpay-backup-2026-11-21T02-00-00.json").write_text("{}")
+    if catalog == "whole":
+        Catalog(tmp_path / "catalog.db").close()
+    elif catalog == "empty":
+        (tmp_path / "catalog.db").touch()
+    assert is_gone(tmp_path, layout) == (manifests and catalog != "whole")
 
 
-def filled(state: Path) -> Path:
-    """Make a catalog of many pages, its log written back; returns its path."""
-    with Catalog(state / "catalog.db") as catalog:
-        catalog.save_backups([backup_of(NOW - timedelta(days=at), LOCAL) for at in range(300)])
-    return state / "catalog.db"
-
-
-def test_a_whole_catalog_is_left_alone(tmp_path: Path, layout: Layout) -> None:
-    """Nothing is said of it, nothing owed, and all is still in it."""
-    filled(tmp_path)
-    assert examine(tmp_path, layout) == ""
+def test_what_is_owed_stays_owed(tmp_path: Path) -> None:
+    """It is owed once it was said, said twice or not, until it is settled."""
     assert not is_owed(tmp_path)
-    with Catalog(tmp_path / "catalog.db") as catalog:
-        assert len(catalog.backups()) == 300
-
-
-def test_a_new_host_has_lost_nothing(tmp_path: Path) -> None:
-    """Without a catalog and without manifests there was none: copies of others are not taken for one's own."""
-    assert examine(tmp_path, Layout(tmp_path / "backups")) == ""
-    assert not is_owed(tmp_path)
-
-
-def test_a_catalog_that_is_gone(tmp_path: Path, layout: Layout) -> None:
-    """Where there are manifests but no catalog, copies are owed until they are settled, over any number of starts."""
-    assert "is gone" in examine(tmp_path, layout)
-    filled(tmp_path)
-    assert examine(tmp_path, layout) == ""
+    owe(tmp_path)
+    owe(tmp_path)
     assert is_owed(tmp_path)
     settle(tmp_path)
+    settle(tmp_path)
     assert not is_owed(tmp_path)
-
-
-def _overwrite(path: Path) -> None:
-    with path.open("r+b") as stream:
-        stream.seek(4096)
-        stream.write(os.urandom(path.stat().st_size - 4096))
-
-
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "no database": lambda path: path.write_bytes(b"this is not a database" * 100),
-    "pages overwritten": _overwrite,
-    "cut off": lambda path: os.truncate(path, path.stat().st_size // 2 // 4096 * 4096),
-}
-
-
-@pytest.mark.promise("The catalog may be lost: the manifests beside the backups have what it takes to go on.", item=5)
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_catalog_is_put_aside(tmp_path: Path, layout: Layout, damage: str) -> None:
-    """It is kept under another name with its log, a new one opens, and what is elsewhere is owed."""
-    path = filled(tmp_path)
-    DAMAGES[damage](path)
-    held = path.read_bytes()
-    (tmp_path / "catalog.db-wal").write_bytes(b"")
-    said = examine(tmp_path, layout)
-    assert "is damaged" in said
-    assert ASIDE in said
-    assert (tmp_path / ASIDE).read_bytes() == held
-    assert is_owed(tmp_path)
-    with Catalog(path) as catalog:
-        assert catalog.backups() == []
-    assert examine(tmp_path, layout) == ""
-
-
-def test_a_catalog_of_a_newer_version_is_left_alone(tmp_path: Path, layout: Layout) -> None:
-    """It is not damaged: whoever goes back to an older version by mistake must not lose it."""
-    with Catalog(tmp_path / "catalog.db") as catalog:
-        catalog.select("PRAGMA user_version = 999")
-    assert examine(tmp_path, layout) == ""
-    with pytest.raises(BackupdError) as caught:
-        Catalog(tmp_path / "catalog.db")
-    assert caught.value.code == "catalog-newer"
