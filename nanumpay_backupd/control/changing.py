@@ -14,7 +14,7 @@ from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
 from nanumpay_backupd.fleet.standing import faults_of
 from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_builtins
-from nanumpay_backupd.pipeline.afresh import is_owed, settle
+from nanumpay_backupd.pipeline.healing import is_owed, settle
 from nanumpay_backupd.pipeline.outlook import PruneLine
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
 from nanumpay_backupd.pipeline.upload import queue_copies
@@ -26,8 +26,8 @@ __all__ = ["Changing"]
 _PATIENCE: Final = 10.0
 """Seconds that the first connection to MongoDB may take (its own limit, 5 s, and a second try)."""
 _PAUSE: Final = 0.1
-_LOOK: Final = 30.0
-"""Seconds between two looks whether the catalog was lost while the daemon runs."""
+_LOOK: Final = 15.0
+"""Seconds until it is looked again whether the catalog was lost."""
 _RELEARN: Final = (2.0, 600.0)
 """Seconds between two tries to learn copies after a lost catalog, at first and at most: a place may be away."""
 
@@ -144,14 +144,14 @@ class Changing(Desk):
         return {"backups": backups, "runs": runs}
 
     async def learn_lost(self) -> None:
-        """Whenever the catalog was lost: record which copies the destinations hold. Until the daemon ends."""
+        """Whenever the catalog was lost: record which copies the destinations hold, until all have answered."""
         while True:
             if await asyncio.to_thread(is_owed, self._supervisor.paths.state):
                 await self._learn()
             await asyncio.sleep(_LOOK)
 
     async def _learn(self) -> None:
-        """Ask job by job, until all places have answered."""
+        """Ask the destinations of one job after the other; a place may be away for long, so again and again."""
         state = self._supervisor.paths.state
         learnt: set[str] = set()
         pause = _RELEARN[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nanumpay_backupd.pipeline.afresh import is_owed
+from nanumpay_backupd.pipeline.healing import is_owed
 from tests.servers.daemon import Site, backup_settings, open_site, wait_for
 from tests.servers.mongod import Mongod
 
@@ -46,7 +46,8 @@ def test_a_lost_catalog_is_learnt_anew(mongod_rs: Mongod, tmp_path: Path, how: s
         site.start()
         wait_for(lambda: not is_owed(site.state), "the copies at the destination are known")
         assert copies(site) == before
-        assert bool(list(site.state.glob("catalog-damaged-*"))) == (how == "destroyed")
+        assert bool(list(site.state.glob("catalog-damaged-*.db"))) == (how == "destroyed")
+        assert len(site.status()["problems"]) == (how == "destroyed"), "what it may come from is worth a look"
         run = site.run()
         assert run["outcome"] == "succeeded"
         assert copies(site) == {

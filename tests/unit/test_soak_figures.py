@@ -114,12 +114,13 @@ def session(seconds: int, counter: int = 1) -> ClientSession:
 def test_the_book_knows_every_second() -> None:
     """The state at the end of a second has all that was written in it, collections that went, and nothing later."""
     book = Book()
-    for second, changes in [
+    story: list[tuple[int, list[tuple[str, Any, dict[str, Any] | None]]]] = [
         (100, [("a", 1, {"_id": 1}), ("b", 1, {"_id": 1})]),
         (101, [("a", 1, {"_id": 1, "x": 2})]),
         (102, [("b", None, None)]),
         (103, [("a", 1, None)]),
-    ]:
+    ]
+    for second, changes in story:
         book.begin("w")
         book.done("w", session(second), *changes)
     assert book.state_at(99) == {}
