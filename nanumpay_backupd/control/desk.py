@@ -137,6 +137,10 @@ class Desk:
         self, job: JobSpec, action: str, restore: RestoreOrder | None = None, handed: tuple[int, ...] = ()
     ) -> AsyncGenerator[dict[str, Any]]:
         """Start a worker for something that is no run; yields its events. ``handed`` descriptors are its own then."""
+        fence = self._supervisor.lease_for(job) if action.startswith(("delete:", "prune")) else None
+        if fence is not None:
+            fence = msgspec.structs.replace(fence, fd=os.dup(fence.fd))
+            handed = (*handed, fence.fd)
         spec = RunSpec(
             run="none",
             job=job,
@@ -144,6 +148,7 @@ class Desk:
             trigger=Trigger.MANUAL.value,
             action=action,
             restore=restore,
+            fence=fence,
         )
         try:
             process = await WorkerProcess.start(spec, handed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -22,11 +22,16 @@ __all__ = ["Picture", "Reach", "reach_of", "timeline"]
 
 
 class Full(NamedTuple):
-    """A full that a restore may begin with: its moment; ``exact``: the second is known."""
+    """A full that a restore may begin with: its moment (seconds since 1970); ``exact``: the second is known."""
 
-    moment: datetime
+    at: float
     backup: str
     exact: bool
+
+    @property
+    def moment(self) -> str:
+        """Return its moment as the interface writes it."""
+        return to_text(datetime.fromtimestamp(self.at, UTC))
 
 
 class Picture(msgspec.Struct, frozen=True):
@@ -40,10 +45,17 @@ class Picture(msgspec.Struct, frozen=True):
         """Return the fulls that can be told apart, oldest first: in each spot the last; and those at the ends."""
         if not fulls:
             return []
-        since, until = self.since or fulls[0].moment, self.until or now
-        wide = max((until - since) / self.spots, timedelta(seconds=1))
-        drawn = {(one.exact, (one.moment - since) // wide): one for one in fulls if since <= one.moment <= until}
+        since = self.since.timestamp() if self.since is not None else fulls[0].at
+        until = (self.until or now).timestamp()
+        wide = max((until - since) / self.spots, 1.0)
+        first = bisect.bisect_left(fulls, since, key=_at)
+        last = bisect.bisect_right(fulls, until, key=_at)
+        drawn = {(one.exact, (one.at - since) // wide): one for one in fulls[first:last]}
         return sorted({*drawn.values(), fulls[0], fulls[-1]})
+
+
+def _at(full: Full) -> float:
+    return full.at
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -58,8 +70,8 @@ class Reach(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, job: str, version: tuple[int, int], there: Known) -> Self:
         """Work out what a job's backups lead back to."""
-        fulls = [Full(base.end.moment, base.backup, exact=True) for base in there.bases if base.good]
-        fulls += [Full(span.created, span.id, exact=False) for span in there.others]
+        fulls = [Full(base.end.seconds, base.backup, exact=True) for base in there.bases if base.good]
+        fulls += [Full(span.created.timestamp(), span.id, exact=False) for span in there.others]
         return cls(job, version, there, there.ranges, sorted(fulls))
 
 
@@ -99,7 +111,7 @@ def timeline(reach: Reach, picture: Picture | None, now: datetime) -> dict[str, 
         "gaps": [{"after": to_text(item.after.moment), "before": to_text(item.before.moment)} for item in gaps(found)],
     }
     if picture is not None:
-        told["fulls"] = [{"backup": one.backup, "moment": to_text(one.moment), "exact": one.exact} for one in shown]
+        told["fulls"] = [{"backup": one.backup, "moment": one.moment, "exact": one.exact} for one in shown]
     return told
 
 
@@ -107,8 +119,8 @@ def _single(shown: Iterable[Full]) -> list[dict[str, Any]]:
     """Return the fulls without a moment of their own as ranges of one moment."""
     return [
         {
-            "first": to_text(one.moment),
-            "last": to_text(one.moment),
+            "first": one.moment,
+            "last": one.moment,
             "bases": [one.backup],
             "slices": 0,
             "exact": False,

@@ -270,6 +270,10 @@ CAUSES: Final = {
     "clock-doubted": "서버 시계를 믿을 수 없습니다. 그동안 오래되었다는 이유로 백업을 지우지 않습니다.",
     "config-invalid": "설정 파일에 잘못된 값이 있습니다.",
     "copy-unusable": "믿을 수 있는 사본이 없습니다.",
+    "fleet-unreachable": "여러 서버가 함께 쓰는 MongoDB 컬렉션을 읽거나 쓸 수 없습니다.",
+    "source-lagging": "모든 보조 노드의 복제가 너무 늦어 읽을 수 없습니다.",
+    "lease-lost": "이 서버가 더 이상 백업 담당이 아니어서 중단했습니다. 담당 서버가 이어서 만듭니다.",
+    "not-holder": "이 작업은 지금 다른 서버가 맡고 있습니다.",
     "deadline": "정해진 시간 안에 끝나지 않아 중단되었습니다. 다시 시도합니다.",
     "destination-auth": "저장소 로그인이 거부되었습니다.",
     "destination-denied": "저장소에서 필요한 권한이 없습니다.",
@@ -337,6 +341,7 @@ CAUSES: Final = {
     "verify-failed": "백업 파일이 손상되었습니다.",
     "verify-size": "백업 파일의 크기가 다릅니다.",
     "verify-structure": "백업 파일의 구조가 손상되었습니다.",
+    "out-of-resources": "메모리, 프로세스 또는 파일 디스크립터가 부족합니다.",
     "worker-start": "백업 프로세스를 시작하지 못했습니다.",
     "write-failed": "디스크에 쓰지 못했습니다.",
 }

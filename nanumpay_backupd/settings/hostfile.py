@@ -18,6 +18,7 @@ from nanumpay_backupd.blackout import covers_week, parse
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.model import LOCAL
 from nanumpay_backupd.settings.destinations import kms_conflicts
+from nanumpay_backupd.settings.fleeting import named_for_host
 from nanumpay_backupd.settings.grouping import check_groups
 from nanumpay_backupd.settings.keeping import check_retention
 from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
@@ -174,6 +175,7 @@ class _Reader:
 
     def read(self, raw: Values, environ: Mapping[str, str], origin: str) -> HostConfig:
         """Return the configuration; it counts only if no problem was found."""
+        raw = named_for_host(raw)
         top = self._values(TOP, self._without_tables(raw), "")
         tables: dict[str, Values] = {}
         for table in SINGLE:
@@ -486,7 +488,12 @@ class _Reader:
         """Return what a job saves, None where its type or what it needs is not said, which was noted before."""
         said = {key: value for key, value in found.items() if value is not None}
         if kind == DEFAULT_TYPE:
-            return MongoSource.of_job(said.get("uri", mongodb.uri), said.get("database", ""))
+            return MongoSource.of_job(
+                said.get("uri", mongodb.uri),
+                said.get("database", ""),
+                said.get("read_preference", MongoConnection().read_preference),
+                said.get("max_lag", MongoConnection().max_lag),
+            )
         if kind not in SOURCES:
             return None
         try:

@@ -2,8 +2,8 @@
 
 A table (locale/said.LANGUAGE.json) has a sentence's English as it is in the daemon's source, with ``{name}`` for what
 is put in, and what that is in the language. What is put in stays as it is, but for lengths of time (``{span…}``) and
-for sentences in a sentence (``{text…}``). What is in no table is shown in English, marked as such. Tests hold the tables
-against the daemon's source.
+for sentences in a sentence (``{text…}``); ``{n}`` is a number, ``{size}`` one of bytes. What is in no table is shown in
+English, marked as such. Tests compare the tables with the daemon's source.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _PLACE: Final = re.compile(r"\{(\w+)\}")
 _SPAN: Final = re.compile(r"(\d+)([smhdw])")
 _LENGTHS: Final = {"ko": {"s": "초", "m": "분", "h": "시간", "d": "일", "w": "주"}}
 _DAYS: Final = re.compile(r"(\d+) days?")
+_LOOKS: Final = {"n": r"[\d.,]+", "size": r"[\d.,]+ [kMGTP]?B"}
+"""How what is put in looks, by its name, which may have a digit behind it."""
 _BETWEEN: Final = "; "
 _DEEP: Final = 4
 
@@ -78,8 +80,13 @@ class Book:
 
 def _compiled(english: str) -> re.Pattern[str]:
     parts = _PLACE.split(english)
-    made = [re.escape(part) if at % 2 == 0 else f"(?P<{part}>.+?)" for at, part in enumerate(parts)]
+    made = [re.escape(part) if at % 2 == 0 else f"(?P<{part}>{_looks(part)})" for at, part in enumerate(parts)]
     return re.compile("".join(made), re.DOTALL)
+
+
+def _looks(name: str) -> str:
+    """Return what may be put in: so a sentence is not taken for another one that ends alike."""
+    return next((looks for kind, looks in _LOOKS.items() if re.fullmatch(rf"{kind}\d?", name)), ".+?")
 
 
 @cache
