@@ -628,7 +628,6 @@ def test_by_the_daemon_and_backupctl(pbm: PlayedPbm) -> None:
         said = {}
         for words in (
             ("run", "cluster"),
-            ("list",),
             ("show", "latest"),
             ("verify", "latest"),
             ("restore", "latest", "--overwrite", "--dry-run"),
