@@ -241,6 +241,10 @@ def _refuses(state: dict[str, Any]) -> None:
     state["faults"]["backup"] = {"text": "no config set. Set config with <pbm config>"}
 
 
+def _odd(state: dict[str, Any]) -> None:
+    state["faults"]["backup"] = {"text": "no progress from leader"}
+
+
 @pytest.mark.parametrize(
     "spoil,code",
     [
@@ -249,7 +253,8 @@ def _refuses(state: dict[str, Any]) -> None:
         (_bare, "source-failed"),
         (_foreign, "source-auth"),
         (_raced, "source-busy"),
-        (_refuses, "tool-failed"),
+        (_refuses, "source-failed"),
+        (_odd, "tool-failed"),
     ],
 )
 def test_why_pbm_cannot_begin_is_told(spoil: Any, code: str, tmp_path: Path, pbm: PlayedPbm) -> None:
