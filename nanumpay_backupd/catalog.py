@@ -40,6 +40,7 @@ from nanumpay_backupd.model import (
     to_json,
 )
 from nanumpay_backupd.system.clock import Clock, SystemClock
+from nanumpay_backupd.system.files import free_bytes
 
 if TYPE_CHECKING:
     from nanumpay_backupd.alerts import NoticeRecord  # a worker, which starts every minute, has no use for it
@@ -49,6 +50,8 @@ __all__ = ["Catalog", "Held", "Locked", "Placed", "Span", "Tally"]
 _PATIENCE: Final = 10.0
 """Seconds to wait for another process that writes."""
 _NAP: Final = 0.02
+_ROOM: Final = 64 << 10
+"""Bytes: with less than this free, SQLite's shared index alone (32 KiB) may not fit."""
 _KEPT_RUNS: Final = 20_000
 _KEPT_SLICE_RUNS: Final = 10_000
 _KEPT_NOTICES: Final = 5_000
@@ -193,6 +196,12 @@ class Catalog:
             else:
                 upgrade(db, version)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def check(self) -> None:
+        """Read the whole file; raises BackupdError (``catalog-damaged``) where it is not what it should be."""
+        said = str(self._read("PRAGMA quick_check(1)")[0][0])
+        if said != "ok":
+            raise _named(sqlite3.DatabaseError(said.splitlines()[-1]), self._path)
 
     def close(self) -> None:
         """Close the file; may be called twice."""
@@ -843,18 +852,29 @@ def _blob(value: object) -> bytes:
     return value
 
 
+def _is_full(folder: Path) -> bool:
+    """Tell whether there is no room, of which SQLite says "disk I/O error" only."""
+    try:
+        return free_bytes(folder) < _ROOM
+    except OSError:
+        return False
+
+
 def _named(error: sqlite3.Error | OSError, path: Path) -> BackupdError:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return BusyError(f"the catalog {path} is locked by another process", hint="try again in a moment")
     if isinstance(error, (sqlite3.OperationalError, OSError)):
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        full = _is_full(path.parent)
         return BackupdError(
-            f"the catalog {path} cannot be used: {error.strerror if isinstance(error, OSError) else error}",
-            hint="check the owner and free space of its folder",
+            f"the catalog {path} cannot be used: {'its disk is full' if full else why}",
+            hint="make room there; no backup is lost" if full else "check the owner and free space of its folder",
             code="catalog-unusable",
             retryable=True,
         )
     return BackupdError(
         f"the catalog {path} is damaged: {error}",
-        hint="stop the daemon, move the file away and start again: it is rebuilt from the manifests; no backup is lost",
+        hint="no backup is lost: the daemon puts the file aside and makes it anew from the manifests; "
+        "without one, move it away",
         code="catalog-damaged",
     )

@@ -39,7 +39,7 @@ from nanumpay_backupd.settings.hostfile import load_host_file
 from nanumpay_backupd.settings.merge import build_jobs
 from nanumpay_backupd.settings.schema import HostConfig, Schedule, to_public
 from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
-from nanumpay_backupd.supervisor import Supervisor
+from nanumpay_backupd.supervisor import MENDED_HINT, Supervisor
 from nanumpay_backupd.system.activation import passed_socket
 from nanumpay_backupd.system.clock import Clock, SystemClock
 from nanumpay_backupd.system.files import make_private_dir
@@ -347,6 +347,9 @@ class Daemon:
         found = []
         if self._server.problem:
             found.append(Fault(key="socket", text=self._server.problem, severity=Severity.WARNING, hint=GROUP_HINT))
+        if mended := self.supervisor.mended:
+            text = f"the catalog was damaged: {mended}"
+            found.append(_mended_fault(text))
         update = self._settings
         if update is not None and update.problem is not None:
             found.append(_settings_fault(update.problem, lost=update.app is None))
@@ -413,6 +416,18 @@ def _settings_fault(problem: ErrorInfo, *, lost: bool) -> Fault:
     if problem.code in _AWAY:
         return _fault("mongodb", problem.message, severity, Event.UNHEALTHY, problem, patience=_PATIENCE)
     return _fault("settings", problem.message, severity, Event.SETTINGS_REFUSED, problem)
+
+
+def _mended_fault(text: str) -> Fault:
+    return Fault(
+        key="catalog",
+        text=text,
+        severity=Severity.WARNING,
+        event=Event.UNHEALTHY,
+        reason=text,
+        hint=MENDED_HINT,
+        code="catalog-damaged",
+    )
 
 
 def _fault(

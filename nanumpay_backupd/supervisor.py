@@ -19,7 +19,7 @@ import structlog
 
 from nanumpay_backupd import __version__
 from nanumpay_backupd.active import ActiveGroup, ActiveRun
-from nanumpay_backupd.agenda import LONGEST_SLEEP, Agenda
+from nanumpay_backupd.agenda import ACTIONS, LONGEST_SLEEP, Agenda
 from nanumpay_backupd.broadcast import Broadcast
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import (
@@ -39,6 +39,7 @@ from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.ageing import counted_from
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
+from nanumpay_backupd.pipeline.healing import DAMAGED, made_anew
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout, lane
 from nanumpay_backupd.pipeline.report import new_run
@@ -70,6 +71,7 @@ T = TypeVar("T")
 _INVENTORY_INTERVAL: Final = 60.0
 _IDLE: Final = 100.0
 """How many times as long as a look at the folder takes is waited until the next."""
+MENDED_HINT: Final = "have the copies at the destinations read as well: backupctl rebuild"
 _AFTER_FAULT: Final = 5.0
 _CANCEL_PATIENCE: Final = 30.0
 """Seconds that a cancelled run has to end by itself (it may wait for a server that is silent)."""
@@ -104,6 +106,8 @@ class Supervisor:
         self._clock = clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="catalog")
         self._catalog: Catalog | None = None
+        self.mended = ""
+        """Says that the catalog was damaged and made anew, until it is read from all places."""
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen = 0.0
@@ -114,6 +118,7 @@ class Supervisor:
         self._told: dict[str, str] = {}
         self.groups = Groups(self, clock)
         self.fleet: Keeper | None = None
+        self._settling = 0
         self.on_change: Callable[[], None] = lambda: None
 
     # Catalog: blocking calls happen in one thread of their own, so that a slow disk never stops the event loop
@@ -133,6 +138,10 @@ class Supervisor:
         """Clean up after an earlier daemon that died: interrupted runs, staging folders, half commits."""
         now = self._clock.now()
         try:
+            await self.db(Catalog.check)
+        except BackupdError as error:
+            await self._mend(error)
+        try:
             await self.db(lambda catalog: counted_from(catalog, self._clock))
             ended = await self.db(lambda catalog: recover(catalog, self.layout, now))
         except BackupdError as error:
@@ -145,6 +154,25 @@ class Supervisor:
             # Only the scheduled run itself: a catch-up that brought the daemon down is not tried for ever.
             if run.trigger is Trigger.SCHEDULE:
                 await self.plans.again(run)
+
+    async def _mend(self, fault: BackupdError) -> None:
+        """Make a damaged catalog anew. Nobody has it open but a run without us, whose backup is found later."""
+        if fault.code != DAMAGED:
+            return
+        now = self._clock.now()
+        try:
+            self.mended = await asyncio.get_running_loop().run_in_executor(self._pool, self._make_anew, now)
+        except BackupdError as error:
+            log.error(error.message, code=error.code, hint=error.hint)
+        else:
+            log.error(f"{fault.message}; {self.mended}", code=fault.code, hint=MENDED_HINT)
+
+    def _make_anew(self, now: datetime) -> str:
+        if self._catalog is not None:
+            self._catalog.close()
+            self._catalog = None
+        self._catalog, aside, count = made_anew(self.paths.state / "catalog.db", self.layout, now)
+        return f"it was made anew from the manifests here ({count} backups); the old one is {aside}"
 
     def settled(self) -> None:
         """Tell that the sources can be reached: catch-up need not wait any longer."""
@@ -167,6 +195,8 @@ class Supervisor:
                     # The catalog's disk is full or its file locked: that may mend itself, and plans are in memory too.
                     log.error(error.message, code=error.code, hint=error.hint)
                     pause = _AFTER_FAULT
+                    if not self.active:
+                        await self._mend(error)
                 # Not wait_for: that of Python 3.11 forgets a cancellation that comes together with the event.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -277,9 +307,9 @@ class Supervisor:
         self.fleet.require(f"what job {job.name} saves")
         return self.fleet.ticket()
 
-    def require_lease(self, job: JobSpec) -> None:
-        """Raise RefusedError where copies of a job are another host's to change."""
-        self._fence(job, "backup")
+    def lease_for(self, job: JobSpec) -> FenceTicket | None:
+        """Return what copies of a job are deleted under; raises RefusedError where they are another host's."""
+        return self._fence(job, "backup")
 
     async def claim(self, job: Planned, task: Task, action: str, due: datetime) -> bool | None:
         """Take up a due time; False: another host has done that, None: it cannot be said just now."""
@@ -305,7 +335,6 @@ class Supervisor:
         if self.fleet is None:
             return
         run = active.run
-        self.fleet.nudge()
         if run.trigger in _BY_ITSELF:
             code = run.error.code if run.error is not None else ""
             if code == "lease-lost" or active.cancelled_by == _STOP:
@@ -323,8 +352,8 @@ class Supervisor:
 
     @property
     def shared_runs(self) -> int:
-        """Return how many runs under the lease are active."""
-        return sum(bool(item.token) for item in self.active.values())
+        """Return how many runs under the lease are active, or have ended and are not told of yet."""
+        return self._settling + sum(bool(item.token) for item in self.active.values())
 
     def lease_at_risk(self) -> None:
         """Hear that the runs under the lease are about to end by themselves."""
@@ -363,6 +392,7 @@ class Supervisor:
             found = replan(record, due, self._clock.now(), token)
             if found is not None:
                 await self.plans.others(job, task, found.done, found.undone)
+                await self.retries.drop(name, ACTIONS[task])
             if found is not None and found.undone is not None:
                 text = f"a {task.value} was begun by host {record.host} and not finished: it is made up for"
                 log.warning(text, job=name)
@@ -371,6 +401,8 @@ class Supervisor:
         """Prepare for being the holder: learn what others made, and plan what they left undone."""
         await self._replan(records, token)
         if self.fleet is not None and before not in ("", self.fleet.place.host):
+            for name in [job.name for job in self.jobs.values() if job.shared]:
+                await self.retries.forget(name)
             await asyncio.gather(*(self._learn(job) for job in list(self.jobs.values()) if job.shared))
         self._wake.set()
 
@@ -592,6 +624,7 @@ class Supervisor:
             log.exception("following a run failed", message=Message.DEFECT, run=run_id, job=job, code="internal")
         finally:
             guard.cancel()
+            self._settling += bool(active.token)
             self.active.pop(active.lane, None)
             if not active.quiet and active.run.outcome in {Outcome.SKIPPED, Outcome.INTERRUPTED, None}:
                 self.agenda.hold_uploads(job)
@@ -601,6 +634,9 @@ class Supervisor:
                 self._publish("run-ended", run=active.run)
             await self._draw_conclusions(active)
             await self._tell_fleet(active)
+            self._settling -= bool(active.token)
+            if self.fleet is not None:
+                self.fleet.nudge()
             self._wake.set()
 
     async def _guard(self, active: ActiveRun, process: WorkerProcess) -> None:

@@ -48,6 +48,7 @@ from nanumpay_backupd.system.family import adopt, end_descendants, end_family
 from nanumpay_backupd.system.heap import keep_blocks
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.process import die_with_parent, own_environment
+from nanumpay_backupd.system.shortage import shortage_named
 
 if TYPE_CHECKING:
     from nanumpay_backupd.doctor import Check
@@ -263,6 +264,10 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
 
 def _changed(spec: RunSpec) -> Sequence[object]:
     """Change what there is, outside of runs: copies, or what swaps kept."""
+    if spec.fence is not None:
+        with Fence(spec.fence, spec.run) as fence:
+            fence.confirm(spec.action)
+            return remove(spec, SystemClock())
     if not spec.action.startswith("swap:"):
         return remove(spec, SystemClock())
     from nanumpay_backupd.pipeline.swap import manage
@@ -368,14 +373,15 @@ def main() -> int:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
     try:
-        run = execute(
-            spec,
-            reporter,
-            SystemClock(),
-            on_start=on_start,
-            on_pulse=_Pulse(reporter).beat,
-            on_hang=lambda fault: reporter.emit("hangs", fault=to_builtins(error_info(fault))),
-        )
+        with shortage_named():
+            run = execute(
+                spec,
+                reporter,
+                SystemClock(),
+                on_start=on_start,
+                on_pulse=_Pulse(reporter).beat,
+                on_hang=lambda fault: reporter.emit("hangs", fault=to_builtins(error_info(fault))),
+            )
     except BackupdError as error:
         reporter.message("error", error.message, error_info(error))
         return error.exit_code

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fleet", "fleet_lines"]
 
-_ROLES = {"holder": "green", "standby": "dim", "gone": "red"}
+_ROLES = {"holder": "green", "standby": "dim", "taking-over": "yellow", "ending": "yellow", "gone": "red"}
 
 
 def fleet(context: Context) -> int:

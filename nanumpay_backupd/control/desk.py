@@ -127,8 +127,6 @@ class Desk:
 
     async def _change(self, job: JobSpec, action: str) -> list[dict[str, Any]]:
         """Let a worker delete: it may talk to slow servers, and it takes the job's lock."""
-        if action.startswith(("delete:", "prune")):
-            self._supervisor.require_lease(job)
         return [line for lines in await self._ask(job, action, "lines") for line in lines]
 
     def _told(self, fault: dict[str, Any]) -> BackupdError:
@@ -139,6 +137,10 @@ class Desk:
         self, job: JobSpec, action: str, restore: RestoreOrder | None = None, handed: tuple[int, ...] = ()
     ) -> AsyncGenerator[dict[str, Any]]:
         """Start a worker for something that is no run; yields its events. ``handed`` descriptors are its own then."""
+        fence = self._supervisor.lease_for(job) if action.startswith(("delete:", "prune")) else None
+        if fence is not None:
+            fence = msgspec.structs.replace(fence, fd=os.dup(fence.fd))
+            handed = (*handed, fence.fd)
         spec = RunSpec(
             run="none",
             job=job,
@@ -146,6 +148,7 @@ class Desk:
             trigger=Trigger.MANUAL.value,
             action=action,
             restore=restore,
+            fence=fence,
         )
         try:
             process = await WorkerProcess.start(spec, handed)

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 import structlog
+from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from nanumpay_backupd.errors import BackupdError, RefusedError
@@ -53,6 +54,8 @@ __all__ = ["House", "Keeper", "Place"]
 
 _MOST_RECORDS: Final = 500
 _CLOSING: Final = 2.0
+_AWAY: Final = (PyMongoError, BSONError, OSError)
+"""What the driver raises when there is no answer, or none that makes sense."""
 log = structlog.get_logger()
 
 
@@ -197,10 +200,12 @@ class Keeper:
         """Take up a due time: True: it is ours now; False: it was done; None: that cannot be said now."""
         try:
             done = await self._room.claim(self._state.token, task, exact(due))
-        except (PyMongoError, LookupError) as error:
+        except (*_AWAY, LookupError) as error:
             log.info("what is due cannot be taken up now", task=task, reason=reason(error))
             return None
-        return done and self.acting
+        if done and not self.acting:
+            return None
+        return done
 
     def begun(self, name: str, action: str, task: str, due: datetime) -> None:
         """Note that what a run of ``action`` does was claimed, until it is `ended`."""
@@ -224,7 +229,7 @@ class Keeper:
         for task, due, run, outcome, token in rest:
             try:
                 await self._room.finish(token, task, due, run, outcome)
-            except PyMongoError:
+            except _AWAY:
                 if token == self._state.token:
                     self._unfinished.append((task, due, run, outcome, token))
 
@@ -255,21 +260,29 @@ class Keeper:
         try:
             if not await self._room.ask_for(self.place.host):
                 raise RefusedError("nobody holds the lease, or this host does", hint="see: backupctl fleet")
-        except PyMongoError as error:
+        except _AWAY as error:
+            raise self._away(error) from None
+
+    async def try_out(self) -> None:
+        """Read and write as the lease asks for it; raises BackupdError."""
+        try:
+            await self._room.look()
+            self.hosts = await self._room.appear({**self._house.fleet_facts(), "role": self._part})
+        except _AWAY as error:
             raise self._away(error) from None
 
     async def forget(self, host: str) -> bool:
         """Forget a host that is gone; returns whether it was known. Raises BackupdError."""
         try:
             return await self._room.forget(host)
-        except PyMongoError as error:
+        except _AWAY as error:
             raise self._away(error) from None
 
     async def runs(self, job: str | None, limit: int) -> list[Document]:
         """Return the runs of all hosts, the newest first. Raises BackupdError."""
         try:
             return await self._room.runs(job, limit)
-        except PyMongoError as error:
+        except _AWAY as error:
             raise self._away(error) from None
 
     def _away(self, error: Exception) -> BackupdError:
@@ -288,7 +301,10 @@ class Keeper:
         try:
             while True:
                 self._nudged.clear()
-                await self._tell(Tick(leaving=self._leaving, idle=not self._house.shared_runs, to=self._to))
+                if self._leaving and self._unfinished:
+                    await self._finish()
+                idle = not self._house.shared_runs and not self._unfinished
+                await self._tell(Tick(leaving=self._leaving, idle=idle, to=self._to))
                 await self._wait(max(0.01, wake_in(self._state, since_boot())))
         finally:
             beside.cancel()
@@ -383,7 +399,7 @@ class Keeper:
     async def _ask(self, order: Action) -> Answer:
         try:
             answer = await self._asked(order)
-        except PyMongoError as error:
+        except _AWAY as error:
             if not self.problem:
                 log.warning("the fleet's lease cannot be asked for", code="fleet-unreachable", reason=reason(error))
             self.problem = reason(error)
@@ -424,9 +440,8 @@ class Keeper:
         """Say now and then that this host is there, and bring what was noted meanwhile."""
         pause = min(10.0, self.place.terms.lease / 3)
         while True:
-            with contextlib.suppress(PyMongoError):
-                role = self._state.role.value if self._state.role is not Role.ENDING else Role.HOLDER.value
-                self.hosts = await self._room.appear({**self._house.fleet_facts(), "role": role})
+            with contextlib.suppress(*_AWAY):
+                self.hosts = await self._room.appear({**self._house.fleet_facts(), "role": self._part})
                 await self._finish()
                 await self._bring_records()
             await asyncio.sleep(pause)
@@ -438,13 +453,19 @@ class Keeper:
             if self._queue and self._queue[0][0] is run:
                 self._queue.pop(0)
 
+    @property
+    def _part(self) -> str:
+        """Return what this host is for people: one that still learns what the last holder made is not yet it."""
+        learning = self._state.role is Role.HOLDER and not self._ready
+        return "taking-over" if learning else self._state.role.value
+
     def standing(self) -> Standing:
         """Return how the fleet stands, as far as it is known here."""
         place = self.place
         return Standing(
             host=place.host,
             me=self.me,
-            role=self._state.role.value,
+            role=self._part,
             length=place.terms.lease,
             lease=self._lease,
             hosts=self.hosts,

@@ -16,12 +16,13 @@ import pymongo
 from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import ConfigurationError, DuplicateKeyError
+from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from nanumpay_backupd.fleet.lease import Seen, Terms
+from nanumpay_backupd.fleet.tasks import AHEAD
 from nanumpay_backupd.system.secrets import Secret
 
 __all__ = ["CODEC", "LEASE", "MAJORITY", "Document", "Room", "seen_of"]
@@ -30,6 +31,7 @@ Document = dict[str, Any]
 LEASE: Final = "lease"
 MAJORITY: Final = WriteConcern("majority", j=True)
 CODEC: Final[CodecOptions[Document]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+_AHEAD_MS: Final = int(AHEAD.total_seconds() * 1000)
 _KEPT: Final = timedelta(days=90)
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -86,7 +88,8 @@ class Room:
         nobody = {"token": 0, "beat": 0, "holder": "", "host": "", "to": "", "expires": _BEGINNING, "tasks": {}}
         with contextlib.suppress(DuplicateKeyError):  # another host was as quick
             await self._records.update_one({"_id": LEASE}, {"$setOnInsert": nobody}, upsert=True)
-        await self._records.create_index("expiresAt", expireAfterSeconds=0, name="expires")
+        with contextlib.suppress(OperationFailure):  # without that right old records stay, and nothing else is amiss
+            await self._records.create_index("expiresAt", expireAfterSeconds=0, name="expires")
         self._prepared = True
 
     async def look(self) -> Document:
@@ -160,6 +163,8 @@ class Room:
             {at: {"$exists": False}},
             {f"{at}.due": {"$lt": due}},
             {f"{at}.due": due, f"{at}.state": {"$ne": "done"}},
+            # What a host with a clock that is days ahead took up must not keep the others from anything.
+            {"$expr": {"$gt": [f"${at}.due", {"$add": ["$$NOW", _AHEAD_MS]}]}},
         ]
         again = {"$cond": [{"$eq": [f"${at}.due", due]}, {"$add": [{"$ifNull": [f"${at}.tries", 0]}, 1]}, 1]}
         claimed = {"due": due, "state": "begun", "token": token, "host": self._host, "at": "$$NOW", "tries": again}

@@ -8,10 +8,12 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["MOST_TRIES", "Replan", "TaskRecord", "catch_up", "exact", "passed", "records_of", "replan"]
+__all__ = ["AHEAD", "MOST_TRIES", "Replan", "TaskRecord", "catch_up", "exact", "passed", "records_of", "replan"]
 
 MOST_TRIES: Final = 3
 """How often one due time is taken up: what brings down every host that takes it up is not tried for ever."""
+AHEAD: Final = timedelta(minutes=10)
+"""A due time that is further in the future was taken up by a host whose clock is wrong: it counts for nothing."""
 _GRAIN: Final = timedelta(milliseconds=1)
 """MongoDB keeps moments in milliseconds."""
 
@@ -75,7 +77,7 @@ def replan(record: TaskRecord | None, planned: datetime, now: datetime, token: i
     ``token`` is of a host that has just become the holder: it makes up for what another left undone, and for what
     nobody took up since the last time that is on record. Who stands by only leaves out what was done.
     """
-    if record is None:
+    if record is None or record.due > now + AHEAD:
         return None
     undone = catch_up(record, token) if token else None
     if undone is not None or passed(record, planned) or (token and planned > now):

@@ -58,6 +58,7 @@ from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import is_disk_full, remove_tree
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.sandbox import way_out
+from nanumpay_backupd.system.shortage import shortage
 
 __all__ = [
     "announce",
@@ -191,6 +192,8 @@ def _foremost(faults: Sequence[BackupdError]) -> BackupdError:
 
 def disk_fault(error: OSError, layout: Layout) -> BackupdError:
     """Name a fault of the disk or the folder's rights, wherever in a run it shows."""
+    if (fault := shortage(error)) is not None:
+        return fault
     place = error.filename or layout.backups
     if is_disk_full(error):
         return SpaceError(

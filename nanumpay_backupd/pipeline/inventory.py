@@ -37,6 +37,9 @@ def sync_local(catalog: Catalog, layout: Layout, now: datetime, *, quick: bool =
         changed = _differences(catalog, layout, now, quick=quick)
         if changed:
             catalog.save_backups(changed)
+        # A catalog that was lost knows no pins, and the next run's retention goes by them.
+        if any(layout.pins(backup.id).exists() for backup in changed):
+            recall_pins(catalog, layout)
         return len(changed)
 
 

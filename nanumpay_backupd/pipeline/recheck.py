@@ -210,7 +210,9 @@ class _Recheck:
         return [_Task(backup.id, copy, self._level(backup, copy)) for copy in copies]
 
     def _level(self, backup: Backup, copy: Copy) -> str:
-        """A checksum is enough only for what was walked before."""
+        """A checksum is enough only for what was walked before, and where the data is in the copy."""
+        if self._spec.job.source.kept_outside:
+            return "structure"
         unproven = copy.destination == LOCAL and backup.state is not BackupState.VERIFIED
         return "structure" if unproven else self._order.level
 

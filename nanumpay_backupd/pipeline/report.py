@@ -16,6 +16,7 @@ from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Stage, StageRecord, Trigger, error_info
 from nanumpay_backupd.sources.base import Unchanged
 from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.system.shortage import shortage
 
 __all__ = ["Elapsed", "Progress", "Recorder", "Reporter", "as_expected", "new_run"]
 
@@ -300,6 +301,8 @@ def as_expected(error: Exception) -> BackupdError:
     """Return the fault itself when it is an expected one, else one that says that this software is at fault."""
     if isinstance(error, BackupdError):
         return error
+    if (fault := shortage(error)) is not None:
+        return fault
     return InternalError(
         f"a defect of nanumpay-backupd: {type(error).__name__}",
         hint="the journal has the details; please report them",

@@ -464,15 +464,20 @@ class _Reader:
                 "would be readable by whoever has a copy: not every copy is encrypted",
                 'write [encryption] with a method and scope = "all", or save it as it is',
             )
-        if source is not None and source.kept_outside and values.get("destinations"):
-            self.problems.add(
-                f"{path}.destinations",
-                f"is not for a job that saves {kind}: its data is where that program stores it, and the file here only "
-                "says so",
-                "take it out; a second storage is a matter of that program",
-            )
+        if source is not None and source.kept_outside:
+            self._check_kept_outside(values, path, kind)
         values |= self._own(raw, path)
         return HostJob(**{**values, "source": source}) if "name" in values and source is not None else None
+
+    def _check_kept_outside(self, values: Values, path: str, kind: str) -> None:
+        """Refuse what is about files that could be copied or encrypted here."""
+        said = [key for key in ("destinations", "copies", "media", "offsite") if values.get(key)]
+        for key in (*said, *(("encryption",) if values["encryption"].on else ())):
+            self.problems.add(
+                f"{path}.{key}",
+                f"is not for a job that saves {kind}: its data is where that program stores it, the file here says so",
+                "take it out; a second storage, and encryption, are matters of that program",
+            )
 
     def _seals_all(self, own: EncryptionOptions) -> bool:
         """Tell whether every copy of a job is encrypted, by its own table or that of all."""
@@ -483,7 +488,12 @@ class _Reader:
         """Return what a job saves, None where its type or what it needs is not said, which was noted before."""
         said = {key: value for key, value in found.items() if value is not None}
         if kind == DEFAULT_TYPE:
-            return MongoSource.of_job(said.get("uri", mongodb.uri), said.get("database", ""))
+            return MongoSource.of_job(
+                said.get("uri", mongodb.uri),
+                said.get("database", ""),
+                said.get("read_preference", MongoConnection().read_preference),
+                said.get("max_lag", MongoConnection().max_lag),
+            )
         if kind not in SOURCES:
             return None
         try:

@@ -56,7 +56,7 @@ from nanumpay_backupd.settings.schema import (
     Tools,
     WebOptions,
 )
-from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, SOURCES
+from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, READING, SOURCES
 from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = [
@@ -349,6 +349,7 @@ SINGLE: Final = (
                 '"5s"',
             ),
             Option("connect_timeout", Duration("100ms", "5m"), "How long a connection may take.", '"5s"'),
+            *READING,
         ),
     ),
     Table(

@@ -373,12 +373,17 @@ class AppSettings(_Settings, frozen=True):
 
 
 class MongoConnection(_Settings, frozen=True):
-    """How the application's MongoDB is reached; times in seconds. ``database`` holds the collection ``admins``."""
+    """How the application's MongoDB is reached; times in seconds. ``database`` holds the collection ``admins``.
+
+    ``read_preference`` and ``max_lag`` are as in `MongoSource`.
+    """
 
     uri: Secret = Secret("mongodb://localhost:27017/nanumpay")
     database: str = "nanumpay"
     poll_interval: float = 5.0
     connect_timeout: float = 5.0
+    read_preference: str = "primary"
+    max_lag: float = 90.0
 
 
 class Tools(_Settings, frozen=True):

@@ -36,13 +36,24 @@ from nanumpay_backupd.settings.sources import (
 )
 from nanumpay_backupd.settings.tables import Option, Table
 
-__all__ = ["DEFAULT_TYPE", "SOURCES", "keys_elsewhere"]
+__all__ = ["DEFAULT_TYPE", "READING", "SOURCES", "keys_elsewhere"]
 
 DEFAULT_TYPE: Final = "mongodb"
 """What a job saves that does not say it."""
 _DATABASE: Final = Text('a database\'s name, or "*" for all', pattern=r'[^\s/\\."$]+', example='"nanumpay"')
 _GRAVITY: Final = Choice("warn", "fail")
 _HOST: Final = Text("a host's name, an address or a socket's folder", pattern=r"[^\s,]*")
+READING: Final = (
+    Option(
+        "read_preference",
+        Choice("primary", "secondaryPreferred", "secondary"),
+        "Which member of a replica set is read by dumps: a secondary spares the primary.",
+        '"secondaryPreferred"',
+    ),
+    Option("max_lag", Duration("1s", "1d"), "A secondary that is further behind than this is not read.", '"90s"'),
+)
+"""Keys of what is read from MongoDB."""
+_AS_USUAL: Final = {"read_preference": '`"primary"`', "max_lag": '`"90s"`'}
 _TABLES: Final = (
     Table(
         "job",
@@ -59,6 +70,7 @@ _TABLES: Final = (
             Option(
                 "database", _DATABASE, "Database; `*` means all.", '"shop"', default="the database in `uri`, else all"
             ),
+            *(option._replace(default=_AS_USUAL[option.key]) for option in READING),
         ),
     ),
     Table(

@@ -25,6 +25,7 @@ from nanumpay_backupd.settings.schema import MongoSource
 from nanumpay_backupd.sources import oplog, settled
 from nanumpay_backupd.sources.base import Dump, Estimate, FolderSource, Harvest
 from nanumpay_backupd.sources.bson_walk import BsonWalk
+from nanumpay_backupd.sources.mongo_member import choose
 from nanumpay_backupd.sources.oplog_collection import of_collection
 from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
 from nanumpay_backupd.system.secrets import redact
@@ -64,8 +65,10 @@ class MongoDatabase(FolderSource):
         match = _VERSION.search(run_text([str(tool), "--version"]))
         if match is None:
             raise ToolError(f"{tool} does not look like mongodump: it tells no version", hint=INSTALL_HINT)
-        with _errors_named(self._settings), _connect(self._settings) as client:
-            self._facts = _Facts(self._settings, client, tool, match.group(1))
+        with _errors_named(self._settings):
+            settings, member = choose(self._settings)
+        with _errors_named(settings), _connect(settings) as client:
+            self._facts = _Facts(settings, client, tool, match.group(1))
         facts = self._facts
         if not facts.collections:
             raise SourceError(
@@ -77,14 +80,17 @@ class MongoDatabase(FolderSource):
         return Estimate(
             raw_bytes=facts.raw_bytes,
             summary=f"MongoDB {facts.version} ({facts.topology}) at {facts.address}, "
-            f"{len(facts.collections)} collections, mongodump {facts.tool_version}",
+            f"{len(facts.collections)} collections, mongodump {facts.tool_version}{', ' if member else ''}{member}",
             warnings=cautions(facts.topology),
         )
 
     def start(self, folder: Path) -> Dump:
         """Start mongodump. See `Source.start`."""
         assert self._facts is not None, "preflight comes first"
-        return _MongoDump(self._settings, self._facts, folder)
+        # Chosen again: what a dump is made again for may be the end of the member that it read.
+        with _errors_named(self._settings):
+            settings, _ = choose(self._settings)
+        return _MongoDump(settings, self._facts, folder)
 
     def check(self, name: str) -> Callable[[bytes], None] | None:
         """Walk BSON files document by document. See `Source.check`."""

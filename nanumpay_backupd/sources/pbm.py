@@ -18,7 +18,7 @@ from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.sources import PbmSource
 from nanumpay_backupd.sources.base import Driver, Dump, Estimate, FolderSource, FolderTarget, Need, Scratch
 from nanumpay_backupd.sources.pbm_dump import NAME, RECEIPT, PbmDump, Receipt
-from nanumpay_backupd.sources.pbm_link import PbmLink, Status, moment_of
+from nanumpay_backupd.sources.pbm_link import DONE, PbmLink, Status, moment_of
 
 __all__ = ["PbmCluster", "PbmDriver", "in_words"]
 
@@ -101,10 +101,11 @@ class PbmCluster(FolderSource):
             )
         agents = sum(len(one.nodes or ()) for one in sets)
         working = sum(one.working for one in sets)
+        stored = sum(one.status == DONE for one in status.backups.snapshot or ())
         return Estimate(
             raw_bytes=_ROOM,
             summary=f"pbm {self._version}, {len(sets)} replica sets, {working} of {agents} agents well, storage "
-            f"{status.backups.type} {status.backups.path}; {in_words(status)}",
+            f"{status.backups.type} {status.backups.path} with {stored} backups in all; {in_words(status)}",
             warnings=tuple(_cautions(status)),
         )
 

@@ -42,14 +42,13 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class PbmDump(Dump):
-    """One backup in pbm's hands. ``rest`` (seconds) is how long is waited before it is asked again, growing."""
+    """One backup in pbm's hands."""
 
-    def __init__(self, settings: PbmSource, folder: Path, version: str, rest: float = _REST) -> None:
+    def __init__(self, settings: PbmSource, folder: Path, version: str) -> None:
         self._settings = settings
         self._link = PbmLink(settings)
         self._folder = folder
         self._version = version
-        self._rest = rest
         self._clock = SystemClock()
         self._stop = threading.Event()
         self._name = ""
@@ -158,10 +157,10 @@ class PbmDump(Dump):
             self._defect = error
 
     def _watch(self) -> None:
-        rest, answered = self._rest, self._clock.monotonic()
+        rest, answered = _REST, self._clock.monotonic()
         with (self._folder / LOG).open("w", encoding="utf-8", buffering=1) as log:
             while not self._stop.wait(rest):
-                rest = min(rest * 1.2, max(_LONGEST_REST, self._rest))
+                rest = min(rest * 1.2, _LONGEST_REST)
                 try:
                     self._found = self._link.describe(self._name)
                     stuck = self._stuck()

@@ -12,6 +12,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
+from h11 import LocalProtocolError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -77,7 +78,12 @@ class Guard:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._dress(message, visit, fresh)
-            await send(message)
+            try:
+                await send(message)
+            except LocalProtocolError:
+                # What came was no HTTP in the end: the server said so itself and closes the connection, which it hears
+                # of in its next turn.
+                await asyncio.sleep(0)
 
         try:
             self._check_host(headers)

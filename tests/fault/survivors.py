@@ -54,9 +54,14 @@ class Host:
         remove_tree(root)
         for name in ("state", "away"):
             (root / name).mkdir(parents=True)
-        away = LocalDestination(name="away", path=str(root / "away"))
-        settings = {"name": "thing", "source": source, "retention": ALL, "destinations": (away,)}
-        return cls(root, stable, job_spec(**{**settings, **job}))
+        return cls(root, stable, cls.job_of(source, root / "away", **job))
+
+    @staticmethod
+    def job_of(source: Any, away: Path | None = None, **job: Any) -> JobSpec:
+        """Return a job that keeps all of its backups, with a further folder for copies or without."""
+        places = () if away is None else (LocalDestination(name="away", path=str(away)),)
+        settings = {"name": "thing", "source": source, "retention": ALL, "destinations": places}
+        return job_spec(**{**settings, **job})
 
     @property
     def layout(self) -> Layout:

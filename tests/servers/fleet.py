@@ -1,4 +1,4 @@
-"""Several daemons of one fleet for tests: each a site with folders of its own, all with one database and destination."""
+"""Several daemons of one fleet for tests: each a site of its own, all with one database and one destination."""
 
 from __future__ import annotations
 

@@ -187,7 +187,9 @@ def _bare(house: House, place: str, *more: str, **environment: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"restore --from {place} ended with {done.returncode}: {(done.stderr + done.stdout)[-1500:]}")
+        raise RuntimeError(
+            f"restore --from {place} ended with {done.returncode}: {(done.stderr + done.stdout)[-1500:]}"
+        )
     left = list(work.iterdir())
     if left:
         raise Differs(f"restore --from {place} left {left}")

@@ -1,4 +1,4 @@
-"""The lease under everything that can happen to hosts, clocks and messages: one holder at a time, and soon a new one."""
+"""The lease under all that can happen to hosts, clocks and messages: one holder at a time, and soon a new one."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class Server:
         self.old: Seen | None = None
 
     def seen(self, now: float) -> Seen:
+        """Return the lease as a look finds it."""
         return Seen(
             token=self.token, beat=self.beat, holder=self.holder, over=now + self.skew - self.expires, to=self.to
         )
@@ -86,6 +87,7 @@ class Host:
         self.begin()
 
     def begin(self) -> None:
+        """Start the daemon: it is another than the one before."""
         self.lives += 1
         self.state = State(me=f"{self.at}:{self.lives}", host=str(self.at), terms=TERMS)
         self.running = self.leaving = False
@@ -94,6 +96,7 @@ class Host:
         self.reply: Answer | None = None
 
     def now(self, true: float) -> float:
+        """Return this host's own clock."""
         return 1000.0 * self.at + true * self.rate
 
     def tell(self, true: float, event: Tick | Answer) -> None:
@@ -112,6 +115,7 @@ class Host:
                     self.request, self.reply = order, None
 
     def tick(self, true: float) -> None:
+        """Look at the timers; what was waited for too long is given up."""
         if self.state.asked is not None and self.now(true) - self.state.asked >= TERMS.patience:
             self.reply = None
             self.tell(true, Silent())
@@ -130,7 +134,7 @@ class Fleet(RuleBasedStateMachine):
         self.elected = -1000.0
 
     def pass_time(self, seconds: float) -> None:
-        """Let true time go by; whoever is not frozen looks at its timers, and messages arrive unless they are held up."""
+        """Let time go by: who is not frozen looks at its timers, and messages arrive unless they are held up."""
         until = self.true + seconds
         while self.true < until:
             self.true += GRAIN
@@ -147,11 +151,13 @@ class Fleet(RuleBasedStateMachine):
                 self.check()
 
     def arrive(self, host: Host) -> None:
+        """Let what a host asks arrive."""
         if host.alive and host.request is not None and not host.cut:
             order, host.request = host.request, None
             host.reply = self.server.obey(host.state.me, order, self.true)
 
     def answer(self, host: Host) -> None:
+        """Let the answer arrive."""
         if host.alive and not host.frozen and not host.cut and host.reply is not None and host.state.asked is not None:
             reply, host.reply = host.reply, None
             host.tell(self.true, reply)
@@ -192,6 +198,7 @@ class Fleet(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.ghosts))
     @rule()
     def late_request_arrives(self) -> None:
+        """What nobody waits for any more takes effect."""
         self.server.obey(*self.ghosts.pop(0), self.true)
 
     @rule(at=HOSTS)

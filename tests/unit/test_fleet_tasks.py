@@ -25,6 +25,14 @@ def following(after: datetime) -> datetime:
     return due
 
 
+def test_a_host_whose_clock_is_days_ahead_keeps_the_others_from_nothing() -> None:
+    """What it took up in the future is no reason to leave out what is due now."""
+    ahead = TaskRecord(due=BEGIN + timedelta(days=3), done=True, token=1)
+    assert replan(ahead, BEGIN, BEGIN) is None
+    assert replan(ahead, BEGIN, BEGIN, token=2) is None
+    assert replan(TaskRecord(due=BEGIN, done=True, token=1), BEGIN, BEGIN) is not None
+
+
 class Due(RuleBasedStateMachine):
     """Three hosts that hold the lease by turns; claims are conditional on its token, as in `fleet.room`."""
 
