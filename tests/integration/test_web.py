@@ -497,6 +497,16 @@ class TestInterface:
             assert (one["size"], one["type"]) == (known[one["name"]]["size"], "full")
             assert datetime.fromisoformat(one["createdAt"]) < datetime.now(UTC)
 
+    def test_all_of_them_take_little_memory(self, page: Page, boss: httpx.Client) -> None:
+        """However many are asked for, what is sent is made piece by piece, and is the same."""
+        few, many = (boss.get("/api/admin/backups", params={"limit": limit}) for limit in ("1", "10000"))
+        assert sum(map(len, few.json().values())) == 1
+        assert many.headers["content-type"] == "application/json"
+        assert few.json()["files"] + few.json()["mongodb"] == [
+            max((one for group in many.json().values() for one in group), key=lambda one: one["createdAt"])
+        ]
+        assert page.memory() < 80 << 20
+
     def test_the_description_is_of_these_routes(self, page: Page) -> None:
         """Every path of the interface is described with its methods, and nothing else is."""
         document = page.browser().get("/api/openapi.json").json()
