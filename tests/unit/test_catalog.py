@@ -284,7 +284,7 @@ def test_a_file_that_is_no_catalog_is_damaged_and_says_what_to_do(tmp_path: Path
         Catalog(path)
     assert caught.value.code == "catalog-damaged"
     assert str(path) in caught.value.message
-    assert "rebuilt from the manifests" in caught.value.hint
+    assert "anew from the manifests" in caught.value.hint
 
 
 def test_damage_inside_is_found_when_it_is_read(tmp_path: Path) -> None:
