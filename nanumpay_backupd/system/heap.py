@@ -6,12 +6,24 @@ import contextlib
 import ctypes
 from typing import Final
 
-__all__ = ["keep_blocks"]
+__all__ = ["few_pools", "keep_blocks"]
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+_POOLS: Final = 2
 _BLOCK: Final = 4 << 20
 _KEPT: Final = 64 << 20
+
+
+def few_pools() -> None:
+    """Let threads share two pools of memory instead of having one each: what one has freed another one uses.
+
+    For a small service with many threads, before they begin (the web page: 5 MB less of 75). Where the C library is
+    another one, nothing is changed.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _POOLS)
 
 
 def keep_blocks() -> None:

@@ -38,6 +38,7 @@ from nanumpay_backupd.web.visit import visit_of
 __all__ = ["ROUTES", "Way", "make_app"]
 
 Handler = Callable[[Request], Awaitable[Response]]
+_WARM: Final = 240.0
 log = structlog.get_logger()
 
 
@@ -129,8 +130,11 @@ def make_app(site: Site) -> Starlette:
 
 
 async def _warm(site: Site, method: str, params: dict[str, Any]) -> None:
-    with contextlib.suppress(BackupdError):
-        await site.link.recent(method, params)
+    """Have an answer at hand that is never so old that who comes first would have to wait for another one."""
+    while True:
+        with contextlib.suppress(BackupdError):
+            await site.link.recent(method, params)
+        await asyncio.sleep(_WARM)
 
 
 def _by_method(known: dict[str, Handler]) -> Handler:

@@ -21,7 +21,7 @@ from nanumpay_backupd.web.visit import site_of, visit_of
 
 __all__ = ["download", "wanted_part"]
 
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 512 << 10
 _MOST: Final = 16
 """Downloads at one time."""
 _STALL: Final = 120.0

@@ -18,6 +18,7 @@ from nanumpay_backupd import __version__
 from nanumpay_backupd.errors import EXIT_OK, ConfigError
 from nanumpay_backupd.settings.hostfile import WebPart
 from nanumpay_backupd.system.clock import SystemClock
+from nanumpay_backupd.system.heap import few_pools
 from nanumpay_backupd.system.journal import configure
 from nanumpay_backupd.system.notify import ServiceManager
 from nanumpay_backupd.web.app import make_app
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 def serve(part: WebPart) -> int:
     """Serve until SIGTERM; returns the exit code. Raises BackupdError where it cannot begin."""
     os.umask(0o077)
+    few_pools()
     configure(identifier="nanumpay-backup-web")
     listening = _listen(part.web.listen)
     try:

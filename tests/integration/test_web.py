@@ -497,6 +497,16 @@ class TestInterface:
             assert (one["size"], one["type"]) == (known[one["name"]]["size"], "full")
             assert datetime.fromisoformat(one["createdAt"]) < datetime.now(UTC)
 
+    def test_all_of_them_take_little_memory(self, page: Page, boss: httpx.Client) -> None:
+        """However many are asked for, what is sent is made piece by piece, and is the same."""
+        few, many = (boss.get("/api/admin/backups", params={"limit": limit}) for limit in ("1", "10000"))
+        assert sum(map(len, few.json().values())) == 1
+        assert many.headers["content-type"] == "application/json"
+        assert few.json()["files"] + few.json()["mongodb"] == [
+            max((one for group in many.json().values() for one in group), key=lambda one: one["createdAt"])
+        ]
+        assert page.memory() < 80 << 20
+
     def test_the_description_is_of_these_routes(self, page: Page) -> None:
         """Every path of the interface is described with its methods, and nothing else is."""
         document = page.browser().get("/api/openapi.json").json()
@@ -506,52 +516,13 @@ class TestInterface:
         assert described == served
 
 
-NAMES: Final = st.sampled_from(
-    ["backup", "maintenanceMode", "time", "retention", "count", "storage", "ftp", "port", "host", "run", "$set", "x"]
-)
-JSON: Final = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=8), inner, max_size=4),
-    max_leaves=12,
-)
-
-
 class TestNonsense:
-    """Whatever is sent to the interface."""
-
-    @given(
-        way=st.sampled_from(
-            [
-                ("PUT", "/api/admin/settings/system"),
-                ("POST", "/api/admin/settings/preview"),
-                ("POST", "/api/admin/backup/cancel"),
-            ]
-        ),
-        body=JSON,
-    )
-    @settings(max_examples=60)
-    def test_bodies(self, boss: httpx.Client, way: tuple[str, str], body: Any) -> None:
-        """It is understood or refused in JSON; the service has no defect to tell of."""
-        answer = boss.request(*way, json=body, headers={"if-match": '"another"'})
-        assert answer.status_code in {200, 400, 404, 409, 422}, answer.text
-        assert isinstance(answer.json(), dict)
-
-    @given(
-        path=st.sampled_from(["backup/runs", "backup/download", "backups", "backup/runs/x"]),
-        query=st.dictionaries(
-            st.sampled_from(["limit", "job", "file", "source", "x"]), st.text(max_size=30), max_size=3
-        ),
-    )
-    @settings(max_examples=60)
-    def test_questions(self, boss: httpx.Client, path: str, query: dict[str, str]) -> None:
-        """The same of what is asked for."""
-        answer = boss.get(f"/api/admin/{path}", params=query)
-        assert answer.status_code in {200, 400, 404}, answer.text
+    """Whatever is sent to the pages (`test_web_openapi`: to the interface)."""
 
     @given(path=st.sampled_from(["backups", "run", "recover", "events", "jobs"]), query=st.text(max_size=60))
-    @settings(max_examples=60)
+    @settings(max_examples=40)
     def test_pages(self, boss: httpx.Client, path: str, query: str) -> None:
-        """And of the pages."""
+        """It is understood or refused; the service has no defect to tell of."""
         names = ("page", "sort", "order", "text", "job", "kind", "state", "destination", "slices", "what")
         answer = boss.get(f"/{path}", params=dict.fromkeys(names, query))
         assert answer.status_code in {200, 400, 404, 409}, answer.text

@@ -71,7 +71,7 @@ def requests(draw: st.DrawFn, path: str, way: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path, method, way", OPERATIONS, ids=[f"{method} {path}" for path, method, _ in OPERATIONS])
 @given(data=st.data())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_whatever_is_sent(boss: httpx.Client, path: str, method: str, way: dict[str, Any], data: st.DataObject) -> None:
     """It is answered as described."""
     request = data.draw(requests(path, way))
