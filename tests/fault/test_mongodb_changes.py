@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import pymongo
 import pytest
 from pymongo.errors import PyMongoError
 
@@ -182,7 +181,7 @@ def test_a_standalone_that_becomes_a_replica_set_and_back_under_the_daemon() -> 
             server.restart(replica_set=replica_set)
             wait_for(lambda mode=mode: site.status()["settings"]["mode"] == mode, mode)  # type: ignore[misc]
             time_of_day = "05:01" if replica_set else "05:02"
-            with pymongo.MongoClient(server.address, directConnection=True) as client:
+            with server.direct() as client:
                 client[site.database].admins.update_many(
                     {"systemSettings.backup": {"$exists": True}}, {"$set": {"systemSettings.backup.time": time_of_day}}
                 )

@@ -58,7 +58,7 @@ def _shift(clock: Path) -> None:
         return real(self) + timedelta(seconds=float(clock.read_text(encoding="ascii")))
 
     nanumpay_backupd.system.clock.SystemClock.now = now  # type: ignore[method-assign]
-    nanumpay_backupd.pipeline.ageing.kept_right = lambda: None
+    vars(nanumpay_backupd.pipeline.ageing)["kept_right"] = lambda: None
 
 
 if "NANUMPAY_TEST_HOLD" in os.environ and (_clock := Path(os.environ["NANUMPAY_TEST_HOLD"]) / "clock").exists():
