@@ -3,10 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
+# Most of the time a test waits for a server: two workers a processor. A few tests alone need none: they start at once.
+WORKERS ?= $(if $(PYTEST_ARGS),0,$(shell expr 2 '*' $$(nproc)))
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-quick test-pitr test-places test-s3-lock test-resume test-fault test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick test-pitr test-places test-s3-lock test-resume test-fault test-web test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,8 +19,8 @@ demo: demo-tools  ## a real backup, from saved settings to restored data; KEEP=1
 demo-stop:  ## stop the demo that KEEP=1 left running, and delete its files
 	@$(BIN)/python -m tests.demo --stop
 
-test: tools  ## all tests, against real servers; PYTEST_ARGS="-k ftp" for some of them
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: tools  ## all tests, against real servers; PYTEST_ARGS="-k ftp" for some of them, WORKERS=4 side by side
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-quick: tools  ## only the tests without servers
 	$(BIN)/python -m pytest tests/unit -m "not slow" $(PYTEST_ARGS)
@@ -50,6 +52,9 @@ test-n8n: tools  ## n8n itself, installed into .tools/n8n (1.6 GB); RECORD=1 wri
 
 test-dropbox: tools  ## the stores' suite at Dropbox itself; takes an app folder (docs/destinations/dropbox.md)
 	NANUMPAY_TEST_REAL_DROPBOX=1 $(BIN)/python -m pytest -k dropbox-real tests/contract/test_stores.py $(PYTEST_ARGS)
+
+test-web: tools  ## the web page: every page in each language, size and theme (screenshots in build/web-pages)
+	NANUMPAY_TEST_ALL_LOOKS=1 $(BIN)/python -m pytest tests/integration/test_web*.py $(PYTEST_ARGS)
 
 test-system: tools  ## the package on a booted Debian 12 (root; five minutes): install, daily life, upgrade, purge
 	@$(MAKE) --no-print-directory --jobs=2 deb system-image

@@ -23,6 +23,8 @@ class ActiveRun:
         self.cancelled_by = ""
         self.fault: ErrorInfo | None = None
         self.heard = 0.0
+        self.token = 0
+        """Under which number of the fleet's lease it goes on; 0: it needs none."""
         self.committed = asyncio.Event()
         """Set when it has committed a backup."""
         self.ended = asyncio.Event()

@@ -50,6 +50,8 @@ ACTIONS: Final = {
 """What a run does that is due for a task."""
 _SLICES: Final = frozenset({Task.INCREMENTAL, Task.DIFFERENTIAL})
 _UNCOUNTED: Final = frozenset({"slice", "group", "group-restore"})
+_UNCLAIMED: Final = 1.0
+"""Seconds until a due time is tried again that could not be claimed."""
 _PROOFS: Final = {"verify": "checksum", "drill": "restore"}
 log = structlog.get_logger()
 
@@ -94,6 +96,18 @@ class House(Protocol):
 
     async def begin(self, name: str, trigger: Trigger, **order: Any) -> None:
         """Begin a run; raises BackupdError."""
+        ...
+
+    def may_begin(self, name: str) -> bool:
+        """Tell whether runs of a job or group begin on this host by themselves; of a fleet, one host begins them."""
+        ...
+
+    async def claim(self, job: Planned, task: Task, action: str, due: datetime) -> bool | None:
+        """Take up a due time; False: another host has done that, None: it cannot be said just now."""
+        ...
+
+    async def unclaim(self, name: str, action: str) -> None:
+        """Hear that what was claimed could not be begun."""
         ...
 
 
@@ -212,6 +226,8 @@ class Agenda:
             return LONGEST_SLEEP
         if item.due > now:
             return (item.due - now).total_seconds()
+        if not self._house.may_begin(item.job):
+            return LONGEST_SLEEP  # that it may wakes us
         if item.action != "slice":
             free = self._plans.free_at(job, now)
             if free > now:
@@ -245,14 +261,20 @@ class Agenda:
         verdict = self._verdict(job, task, due, now)
         if verdict is not Verdict.RUN and self._plans.hold > 0:
             return self._plans.hold
-        self._kept.pop((job.name, task), None)
-        await self._plans.advance(job, task, now)
         action = ACTIONS[task] if isinstance(job, JobSpec) else "group"
+        claimed = task in _SLICES or await self._house.claim(job, task, action, due)
+        if claimed is None:
+            return _UNCLAIMED
+        self._kept.pop((job.name, task), None)
+        await self._plans.advance(job, task, now if claimed else due)
+        if not claimed:
+            return _SHORTEST
         if task not in _SLICES:
             await self._retries.drop(job.name, action)
         late = verdict is not Verdict.RUN and task not in {Task.INCREMENTAL, Task.DIFFERENTIAL}
         what = "verification" if task is Task.VERIFY else task.value
         if verdict is Verdict.TOO_LATE and late:
+            await self._house.unclaim(job.name, action)
             text = f"a {what} was missed too long ago to be caught up"
             log.warning(text, message=Message.RUN_MISSED, job=job.name, due=due.isoformat())
             return LONGEST_SLEEP
@@ -260,8 +282,10 @@ class Agenda:
             text = f"a {what} was missed and is caught up now"
             log.warning(text, message=Message.RUN_MISSED, job=job.name, due=due.isoformat())
         trigger = Trigger.CATCH_UP if late else Trigger.SCHEDULE
-        with contextlib.suppress(BackupdError):
+        try:
             await self._house.begin(job.name, trigger, action=action, kind=task.value, verify=_order(action))
+        except BackupdError:
+            await self._house.unclaim(job.name, action)
         return LONGEST_SLEEP
 
     async def _again(self, job: JobSpec, _now: datetime, *, action: str) -> float:

@@ -40,6 +40,7 @@ from nanumpay_backupd.model import (
     to_json,
 )
 from nanumpay_backupd.system.clock import Clock, SystemClock
+from nanumpay_backupd.system.files import free_bytes
 
 if TYPE_CHECKING:
     from nanumpay_backupd.alerts import NoticeRecord  # a worker, which starts every minute, has no use for it
@@ -49,6 +50,8 @@ __all__ = ["Catalog", "Held", "Locked", "Placed", "Span", "Tally"]
 _PATIENCE: Final = 10.0
 """Seconds to wait for another process that writes."""
 _NAP: Final = 0.02
+_ROOM: Final = 64 << 10
+"""Bytes: with less than this free, SQLite's shared index alone (32 KiB) may not fit."""
 _KEPT_RUNS: Final = 20_000
 _KEPT_SLICE_RUNS: Final = 10_000
 _KEPT_NOTICES: Final = 5_000
@@ -249,6 +252,11 @@ class Catalog:
     def select(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask what no method here answers (`catalog_pages`); only reads. Raises BackupdError as all methods."""
         return self._read(sql, *values)
+
+    def version(self) -> tuple[int, int]:
+        """Return what is another pair whenever this process or another one has written since; of this object only."""
+        ((others,),) = self._read("PRAGMA data_version")
+        return int(str(others)), self._db.total_changes
 
     # Runs
 
@@ -687,6 +695,11 @@ class Catalog:
         with self._write() as db:
             db.execute("INSERT OR REPLACE INTO streams VALUES (?, ?)", (stream.job, to_json(stream)))
 
+    def forget_stream(self, job: str) -> None:
+        """Forget it: what the newest slice tells counts then."""
+        with self._write() as db:
+            db.execute("DELETE FROM streams WHERE job = ?", (job,))
+
     # Plans: when each job is due next, so that a due time that passed while nobody was there is noticed
 
     def plan(self, job: str) -> datetime | None:
@@ -839,13 +852,23 @@ def _blob(value: object) -> bytes:
     return value
 
 
+def _is_full(folder: Path) -> bool:
+    """Tell whether there is no room, of which SQLite says "disk I/O error" only."""
+    try:
+        return free_bytes(folder) < _ROOM
+    except OSError:
+        return False
+
+
 def _named(error: sqlite3.Error | OSError, path: Path) -> BackupdError:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return BusyError(f"the catalog {path} is locked by another process", hint="try again in a moment")
     if isinstance(error, (sqlite3.OperationalError, OSError)):
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        full = _is_full(path.parent)
         return BackupdError(
-            f"the catalog {path} cannot be used: {error.strerror if isinstance(error, OSError) else error}",
-            hint="check the owner and free space of its folder",
+            f"the catalog {path} cannot be used: {'its disk is full' if full else why}",
+            hint="make room there; no backup is lost" if full else "check the owner and free space of its folder",
             code="catalog-unusable",
             retryable=True,
         )

@@ -24,6 +24,8 @@ from nanumpay_backupd.control.refusal import refuse_callers
 from nanumpay_backupd.control.server import GROUP_HINT, ControlServer
 from nanumpay_backupd.errors import EXIT_FAILED, EXIT_OK, BackupdError
 from nanumpay_backupd.events import Event, Fault, Severity
+from nanumpay_backupd.fleet.keeper import Keeper, Place
+from nanumpay_backupd.fleet.standing import faults_of as fleet_faults
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.metrics.exporter import Exporter
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Trigger
@@ -31,6 +33,7 @@ from nanumpay_backupd.promises import Promises
 from nanumpay_backupd.scheduler import zone_of
 from nanumpay_backupd.settings.cache import SettingsCache
 from nanumpay_backupd.settings.credentials import with_credentials
+from nanumpay_backupd.settings.fleeting import host_name
 from nanumpay_backupd.settings.grouping import build_groups
 from nanumpay_backupd.settings.hostfile import load_host_file
 from nanumpay_backupd.settings.merge import build_jobs
@@ -101,6 +104,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        self.supervisor.fleet = _keeper(self._host, self.supervisor)
         await self.supervisor.recover()
         await self._server.start()
         tasks = [
@@ -118,6 +122,9 @@ class Daemon:
             await _first_of(self._loaded, self._stop)
             if not self._stop.is_set():
                 self._tell_ready()
+                # Not sooner: a holder has to know its jobs.
+                if self.supervisor.fleet is not None:
+                    tasks.append(self._task("fleet", self.supervisor.fleet.run()))
             await self._stop.wait()
         finally:
             await self._shut_down(tasks)
@@ -171,6 +178,8 @@ class Daemon:
         if self._watch is not None:
             tasks.append(self._watch)
         await self.supervisor.stop(_STOP_BUDGET if self.supervisor.active else 0.0)
+        if self.supervisor.fleet is not None:
+            await self.supervisor.fleet.leave(_LAST_WORDS)
         await self._server.close()
         await self.announcer.finish(_LAST_WORDS)
         for task in await end_tasks(tasks):
@@ -347,6 +356,8 @@ class Daemon:
         if self._reload_problem is not None:
             text = f"the last reload was refused: {self._reload_problem.message}"
             found.append(_fault("reload", text, Severity.WARNING, Event.SETTINGS_REFUSED, self._reload_problem))
+        if self.supervisor.fleet is not None:
+            found += fleet_faults(self.supervisor.fleet.standing())
         return [*found, *self.announcer.faults(), *self.metrics.faults()]
 
     async def _figures(self) -> Figures:
@@ -462,11 +473,25 @@ def _without_restart(host: HostConfig, running: HostConfig) -> tuple[HostConfig,
         parts.append("[paths]")
     if host.control.group != running.control.group:
         parts.append("[control] group")
+    if host.fleet != running.fleet:
+        parts.append("[fleet]")
+    if running.fleet.enabled and host.mongodb != running.mongodb:
+        parts.append("[mongodb], for the fleet's lease,")
     if not parts:
         return host, ""
     control = msgspec.structs.replace(host.control, group=running.control.group)
-    kept = msgspec.structs.replace(host, paths=running.paths, control=control)
+    kept = msgspec.structs.replace(host, paths=running.paths, control=control, fleet=running.fleet)
     return kept, f"what changed in {' and '.join(parts)} waits for: systemctl restart nanumpay-backupd"
+
+
+def _keeper(host: HostConfig, supervisor: Supervisor) -> Keeper | None:
+    """Return who keeps the fleet's lease, None: there is no fleet."""
+    options, mongodb = host.fleet, host.mongodb
+    if not options.enabled:
+        return None
+    database = options.database or mongodb.database
+    place = Place(mongodb.uri, database, options.collection, host_name(options.host), options.lease)
+    return Keeper(place, supervisor)
 
 
 async def _first_of(*events: asyncio.Event) -> None:

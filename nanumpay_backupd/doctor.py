@@ -67,7 +67,7 @@ def check_job(
     yield from check_folder(paths)
     yield _clock(now)
     yield from check_encryption(job, now)
-    if not job.destinations:
+    if not job.destinations and not job.source.kept_outside:
         yield Check(
             f"{job.name}: destinations",
             "warning",

@@ -28,6 +28,7 @@ __all__ = [
     "ConfigError",
     "DecryptError",
     "InternalError",
+    "LeaseError",
     "LimitError",
     "LockedError",
     "NotFoundError",
@@ -199,6 +200,13 @@ class LimitError(BackupdError):
 
     default_code = "deadline"
     default_retryable = True
+
+
+class LeaseError(LimitError):
+    """A run had to end because its host may no longer hold the fleet's lease; the next holder makes up for it."""
+
+    default_code = "lease-lost"
+    default_retryable = False
 
 
 class UnreachableError(BackupdError):

@@ -20,6 +20,7 @@ from nanumpay_backupd.active import ActiveGroup, ActiveRun
 from nanumpay_backupd.agenda import Agenda
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, BusyError, InternalError, NotFoundError, RefusedError
+from nanumpay_backupd.fleet.keeper import Keeper
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import (
     ErrorInfo,
@@ -93,6 +94,12 @@ class House(Protocol):
         """Tell that a run ended, and look what is due."""
         ...
 
+    fleet: Keeper | None
+
+    def may_begin(self, name: str) -> bool:
+        """Tell whether runs of a job begin on this host by themselves."""
+        ...
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do ``work`` beside, until the end of the daemon."""
         ...
@@ -145,6 +152,11 @@ class Groups:
                 code="job-disabled",
             )
         members = members_of(group, self._house.jobs, kind)
+        here = [job for job in members if self._house.may_begin(job.name)]
+        if trigger is not Trigger.MANUAL:
+            members = here
+        elif (elsewhere := [job for job in members if job not in here]) and self._house.fleet is not None:
+            self._house.fleet.require(f"what job {elsewhere[0].name} saves")
         chosen = [job for job in members if job.enabled or force]
         if not chosen:
             names = ", ".join(job.name for job in members)
@@ -155,7 +167,12 @@ class Groups:
         for job in members:
             if job not in chosen:
                 self._warn(active, f"job {job.name} is disabled: it is left out")
-        self._house.spawn(self._lead(active, lambda: self._make(active, chosen, on_part, whole=kind is None)))
+        self._house.spawn(
+            self._lead(
+                active,
+                lambda: self._make(active, chosen, on_part, whole=kind is None and len(members) == len(group.jobs)),
+            )
+        )
         return active
 
     async def restore(self, name: str, orders: Sequence[tuple[JobSpec, RestoreOrder]], identifier: str) -> ActiveGroup:

@@ -217,6 +217,7 @@ class Run(_Record, frozen=True):
     it made, in a restore the safety backup, in ``verify``, ``drill`` and ``copy`` what was proven or copied. A run of a
     group has its name as ``job`` and the action ``group`` (or ``group-restore``), ``members`` are the ids of the runs
     that it began, and ``backup`` is the id of its `GroupManifest`. In each of those ``group`` is the id of that run.
+    ``host`` and ``token`` are of the fleet: which host made it under which number of the lease.
     """
 
     id: str
@@ -232,6 +233,8 @@ class Run(_Record, frozen=True):
     action: str = "backup"
     group: str = ""
     members: tuple[str, ...] = ()
+    host: str = ""
+    token: int = 0
 
 
 class Content(_Record, frozen=True):

@@ -101,6 +101,13 @@ def run_once(
 
 
 def _run_one(host: HostConfig, job: JobSpec, *, force: bool, kind: str, only_to: Sequence[str] | None) -> int:
+    if job.shared and not force:
+        raise RefusedError(
+            f"job {job.name} is made by one host of the fleet at a time: their daemons see to that, this cannot",
+            hint="backupctl run, on the host that holds the lease; with --force another host may make it meanwhile",
+            code="not-holder",
+            retryable=True,
+        )
     if not job.enabled and not force:
         raise RefusedError(f"job {job.name} is disabled", hint="enable it in its settings, or use --force")
     words = None if only_to is None else [one.strip() for word in only_to for one in word.split(",") if one.strip()]

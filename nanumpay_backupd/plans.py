@@ -22,7 +22,7 @@ from nanumpay_backupd.scheduler import ON_TIME, Verdict, judge, latest_due, next
 from nanumpay_backupd.settings.schema import GroupSpec, JobSpec, Schedule
 from nanumpay_backupd.system.clock import Clock
 
-__all__ = ["Ask", "Planned", "Plans", "Task", "headroom", "slice_interval", "verdict_on"]
+__all__ = ["Ask", "Planned", "Plans", "Task", "headroom", "plan_name", "slice_interval", "verdict_on"]
 
 T = TypeVar("T")
 Planned: TypeAlias = JobSpec | GroupSpec
@@ -142,13 +142,23 @@ class Plans:
         """Plan a task's next time, because its last one was taken up or left out."""
         await self._save(job.name, task, _following(job, task, after))
 
+    async def others(self, job: Planned, task: Task, done: datetime, undone: datetime | None = None) -> None:
+        """Plan a task of which other hosts took up the time ``done``, or came to no end with the time ``undone``.
+
+        What nobody took up since then is due.
+        """
+        if self._due.get((job.name, task)) is None:
+            return
+        due = undone or _following(job, task, done)
+        await self._save(job.name, task, due)
+
     async def again(self, run: Run) -> None:
         """Have what was cut off before it was done caught up at the next start: a backup, a verification, a drill."""
         task = _CAUGHT_UP.get(run.action)
         made = task is Task.BACKUP and run.backup is not None
         if task is None or made or run.outcome not in {Outcome.CANCELLED, Outcome.INTERRUPTED}:
             return
-        name = _name(run.job, task)
+        name = plan_name(run.job, task)
         with contextlib.suppress(BackupdError):
             await self._ask(lambda catalog: catalog.save_plan(name, run.started - ON_TIME - _MOMENT))
 
@@ -230,14 +240,14 @@ class Plans:
             return
         if task is Task.INCREMENTAL:
             return  # the first thing after a start anyway
-        name = _name(job, task)
+        name = plan_name(job, task)
         try:
             await self._ask(lambda catalog: catalog.save_plan(name, due))
         except BackupdError as error:
             log.error(f"the plan of job {job} cannot be saved: {error.message}", code=error.code, hint=error.hint)
 
     async def _saved(self, job: str, task: Task) -> datetime | None:
-        name = _name(job, task)
+        name = plan_name(job, task)
         with contextlib.suppress(BackupdError):
             return await self._ask(lambda catalog: catalog.plan(name))
         return None
@@ -295,6 +305,6 @@ def _following(job: Planned, task: Task, after: datetime) -> datetime | None:
     return due
 
 
-def _name(job: str, task: Task) -> str:
+def plan_name(job: str, task: Task) -> str:
     """Return the name under which the catalog keeps a plan; a job's name has no slash."""
     return job if task is Task.BACKUP else f"{job}/{task}"

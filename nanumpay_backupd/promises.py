@@ -64,6 +64,8 @@ class Promises:
         """Look every minute."""
         while True:
             for job in list(self._supervisor.jobs.values()):
+                if job.shared and not self._supervisor.may_begin(job.name):
+                    continue  # the host that makes it tells
                 with contextlib.suppress(BackupdError):  # the catalog cannot be read: others tell of that
                     await self._look(job)
             await asyncio.sleep(_INTERVAL)

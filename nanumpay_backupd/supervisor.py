@@ -17,8 +17,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 
+from nanumpay_backupd import __version__
 from nanumpay_backupd.active import ActiveGroup, ActiveRun
-from nanumpay_backupd.agenda import LONGEST_SLEEP, Agenda
+from nanumpay_backupd.agenda import ACTIONS, LONGEST_SLEEP, Agenda
 from nanumpay_backupd.broadcast import Broadcast
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import (
@@ -26,10 +27,13 @@ from nanumpay_backupd.errors import (
     BackupdError,
     BusyError,
     CancelledError,
+    LeaseError,
     LimitError,
     NotFoundError,
     RefusedError,
 )
+from nanumpay_backupd.fleet.keeper import Keeper
+from nanumpay_backupd.fleet.tasks import TaskRecord, replan
 from nanumpay_backupd.groups import Groups
 from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
@@ -39,13 +43,16 @@ from nanumpay_backupd.pipeline.healing import DAMAGED, made_anew
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout, lane
 from nanumpay_backupd.pipeline.report import new_run
+from nanumpay_backupd.pipeline.succession import follow_on
 from nanumpay_backupd.pipeline.upload import queue_again
-from nanumpay_backupd.plans import Plans, Task
+from nanumpay_backupd.plans import Planned, Plans, Task, plan_name
 from nanumpay_backupd.repairs import Cause, Repairs, cause_of
 from nanumpay_backupd.retries import Retries
+from nanumpay_backupd.settings.fleeting import fingerprint
 from nanumpay_backupd.settings.schema import (
     CollectionOrder,
     CopyOrder,
+    FenceTicket,
     GroupSpec,
     JobSpec,
     Paths,
@@ -71,6 +78,16 @@ _CANCEL_PATIENCE: Final = 30.0
 _GRACE: Final = 10.0
 """Seconds beyond the time for which nothing may move until a run that gives no sign of life is taken for dead."""
 _TASKS: Final = {"backup": Task.BACKUP, "verify": Task.VERIFY, "drill": Task.DRILL}
+_STOP: Final = "the daemon's stop"
+_FENCED: Final = frozenset({"backup", "slice", "upload", "copy"})
+"""What only the holder of the fleet's lease does; to read and prove what is there, and to restore, takes none."""
+_BY_ITSELF: Final = frozenset({Trigger.SCHEDULE, Trigger.CATCH_UP, Trigger.AGAIN})
+_LEARNING: Final = 120.0
+"""Seconds for which a new holder waits at most until it knows what lies at the destinations."""
+_LEASE_LOST: Final = LeaseError(
+    "this host no longer holds the fleet's lease: the run was ended",
+    hint="whoever holds it makes up for the run; see: backupctl fleet, and whether this host reaches MongoDB",
+)
 _DONE: Final = frozenset({Outcome.SUCCEEDED, Outcome.DEGRADED})
 log = structlog.get_logger()
 
@@ -100,6 +117,8 @@ class Supervisor:
         self.agenda = Agenda(clock, self.plans, self.retries, self._repairs, self)
         self._told: dict[str, str] = {}
         self.groups = Groups(self, clock)
+        self.fleet: Keeper | None = None
+        self._settling = 0
         self.on_change: Callable[[], None] = lambda: None
 
     # Catalog: blocking calls happen in one thread of their own, so that a slow disk never stops the event loop
@@ -203,7 +222,7 @@ class Supervisor:
         if not pending:
             return
         for item in active:
-            item.cancel("the daemon's stop")
+            item.cancel(_STOP)
         _, pending = await asyncio.wait(pending, timeout=min(15.0, budget / 3))
         if pending:
             for item in active:
@@ -271,6 +290,142 @@ class Supervisor:
         else:
             await self.start_run(name, trigger, **order)
 
+    # The fleet: what only the host that holds its lease may begin
+
+    def may_begin(self, name: str) -> bool:
+        """Tell whether runs of a job or group begin on this host by themselves. Of a group, one job is enough."""
+        if self.fleet is None or self.fleet.acting:
+            return True
+        group = self.specs.get(name)
+        names = group.jobs if group is not None else (name,)
+        return any(not self.jobs[job].shared for job in names if job in self.jobs)
+
+    def _fence(self, job: JobSpec, action: str) -> FenceTicket | None:
+        """Return what a run goes on under; raises RefusedError where another host makes it."""
+        if self.fleet is None or not job.shared or action not in _FENCED:
+            return None
+        self.fleet.require(f"what job {job.name} saves")
+        return self.fleet.ticket()
+
+    def lease_for(self, job: JobSpec) -> FenceTicket | None:
+        """Return what copies of a job are deleted under; raises RefusedError where they are another host's."""
+        return self._fence(job, "backup")
+
+    async def claim(self, job: Planned, task: Task, action: str, due: datetime) -> bool | None:
+        """Take up a due time; False: another host has done that, None: it cannot be said just now."""
+        if self.fleet is None or not self._is_shared(job) or not self.fleet.acting:
+            return True
+        name = plan_name(job.name, task)
+        claimed = await self.fleet.claim(name, due)
+        if claimed:
+            self.fleet.begun(job.name, action, name, due)
+        return claimed
+
+    async def unclaim(self, name: str, action: str) -> None:
+        """Hear that what was claimed could not be begun."""
+        if self.fleet is not None:
+            await self.fleet.ended(name, action, "", Outcome.SKIPPED)
+
+    def _is_shared(self, job: Planned) -> bool:
+        names = job.jobs if isinstance(job, GroupSpec) else (job.name,)
+        return any(self.jobs[name].shared for name in names if name in self.jobs)
+
+    async def _tell_fleet(self, active: ActiveRun) -> None:
+        """Note what became of what was due, and keep the record for all hosts to see."""
+        if self.fleet is None:
+            return
+        run = active.run
+        if run.trigger in _BY_ITSELF:
+            code = run.error.code if run.error is not None else ""
+            if code == "lease-lost" or active.cancelled_by == _STOP:
+                self.fleet.dropped(run.job, run.action)
+            elif self.retries.get(run.job, run.action) is None:
+                await self.fleet.ended(run.job, run.action, run.id, run.outcome or Outcome.INTERRUPTED)
+        if not active.quiet:
+            self.fleet.record(to_builtins(run), run.started)
+
+    def _lease_fault(self, active: ActiveRun) -> ErrorInfo | None:
+        """Return the fault of a run whose host lost the lease, None: it did not."""
+        if self.fleet is None or not active.token or self.fleet.holds(active.token):
+            return None
+        return error_info(_LEASE_LOST)
+
+    @property
+    def shared_runs(self) -> int:
+        """Return how many runs under the lease are active, or have ended and are not told of yet."""
+        return self._settling + sum(bool(item.token) for item in self.active.values())
+
+    def lease_at_risk(self) -> None:
+        """Hear that the runs under the lease are about to end by themselves."""
+        self._publish("message", message="the fleet's lease could not be renewed in time")
+
+    def lease_lost(self) -> None:
+        """End the runs under the lease by force, should they not have ended by themselves."""
+        for item in self.active.values():
+            if item.token and item.process is not None and not item.ended.is_set():
+                item.fault = item.fault or error_info(_LEASE_LOST)
+                item.process.kill()
+        self._wake.set()
+
+    def fleet_facts(self) -> dict[str, Any]:
+        """Return what the other hosts are told of this one."""
+        shared = [job for job in self.jobs.values() if job.shared]
+        return {
+            "version": __version__,
+            "now": self._clock.now(),
+            "settings": fingerprint(shared),
+            "shared": sorted(job.name for job in shared),
+            "own": sorted(job.name for job in self.jobs.values() if not job.shared),
+            "running": sorted(item.run.job for item in self.active.values() if not item.quiet),
+        }
+
+    async def others_did(self, records: Mapping[str, TaskRecord]) -> None:
+        """Leave out what another host has done."""
+        await self._replan(records, 0)
+
+    async def _replan(self, records: Mapping[str, TaskRecord], token: int) -> None:
+        for name, task, due in list(self.plans.items()):
+            job: Planned | None = self.jobs.get(name) or self.specs.get(name)
+            record = records.get(plan_name(name, task))
+            if job is None or record is None or not self._is_shared(job):
+                continue
+            found = replan(record, due, self._clock.now(), token)
+            if found is not None:
+                await self.plans.others(job, task, found.done, found.undone)
+                await self.retries.drop(name, ACTIONS[task])
+            if found is not None and found.undone is not None:
+                text = f"a {task.value} was begun by host {record.host} and not finished: it is made up for"
+                log.warning(text, job=name)
+
+    async def take_over(self, records: Mapping[str, TaskRecord], token: int, before: str) -> None:
+        """Prepare for being the holder: learn what others made, and plan what they left undone."""
+        await self._replan(records, token)
+        if self.fleet is not None and before not in ("", self.fleet.place.host):
+            for name in [job.name for job in self.jobs.values() if job.shared]:
+                await self.retries.forget(name)
+            await asyncio.gather(*(self._learn(job) for job in list(self.jobs.values()) if job.shared))
+        self._wake.set()
+
+    async def _learn(self, job: JobSpec) -> None:
+        """Record what the destinations of a job hold: the holder before made it."""
+        if not job.destinations:
+            return
+        spec = RunSpec(run="none", job=job, paths=self.paths, trigger=Trigger.MANUAL.value, action="adopt")
+        process = await WorkerProcess.start(spec)
+        try:
+            async with asyncio.timeout(_LEARNING):
+                async for event in process.events():
+                    if event.get("kind") == "fault":
+                        text = event["fault"].get("message", "")
+                        log.warning(f"what other hosts made is not known as a whole: {text}", job=job.name)
+                await process.wait()
+        except TimeoutError:
+            log.warning("what other hosts made is not known yet: the destinations are slow", job=job.name)
+        finally:
+            process.kill()
+        if await self.db(lambda catalog: follow_on(catalog, job.name)):
+            log.info("the slices follow on from those of the host before", job=job.name)
+
     # Runs
 
     async def start_run(
@@ -307,6 +462,7 @@ class Supervisor:
                 hint="enable it in its settings, or run it once with --force",
                 code="job-disabled",
             )
+        fence = self._fence(job, action)
         places = None if only_to is None else only_places(job, only_to)
         if lane(name, action) in self.active:
             await self.skip(run_id, name, trigger, action)
@@ -327,10 +483,12 @@ class Supervisor:
             only_to=places,
             group=group,
             copying=copying,
+            fence=fence,
         )
         # A snapshot of one collection is no backup of the job: one that comes due meanwhile waits for it.
         told = action if collection is None else "collection"
         active = ActiveRun(new_run(run_id, name, trigger, now, told, group), kind if action == "slice" else "")
+        active.token = fence.token if fence is not None else 0
         # The job counts as busy from here on, also while the process is being started.
         self.active[active.lane] = active
         try:
@@ -364,6 +522,7 @@ class Supervisor:
         """Tell that the run of a group ended, and look what is due."""
         self._tell(active.run)
         self._publish("run-ended", run=active.run)
+        self.spawn(self._tell_fleet(active))
         self._wake.set()
 
     def say(self, run_id: str, text: str) -> None:
@@ -389,7 +548,7 @@ class Supervisor:
     async def _launch(self, active: ActiveRun, spec: RunSpec) -> WorkerProcess:
         """Start the worker; that it could not be started is the run's failure, on record."""
         try:
-            return await WorkerProcess.start(spec)
+            return await WorkerProcess.start(spec, (spec.fence.fd,) if spec.fence is not None else ())
         except BackupdError as error:
             failed = msgspec.structs.replace(
                 active.run, ended=self._clock.now(), outcome=Outcome.FAILED, error=error_info(error)
@@ -465,6 +624,7 @@ class Supervisor:
             log.exception("following a run failed", message=Message.DEFECT, run=run_id, job=job, code="internal")
         finally:
             guard.cancel()
+            self._settling += bool(active.token)
             self.active.pop(active.lane, None)
             if not active.quiet and active.run.outcome in {Outcome.SKIPPED, Outcome.INTERRUPTED, None}:
                 self.agenda.hold_uploads(job)
@@ -473,6 +633,10 @@ class Supervisor:
             if not active.quiet or active.run.outcome is not Outcome.SUCCEEDED:
                 self._publish("run-ended", run=active.run)
             await self._draw_conclusions(active)
+            await self._tell_fleet(active)
+            self._settling -= bool(active.token)
+            if self.fleet is not None:
+                self.fleet.nudge()
             self._wake.set()
 
     async def _guard(self, active: ActiveRun, process: WorkerProcess) -> None:
@@ -509,7 +673,8 @@ class Supervisor:
         how = f"the worker was killed by signal {-code}" if code < 0 else f"the worker ended with exit code {code}"
         if code == -signal.SIGKILL and not active.cancelled_by:
             how += " (by the kernel, for want of memory? journalctl -k)"
-        fault, told = active.fault, active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}
+        fault = active.fault or self._lease_fault(active)
+        told = active.cancelled_by and code in {-signal.SIGTERM, -signal.SIGKILL}
 
         def note(catalog: Catalog) -> Run:
             ended = interrupt(catalog, run, now, how)

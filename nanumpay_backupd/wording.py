@@ -50,6 +50,9 @@ WORDS: Final[dict[str, Words]] = {
     "mariadb": Words("MariaDB or MySQL", "row", "rows", "table", "tables", "행 {count}개"),
     "postgresql": Words("PostgreSQL", "row", "rows", "table", "tables", "행 {count}개"),
     "sqlite": Words("SQLite", "row", "rows", "database", "databases", "행 {count}개"),
+    "pbm": Words(
+        "a MongoDB cluster", "replica set", "replica sets", "replica set", "replica sets", "레플리카 셋 {count}개"
+    ),
     "n8n": Words("n8n", "workflow", "workflows", "workflow", "workflows", "워크플로 {count}개"),
 }
 _OTHER: Final = Words("another program", "item", "items", "part", "parts", "항목 {count}개")

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import (
     EXIT_BUSY,
@@ -29,6 +31,7 @@ from nanumpay_backupd.errors import (
     BackupdError,
     LimitError,
 )
+from nanumpay_backupd.fleet.fence import Fence
 from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.layout import Layout
@@ -45,6 +48,7 @@ from nanumpay_backupd.system.family import adopt, end_descendants, end_family
 from nanumpay_backupd.system.heap import keep_blocks
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.process import die_with_parent, own_environment
+from nanumpay_backupd.system.shortage import shortage_named
 
 if TYPE_CHECKING:
     from nanumpay_backupd.doctor import Check
@@ -103,12 +107,17 @@ def execute(
         )
 
     records = spec.paths.state / "catalog.db"
-    with Catalog(records) as catalog:
+    with Catalog(records) as catalog, contextlib.ExitStack() as stack:
         # On record it is told apart: how a snapshot of one collection went says nothing of the job's backups.
         action = "collection" if spec.collection is not None else spec.action
         run = new_run(spec.run, spec.job.name, Trigger(spec.trigger), spec.started or clock.now(), action, spec.group)
         quiet = spec.action == "slice" and run.trigger is Trigger.SCHEDULE
-        recorder = Recorder(run, catalog, reporter, clock, quiet=quiet)
+        fence = stack.enter_context(Fence(spec.fence, spec.run)) if spec.fence is not None else None
+        if fence is not None:
+            run = msgspec.structs.replace(run, host=fence.host, token=fence.token)
+        recorder = Recorder(run, catalog, reporter, clock, quiet=quiet, fence=fence)
+        if fence is not None:
+            fence.guard(recorder.exceed)
         if on_start is not None:
             on_start(recorder)
         if spec.action in _DOWNLOADING:
@@ -255,6 +264,10 @@ def remove(spec: RunSpec, clock: Clock) -> list[PruneLine]:
 
 def _changed(spec: RunSpec) -> Sequence[object]:
     """Change what there is, outside of runs: copies, or what swaps kept."""
+    if spec.fence is not None:
+        with Fence(spec.fence, spec.run) as fence:
+            fence.confirm(spec.action)
+            return remove(spec, SystemClock())
     if not spec.action.startswith("swap:"):
         return remove(spec, SystemClock())
     from nanumpay_backupd.pipeline.swap import manage
@@ -360,14 +373,15 @@ def main() -> int:
             reporter.emit("fault", fault=to_builtins(error_info(error)))
         return EXIT_OK
     try:
-        run = execute(
-            spec,
-            reporter,
-            SystemClock(),
-            on_start=on_start,
-            on_pulse=_Pulse(reporter).beat,
-            on_hang=lambda fault: reporter.emit("hangs", fault=to_builtins(error_info(fault))),
-        )
+        with shortage_named():
+            run = execute(
+                spec,
+                reporter,
+                SystemClock(),
+                on_start=on_start,
+                on_pulse=_Pulse(reporter).beat,
+                on_hang=lambda fault: reporter.emit("hangs", fault=to_builtins(error_info(fault))),
+            )
     except BackupdError as error:
         reporter.message("error", error.message, error_info(error))
         return error.exit_code

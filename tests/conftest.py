@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -43,6 +43,7 @@ def mongod_standalone() -> Iterator[Mongod]:
 
 
 _TALLIES: Final = pytest.StashKey[list[str]]()
+_LEFT: Final = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
@@ -90,11 +91,41 @@ def _left_running() -> list[str]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the session when a process that a test started is still there."""
-    deadline = time.monotonic() + 5
-    while (left := _left_running()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    config = session.config
+    if config.pluginmanager.has_plugin("dsession"):
+        # Workers ran the tests, each with a name of its own for what it starts, and told what they left.
+        left = config.stash.get(_LEFT, [])
+    else:
+        deadline = time.monotonic() + 5
+        while (left := _left_running()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    told: dict[str, object] | None = getattr(config, "workeroutput", None)
+    if told is not None:
+        told["left"] = left
+        told["tallies"] = config.stash.get(_TALLIES, [])
+        return
     if left:
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line("\nleft running by tests:\n  " + "\n  ".join(left), red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+class _Workers:
+    """What is heard of workers (pytest-xdist), where there are some."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Keep what a worker that ended has to tell; one that broke down tells nothing, and its test has failed."""
+        told = getattr(node, "workeroutput", {})
+        self._config.stash.setdefault(_LEFT, []).extend(told.get("left", []))
+        self._config.stash.setdefault(_TALLIES, []).extend(told.get("tallies", []))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Listen to workers."""
+    config = session.config
+    if config.pluginmanager.has_plugin("dsession"):
+        config.pluginmanager.register(_Workers(config))

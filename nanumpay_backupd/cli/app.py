@@ -17,7 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _ACTIONS = {"run", "cancel", "delete", "send"}
-_RARE = {"web-user", "token", "sync", "copies", "copy", "swaps", "wait", "notify", "report", "monitor", "completion"}
+_RARE = {
+    "fleet",
+    "web-user",
+    "token",
+    "sync",
+    "copies",
+    "copy",
+    "swaps",
+    "wait",
+    "notify",
+    "report",
+    "monitor",
+    "completion",
+}
 _EXIT_BROKEN_PIPE = 141  # what the shell shows for `... | head` of any other program
 
 
@@ -113,6 +126,10 @@ def _rare(name: str) -> Callable[[Context], int]:
         from nanumpay_backupd.cli import page
 
         return {"web-user": page.user, "token": page.token}[name]
+    if name == "fleet":
+        from nanumpay_backupd.cli.fleet import fleet
+
+        return fleet
     if name == "monitor":
         from nanumpay_backupd.cli.monitor import monitor
 

@@ -62,7 +62,10 @@ def jobs(context: Context) -> int:
 def runs(context: Context) -> int:
     """List runs, newest first."""
     args = context.args
-    reply = context.ask("ListRuns", {"job": args.job, "limit": args.limit, "slices": args.slices})
+    reply = context.ask(
+        "ListRuns",
+        {"job": args.job, "limit": args.limit, "slices": args.slices, **({"fleet": True} if args.fleet else {})},
+    )
     if not context.json(reply):
         from nanumpay_backupd.cli.views import runs_table
 

@@ -59,6 +59,10 @@ def status_lines(screen: Screen, status: Reply, going: dict[str, str] | None = N
         when = job_schedule(group, times) if group["enabled"] else screen.paint("disabled, runs only by hand", "yellow")
         head = f"group {screen.paint(group['name'], 'bold')}  {when}"
         lines.extend(["", head, *_block(screen, group_rows(screen, group, times))])
+    if status.get("fleet"):
+        from nanumpay_backupd.cli.fleet import fleet_lines
+
+        lines.extend(["", *fleet_lines(screen, status["fleet"], times)])
     free = f"{size(status['free_bytes'])} free in {status['backups_path']}"
     return [*lines, "", *_block(screen, [("settings", settings_source(status["settings"], times)), ("disk", free)], "")]
 

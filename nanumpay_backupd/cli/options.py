@@ -20,6 +20,7 @@ _COMMON = ("--socket", "--json", "--color", "--help", "--version")
 DEFAULT_SOCKET = "/run/nanumpay-backupd/control.sock"
 SHELLS = ("bash", "zsh", "fish")
 USER_VERBS = ("add", "list", "password", "remove")
+FLEET_VERBS = ("take", "hand-over", "forget")
 TOKEN_VERBS = ("create", "list", "revoke")
 ROLES = ("viewer", "operator", "admin")
 SCOPES = ("read", "run", "download", "settings")
@@ -171,8 +172,9 @@ The exit code is 0 when nothing is running, 5 when something still is after that
             _maybe("job", "JOB", "name of a job (default: all)"),
             _newest("show only the newest N"),
             _flag("--slices", "also those that only saved changes"),
+            _flag("--fleet", "those of all hosts of the fleet, as they told MongoDB"),
         ),
-        "  backupctl runs\n  backupctl runs nanumpay -n 5\n  backupctl runs --slices",
+        "  backupctl runs\n  backupctl runs nanumpay -n 5\n  backupctl runs --slices\n  backupctl runs --fleet",
     ),
     "list": (
         "list backups and where their copies are, newest first",
@@ -544,6 +546,24 @@ The exit code is 0 reloaded, 1 refused.""",
 
 For when the catalog was lost, after a move to a new machine, or when list misses backups that are there. It reads the
 manifests in the backups folder and at the destinations, and changes no backup. It is refused while a run is going.""",
+    ),
+    "fleet": (
+        "show which host makes the jobs that all share, or change it",
+        (
+            (
+                "verb",
+                {"nargs": "?", "choices": FLEET_VERBS, "metavar": "VERB", "help": "take, hand-over or forget"},
+            ),
+            _maybe("name", "HOST", "to whom it is handed over (default: any other), or who is forgotten"),
+        ),
+        """\
+  backupctl fleet
+  backupctl fleet take               this host makes them from now on
+  backupctl fleet hand-over db2      on the host that makes them: db2 does from now on
+  backupctl fleet forget db3         db3 is gone for good
+
+Runs that are active come to their end first. Where no other host wants the lease it comes back after a while.
+docs/fleet.md has how it is set up and what is promised.""",
     ),
     "web-user": (
         "add, list and remove who may use the web page without being an administrator of the application",

@@ -178,6 +178,7 @@ def runs_table(screen: Screen, runs: list[Reply], times: Times) -> list[str]:
     return screen.table(
         Column("RUN", [run["id"] for run in runs]),
         Column("JOB", [run["job"] for run in runs], drop=3),
+        *([Column("HOST", [run.get("host") or "-" for run in runs])] if any(run.get("host") for run in runs) else []),
         Column(
             "STARTED",
             [times.both(run["started"]) for run in runs],

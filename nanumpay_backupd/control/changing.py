@@ -12,6 +12,7 @@ import msgspec
 from nanumpay_backupd.control.desk import Desk, find, note_deleted, present
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
+from nanumpay_backupd.fleet.standing import faults_of
 from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_builtins
 from nanumpay_backupd.pipeline.outlook import PruneLine
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
@@ -173,7 +174,24 @@ class Changing(Desk):
             "off": "the application's settings are switched off in backupd.toml",
         }.get(state["mode"], "MongoDB has not been reached yet")
         good = state["connected"] or state["mode"] == "off"
-        return [_check("settings", "ok" if good else "failed", how, "" if good else "is mongod running?")]
+        found = [_check("settings", "ok" if good else "failed", how, "" if good else "is mongod running?")]
+        return found + await self._fleet_checks()
+
+    async def _fleet_checks(self) -> list[dict[str, Any]]:
+        """Check the fleet, where there is one: rights and reach by a write, the others by what they said last."""
+        keeper = self._supervisor.fleet
+        if keeper is None:
+            return []
+        try:
+            await keeper.try_out()
+        except BackupdError as error:
+            return [_check("fleet", "failed", error.message, error.hint)]
+        faults = faults_of(keeper.standing())
+        if not faults:
+            holder = keeper.holder or "nobody just now"
+            many = len(keeper.hosts)
+            return [_check("fleet", "ok", f"{many} {'host' if many == 1 else 'hosts'}, {holder} holds the lease", "")]
+        return [_check("fleet", "warning", fault.text, fault.hint) for fault in faults]
 
     async def _connected(self) -> dict[str, Any]:
         """Return how the settings are watched; just after a start, once it is known whether MongoDB answers."""

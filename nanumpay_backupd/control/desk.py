@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -25,7 +25,7 @@ from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
 
-__all__ = ["DaemonView", "Desk", "find", "limited", "note_deleted", "present", "to_text"]
+__all__ = ["DaemonView", "Desk", "find", "limited", "note_deleted", "present", "read_moment", "to_text"]
 
 log = structlog.get_logger()
 
@@ -137,6 +137,10 @@ class Desk:
         self, job: JobSpec, action: str, restore: RestoreOrder | None = None, handed: tuple[int, ...] = ()
     ) -> AsyncGenerator[dict[str, Any]]:
         """Start a worker for something that is no run; yields its events. ``handed`` descriptors are its own then."""
+        fence = self._supervisor.lease_for(job) if action.startswith(("delete:", "prune")) else None
+        if fence is not None:
+            fence = msgspec.structs.replace(fence, fd=os.dup(fence.fd))
+            handed = (*handed, fence.fd)
         spec = RunSpec(
             run="none",
             job=job,
@@ -144,6 +148,7 @@ class Desk:
             trigger=Trigger.MANUAL.value,
             action=action,
             restore=restore,
+            fence=fence,
         )
         try:
             process = await WorkerProcess.start(spec, handed)
@@ -221,3 +226,16 @@ def limited(value: Any, default: int, most: int, what: str = "limit") -> int:
 def to_text(moment: datetime) -> str:
     """Write a moment as the interface does."""
     return moment.isoformat().replace("+00:00", "Z")
+
+
+def read_moment(text: str) -> datetime:
+    """Read a moment as the interface writes it (RFC 3339, with a zone), as UTC; raises RefusedError (``bad-time``)."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise RefusedError(
+            f"{text!r} is not a moment", hint="write it as 2026-11-21T00:00:00Z", code="bad-time"
+        ) from None
+    if found.tzinfo is None:
+        raise RefusedError(f"{text!r} names no zone", hint="write it as 2026-11-21T00:00:00Z", code="bad-time")
+    return found.astimezone(UTC)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,7 +32,6 @@ from nanumpay_backupd.plans import Task, slice_interval
 from nanumpay_backupd.retention import rule_words
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.system.units import human_size, human_span
-from nanumpay_backupd.timeline import gaps
 
 __all__ = [
     "clock_fault",
@@ -47,7 +45,6 @@ __all__ = [
     "rpo_fault",
     "rto_fault",
     "spread_fault",
-    "timeline",
 ]
 
 _PRESENT: Final = (CopyState.UPLOADED, CopyState.VERIFIED)
@@ -427,37 +424,6 @@ def retention(catalog: Catalog, job: JobSpec) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def timeline(catalog: Catalog, job: str) -> dict[str, Any]:
-    """Return what can be restored and what cannot, as the interface's method Timeline shows it."""
-    there = known(catalog, job)
-    found = there.ranges
-    ends = sorted(piece.end for piece in there.pieces if piece.backup)
-    exact = [
-        {
-            "first": to_text(item.first.moment),
-            "last": to_text(item.last.moment),
-            "bases": list(item.bases),
-            "slices": bisect.bisect_right(ends, item.last) - bisect.bisect_right(ends, item.first),
-            "exact": True,
-        }
-        for item in found
-    ]
-    single = [
-        {
-            "first": to_text(item.created),
-            "last": to_text(item.created),
-            "bases": [item.id],
-            "slices": 0,
-            "exact": False,
-        }
-        for item in there.others
-    ]
-    return {
-        "ranges": sorted([*exact, *single], key=lambda item: str(item["first"])),
-        "gaps": [{"after": to_text(item.after.moment), "before": to_text(item.before.moment)} for item in gaps(found)],
-    }
 
 
 def _newest_good(catalog: Catalog, job: str) -> Backup | None:

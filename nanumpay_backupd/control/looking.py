@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from nanumpay_backupd import __version__
-from nanumpay_backupd.control.desk import Desk, find, limited, to_text
+from nanumpay_backupd.catalog import Catalog
+from nanumpay_backupd.control.desk import Desk, find, limited, read_moment, to_text
 from nanumpay_backupd.control.facts import (
     clock_fault,
     disk_fault,
@@ -21,12 +22,13 @@ from nanumpay_backupd.control.facts import (
     job_faults,
     protection,
     retention,
-    timeline,
 )
+from nanumpay_backupd.control.reaching import Picture, Reach, reach_of, timeline
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.control.together import find_group, group_facts, group_faults, groups_there, shown_group
-from nanumpay_backupd.errors import NotFoundError
+from nanumpay_backupd.errors import NotFoundError, RefusedError
 from nanumpay_backupd.events import Fault
+from nanumpay_backupd.fleet.standing import shown as shown_fleet
 from nanumpay_backupd.model import SLICES, Backup, Kind, to_builtins
 from nanumpay_backupd.monitoring.checks import Check
 from nanumpay_backupd.monitoring.faults import faults_of
@@ -46,10 +48,15 @@ __all__ = ["Looking"]
 
 _RUNS: Final = 20
 _MOST_RUNS: Final = 1000
+_MOST_SPOTS: Final = 2000
 
 
 class Looking(Desk):
     """The handlers that look."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._reach: Reach | None = None
 
     async def get_status(self, _call: Call) -> dict[str, Any]:
         """Answer GetStatus."""
@@ -73,8 +80,20 @@ class Looking(Desk):
             "settings": self._daemon.settings_state(),
             "jobs": jobs,
             "groups": groups,
+            "fleet": self._fleet(),
         }
         return status, faults
+
+    def _fleet(self) -> dict[str, Any] | None:
+        """Describe the fleet as the interface's type Fleet; None: there is none."""
+        keeper = self._supervisor.fleet
+        if keeper is None:
+            return None
+        return shown_fleet(keeper.standing(), (job.name for job in self._supervisor.jobs.values() if not job.shared))
+
+    def _is_elsewhere(self, job: JobSpec) -> bool:
+        """Tell whether another host makes a job now, so that this one has nothing to say of how it goes."""
+        return job.shared and not self._supervisor.may_begin(job.name)
 
     async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
         """Return what is wrong now, as the status tells it, and the jobs as it shows them."""
@@ -86,12 +105,14 @@ class Looking(Desk):
         jobs = [await self._job(job) for job in specs]
         groups = await self._groups()
         free = await asyncio.to_thread(_free, self._supervisor)
-        faults = [*self._daemon.problems(), *job_faults(jobs), *group_faults(groups, jobs)]
+        here = [described for job, described in zip(specs, jobs, strict=True) if not self._is_elsewhere(job)]
+        faults = [*self._daemon.problems(), *job_faults(here), *group_faults(groups, here)]
         faults += disk_fault(free, self._supervisor.paths.backups)
         faults += clock_fault(await self._supervisor.db(lived), self._clock.now())
         checks: list[Check] = []
-        for job, shown in zip(specs, jobs, strict=True):
-            checks += await self._judged(job, shown)
+        for job, described in zip(specs, jobs, strict=True):
+            if not self._is_elsewhere(job):
+                checks += await self._judged(job, described)
         return jobs, groups, free, [*faults, *faults_of(checks, faults)]
 
     async def _groups(self) -> list[dict[str, Any]]:
@@ -133,9 +154,23 @@ class Looking(Desk):
         """Answer ListRuns."""
         limit = limited(call.params.get("limit"), _RUNS, _MOST_RUNS)
         job = call.params.get("job")
+        if call.params.get("fleet"):
+            return {"runs": await self._runs_of_all(job, limit)}
         slices = bool(call.params.get("slices"))
         runs = await self._supervisor.db(lambda catalog: catalog.runs(job, limit, slices=slices))
         return {"runs": [to_builtins(run) for run in runs]}
+
+    async def _runs_of_all(self, job: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return the runs of all hosts of the fleet; those of this host that go on now come from itself."""
+        keeper = self._supervisor.fleet
+        if keeper is None:
+            raise RefusedError("this host is in no fleet", hint="see docs/fleet.md")
+        running = [
+            {**to_builtins(item.run), "host": keeper.place.host}
+            for item in self._supervisor.active.values()
+            if not item.quiet and job in (None, item.run.job)
+        ]
+        return [*running, *await keeper.runs(job, limit)][:limit]
 
     async def describe_run(self, call: Call) -> dict[str, Any]:
         """Answer DescribeRun."""
@@ -195,13 +230,24 @@ class Looking(Desk):
 
     async def timeline(self, call: Call) -> dict[str, Any]:
         """Answer Timeline, after a look at the folder."""
+        params = call.params
+        picture = None
+        if params.get("spots") is not None:
+            since, until = (read_moment(params[name]) if params.get(name) else None for name in ("since", "until"))
+            picture = Picture(limited(params["spots"], 1, _MOST_SPOTS, "spots"), since, until)
         await self._supervisor.refresh()
-        job = self._named(call.params.get("job") or self._only_job())
-        facts = await self._supervisor.db(lambda catalog: timeline(catalog, job.name))
-        shown = await self._supervisor.db(lambda catalog: protection(catalog, job, self._due(job), self._clock.now()))
+        job = self._named(params.get("job") or self._only_job())
+        now = self._clock.now()
+
+        def work(catalog: Catalog) -> dict[str, Any]:
+            self._reach = reach_of(catalog, job.name, self._reach)
+            return timeline(self._reach, picture, now)
+
+        facts = await self._supervisor.db(work)
+        shown = await self._supervisor.db(lambda catalog: protection(catalog, job, self._due(job), now))
         return {
             "job": job.name,
-            "now": to_text(self._clock.now()),
+            "now": to_text(now),
             "stream": shown["stream"],
             "problem": shown["problem"],
             **facts,

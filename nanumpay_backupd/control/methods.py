@@ -8,6 +8,7 @@ from typing import Any
 from nanumpay_backupd.control.ahead import Ahead
 from nanumpay_backupd.control.changing import Changing
 from nanumpay_backupd.control.desk import DaemonView
+from nanumpay_backupd.control.fleeting import Fleeting
 from nanumpay_backupd.control.keeping import Keeping
 from nanumpay_backupd.control.looking import Looking
 from nanumpay_backupd.control.monitoring import Monitoring
@@ -36,6 +37,7 @@ class Methods:
         self._monitoring = Monitoring(daemon, clock)
         self._offering = Offering(daemon, clock)
         self._ahead = Ahead(daemon, clock)
+        self._fleeting = Fleeting(daemon, clock)
 
     async def faults(self) -> tuple[list[Fault], list[dict[str, Any]]]:
         """See `Looking.faults`."""
@@ -100,4 +102,5 @@ class Methods:
             "PreviewSettings": self._offering.preview_settings,
             "OpenArtifact": self._offering.open_artifact,
             "ListUpcoming": self._ahead.list_upcoming,
+            "ChangeFleet": self._fleeting.change_fleet,
         }

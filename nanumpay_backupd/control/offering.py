@@ -9,14 +9,14 @@ import os
 import re
 import stat
 from collections.abc import AsyncGenerator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import structlog
 
 from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.catalog_pages import SORTS, Wanted, history, named_artifact, search
-from nanumpay_backupd.control.desk import Desk, limited, to_text
+from nanumpay_backupd.control.desk import Desk, limited, read_moment, to_text
 from nanumpay_backupd.control.server import Call, Handed, is_user, may_administer
 from nanumpay_backupd.errors import BackupdError, ConfigError, NotFoundError, RefusedError
 from nanumpay_backupd.model import LOCAL, Backup, Copy, CopyState, to_builtins
@@ -56,7 +56,7 @@ class Offering(Desk):
         params["limit"] = limited(params.get("limit"), _PAGE, _MOST)
         for name in ("since", "until"):
             if name in params:
-                params[name] = _moment(params[name])
+                params[name] = read_moment(params[name])
         await self._supervisor.refresh()
         wanted = Wanted(**params)
         found = await self._supervisor.db(lambda catalog: search(catalog, wanted))
@@ -220,18 +220,6 @@ class Offering(Desk):
                 raise self._told(event["fault"])
             if event.get("kind") == "pouring":
                 yield
-
-
-def _moment(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise RefusedError(
-            f"{text!r} is not a moment", hint="write it as 2026-11-21T00:00:00Z", code="bad-time"
-        ) from None
-    if found.tzinfo is None:
-        raise RefusedError(f"{text!r} names no zone", hint="write it as 2026-11-21T00:00:00Z", code="bad-time")
-    return found.astimezone(UTC)
 
 
 def _located(catalog: Catalog, name: str) -> tuple[Backup, list[Copy]] | None:

@@ -42,6 +42,8 @@ def spread_of(backup: Backup | None, job: JobSpec) -> Spread:
 
 def lacking(spread: Spread, job: JobSpec) -> list[str]:
     """Say what of the objective (`Protection.copies`, ``media``, ``offsite``) is not kept, none: all is."""
+    if job.source.kept_outside:
+        return []  # how often another program stores the data is not known here
     wanted = (
         (spread.copies, job.copies, "copies, the data itself counted"),
         (len(spread.media), job.media, f"media ({', '.join(spread.media)})"),

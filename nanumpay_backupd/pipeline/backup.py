@@ -58,6 +58,7 @@ from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.files import is_disk_full, remove_tree
 from nanumpay_backupd.system.locks import FileLock
 from nanumpay_backupd.system.sandbox import way_out
+from nanumpay_backupd.system.shortage import shortage
 
 __all__ = [
     "announce",
@@ -191,6 +192,8 @@ def _foremost(faults: Sequence[BackupdError]) -> BackupdError:
 
 def disk_fault(error: OSError, layout: Layout) -> BackupdError:
     """Name a fault of the disk or the folder's rights, wherever in a run it shows."""
+    if (fault := shortage(error)) is not None:
+        return fault
     place = error.filename or layout.backups
     if is_disk_full(error):
         return SpaceError(
@@ -457,7 +460,7 @@ def name_backup(
                 for seal in ("", *SEALS)
             )
         )
-        if not taken:
+        if not taken and (recorder.fence is None or recorder.fence.claim_name(identifier)):
             return started, identifier
         recorder.check()
         recorder.clock.sleep(_TENTH)
@@ -494,9 +497,13 @@ def _retain(spec: RunSpec, layout: Layout, catalog: Catalog, recorder: Recorder,
     kinds = frozenset(Kind) if fulls else _alike(spec)
     deleted: list[PruneLine] = []
     parted: list[str] = []
-    lines, faults = prune(
-        spec.job, catalog, layout, now, open_store, kinds, on_deleted=deleted.append, on_note=parted.append
-    )
+
+    def gone(line: PruneLine) -> None:
+        deleted.append(line)
+        if recorder.fence is not None:
+            recorder.fence.check()
+
+    lines, faults = prune(spec.job, catalog, layout, now, open_store, kinds, on_deleted=gone, on_note=parted.append)
     for fault in faults:
         recorder.warn(f"retention: {fault.message}", fault)
     for left in sweep_unfinished(spec.job.destinations, catalog, now, open_store):

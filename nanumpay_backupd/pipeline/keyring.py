@@ -170,8 +170,7 @@ class Keyring:
             self._note(self._own.make_check())
             _ = self.provable
         else:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="check")
-            self._check = self._pool.submit(self._own.make_check)
+            self._check = self._aside(self._own.make_check)
         ends = [one for one in found if one.expires is not None and one.expires < now + _SOON]
         return [
             f"the key {one.label or one.name} to which backups are encrypted ends on {one.expires:%Y-%m-%d}: "
@@ -218,9 +217,12 @@ class Keyring:
         """Return name and version of what encrypts; raises ToolError."""
         return self._own.version()
 
-    def writer(self, output: Path) -> SealedFile:
-        """Return what encrypts into a new file; raises as `Encryption.writer`."""
-        return SealedFile(self, self._own, output)
+    def writer(self, output: Path, *, read_back: bool = False) -> SealedFile:
+        """Return what encrypts into a new file; raises as `Encryption.writer`.
+
+        ``read_back``: it will be decrypted as soon as it is whole, so that is begun meanwhile.
+        """
+        return SealedFile(self, self._own, output, read_back=read_back)
 
     def seal(
         self,
@@ -257,10 +259,13 @@ class Keyring:
 
         Raises BackupdError (``encryption-off``) where the job does not encrypt any more; as `Encryption.seal`.
         """
+        found = self.describing(manifest)
+        return found if isinstance(found, bytes) else found.result()
+
+    def describing(self, manifest: Manifest) -> bytes | Future[bytes]:
+        """Begin with that in a thread where it takes time; raises ``encryption-off`` at once, as `describe` does."""
         stored = manifest.stored_elsewhere
-        if stored.encryption == _PLAIN:
-            return to_json(manifest)
-        if manifest.closed:
+        if stored.encryption == _PLAIN or manifest.closed:
             return to_json(manifest)
         if not self._options.on:
             raise BackupdError(
@@ -268,8 +273,13 @@ class Keyring:
                 hint="switch encryption on again for the job, or delete that backup",
                 code="encryption-off",
             )
-        body = base64.b64encode(self._own.seal(to_json(manifest))).decode("ascii")
-        return to_json(_outline(manifest, stored, f"{self._own.method}:{body}"))
+        own = self._own
+
+        def closed() -> bytes:
+            body = base64.b64encode(own.seal(to_json(manifest))).decode("ascii")
+            return to_json(_outline(manifest, stored, f"{own.method}:{body}"))
+
+        return self._aside(closed)
 
     def sealed(self, plain: Artifact, made: Sealed) -> Artifact:
         """Describe what was made of an artifact."""
@@ -287,6 +297,12 @@ class Keyring:
                 plain_sha256=plain.sha256,
             ),
         )
+
+    def _aside(self, work: Callable[[], bytes]) -> Future[bytes]:
+        """Let a message be made in a thread, one at a time: what makes a key of a passphrase takes its time."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        return self._pool.submit(work)
 
     @property
     def _own(self) -> Encryption:
@@ -313,9 +329,11 @@ class Keyring:
 class SealedFile:
     """A file that is being encrypted; `close` without `finish` before leaves none."""
 
-    def __init__(self, keys: Keyring, method: Encryption, output: Path) -> None:
+    def __init__(self, keys: Keyring, method: Encryption, output: Path, *, read_back: bool) -> None:
         self._keys = keys
+        self._method = method
         self._writer = method.writer(output)
+        self._expected = not read_back
 
     def __enter__(self) -> Self:
         return self
@@ -328,6 +346,9 @@ class SealedFile:
     def write(self, data: bytes) -> None:
         """Encrypt so much more; raises as `transforms.sealing.SealWriter.write`."""
         self._writer.write(data)
+        if not self._expected and self._writer.head:
+            self._expected = True
+            self._method.expect(self._writer.head)
 
     def finish(self, plain: Artifact) -> Artifact:
         """End the file, and describe it; ``plain`` is what was encrypted."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from nanumpay_backupd.model import Kind
+from nanumpay_backupd.system.files import make_private_dir
 
 __all__ = [
     "ARTIFACT",
@@ -215,4 +216,4 @@ class Layout:
 
     def _make(self, *folders: Path) -> None:
         for folder in folders:
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            make_private_dir(folder)

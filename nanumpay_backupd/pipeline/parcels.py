@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
@@ -23,11 +24,16 @@ OpenStore = Callable[[Destination], Store]
 
 
 class Parcel(msgspec.Struct, frozen=True):
-    """What every destination gets: a file, what it is, and the manifest beside it."""
+    """What every destination gets: a file, what it is, and the manifest beside it, which may still be in the making."""
 
     path: Path
     artifact: Artifact
-    manifest: bytes
+    beside: bytes | Future[bytes]
+
+    @property
+    def manifest(self) -> bytes:
+        """Return the manifest; waits for it, and raises as `Keyring.describe`."""
+        return self.beside if isinstance(self.beside, bytes) else self.beside.result()
 
 
 def obtainable(backup: Backup, layout: Layout, keys: Keyring, job: JobSpec) -> bool:
@@ -59,7 +65,7 @@ def make_parcel(
     assert manifest is not None
     stored = manifest.stored_elsewhere
     path = layout.artifact(stored.name) if manifest.elsewhere is None else layout.waiting(stored.name)
-    return Parcel(path, stored, keys.describe(manifest))
+    return Parcel(path, stored, keys.describing(manifest))
 
 
 def relayed(
@@ -82,6 +88,6 @@ def relayed(
         path, copy = relay(backup, alike, job, layout, open_store, recorder)
         recorder.reporter.message("info", f"{copy.key} was brought from {copy.destination}, for other destinations")
     if manifest.artifact.encryption == "none":
-        return Parcel(path, manifest.artifact, keys.describe(manifest))
+        return Parcel(path, manifest.artifact, keys.describing(manifest))
     # Closed, so only who has a key could make another one of it.
     return Parcel(path, manifest.artifact, fetch_beside(copy, job, open_store))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
@@ -69,7 +70,7 @@ def make_plain(
     assert backup.manifest is not None
     artifact = backup.manifest.artifact
     path = layout.artifact(artifact.name)
-    beside = None
+    beside: bytes | Future[bytes] | None = None
     if source not in ("", LOCAL) or not path.exists():
         copies = [one for one in relays(backup, job) if source in ("", one.destination)]
         readable = [one for one in copies if _opens(backup.manifest.at(one.key).artifact, keys)]
@@ -80,12 +81,12 @@ def make_plain(
                 code="artifact-missing",
             )
         brought = relayed(backup, readable or copies, job, layout, recorder, keys=keys, open_store=open_store)
-        path, artifact, beside = brought.path, brought.artifact, brought.manifest
+        path, artifact, beside = brought.path, brought.artifact, brought.beside
     if not _opens(artifact, keys):
         recorder.warn(
             f"{artifact.name} is stored as it is, as no key here opens it: it has nothing in common with others"
         )
-        return Parcel(path, artifact, beside or keys.describe(backup.manifest))
+        return Parcel(path, artifact, beside or keys.describing(backup.manifest))
     return _poured(backup, path, artifact, job, lambda form: note_form(backup, form, layout, catalog), recorder.alive)
 
 

@@ -150,7 +150,7 @@ def produce(
             if keys.seals_here and keys.provable:
                 # From now on: what makes a key of a passphrase takes its time, and the dump does too.
                 output = output.with_name(output.name + keys.suffix)
-                sealed = stack.enter_context(keys.writer(output))
+                sealed = stack.enter_context(keys.writer(output, read_back=True))
             elsewhere = beside if keys.seals_for(job) else None
             into = sealed.write if sealed is not None else _written(output, elsewhere, stack)
             if isinstance(source, StreamSource):

@@ -7,7 +7,7 @@ beside its proof.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -34,7 +34,7 @@ from nanumpay_backupd.pipeline.outbox import Encrypting, note
 from nanumpay_backupd.pipeline.produce import encrypted_in_words
 from nanumpay_backupd.pipeline.publish import rewrite_manifest
 from nanumpay_backupd.pipeline.report import Recorder
-from nanumpay_backupd.pipeline.verify import Proof, opened, prove, prove_sealed
+from nanumpay_backupd.pipeline.verify import Proof, opened, prove, prove_sealed, prove_stream
 from nanumpay_backupd.settings.schema import JobSpec
 from nanumpay_backupd.sources.base import Source
 from nanumpay_backupd.system.units import human_size
@@ -98,25 +98,51 @@ def _living(chunks: Iterator[bytes], recorder: Recorder) -> Iterator[bytes]:
 def encrypt_staged(
     source: Source, plain: Path, manifest: Manifest, recorder: Recorder, keys: Keyring
 ) -> tuple[Path, Manifest]:
-    """Encrypt a staged artifact; one that could not be proven any more afterwards is proven before.
+    """Encrypt a staged artifact; one that could not be proven any more afterwards is proven meanwhile.
 
     Returns the encrypted one and its manifest, which carries that proof; the plain one is gone.
     """
+    target = plain.with_name(f"{manifest.artifact.name}{keys.suffix}")
     if not keys.provable:
-        with recorder.stage(Stage.VERIFY, total=manifest.artifact.raw_bytes):
-            proof = prove(plain, manifest, source.check, recorder.clock, recorder.progress)
-            found = msgspec.structs.replace(
-                proof.verification, detail="before it was encrypted: no key here decrypts it"
-            )
-            manifest = with_proof(with_digests(manifest, proof), found)
-            recorder.detail("read back before it is encrypted: no key here decrypts it")
+        return target, _prove_and_seal(source, plain, target, manifest, recorder, keys)
     with recorder.stage(Stage.ENCRYPT, total=manifest.artifact.size):
-        target = plain.with_name(f"{manifest.artifact.name}{keys.suffix}")
         with opened(plain, manifest) as stream:
             made = keys.seal(chunks_of(plain, stream), lambda: manifest.artifact, target, recorder.progress)
         plain.unlink()
         recorder.detail(encrypted_in_words(made))
     return target, msgspec.structs.replace(manifest, artifact=made)
+
+
+def _prove_and_seal(
+    source: Source, plain: Path, target: Path, manifest: Manifest, recorder: Recorder, keys: Keyring
+) -> Manifest:
+    """Prove a staged artifact and encrypt the same bytes on their way: one reading, and the tool has its own processor.
+
+    What was encrypted is kept only where the whole reading was good, so it is what was proven.
+    """
+    with contextlib.ExitStack() as stack:
+        with recorder.stage(Stage.VERIFY, total=manifest.artifact.raw_bytes):
+            writer = stack.enter_context(keys.writer(target))
+            with opened(plain, manifest) as stream:
+                chunks = _through(chunks_of(plain, stream), writer.write)
+                proof = prove_stream(chunks, manifest, source.check, recorder.clock, recorder.progress)
+            found = msgspec.structs.replace(
+                proof.verification, detail="before it was encrypted: no key here decrypts it"
+            )
+            manifest = with_proof(with_digests(manifest, proof), found)
+            recorder.detail("read back while it is encrypted: no key here decrypts it")
+        with recorder.stage(Stage.ENCRYPT):
+            made = writer.finish(manifest.artifact)
+            plain.unlink()
+            recorder.detail(encrypted_in_words(made))
+    return msgspec.structs.replace(manifest, artifact=made)
+
+
+def _through(chunks: Iterator[bytes], write: Callable[[bytes], None]) -> Iterator[bytes]:
+    """Hand chunks on, each written before."""
+    for chunk in chunks:
+        write(chunk)
+        yield chunk
 
 
 def prove_and_encrypt(

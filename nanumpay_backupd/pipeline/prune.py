@@ -19,6 +19,7 @@ from nanumpay_backupd.pipeline.outlook import PruneLine, as_locked, gone_by, in_
 from nanumpay_backupd.pipeline.pins import drop_pins
 from nanumpay_backupd.retention import horizon
 from nanumpay_backupd.settings.schema import Destination, JobSpec
+from nanumpay_backupd.sources.factory import release
 from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.system.files import fsync_dir
 from nanumpay_backupd.system.units import human_size
@@ -64,7 +65,7 @@ def prune(
         try:
             with contextlib.ExitStack() as stack:
                 store = None if place == LOCAL else stack.enter_context(open_store(destinations[place]))
-                delete = _Deleting(catalog, layout, store, now=now, locked=locked, on_deleted=on_deleted)
+                delete = _Deleting(job, catalog, layout, store, now=now, locked=locked, on_deleted=on_deleted)
                 faults += delete.all(doomed[name] for name in in_order(seen, place, doomed))
         except BackupdError as error:
             faults.append(error)
@@ -82,6 +83,7 @@ class _Deleting:
 
     def __init__(
         self,
+        job: JobSpec,
         catalog: Catalog,
         layout: Layout,
         store: Store | None,
@@ -90,6 +92,7 @@ class _Deleting:
         locked: dict[tuple[str, str], Lock],
         on_deleted: Callable[[PruneLine], None],
     ) -> None:
+        self._job = job
         self._catalog = catalog
         self._layout = layout
         self._store = store
@@ -105,6 +108,7 @@ class _Deleting:
         denied: list[BackupdError] = []
         for line in doomed:
             try:
+                _release(self._job, self._catalog, line.backup, line.destination)
                 delete_copy(self._catalog, self._layout, line.backup, line.destination, self._store)
                 self._on_deleted(line)
             except LockedError as error:
@@ -160,9 +164,22 @@ def delete_backup(
             )
         with contextlib.ExitStack() as stack:
             store = stack.enter_context(open_store(destination)) if destination is not None else None
+            _release(job, catalog, name, copy.destination)
             delete_copy(catalog, layout, name, copy.destination, store)
         lines.append(PruneLine(name, copy.destination, "delete", "asked for", copy.size))
     return lines
+
+
+def _release(job: JobSpec, catalog: Catalog, name: str, place: str) -> None:
+    """Delete the data of which the file here is only the receipt; raises as `sources.base.Driver.release`.
+
+    Before the receipt: what a crash cuts off in between is deleted again, and is gone by then.
+    """
+    if place != LOCAL or not job.source.kept_outside:
+        return
+    backup = catalog.backup(name)
+    if backup is not None and backup.manifest is not None:
+        release(job.source, backup.manifest)
 
 
 def delete_copy(catalog: Catalog, layout: Layout, backup_id: str, place: str, store: Store | None) -> int:

@@ -19,6 +19,7 @@ from nanumpay_backupd.errors import (
     DecryptError,
     NotFoundError,
     RefusedError,
+    SourceError,
     StoreError,
     ToolError,
     VerifyError,
@@ -209,7 +210,9 @@ class _Recheck:
         return [_Task(backup.id, copy, self._level(backup, copy)) for copy in copies]
 
     def _level(self, backup: Backup, copy: Copy) -> str:
-        """A checksum is enough only for what was walked before."""
+        """A checksum is enough only for what was walked before, and where the data is in the copy."""
+        if self._spec.job.source.kept_outside:
+            return "structure"
         unproven = copy.destination == LOCAL and backup.state is not BackupState.VERIFIED
         return "structure" if unproven else self._order.level
 
@@ -241,7 +244,7 @@ class _Recheck:
                     continue
                 failed.append((task, error))
                 self._mark(task, CopyState.MISSING)
-            except (DecryptError, ToolError) as error:
+            except (DecryptError, SourceError, ToolError) as error:
                 self._unreadable(task, error)
             except OSError as error:
                 self._unreadable(task, disk_fault(error, self._layout))

@@ -16,9 +16,12 @@ from nanumpay_backupd.messages import Message
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, Stage, StageRecord, Trigger, error_info
 from nanumpay_backupd.sources.base import Unchanged
 from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.system.shortage import shortage
 
 __all__ = ["Elapsed", "Progress", "Recorder", "Reporter", "as_expected", "new_run"]
 
+_SEEN_BY_OTHERS: Final = frozenset({Stage.PUBLISH, Stage.UPLOAD, Stage.RETENTION})
+"""What a host that lost the fleet's lease must not begin."""
 _INTERVAL: Final = 0.2
 """Seconds between two progress events."""
 
@@ -59,6 +62,27 @@ class Reporter(Protocol):
         ...
 
 
+class Fence(Protocol):
+    """What a run needs that only one host may make at a time. Its methods raise LeaseError."""
+
+    @property
+    def token(self) -> int:
+        """Return the number under which it goes on; that of a later holder is higher."""
+        ...
+
+    def check(self) -> None:
+        """Do nothing for as long as this host may go on, by its own clock."""
+        ...
+
+    def confirm(self, what: str) -> None:
+        """Have it confirmed that no other host has taken over, before a step that others see."""
+        ...
+
+    def claim_name(self, name: str) -> bool:
+        """Reserve the name of a backup; returns False where another host has given it."""
+        ...
+
+
 class Elapsed(NamedTuple):
     """How long it takes by now, in seconds: the run, its stage (None: between two), and since something moved."""
 
@@ -74,9 +98,19 @@ class Recorder:
     `progress` may be called from several threads, and what says so; everything else from the run's own.
     """
 
-    def __init__(self, run: Run, catalog: Catalog, reporter: Reporter, clock: Clock, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        catalog: Catalog,
+        reporter: Reporter,
+        clock: Clock,
+        *,
+        quiet: bool = False,
+        fence: Fence | None = None,
+    ) -> None:
         """Begin the record of ``run``; a ``quiet`` one is only kept from `loud` on, or when it does not succeed."""
         self.run = run
+        self.fence = fence
         self.reporter = reporter
         self.clock = clock
         self._catalog = catalog
@@ -130,6 +164,8 @@ class Recorder:
             raise CancelledError("the run was cancelled", hint="nothing that was not committed before is kept")
         if self._fault is not None:
             raise self._fault
+        if self.fence is not None:
+            self.fence.check()
 
     def exceed(self, fault: LimitError) -> None:
         """End the run at its next step because a limit was passed; the first one counts. For any thread."""
@@ -151,6 +187,8 @@ class Recorder:
     def stage(self, stage: Stage, total: int | None = None) -> Iterator[None]:
         """Run one stage: its times and its end are recorded, whatever way it ends."""
         self.check()
+        if self.fence is not None and stage in _SEEN_BY_OTHERS:
+            self.fence.confirm(stage.value)
         with self._lock:
             self._stage, self._bytes, self._documents, self._total = stage, 0, 0, total
             self._since = self._told = self.clock.monotonic()
@@ -263,6 +301,8 @@ def as_expected(error: Exception) -> BackupdError:
     """Return the fault itself when it is an expected one, else one that says that this software is at fault."""
     if isinstance(error, BackupdError):
         return error
+    if (fault := shortage(error)) is not None:
+        return fault
     return InternalError(
         f"a defect of nanumpay-backupd: {type(error).__name__}",
         hint="the journal has the details; please report them",

@@ -82,6 +82,7 @@ class Seen(msgspec.Struct, frozen=True):
     walked: bool = False
     counted: bool = True
     parts: dict[str, Content] = {}
+    detail: str = ""
 
 
 def read_back(artifact: Path, manifest: Manifest, check: Check, clock: Clock, progress: Progress) -> Verification:
@@ -151,7 +152,9 @@ def prove_stream(
     _compare_size(manifest, size)
     if manifest.source.type != _MONGODB:
         documents, parts = compare_parts(manifest, found)
-        return Proof(_record("structure", clock, started, documents, size), (), parts)
+        detail = "; ".join(seen.detail for seen in found.values() if seen.detail)
+        record = msgspec.structs.replace(_record("structure", clock, started, documents, size), detail=detail)
+        return Proof(record, (), parts)
     documents, collections = _compare(manifest, found)
     return Proof(_record("structure", clock, started, documents, size), collections)
 
@@ -279,6 +282,7 @@ def check_file(
         walked=True,
         counted=hasattr(checker, "count"),
         parts=dict(getattr(checker, "parts", {})),
+        detail=str(getattr(checker, "detail", "")),
     )
 
 

@@ -18,6 +18,7 @@ from nanumpay_backupd.blackout import covers_week, parse
 from nanumpay_backupd.errors import ConfigError
 from nanumpay_backupd.model import LOCAL
 from nanumpay_backupd.settings.destinations import kms_conflicts
+from nanumpay_backupd.settings.fleeting import named_for_host
 from nanumpay_backupd.settings.grouping import check_groups
 from nanumpay_backupd.settings.keeping import check_retention
 from nanumpay_backupd.settings.kinds import AbsolutePath, MongoUri, Place
@@ -174,6 +175,7 @@ class _Reader:
 
     def read(self, raw: Values, environ: Mapping[str, str], origin: str) -> HostConfig:
         """Return the configuration; it counts only if no problem was found."""
+        raw = named_for_host(raw)
         top = self._values(TOP, self._without_tables(raw), "")
         tables: dict[str, Values] = {}
         for table in SINGLE:
@@ -462,8 +464,20 @@ class _Reader:
                 "would be readable by whoever has a copy: not every copy is encrypted",
                 'write [encryption] with a method and scope = "all", or save it as it is',
             )
+        if source is not None and source.kept_outside:
+            self._check_kept_outside(values, path, kind)
         values |= self._own(raw, path)
         return HostJob(**{**values, "source": source}) if "name" in values and source is not None else None
+
+    def _check_kept_outside(self, values: Values, path: str, kind: str) -> None:
+        """Refuse what is about files that could be copied or encrypted here."""
+        said = [key for key in ("destinations", "copies", "media", "offsite") if values.get(key)]
+        for key in (*said, *(("encryption",) if values["encryption"].on else ())):
+            self.problems.add(
+                f"{path}.{key}",
+                f"is not for a job that saves {kind}: its data is where that program stores it, the file here says so",
+                "take it out; a second storage, and encryption, are matters of that program",
+            )
 
     def _seals_all(self, own: EncryptionOptions) -> bool:
         """Tell whether every copy of a job is encrypted, by its own table or that of all."""
@@ -474,7 +488,12 @@ class _Reader:
         """Return what a job saves, None where its type or what it needs is not said, which was noted before."""
         said = {key: value for key, value in found.items() if value is not None}
         if kind == DEFAULT_TYPE:
-            return MongoSource.of_job(said.get("uri", mongodb.uri), said.get("database", ""))
+            return MongoSource.of_job(
+                said.get("uri", mongodb.uri),
+                said.get("database", ""),
+                said.get("read_preference", MongoConnection().read_preference),
+                said.get("max_lag", MongoConnection().max_lag),
+            )
         if kind not in SOURCES:
             return None
         try:

@@ -31,6 +31,7 @@ from nanumpay_backupd.settings.schema import (
     Schedule,
     Source,
 )
+from nanumpay_backupd.settings.sources import PbmSource
 from nanumpay_backupd.settings.watching import limits_of
 
 __all__ = ["ALL", "REMOTE", "TIERS", "application_destination", "build_jobs", "encryption_in_words"]
@@ -52,7 +53,14 @@ def build_jobs(host: HostConfig, app: AppSettings | None, warnings: Iterable[str
     that it runs when asked but never by itself. ``warnings`` are the settings watch's; they join the settings' own.
     """
     first = (_application_job(host, app, tuple(warnings)),) if host.nanumpay.enabled else ()
-    return in_groups(host, (*first, *(_host_job(host, job) for job in host.jobs)))
+    jobs = (*first, *(_host_job(host, job) for job in host.jobs))
+    return in_groups(host, tuple(_of_fleet(job) for job in jobs) if host.fleet.enabled else jobs)
+
+
+def _of_fleet(job: JobSpec) -> JobSpec:
+    """Say of a job whether one host makes it for all: by itself what every host can reach under the same name."""
+    kind = job.runs_on or ("fleet" if isinstance(job.source, MongoSource | PbmSource) else "host")
+    return msgspec.structs.replace(job, shared=kind == "fleet")
 
 
 def application_destination(host: HostConfig, app: AppSettings) -> Destination | None:
@@ -107,7 +115,7 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
     told = _encryption_warnings(encryption, destinations, unknown=app is None, of_application=True)
     return JobSpec(
         name=APPLICATION_JOB,
-        source=_with_tools(host, MongoSource(uri=host.mongodb.uri, database=host.mongodb.database)),
+        source=_with_tools(host, _application_source(host)),
         schedule=None if app is None else to_schedule(app, host.timezone),
         destinations=destinations,
         retention=retention,
@@ -126,10 +134,18 @@ def _application_job(host: HostConfig, app: AppSettings | None, warnings: tuple[
     )
 
 
+def _application_source(host: HostConfig) -> MongoSource:
+    found = host.mongodb
+    return MongoSource(
+        uri=found.uri, database=found.database, read_preference=found.read_preference, max_lag=found.max_lag
+    )
+
+
 def _host_job(host: HostConfig, job: HostJob) -> JobSpec:
     destinations = _named(host, job.destinations)
     retention = policy_of(Policy(), job.retention)
-    encryption = _encryption(host, job.encryption, ALL)
+    # A receipt has no secret in it, and has to be read to ask anew for what it is the receipt of.
+    encryption = JobEncryption() if job.source.kept_outside else _encryption(host, job.encryption, ALL)
     return JobSpec(
         name=job.name,
         source=_with_tools(host, job.source),

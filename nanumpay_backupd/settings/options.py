@@ -35,6 +35,7 @@ from nanumpay_backupd.settings.schema import (
     Channel,
     ControlOptions,
     EncryptionOptions,
+    FleetOptions,
     FtpExtras,
     HostConfig,
     HostGroup,
@@ -55,7 +56,7 @@ from nanumpay_backupd.settings.schema import (
     Tools,
     WebOptions,
 )
-from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, SOURCES
+from nanumpay_backupd.settings.source_tables import DEFAULT_TYPE, READING, SOURCES
 from nanumpay_backupd.settings.tables import Option, Table
 
 __all__ = [
@@ -158,6 +159,13 @@ _PROTECTION: Final = (
     ),
     Option("after", Command(), "A command after each backup, whatever came of it.", '"systemctl start app-worker"'),
     Option("hook_timeout", Duration("1s", "1d"), "How long each of them may take; then it is ended.", '"10m"'),
+    Option(
+        "runs_on",
+        Choice("", "fleet", "host"),
+        "Of more than one host ([fleet.md](fleet.md)): one of them at a time makes it, or each for itself.",
+        '"host"',
+        default='`"fleet"` for MongoDB, else `"host"`',
+    ),
 )
 
 _RETRY: Final = (
@@ -341,6 +349,7 @@ SINGLE: Final = (
                 '"5s"',
             ),
             Option("connect_timeout", Duration("100ms", "5m"), "How long a connection may take.", '"5s"'),
+            *READING,
         ),
     ),
     Table(
@@ -384,6 +393,7 @@ SINGLE: Final = (
             Option("age", _TOOL, "Needed for encryption by age.", '"/usr/bin/age"'),
             Option("redis_server", _TOOL, "Drills of a Redis job start one of their own.", '"/usr/bin/redis-server"'),
             Option("tar", _TOOL, "GNU tar, needed for files.", '"/usr/bin/tar"'),
+            Option("pbm", _TOOL, "Percona Backup for MongoDB, for sharded clusters.", '"/usr/bin/pbm"'),
         ),
     ),
     Table(
@@ -552,6 +562,37 @@ SINGLE: Final = (
                 "true",
             ),
             Option("language", Choice("", "en", "ko"), "Language of the page; empty: as the browser asks.", '"ko"'),
+        ),
+    ),
+    Table(
+        "fleet",
+        FleetOptions,
+        "More than one host runs this daemon with the same settings ([fleet.md](fleet.md)).",
+        (
+            Option(
+                "enabled", Flag(), "Whether there may be others, and a lease says who makes what all share.", "true"
+            ),
+            Option(
+                "host",
+                Text("a host's name, or empty", pattern=r"[A-Za-z0-9._-]{0,64}", example='"db1"'),
+                "What this host is called among them; each has to have its own.",
+                '"db1"',
+                default="the host's name",
+            ),
+            Option("lease", Duration("3s", "10m"), "After this time another host takes over, at the latest.", '"30s"'),
+            Option(
+                "database",
+                Text("a database's name, or empty", pattern=r'[^\s/\\."$*]*', example='"nanumpay"'),
+                "Where the lease is kept.",
+                '"nanumpay"',
+                default="`mongodb.database`",
+            ),
+            Option(
+                "collection",
+                Text("a collection's name", pattern=r"[A-Za-z0-9_.-]{1,64}", example='"backupfleet"'),
+                "In which collection: it holds nothing else.",
+                '"backupfleet"',
+            ),
         ),
     ),
     Table(

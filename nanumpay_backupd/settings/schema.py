@@ -38,6 +38,8 @@ __all__ = [
     "CopyOrder",
     "Destination",
     "EncryptionOptions",
+    "FenceTicket",
+    "FleetOptions",
     "FtpDestination",
     "FtpExtras",
     "GroupOrder",
@@ -222,7 +224,8 @@ class Protection(_Settings, frozen=True, kw_only=True):
     ``before`` and ``after`` are commands that are run with each backup (one text: by a shell), each for at most
     ``hook_timeout``. ``read_back`` is the share of uploaded copies that are read again at once, and with
     ``read_back_unproven`` all are whose place confirms no checksum. ``copies``, ``media`` and ``offsite`` are the least
-    of each that the newest backup has to have, the data itself counted as a copy; 0: nothing is demanded.
+    of each that the newest backup has to have, the data itself counted as a copy; 0: nothing is demanded. ``runs_on``
+    is ``fleet`` (by one host of it at a time) or ``host`` (by each for itself); empty: as its type is.
     """
 
     incremental: tuple[str, ...] = ()
@@ -243,6 +246,7 @@ class Protection(_Settings, frozen=True, kw_only=True):
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     hook_timeout: float = 600.0
+    runs_on: str = ""
 
 
 class EncryptionOptions(_Settings, frozen=True):
@@ -279,7 +283,7 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     ``timezone`` is that of the schedules beside the backup's, and of the days that retention counts. ``policies`` are
     those of the places for which another than ``retention`` holds, ``healths`` the limits of those for which others
     than ``health`` hold. ``group`` is the group that the job is made with: then ``schedule`` is that of the group, and
-    the job is not due by itself.
+    the job is not due by itself. ``shared``: it is made by the host that holds the fleet's lease, and by no other.
     """
 
     name: str
@@ -300,6 +304,7 @@ class JobSpec(Protection, frozen=True, kw_only=True):
     encryption: JobEncryption = JobEncryption()
     warnings: tuple[str, ...] = ()
     group: str = ""
+    shared: bool = False
 
     def policy_at(self, place: str) -> Policy:
         """Return how long this job's copies are kept at a place."""
@@ -368,12 +373,17 @@ class AppSettings(_Settings, frozen=True):
 
 
 class MongoConnection(_Settings, frozen=True):
-    """How the application's MongoDB is reached; times in seconds. ``database`` holds the collection ``admins``."""
+    """How the application's MongoDB is reached; times in seconds. ``database`` holds the collection ``admins``.
+
+    ``read_preference`` and ``max_lag`` are as in `MongoSource`.
+    """
 
     uri: Secret = Secret("mongodb://localhost:27017/nanumpay")
     database: str = "nanumpay"
     poll_interval: float = 5.0
     connect_timeout: float = 5.0
+    read_preference: str = "primary"
+    max_lag: float = 90.0
 
 
 class Tools(_Settings, frozen=True):
@@ -399,6 +409,7 @@ class Tools(_Settings, frozen=True):
     age: str = "age"
     redis_server: str = "redis-server"
     tar: str = "tar"
+    pbm: str = "pbm"
 
 
 class ControlOptions(_Settings, frozen=True):
@@ -533,6 +544,19 @@ class MetricsOptions(_Settings, frozen=True):
     textfile: str = ""
 
 
+class FleetOptions(_Settings, frozen=True):
+    """More than one host (docs/fleet.md). ``host`` empty: the host's own name; ``lease`` is in seconds.
+
+    ``database`` empty: the application's.
+    """
+
+    enabled: bool = False
+    host: str = ""
+    lease: float = 30.0
+    database: str = ""
+    collection: str = "backupfleet"
+
+
 class WebOptions(_Settings, frozen=True):
     """The web page: where it listens, who signs in and for how long (seconds), where its own files lie.
 
@@ -575,6 +599,7 @@ class HostConfig(_Settings, frozen=True):
     channels: tuple[Channel, ...] = ()
     metrics: MetricsOptions = MetricsOptions()
     web: WebOptions = WebOptions()
+    fleet: FleetOptions = FleetOptions()
     encryption: EncryptionOptions = EncryptionOptions()
     nanumpay: ApplicationJob = ApplicationJob()
     destinations: tuple[Destination, ...] = ()
@@ -645,6 +670,25 @@ class GroupOrder(_Settings, frozen=True):
     jobs: tuple[JobSpec, ...]
 
 
+class FenceTicket(_Settings, frozen=True):
+    """What a run under the fleet's lease needs to know of it: where it is kept, and under which token it began.
+
+    ``fd`` is a file that holds when the last renewal was sent (`system.clock.since_boot`, a double; 0: it is lost); the
+    run ends ``stop`` seconds after that, by force at ``end``. ``patience``: how long MongoDB may take for an answer.
+    """
+
+    uri: Secret
+    database: str
+    collection: str
+    holder: str
+    host: str
+    token: int
+    fd: int
+    stop: float
+    end: float
+    patience: float
+
+
 class RunSpec(_Settings, frozen=True):
     """What the worker process is told: the job, where things lie, and which run this is.
 
@@ -655,6 +699,7 @@ class RunSpec(_Settings, frozen=True):
     ``restore`` or ``restore-plan`` (both with the order in ``restore``), ``group`` (conclude a group's run, with the
     order in ``concluding``), ``copy`` (with the order in ``copying``). ``group`` is the id of the group's run that this
     run is part of. ``started`` (UTC) is when the run began for whoever asked for it; None: when the worker begins.
+    ``fence`` is there for what only the holder of the fleet's lease may do.
     """
 
     run: str
@@ -671,6 +716,7 @@ class RunSpec(_Settings, frozen=True):
     group: str = ""
     concluding: GroupOrder | None = None
     copying: CopyOrder | None = None
+    fence: FenceTicket | None = None
 
 
 def encode_hook(value: Any) -> Any:

@@ -27,6 +27,7 @@ from nanumpay_backupd.settings.sources import (
     MongoSource,
     N8nCredentials,
     N8nSource,
+    PbmSource,
     PostgresSource,
     RedisMode,
     RedisSource,
@@ -35,13 +36,24 @@ from nanumpay_backupd.settings.sources import (
 )
 from nanumpay_backupd.settings.tables import Option, Table
 
-__all__ = ["DEFAULT_TYPE", "SOURCES", "keys_elsewhere"]
+__all__ = ["DEFAULT_TYPE", "READING", "SOURCES", "keys_elsewhere"]
 
 DEFAULT_TYPE: Final = "mongodb"
 """What a job saves that does not say it."""
 _DATABASE: Final = Text('a database\'s name, or "*" for all', pattern=r'[^\s/\\."$]+', example='"nanumpay"')
 _GRAVITY: Final = Choice("warn", "fail")
 _HOST: Final = Text("a host's name, an address or a socket's folder", pattern=r"[^\s,]*")
+READING: Final = (
+    Option(
+        "read_preference",
+        Choice("primary", "secondaryPreferred", "secondary"),
+        "Which member of a replica set is read by dumps: a secondary spares the primary.",
+        '"secondaryPreferred"',
+    ),
+    Option("max_lag", Duration("1s", "1d"), "A secondary that is further behind than this is not read.", '"90s"'),
+)
+"""Keys of what is read from MongoDB."""
+_AS_USUAL: Final = {"read_preference": '`"primary"`', "max_lag": '`"90s"`'}
 _TABLES: Final = (
     Table(
         "job",
@@ -58,6 +70,7 @@ _TABLES: Final = (
             Option(
                 "database", _DATABASE, "Database; `*` means all.", '"shop"', default="the database in `uri`, else all"
             ),
+            *(option._replace(default=_AS_USUAL[option.key]) for option in READING),
         ),
     ),
     Table(
@@ -264,6 +277,29 @@ _TABLES: Final = (
                 default="looked for in `environment_file` and `user_folder`",
             ),
             Option("timeout", Duration("1s", "1h"), "How long its silence is waited for.", '"60s"'),
+        ),
+    ),
+    Table(
+        "job",
+        PbmSource,
+        "A sharded cluster, saved by Percona Backup for MongoDB ([sources/pbm.md](sources/pbm.md)).",
+        (
+            Option(
+                "uri",
+                MongoUri(),
+                "What pbm is given as PBM_MONGODB_URI: of a sharded cluster, its config servers.",
+                '{ credential = "pbm-uri" }',
+                required=True,
+            ),
+            Option("backup_type", Choice("logical", "physical"), "How pbm's agents save it.", '"physical"'),
+            Option(
+                "profile",
+                Text("a profile's name, or empty", pattern=r"[A-Za-z0-9_.-]*", example='"nas"'),
+                "The profile of pbm's configuration that names the storage.",
+                '"nas"',
+                default="pbm's main storage",
+            ),
+            Option("timeout", Duration("10s", "1h"), "How long one of pbm's commands may take.", '"120s"'),
         ),
     ),
 )

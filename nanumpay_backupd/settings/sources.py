@@ -25,6 +25,7 @@ __all__ = [
     "MongoSource",
     "N8nCredentials",
     "N8nSource",
+    "PbmSource",
     "PostgresSource",
     "RedisMode",
     "RedisSource",
@@ -48,11 +49,13 @@ class SourceKind(StrEnum):
 class SourceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     """Common shape of all sources' settings. ``tag`` of a record is what ``type`` says in the host file.
 
-    ``increments``: backups of the changes alone can be made (`sources.base.Source.kinds`).
+    ``increments``: backups of the changes alone can be made (`sources.base.Source.kinds`). ``kept_outside``: the data
+    is stored by another program, where that was told to; the file here is its receipt, so there is nothing to copy.
     """
 
     holds: ClassVar[SourceKind] = SourceKind.DATABASE
     increments: ClassVar[bool] = False
+    kept_outside: ClassVar[bool] = False
 
     @property
     def described(self) -> str:
@@ -73,7 +76,8 @@ class MongoSource(SourceSettings, frozen=True, tag="mongodb"):
     """A MongoDB database (``database`` empty: all of the server's).
 
     ``parallel_collections``: mongodump's memory grows with it (measured on 1.2 GB: 1 takes 105 MB, 2 takes 160 MB, its
-    own default of 4 takes 290 MB) and its speed hardly does.
+    own default of 4 takes 290 MB) and its speed hardly does. ``read_preference`` and ``max_lag`` (seconds) say from
+    which member of a replica set dumps are read (`sources.mongo_member`).
     """
 
     increments: ClassVar[bool] = True
@@ -84,6 +88,8 @@ class MongoSource(SourceSettings, frozen=True, tag="mongodb"):
     mongoexport: str = "mongoexport"
     mongod: str = "mongod"
     parallel_collections: int = 2
+    read_preference: str = "primary"
+    max_lag: float = 90.0
 
     @property
     def described(self) -> str:
@@ -91,10 +97,17 @@ class MongoSource(SourceSettings, frozen=True, tag="mongodb"):
         return f"mongodb database {self.database}" if self.database else "mongodb, all databases"
 
     @classmethod
-    def of_job(cls, uri: Secret, database: str = "") -> MongoSource:
+    def of_job(
+        cls, uri: Secret, database: str = "", read_preference: str = "primary", max_lag: float = 90.0
+    ) -> MongoSource:
         """Return the source of a job: ``database`` empty means the one in ``uri``, ``*`` all of the server's."""
         named = database or uri_database(uri.reveal())
-        return cls(uri=uri, database="" if named == "*" else named)
+        return cls(
+            uri=uri,
+            database="" if named == "*" else named,
+            read_preference=read_preference,
+            max_lag=max_lag,
+        )
 
 
 class RedisMode(StrEnum):
@@ -325,7 +338,30 @@ class N8nSource(SourceSettings, frozen=True, tag="n8n"):
                     yield key, "is of no use without command", "name the command, or leave it out"
 
 
-Source = MongoSource | RedisSource | SqliteSource | FilesSource | MariadbSource | PostgresSource | N8nSource
+class PbmSource(SourceSettings, frozen=True, tag="pbm"):
+    """A sharded cluster (or a replica set) that Percona Backup for MongoDB saves, to the storage that it has.
+
+    ``uri`` is what ``pbm`` itself is given (PBM_MONGODB_URI): of a cluster, that of the config servers.
+    ``backup_type`` and ``profile`` are its options; empty: its main storage. ``timeout`` (seconds) is how long one of
+    its commands may take.
+    """
+
+    kept_outside: ClassVar[bool] = True
+
+    uri: Secret
+    backup_type: str = "logical"
+    profile: str = ""
+    timeout: float = 120.0
+    pbm: str = "pbm"
+
+    @property
+    def described(self) -> str:
+        """See `SourceSettings.described`."""
+        where = f", profile {self.profile}" if self.profile else ""
+        return f"mongodb by Percona Backup for MongoDB, {self.backup_type}{where}"
+
+
+Source = MongoSource | RedisSource | SqliteSource | FilesSource | MariadbSource | PostgresSource | N8nSource | PbmSource
 """Every record; msgspec tells them apart by ``type``."""
 
 

@@ -107,7 +107,7 @@ class Checker(Protocol):
 
     It may have, each compared with the manifest where it is there: ``count``, the documents seen so far; ``digest``, a
     digest of what they say, as in `Part.digest`; ``parts``, a `Content` for each part in this file by its name, where
-    it holds several.
+    it holds several. ``detail`` says on what the judgement rests, where that is not the content itself.
     """
 
     def __call__(self, piece: bytes, /) -> None:
@@ -443,6 +443,13 @@ class Driver(ABC):
         """Return a place for a drill of that backup below ``folder`` (not there yet).
 
         Raises ToolError (``tool-missing``, ``tool-too-old``), RefusedError (``drill-impossible``).
+        """
+
+    def release(self, manifest: Manifest) -> None:  # noqa: B027 - most have nothing of the kind
+        """Delete what that backup is outside of its artifact, which goes next; what is gone already is none's fault.
+
+        Of settings that say ``kept_outside`` only. Raises LockedError where it has to stay for now, StoreError
+        (``destination-failed``, …).
         """
 
     def needs(self) -> Iterator[Need]:

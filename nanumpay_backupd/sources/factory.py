@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from nanumpay_backupd.errors import InternalError
+from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.settings.schema import CollectionOrder
 from nanumpay_backupd.settings.sources import (
     FilesSource,
     MariadbSource,
     MongoSource,
     N8nSource,
+    PbmSource,
     PostgresSource,
     RedisSource,
     SourceSettings,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from nanumpay_backupd.sources.mongorestore import MongoTarget
     from nanumpay_backupd.sources.oplog_slice import OplogReader
 
-__all__ = ["needs_of", "open_driver", "open_oplog", "open_source", "open_target"]
+__all__ = ["needs_of", "open_driver", "open_oplog", "open_source", "open_target", "release"]
 
 _MONGODB_TOOLS: Final = "install mongodb-database-tools, or name the program in [tools] of backupd.toml"
 _MONGOD: Final = (
@@ -61,6 +63,10 @@ def open_driver(settings: SourceSettings) -> Driver:
         from nanumpay_backupd.sources.n8n import N8nDriver
 
         return N8nDriver(settings)
+    if isinstance(settings, PbmSource):
+        from nanumpay_backupd.sources.pbm import PbmDriver
+
+        return PbmDriver(settings)
     raise InternalError(f"there is no driver for sources of the type {type_of(settings)!r}")
 
 
@@ -89,6 +95,12 @@ def needs_of(settings: SourceSettings) -> Iterator[Need]:
         return
     yield Need("restores", lambda: str(find_tool(settings.mongorestore, hint=_MONGODB_TOOLS)))
     yield Need("drills", lambda: str(find_tool(settings.mongod, hint=_MONGOD)))
+
+
+def release(settings: SourceSettings, manifest: Manifest) -> None:
+    """Delete what a backup is outside of its file (`Driver.release`); nothing for most."""
+    if settings.kept_outside and manifest.source.type == type_of(settings):
+        open_driver(settings).release(manifest)
 
 
 def open_target(settings: SourceSettings) -> MongoTarget:

@@ -25,11 +25,12 @@ from nanumpay_backupd.settings.schema import MongoSource
 from nanumpay_backupd.sources import oplog, settled
 from nanumpay_backupd.sources.base import Dump, Estimate, FolderSource, Harvest
 from nanumpay_backupd.sources.bson_walk import BsonWalk
+from nanumpay_backupd.sources.mongo_member import choose
 from nanumpay_backupd.sources.oplog_collection import of_collection
 from nanumpay_backupd.system.process import Child, find_tool, run_text, secret_file
 from nanumpay_backupd.system.secrets import redact
 
-__all__ = ["INSTALL_HINT", "MongoDatabase"]
+__all__ = ["INSTALL_HINT", "SHARDED", "MongoDatabase", "cautions"]
 
 INSTALL_HINT: Final = (
     "install MongoDB's package mongodb-database-tools (https://www.mongodb.com/docs/database-tools/), "
@@ -42,6 +43,11 @@ _PROGRESS: Final = re.compile(r"\]\s+(?P<ns>\S.*?)\s+(?P<count>\d+)/\d+\s+\(")
 _VERSION: Final = re.compile(r"mongodump version: (\S+)")
 _DISK_RATIO: Final = 3
 """Bytes of BSON for a byte on the server's disk, where it compresses with snappy (usually 2 to 3)."""
+SHARDED: Final = (
+    "a sharded cluster's shards have oplogs of their own, which are not captured: "
+    "mongodump cannot give one moment of all of them"
+)
+_USE_PBM: Final = f'{SHARDED}; a job with type = "pbm" has Percona Backup for MongoDB do it (docs/sources/pbm.md)'
 _INTERNAL_DATABASES: Final = frozenset({"admin", "config", "local"})
 _AUTH_CODES: Final = frozenset({13, 18, 8000})
 
@@ -59,8 +65,10 @@ class MongoDatabase(FolderSource):
         match = _VERSION.search(run_text([str(tool), "--version"]))
         if match is None:
             raise ToolError(f"{tool} does not look like mongodump: it tells no version", hint=INSTALL_HINT)
-        with _errors_named(self._settings), _connect(self._settings) as client:
-            self._facts = _Facts(self._settings, client, tool, match.group(1))
+        with _errors_named(self._settings):
+            settings, member = choose(self._settings)
+        with _errors_named(settings), _connect(settings) as client:
+            self._facts = _Facts(settings, client, tool, match.group(1))
         facts = self._facts
         if not facts.collections:
             raise SourceError(
@@ -72,13 +80,17 @@ class MongoDatabase(FolderSource):
         return Estimate(
             raw_bytes=facts.raw_bytes,
             summary=f"MongoDB {facts.version} ({facts.topology}) at {facts.address}, "
-            f"{len(facts.collections)} collections, mongodump {facts.tool_version}",
+            f"{len(facts.collections)} collections, mongodump {facts.tool_version}{', ' if member else ''}{member}",
+            warnings=cautions(facts.topology),
         )
 
     def start(self, folder: Path) -> Dump:
         """Start mongodump. See `Source.start`."""
         assert self._facts is not None, "preflight comes first"
-        return _MongoDump(self._settings, self._facts, folder)
+        # Chosen again: what a dump is made again for may be the end of the member that it read.
+        with _errors_named(self._settings):
+            settings, _ = choose(self._settings)
+        return _MongoDump(settings, self._facts, folder)
 
     def check(self, name: str) -> Callable[[bytes], None] | None:
         """Walk BSON files document by document. See `Source.check`."""
@@ -284,6 +296,11 @@ def _topology(hello: dict[str, Any]) -> str:
     return "replica-set" if hello.get("setName") else "standalone"
 
 
+def cautions(topology: str) -> tuple[str, ...]:
+    """Return what is to be told before a dump of such a server."""
+    return (_USE_PBM,) if topology == "sharded" else ()
+
+
 def _begin_capture(
     settings: MongoSource, facts: _Facts, folder: Path, only: str
 ) -> tuple[oplog.OplogCapture | None, str]:
@@ -291,7 +308,7 @@ def _begin_capture(
     if facts.topology == "standalone":
         return None, "a standalone server keeps no oplog, so the collections are of slightly different moments"
     if facts.topology != "replica-set":
-        return None, "a sharded cluster's shards have oplogs of their own, which are not captured"
+        return None, SHARDED
     client = _connect(settings)
     try:
         narrow = of_collection(settings.database, only) if only else None

@@ -183,7 +183,8 @@ class LocalStore(Store):
             if not self._require_mount:
                 files.make_private_dir(self._root)
         try:
-            resumed, copied = self._copy(doing, content, temporary, progress)
+            with self._faults(doing):  # on some filesystems it is the close that tells of a full disk
+                resumed, copied = self._copy(doing, content, temporary, progress)
             self._compare(key, "read from the file", copied, size)
             with self._faults(doing):
                 self._compare(key, "written", temporary.stat().st_size, size)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-__all__ = ["Clock", "SystemClock", "host_timezone"]
+__all__ = ["Clock", "SystemClock", "host_timezone", "since_boot"]
 
 
 class Clock(Protocol):
@@ -52,6 +52,14 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """Block this thread."""
         time.sleep(seconds)
+
+
+def since_boot() -> float:
+    """Return the seconds since this host was started, those in which it was suspended included: for what others wait.
+
+    All processes of the host read the same. (What `Clock.monotonic` measures stands still while the host sleeps.)
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def host_timezone() -> tzinfo:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -142,8 +143,15 @@ def read_json_bytes(path: Path, *, limit: int = 64 << 20) -> bytes | None:
 
 
 def make_private_dir(path: Path, *, mode: int = 0o750) -> None:
-    """Create a directory and its parents if they are not there; an existing one keeps its mode."""
+    """Create a directory and its parents if they are not there, durably; an existing one keeps its mode.
+
+    What is published in a new folder is lost in a power cut together with the folder, where that is not on the disk.
+    """
+    new = list(itertools.takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
     path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for folder in reversed(new):
+        with contextlib.suppress(PermissionError):  # who may make a folder there need not be allowed to read it
+            fsync_dir(folder.parent)
 
 
 def remove_tree(path: Path) -> None:

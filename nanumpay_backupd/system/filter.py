@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final, Self
 
-from nanumpay_backupd.errors import ToolError
 from nanumpay_backupd.system.family import end_family
 from nanumpay_backupd.system.process import born, child_environment, die_with_parent, gone
 from nanumpay_backupd.system.secrets import Secret, redact
+from nanumpay_backupd.system.shortage import unstartable
 
 __all__ = ["Filter", "Typed"]
 
@@ -68,7 +68,7 @@ class Filter:
         except OSError as error:
             if master >= 0:
                 os.close(master)
-            raise ToolError(f"{self.name} cannot be started: {error.strerror}", code="tool-missing") from None
+            raise unstartable(self.name, error) from None
         finally:
             if slave >= 0:
                 os.close(slave)

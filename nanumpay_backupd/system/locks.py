@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,16 +41,22 @@ class FileLock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+            holder, since = self._holder(fd)
             os.close(fd)
             raise BusyError(
-                f"{self._what} is in use by process {holder}",
+                f"{self._what} is in use by process {holder} since {since:%Y-%m-%d %H:%M:%S} UTC",
                 hint=f"wait for it to end, or look at it with: ps -fp {holder}",
             ) from None
         except OSError:
             os.close(fd)
             raise
         return fd
+
+    @staticmethod
+    def _holder(fd: int) -> tuple[str, datetime]:
+        """Return who wrote its number into the file, and when; who holds a lock has done so last."""
+        holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+        return holder, datetime.fromtimestamp(os.fstat(fd).st_mtime, UTC)
 
     def _is_there(self, fd: int) -> bool:
         try:

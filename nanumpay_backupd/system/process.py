@@ -19,6 +19,7 @@ from typing import IO, Final
 from nanumpay_backupd.errors import ToolError
 from nanumpay_backupd.system.family import end_family
 from nanumpay_backupd.system.secrets import redact
+from nanumpay_backupd.system.shortage import unstartable
 
 __all__ = [
     "NOTHING",
@@ -133,7 +134,7 @@ def run_bytes(
     except subprocess.TimeoutExpired:
         raise ToolError(f"{name} did not answer within {timeout:.0f} s", code="tool-timeout", retryable=True) from None
     except OSError as error:
-        raise ToolError(f"{name} cannot be started: {error.strerror}", code="tool-missing") from None
+        raise unstartable(name, error) from None
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
@@ -210,7 +211,7 @@ class Child:
                 process_group=0 if group else None,
             )
         except OSError as error:
-            raise ToolError(f"{self.name} cannot be started: {error.strerror}", code="tool-missing") from None
+            raise unstartable(self.name, error) from None
         born(self._process.pid)
         output = self._process.stdout if both else self._process.stderr
         assert output is not None

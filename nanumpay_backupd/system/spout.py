@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from nanumpay_backupd.errors import ToolError
 from nanumpay_backupd.system.process import child_environment, die_with_parent
+from nanumpay_backupd.system.shortage import unstartable
 
 __all__ = ["Spout", "Take", "wide_pipe", "widen"]
 
@@ -56,7 +56,7 @@ class Spout:
         except OSError as error:
             for end in ends[:1]:
                 os.close(end)
-            raise ToolError(f"{name} cannot be started: {error.strerror}", code="tool-missing") from None
+            raise unstartable(name, error) from None
         finally:
             for end in ends[1:]:
                 os.close(end)

@@ -141,6 +141,13 @@ class Encryption(ABC):
     ) -> Iterator[bytes]:
         """Decrypt with one of the `candidates`; ``sure``: it is the right one, so what fails is damage."""
 
+    def expect(self, head: bytes) -> None:  # noqa: B027 - what is not slow to begin need not begin early
+        """Begin to decrypt a message of ours that starts with ``head``, as the rest of it will be read back soon.
+
+        What makes a key of a passphrase is then done by the time. Only a message that starts with just these bytes is
+        decrypted so. The thread that calls it must live until then.
+        """
+
     @abstractmethod
     def needed(self, marks: tuple[str, ...]) -> str:
         """Say how a message with such a header is encrypted, to be put behind "is encrypted"."""

@@ -6,6 +6,7 @@ environment; public keys are files that are named for the one call, and no keyri
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ _FORM: Final = (
     "65011712",
     "--force-mdc",
 )
+_DECRYPT: Final = ("--status-fd", "2", "--no-symkey-cache", "--decrypt")
 _DEAD: Final = frozenset("eridn")
 """gpg's letters for a key that is expired, revoked, invalid, disabled or not to be used."""
 _SAYS_OF_ITSELF: Final = ("fatal", "out of core", "No space left")
@@ -76,6 +78,8 @@ class OpenPgp(Encryption):
         self._making = threading.Lock()
         self._found: tuple[Recipient, ...] | None = None
         self._at_hand: frozenset[str] | None = None
+        self._begun: tuple[bytes, Filter] | None = None
+        """The beginning of a message that is expected, and the tool that has got it."""
 
     @property
     def home(self) -> GnupgHome:
@@ -87,6 +91,7 @@ class OpenPgp(Encryption):
 
     def close(self) -> None:
         """End the agent and remove the home."""
+        self._leave()
         if self._home is not None:
             self._home.close()
         self._home, self._at_hand = None, None
@@ -204,7 +209,7 @@ class OpenPgp(Encryption):
         self, chunks: Iterator[bytes], label: str, candidate: Secret | None, *, sure: bool
     ) -> Iterator[bytes]:
         """Decrypt with one key."""
-        child = self._started(candidate, "--status-fd", "2", "--no-symkey-cache", "--decrypt")
+        child, chunks = self._decryptor(candidate, chunks)
 
         def judge(code: int, said: list[str]) -> None:
             words = status_lines(said)
@@ -221,6 +226,32 @@ class OpenPgp(Encryption):
             )
 
         yield from piped(child, chunks, judge)
+
+    def expect(self, head: bytes) -> None:
+        """Begin to decrypt, where that is by the passphrase of now."""
+        self._leave()
+        if self._passphrase is not None:
+            child = self._started(self._passphrase, *_DECRYPT)
+            self._begun = head, child
+            with contextlib.suppress(BrokenPipeError):  # it has ended; how, is judged when it is read from
+                child.write(head)
+
+    def _decryptor(self, candidate: Secret | None, chunks: Iterator[bytes]) -> tuple[Filter, Iterator[bytes]]:
+        """Return gpg with the key, and what it still has to get of a message: all, unless this one was expected."""
+        if self._begun is None or candidate != self._passphrase:
+            return self._started(candidate, *_DECRYPT), chunks
+        first = next(chunks, b"")
+        head, child = self._begun
+        if not first.startswith(head):
+            return self._started(candidate, *_DECRYPT), chain([first], chunks)
+        self._begun = None
+        return child, chain([first[len(head) :]], chunks)
+
+    def _leave(self) -> None:
+        """End what was begun with a message that does not come."""
+        if self._begun is not None:
+            self._begun[1].close()
+        self._begun = None
 
     def _started(self, passphrase: Secret | None, *words: str) -> Filter:
         """Start gpg with a passphrase on a descriptor of its own."""

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _CHUNK: Final = 1 << 20
+_HEAD: Final = 4 << 10
 _SHOWN: Final = 3
 Meant = Callable[[tuple[str, ...]], bool]
 """Tells whether a header names exactly those to whom is to be encrypted."""
@@ -108,6 +109,8 @@ class SealWriter:
         self._size = 0
         self._fault: Exception | None = None
         self._whole = False
+        self.head = b""
+        """The first bytes of the message, as soon as the tool has written any; up to 4 KiB."""
         try:
             self._file: IO[bytes] = output.open("xb", buffering=0)
         except OSError:
@@ -164,6 +167,7 @@ class SealWriter:
             write = writer_into(self._file)
             while data := self._child.read(_CHUNK):
                 write(data)
+                self.head = self.head or data[:_HEAD]
                 self._digest.update(data)
                 self._framing.feed(data)
                 self._size += len(data)

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Scope
 
 from nanumpay_backupd.errors import BackupdError, BusyError, NotFoundError, RefusedError, UnreachableError
-from nanumpay_backupd.web import shown
+from nanumpay_backupd.web import said, shown
 from nanumpay_backupd.web.people import CHANGE, DOWNLOAD, RUN, SETTINGS
 from nanumpay_backupd.web.visit import Visit, site_of, visit_of
 
@@ -178,6 +178,8 @@ def _templates() -> jinja2.Environment:
         auto_reload=False,
     )
     environment.globals["icon"] = _icon
+    environment.filters["said"] = lambda text, t: said.told(t, text)
+    environment.filters["cause"] = lambda code, t: said.cause(t, code)
     return environment
 
 

@@ -77,6 +77,7 @@ ROUTES: Final = (
     Way("/recover", "GET", recover.show, READ),
     Way("/recover/plan", "POST", restoring.plan, CHANGE),
     Way("/recover/restore", "POST", restoring.restore, CHANGE),
+    Way("/recover/kept", "GET", swaps.kept, READ),
     Way("/recover/swaps", "GET", swaps.show, READ),
     Way("/recover/swaps/{swap}/{verb}", "POST", swaps.change, CHANGE),
     Way("/settings", "GET", settings.show, READ),

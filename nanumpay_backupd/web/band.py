@@ -15,7 +15,7 @@ from markupsafe import Markup
 from nanumpay_backupd.web.shown import Shown, parse
 from nanumpay_backupd.web.words import Words
 
-__all__ = ["SPANS", "Window", "draw", "fitting", "ticks", "window"]
+__all__ = ["SPANS", "SPOTS", "Window", "draw", "fitting", "ticks", "window"]
 
 SPANS: Final = {"1h": 3600.0, "6h": 21600.0, "1d": 86400.0, "7d": 604800.0, "30d": 2592000.0, "90d": 7776000.0}
 """Widths that can be chosen, in seconds."""
@@ -41,6 +41,8 @@ _STEPS: Final = (
     2592000,
     7776000,
 )
+SPOTS: Final = 240
+"""Fulls that can be told apart across the band."""
 _RINGS: Final = 24
 """Fulls in sight that are drawn as rings; more of them are strokes."""
 _LEAST: Final = 0.35
@@ -107,16 +109,18 @@ def ticks(seen: Window, times: Shown) -> list[tuple[datetime, str]]:
     return found
 
 
-def draw(  # noqa: PLR0917 - a picture is made of many things
+def draw(
     t: Words,
     times: Shown,
     timeline: dict[str, Any],
     seen: Window,
     chosen: datetime | None,
     address: Callable[[str], str],
-    moments: dict[str, str],
 ) -> Markup:
-    """Draw the band. ``address`` leads to a moment (by ``backup:ID`` to a backup); ``moments`` are those of fulls."""
+    """Draw the band of a Timeline that was asked for with ``spots``.
+
+    ``address`` leads to a moment, or by ``backup:ID`` to a backup.
+    """
     ranges, gaps = timeline["ranges"], timeline["gaps"]
     parts: list[Markup] = [
         Markup('<rect class="ground" x="0" y="{}" width="100%" height="{}" rx="6"/>').format(_TOP, _HIGH),
@@ -124,7 +128,7 @@ def draw(  # noqa: PLR0917 - a picture is made of many things
         *_ranges(t, times, ranges, seen),
         *_axis(seen, times),
         *_slots(times, ranges, seen, address),
-        *_fulls(t, times, ranges, seen, address, moments),
+        *_fulls(t, times, timeline["fulls"], seen, address),
         _mark(times, chosen, seen),
     ]
     label = t("band.told", n=len(ranges), gaps=len(gaps))
@@ -198,18 +202,10 @@ def _slots(
 
 
 def _fulls(
-    t: Words,
-    times: Shown,
-    ranges: Sequence[dict[str, Any]],
-    seen: Window,
-    address: Callable[[str], str],
-    moments: dict[str, str],
+    t: Words, times: Shown, fulls: Sequence[dict[str, Any]], seen: Window, address: Callable[[str], str]
 ) -> Iterator[Markup]:
-    bases = [(base, moments.get(base, one["first"]), one["exact"]) for one in ranges for base in one["bases"]]
-    shown = [(seen.at(parse(moment)), base, moment, exact) for base, moment, exact in bases]
-    # Of thousands, what falls onto the same spot is drawn once.
-    spots = {(round(one[0] * 5), one[3]): one for one in shown if 0 <= one[0] <= 100}
-    shown = list(spots.values())
+    placed = [(seen.at(parse(one["moment"])), one) for one in fulls]
+    shown = [(x, one) for x, one in placed if 0 <= x <= 100]
     # Rings that hide each other tell less than strokes.
     shape = (
         Markup('<circle cx="{}%" cy="{}" r="6"/>')
@@ -217,9 +213,10 @@ def _fulls(
         else Markup('<rect x="{}%" y="{}" width="2" height="14" rx="1"/>')
     )
     y = _MIDDLE if len(shown) <= _RINGS else _MIDDLE - 7
-    for x, base, moment, exact in shown:
+    for x, one in shown:
+        base, moment = one["backup"], one["moment"]
         told = t("band.full", when=times.exact(moment), name=base)
-        kind = "full" if exact else "full loose"
+        kind = "full" if one["exact"] else "full loose"
         yield Markup(
             '<a class="{}" href="{}" tabindex="-1" data-backup="{}" data-at="{}">{}<title>{}</title></a>'
         ).format(kind, address(f"backup:{base}"), base, moment, shape.format(f"{x:.3f}", y), told)

@@ -125,11 +125,16 @@ class Link:
         self._status = None
         self._stale |= self._kept.keys()
 
-    async def recent(self, method: str, params: Mapping[str, Any]) -> Reply:
+    def forget(self, method: str) -> None:
+        """Make the next `recent` of a method wait for a new answer: what it told is another now."""
+        self._kept = {key: item for key, item in self._kept.items() if key[0] != method}
+        self._renewing = {key: task for key, task in self._renewing.items() if key[0] != method}
+
+    async def recent(self, method: str, params: Mapping[str, Any], *, patience: float = 0.0) -> Reply:
         """Return what a method said a moment ago, for what takes the daemon long and hardly changes.
 
-        What is older than half a minute, or before something that happened, is asked anew meanwhile; what is older than
-        ten minutes is waited for.
+        What is older than half a minute, or before something that happened, is asked anew, and waited for ``patience``
+        seconds; what is older than ten minutes is waited for in any case.
         """
         key = (method, json.dumps(params, sort_keys=True))
         now = asyncio.get_running_loop().time()
@@ -142,16 +147,22 @@ class Link:
                 task.add_done_callback(lambda done: done.cancelled() or done.exception())
             if now - at > _OLD:
                 return await asyncio.shield(task)
+            if patience:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience):
+                        return await asyncio.shield(task)
         return reply
 
     async def _renew(self, key: tuple[str, str], params: Mapping[str, Any]) -> Reply:
         self._stale.discard(key)
         try:
             reply = await self.ask(key[0], params)
-            self._kept[key] = (asyncio.get_running_loop().time(), reply)
+            if self._renewing.get(key) is asyncio.current_task():  # else it was forgotten meanwhile
+                self._kept[key] = (asyncio.get_running_loop().time(), reply)
             return reply
         finally:
-            del self._renewing[key]
+            if self._renewing.get(key) is asyncio.current_task():
+                del self._renewing[key]
 
     async def _look(self) -> Reply:
         try:

@@ -295,6 +295,65 @@ def test_who_is_cancelled_leaves_nothing(quick: Variant, tmp_path: Path) -> None
         assert children() <= before
 
 
+def message_of(sealing: Encryption, path: Path, size: int) -> tuple[bytes, bytes]:
+    """Encrypt so many bytes; returns the message, and what its writer told of its beginning."""
+    with sealing.writer(path) as writer:
+        for piece in pieces(size):
+            writer.write(piece)
+        writer.finish()
+        return path.read_bytes(), writer.head
+
+
+def test_what_is_decrypted_ahead_is_what_was_read_back(quick: Variant, tmp_path: Path) -> None:
+    """A tool that got the beginning early decrypts only a message that begins so; the rest decides as ever."""
+    size = 3_000_000
+    plain = b"".join(pieces(size))
+    before = children()
+    with quick.make(*quick.keys) as sealing:
+        message, head = message_of(sealing, tmp_path / "message", size)
+        other, _ = message_of(sealing, tmp_path / "other", size)
+        check = sealing.make_check()
+        sealing.unlock(check)
+        home = children()
+        assert head
+        assert message.startswith(head)
+
+        def opened(data: bytes) -> bytes:
+            return b"".join(sealing.opened((data[at : at + _PIECE] for at in range(0, len(data), _PIECE)), "m", check))
+
+        for spoilt in (len(head) // 2, len(message) // 2):
+            sealing.expect(head)
+            damaged = message[:spoilt] + bytes([message[spoilt] ^ 1]) + message[spoilt + 1 :]
+            with pytest.raises(DamagedError):
+                opened(damaged)
+        sealing.expect(head)
+        assert opened(other) == plain
+        assert opened(message) == plain
+        assert children() <= home
+        sealing.expect(head)
+    assert children() <= before
+
+
+def test_a_passphrase_is_not_hashed_again_for_what_was_begun(tmp_path: Path) -> None:
+    """The tool that decrypts is the one that was started ahead."""
+    with OpenPgp(passphrase=PASSPHRASE) as sealing:
+        message, head = message_of(sealing, tmp_path / "message", 1_000_000)
+        check = sealing.make_check()
+        before = children()
+        sealing.expect(head)
+        begun = children() - before
+        assert len(begun) == 1
+        seen: list[set[int]] = []
+
+        def chunks() -> Iterator[bytes]:
+            for piece in (message[:500_000], message[500_000:]):
+                yield piece
+                seen.append(children() - before)
+
+        assert len(b"".join(sealing.opened(chunks(), "message", check))) == 1_000_000
+        assert seen[0] == begun
+
+
 def test_a_full_disk_is_the_disk_s_fault(quick: Variant, tmp_path: Path) -> None:
     """Where the disk takes no more, that is what is told, and nothing is left."""
     with small_disk(tmp_path / "disk", 1 << 20) as disk, quick.make() as sealing:

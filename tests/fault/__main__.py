@@ -43,7 +43,19 @@ def run(path: Path, arguments: list[str]) -> tuple[int, str]:
     name = path.relative_to(PROJECT).as_posix()
     chosen = [] if path.parent.name == "fault" else ["-m", "fault_long"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir=.pytest_cache/{path.stem}", name, *chosen, *arguments],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-o",
+            "faulthandler_timeout=0",
+            "-o",
+            f"cache_dir=.pytest_cache/{path.stem}",
+            name,
+            *chosen,
+            *arguments,
+        ],
         cwd=PROJECT,
         env={**os.environ, "NANUMPAY_TEST_FAULT": "1"},
         stdout=subprocess.PIPE,

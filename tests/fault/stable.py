@@ -12,10 +12,12 @@ import functools
 import importlib
 import json
 import os
+import resource
 import sys
 import threading
 import traceback
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from nanumpay_backupd import worker
@@ -63,6 +65,11 @@ class Point:
         setattr(owner, name, held)
 
 
+def _size() -> int:
+    """Return the bytes of address space that this process has."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
 def _run(order: dict[str, Any], go: int) -> int:
     """Be the worker process of an order; returns its exit code."""
     die_with_parent()
@@ -82,6 +89,9 @@ def _run(order: dict[str, Any], go: int) -> int:
         os.dup2(source, target)
     os.close(given)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    for name, value in order["limits"].items():
+        has = _size() if name == "RLIMIT_AS" else 0
+        resource.setrlimit(getattr(resource, name), (has + value, has + value))
     if order["hold"]:
         point.put_before(order["hold"])
     else:

@@ -23,6 +23,7 @@ from nanumpay_backupd.model import LOCAL, Backup, BackupState, CopyState, Kind, 
 from nanumpay_backupd.pipeline.backup import recover
 from nanumpay_backupd.pipeline.layout import Layout
 from nanumpay_backupd.settings.schema import JobSpec, LocalDestination, Paths, RunSpec
+from nanumpay_backupd.system.files import remove_tree
 from tests.fault.workers import Ended, Stable
 from tests.workbench import job_spec
 
@@ -50,11 +51,17 @@ class Host:
     @classmethod
     def made(cls, root: Path, stable: Stable, source: Any, **job: Any) -> Host:
         """Make the folders of a host."""
+        remove_tree(root)
         for name in ("state", "away"):
             (root / name).mkdir(parents=True)
-        away = LocalDestination(name="away", path=str(root / "away"))
-        settings = {"name": "thing", "source": source, "retention": ALL, "destinations": (away,)}
-        return cls(root, stable, job_spec(**{**settings, **job}))
+        return cls(root, stable, cls.job_of(source, root / "away", **job))
+
+    @staticmethod
+    def job_of(source: Any, away: Path | None = None, **job: Any) -> JobSpec:
+        """Return a job that keeps all of its backups, with a further folder for copies or without."""
+        places = () if away is None else (LocalDestination(name="away", path=str(away)),)
+        settings = {"name": "thing", "source": source, "retention": ALL, "destinations": places}
+        return job_spec(**{**settings, **job})
 
     @property
     def layout(self) -> Layout:
@@ -111,17 +118,24 @@ class Host:
             assert catalog.unfinished_runs() == []
         return ended
 
-    def assert_true(self) -> None:
-        """What the catalog has is there, byte for byte as its manifest says, and nothing else; nothing is staged."""
+    def assert_true(self, pruned: int | None = None) -> None:
+        """What the catalog has is there, byte for byte as its manifest says, and nothing else; nothing is staged.
+
+        Where pruning was cut off, copies elsewhere that are older than the newest ``pruned`` may be gone already: the
+        record goes last, so that the next pruning does the rest.
+        """
         assert [entry.name for entry in self.layout.staging.iterdir()] == []
         files = self.files()
         told = set()
-        for backup in self.backups():
+        for number, backup in enumerate(self.backups()):
             assert backup.kind is not Kind.LEGACY, "a backup without its manifest"
             assert backup.manifest is not None
             for copy in backup.copies:
                 folder = self.layout.artifact(copy.key).parent if copy.destination == LOCAL else self.root / "away"
-                if copy.state in (CopyState.UPLOADED, CopyState.VERIFIED):
+                going = pruned is not None and number >= pruned and copy.destination != LOCAL
+                if copy.state in (CopyState.UPLOADED, CopyState.VERIFIED) and not (
+                    going and not (folder / copy.key).exists()
+                ):
                     assert files[str(folder / copy.key)] == backup.manifest.artifact.sha256
                 told.add(str(folder / copy.key))
         here = {path for path in files if not path.startswith(str(self.root / "away"))}
@@ -146,7 +160,7 @@ class Host:
         self.kills += 1
         self.assert_kept(before, newest)
         self.recover()
-        self.assert_true()
+        self.assert_true(newest)
         self.assert_kept(before, newest)
         record = self.record(spec.run)
         if record is not None and record.outcome is not Outcome.SUCCEEDED:

@@ -14,14 +14,13 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from nanumpay_backupd.settings.schema import RunSpec
-from nanumpay_backupd.worker import encode_spec
+from nanumpay_backupd.settings.schema import RunSpec, encode_spec
 from tests.servers.tools import PROJECT, find_tool
 
 __all__ = ["Ended", "Stable", "stable"]
@@ -53,17 +52,29 @@ class Stable:
         self.later = 0
         """Seconds that the last run's clock was ahead."""
 
-    def run(self, spec: RunSpec, strace: Sequence[str] = (), *, hold: str = "", output: str = os.devnull) -> Ended:
+    def run(
+        self,
+        spec: RunSpec,
+        strace: Sequence[str] = (),
+        *,
+        hold: str = "",
+        output: str = os.devnull,
+        meanwhile: Callable[[], object] = lambda: None,
+        limits: Mapping[str, int] | None = None,
+    ) -> Ended:
         """Do a run, with strace's options between it and the kernel if there are any; returns how it ended.
 
-        ``hold`` is a ``module:function`` and means: only in the thread that first gets there, and from there on.
+        ``hold`` is a ``module:function`` and means: only in the thread that first gets there, and from there on; that
+        is also when ``meanwhile`` is called. ``limits`` are resource limits by name, ``RLIMIT_NOFILE``; that of memory
+        (``RLIMIT_AS``) is what it may take beyond what it has.
         """
         self.later += 2
         order = {
             "spec": base64.b64encode(encode_spec(spec)).decode(),
             "later": self.later,
             "said": str(self._said),
-            "hold": hold if strace else "",
+            "hold": hold,
+            "limits": dict(limits or {}),
         }
         self._tell(json.dumps(order))
         word, thread = self._answer().split()
@@ -71,6 +82,7 @@ class Stable:
         assert thread != "0", f"nobody came to {hold}:\n{self._said.read_text(errors='replace')}"
         tracer = _attach(thread, strace, output) if strace else None
         try:
+            meanwhile()
             self._tell("go")
             word, code = self._answer().split()
             assert word == "ended"

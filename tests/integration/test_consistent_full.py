@@ -27,7 +27,7 @@ from nanumpay_backupd.sources.oplog import OplogCapture
 from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.secrets import Secret
 from tests.integration.test_docs_restore import block
-from tests.servers.mongod import Mongod, start_mongod
+from tests.servers.mongod import Mongod, ReplicaSet, start_mongod
 from tests.servers.tools import find_tool
 from tests.workbench import Ear, job_spec
 
@@ -45,7 +45,7 @@ COLLECTIONS = ("accounts", "ledger", "notes", "filler")
 class Writers:
     """Three writers: money moved between accounts in transactions (also into a foreign database), notes, deletions."""
 
-    def __init__(self, server: Mongod) -> None:
+    def __init__(self, server: Mongod | ReplicaSet) -> None:
         self._server = server
         self._stop = threading.Event()
         self.moved = 0
@@ -111,15 +111,15 @@ def source() -> Iterator[Mongod]:
         yield server
 
 
-def back_up(server: Mongod, folder: Path) -> tuple[Manifest, Path, Ear]:
+def back_up(server: Mongod | MongoSource, folder: Path) -> tuple[Manifest, Path, Ear]:
     """Make one backup of the shop; returns its manifest and artifact."""
-    paths = Paths(backups=folder / "backups", state=folder / "state", socket=folder / "control.sock")
-    job = job_spec(
-        name="shop",
-        source=MongoSource(
-            uri=Secret(server.uri_for(DATABASE)), database=DATABASE, mongodump=str(find_tool("mongodump"))
-        ),
+    source = (
+        server
+        if isinstance(server, MongoSource)
+        else MongoSource(uri=Secret(server.uri_for(DATABASE)), database=DATABASE, mongodump=str(find_tool("mongodump")))
     )
+    paths = Paths(backups=folder / "backups", state=folder / "state", socket=folder / "control.sock")
+    job = job_spec(name="shop", source=source)
     ear = Ear()
     run = worker.execute(RunSpec(run="run1", job=job, paths=paths, trigger="manual"), ear, SystemClock())
     assert run.outcome is Outcome.SUCCEEDED, run.error
@@ -131,7 +131,7 @@ def back_up(server: Mongod, folder: Path) -> tuple[Manifest, Path, Ear]:
     return backup.manifest, paths.backups / backup.artifact, ear
 
 
-def content_at(server: Mongod, moment: Timestamp) -> dict[str, dict[Any, Any]]:
+def content_at(server: Mongod | ReplicaSet, moment: Timestamp) -> dict[str, dict[Any, Any]]:
     """Read the shop as it was at a moment of its past."""
     found = {}
     with server.client() as client:

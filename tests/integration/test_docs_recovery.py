@@ -60,11 +60,15 @@ def paste(name: str, folder: Path, **environment: str) -> str:
 
 @dataclass(frozen=True)
 class Busy:
-    """A busy database's backups: two fulls, slices before and after the second, a differential; and who knows all."""
+    """A busy database's backups: two fulls, slices before and after the second, a differential; and who knows all.
+
+    ``between`` is a full that no slice follows, made before the second.
+    """
 
     story: Story
     oracle: Oracle
     fulls: tuple[Backup, Backup]
+    between: Backup
     slices: tuple[Backup, ...]
     differential: Backup
     usb: Path
@@ -110,13 +114,16 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
                 time.sleep(0.9)
                 slices.append(story.slice())
             with oracle.no_renames:
+                between = story.full()
+            time.sleep(2.1)
+            with oracle.no_renames:
                 second = story.full()
             for _ in range(2):
                 time.sleep(0.9)
                 slices.append(story.slice())
         differential = story.slice(Kind.DIFFERENTIAL)
         slices.append(story.slice())
-        yield Busy(story, oracle, (first, second), tuple(slices), differential, root / "usb")
+        yield Busy(story, oracle, (first, second), between, tuple(slices), differential, root / "usb")
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +162,25 @@ def test_a_moment_by_hand(
     said = paste("moment-by-hand", folder, BACKUP=busy.fulls[after].id, URI=elsewhere.uri, MOMENT=in_seoul(second))
     assert " 0 document(s) failed to restore" in said
     assert read(client, DATABASE) == busy.state(second)
+
+
+@pytest.mark.parametrize("which", ["first", "between", "second"])
+def test_a_full_without_slices_by_hand(
+    busy: Busy, elsewhere: Mongod, client: MongoClient[Document], tmp_path: Path, which: str
+) -> None:
+    """Where no slice follows the newest full before a moment, the page's lines begin with the full before it."""
+    folder = Path(shutil.copytree(busy.story.layout.backups, tmp_path / "copies"))
+    first, second = busy.fulls
+    newest, last = {
+        "first": (first, busy.between.end),
+        "between": (busy.between, second.end),
+        "second": (second, busy.slices[-1].end),
+    }[which]
+    moment = busy.seconds(OpTime.parse(newest.end), OpTime.parse(last))[-1]
+    lines = "\n".join([block(PAGE, "full-with-slices"), "echo BEGUN $BACKUP", block(PAGE, "moment-by-hand")])
+    said = run(lines, folder, BACKUP=newest.id, URI=elsewhere.uri, MOMENT=in_seoul(moment))
+    assert f"BEGUN {first.id if which == 'between' else newest.id}\n" in said
+    assert read(client, DATABASE) == busy.state(moment)
 
 
 def test_the_slices_of_a_full_touch(busy: Busy) -> None:

@@ -29,6 +29,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "DIR": "@dirs",
     "DURATION": "",
     "FILE": "@files",
+    "HOST": "",
     "JOB": "@jobs",
     "KEY=VALUE": "",
     "N": "",

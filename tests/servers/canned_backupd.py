@@ -621,7 +621,9 @@ class CannedDaemon:
         ]
         return {"backup": BACKUP, "entries": entries, "more": more}
 
-    def _on_Timeline(self, job: str | None = None) -> Record:
+    def _on_Timeline(
+        self, job: str | None = None, spots: int | None = None, since: str | None = None, until: str | None = None
+    ) -> Record:
         if job not in {None, "nanumpay"}:
             raise NotFoundError(f"there is no job '{job}'", hint="the jobs are: nanumpay")
         if self.health == "empty":

@@ -105,6 +105,8 @@ class Site:
         self.log_file = folder / "daemon.log"
         self.notify = NotifySocket(folder / "notify.sock")
         self.client = Client(str(self.socket), timeout=60)
+        self.prefix: tuple[str, ...] = ()
+        """What its command begins with: on another host (`netns`)."""
         self.process: subprocess.Popen[bytes] | None = None
         self._mongo: pymongo.MongoClient[Document] | None = None
         self._holds = folder / "holds"
@@ -158,14 +160,16 @@ class Site:
         assert self.process is None or self.process.poll() is not None, "it is running already"
         if not self.config.exists():
             self.write_config()
-        shifted = clock or stop_budget is not None or "NANUMPAY_TEST_DEFECT" in (environment or {})
+        shifted = (
+            clock or stop_budget is not None or {"NANUMPAY_TEST_DEFECT", "NANUMPAY_TEST_STUCK"} & set(environment or ())
+        )
         module = "tests.servers.shifted_daemon" if shifted else "nanumpay_backupd"
         extra = {"NOTIFY_SOCKET": str(self.notify.path), **(environment or {})}
         extra |= {"NANUMPAY_TEST_CLOCK": str(clock), "NANUMPAY_TEST_STOP_BUDGET": str(stop_budget or 60)}
         before = self.notify.count("READY")
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "--config", str(self.config)],
+                [*self.prefix, sys.executable, "-m", module, "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -3,13 +3,16 @@
 NANUMPAY_TEST_CLOCK is the seconds that its wall clock is ahead of this machine's; NANUMPAY_TEST_STOP_BUDGET replaces
 the seconds that a running backup may take when the service stops, NANUMPAY_TEST_GRACE those that a run without a sign
 of life has beyond its standstill; with NANUMPAY_TEST_DEFECT the scheduler breaks down
-as soon as it has a plan. The worker processes have the machine's clock.
+as soon as it has a plan. With NANUMPAY_TEST_STUCK the signal SIGUSR2 blocks the event loop for so many seconds. The
+worker processes have the machine's clock.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -38,4 +41,6 @@ if __name__ == "__main__":
         supervisor._GRACE = float(os.environ["NANUMPAY_TEST_GRACE"])  # type: ignore[misc]
     if "NANUMPAY_TEST_DEFECT" in os.environ:
         Supervisor._step = _broken_step  # type: ignore[method-assign]
+    if "NANUMPAY_TEST_STUCK" in os.environ:
+        signal.signal(signal.SIGUSR2, lambda *_: time.sleep(float(os.environ["NANUMPAY_TEST_STUCK"])))
     sys.exit(__main__.main())

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import json
 import re
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import bcrypt
 import httpx
 
+from nanumpay_backupd.web.userfile import Tokens
 from tests.servers.daemon import Site, wait_for
 from tests.servers.process import free_port
 from tests.servers.tools import PROJECT
 
-__all__ = ["ADMIN", "PASSWORD", "Page", "add_admin", "open_page"]
+__all__ = ["ADMIN", "ODD", "PASSWORD", "Page", "add_admin", "add_users", "csrf_of", "make_slice", "open_page"]
 
 ADMIN: Final = "boss"
 PASSWORD: Final = "correct horse 배터리"
 _ROUNDS: Final = 4
 """Quick: what it costs to guess is not tried here."""
+
+
+ODD: Final = "<img src=x onerror=alert(1)>"
+"""A collection's name: allowed by MongoDB, and harmless where it is shown as text."""
+
+
+def add_users(site: Site, *roles: str) -> None:
+    """Add a local user of each role, who has the role's name. As `backupctl web-user add`, but cheap to sign in."""
+    path = site.folder / "web" / "users.json"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    digest = base64.b64encode(hashlib.sha384(PASSWORD.encode()).digest())
+    stored = "sha384-bcrypt:" + bcrypt.hashpw(digest, bcrypt.gensalt(_ROUNDS)).decode()
+    now = datetime.now(UTC).isoformat()
+    users = [*json.loads(path.read_text(encoding="utf-8") if path.exists() else "[]")]
+    users += [{"name": role, "role": role, "hash": stored, "made": now, "changed": now} for role in roles]
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(users), encoding="utf-8")
 
 
 def add_admin(site: Site, name: str = ADMIN, password: str = PASSWORD, **more: Any) -> None:
@@ -31,6 +54,14 @@ def add_admin(site: Site, name: str = ADMIN, password: str = PASSWORD, **more: A
     document = {"loginId": name, "passwordHash": stored, "permissions": ["full_access"], "isActive": True}
     with site.db() as db:
         db.admins.insert_one(document | {"loginAttempts": 0, "lockUntil": None} | more)
+
+
+def make_slice(site: Site) -> None:
+    """Save changes of the site's database, so that every second since its last full can be restored."""
+    with site.db() as db:
+        db.orders.update_one({"n": 0}, {"$inc": {"seen": 1}}, upsert=True)
+    wait_for(lambda: not site.job()["running"], "the job to be free")
+    assert site.run(kind="incremental")["outcome"] == "succeeded"
 
 
 class Page:
@@ -60,10 +91,8 @@ class Page:
 
     def token(self, *scopes: str, name: str = "") -> httpx.Client:
         """Return a program with a token of these scopes."""
-        words = ["token", "create", name or f"t{abs(hash(scopes)) % 10**8}"]
-        for scope in scopes:
-            words += ["--scope", scope]
-        secret = self.command(*words).stdout.strip()
+        tokens = Tokens(self.site.folder / "web" / "tokens.json")
+        secret = tokens.create(name or f"t{uuid.uuid4().hex[:8]}", scopes, datetime.now(UTC), None)
         found = httpx.Client(base_url=self.origin + self.base, timeout=60, trust_env=False)
         found.headers["authorization"] = f"Bearer {secret}"
         return found

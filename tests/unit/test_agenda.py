@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,6 +43,9 @@ class House:
         self.specs: dict[str, GroupSpec] = {}
         self.running: dict[str, Running] = {}
         self.begun: list[tuple[str, str, str]] = []
+        self.elsewhere: set[str] = set()
+        self.claims: bool | None = True
+        self.claimed: list[tuple[str, datetime]] = []
         self.plans = Plans(self.clock, self.db)
         self.plans.settled()
         self.retries = Retries(self.db)
@@ -52,6 +55,18 @@ class House:
     async def db(self, work: Callable[[Catalog], T]) -> T:
         """Ask the catalog."""
         return work(self.catalog)
+
+    def may_begin(self, name: str) -> bool:
+        """Tell whether this host makes a job."""
+        return name not in self.elsewhere
+
+    async def claim(self, job: Any, task: Task, action: str, due: datetime) -> bool | None:
+        """Take up a due time as a test wants it."""
+        self.claimed.append((job.name, due))
+        return self.claims
+
+    async def unclaim(self, name: str, action: str) -> None:
+        """Nothing that is begun here fails."""
 
     async def begin(self, name: str, trigger: Trigger, **order: Any) -> None:
         """Take down what is begun; it is active from now on."""
@@ -112,6 +127,35 @@ def test_the_longest_due_first_and_no_more_than_may_be(house: House) -> None:
     house.step()
     assert house.begun[3:] == [("a", "backup", "schedule")]
     assert house.waits() == []
+
+
+def test_what_another_host_makes_keeps_its_plan_until_this_one_may(house: House) -> None:
+    """Who stands by begins nothing and forgets nothing; what it takes up is claimed first."""
+    house.add("a", 0.1)
+    due = house.plans.planned("a")
+    house.elsewhere.add("a")
+    house.step()
+    assert (house.begun, house.claimed, house.plans.planned("a")) == ([], [], due)
+    house.elsewhere.clear()
+    house.step()
+    assert house.begun == [("a", "backup", "schedule")]
+    assert house.claimed == [("a", due)]
+
+
+def test_what_cannot_be_claimed_stays_due_and_what_was_done_is_left_out(house: House) -> None:
+    """Without an answer it is tried again; done by another host, only the next time counts."""
+    house.add("a", 0.1)
+    due = house.plans.planned("a")
+    house.claims = None
+    house.step()
+    assert (house.begun, house.plans.planned("a")) == ([], due)
+    house.claims = False
+    house.step()
+    following = house.plans.planned("a")
+    assert house.begun == []
+    assert due is not None
+    assert following is not None
+    assert following > house.clock.now() > due
 
 
 def test_slices_neither_wait_nor_count(house: House) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,14 @@ from nanumpay_backupd.catalog import Catalog
 from nanumpay_backupd.errors import BackupdError, CancelledError, ConfigError, VerifyError
 from nanumpay_backupd.model import Manifest
 from nanumpay_backupd.pipeline.keyring import Keyring
-from nanumpay_backupd.pipeline.layout import Layout
+from nanumpay_backupd.pipeline.layout import Layout, backup_id
 from nanumpay_backupd.pipeline.outbox import Encrypting
+from nanumpay_backupd.pipeline.proving import encrypt_staged
 from nanumpay_backupd.settings.schema import JobEncryption
+from nanumpay_backupd.settings.sources import mongodb_of
+from nanumpay_backupd.sources.mongodb import MongoDatabase
 from tests.keys import age_key
-from tests.workbench import NOW, SetClock, manifest_of, recorder
+from tests.workbench import NOW, SetClock, archive_bytes, documents, job_spec, manifest_of, recorder
 
 
 def options(*, key: bool = True) -> JobEncryption:
@@ -130,3 +134,31 @@ def test_a_key_that_cannot_be_used_is_no_fault_of_the_file(tmp_path: Path) -> No
             into.result()
     assert isinstance(caught.value, ConfigError)
     assert caught.value.code == "recipient-unusable"
+
+
+@pytest.mark.parametrize("spoilt", [False, True], ids=["whole", "damaged on the disk"])
+def test_without_a_key_what_is_encrypted_is_what_is_proven_meanwhile(spoilt: bool, tmp_path: Path) -> None:
+    """One reading proves and encrypts: an encrypted file is there only where the proof was good, and of these bytes."""
+    content = documents(50)
+    name = backup_id("nanumpay", NOW)
+    data = archive_bytes(name, {f"{name}/nanumpay/users.bson": content})
+    manifest = manifest_of(data, collections={"nanumpay.users": (50, len(content))}, raw_bytes=len(content))
+    plain = tmp_path / manifest.artifact.name
+    middle = len(data) // 2
+    plain.write_bytes(data[:middle] + bytes([data[middle] ^ spoilt]) + data[middle + 1 :])
+    with (
+        contextlib.closing(Catalog(tmp_path / "catalog.sqlite")) as catalog,
+        Keyring(options(key=False)) as keys,
+        Keyring(options()) as other,
+    ):
+        source = MongoDatabase(mongodb_of(job_spec().source, "a test"))
+        if spoilt:
+            with pytest.raises(VerifyError):
+                encrypt_staged(source, plain, manifest, recorder(catalog, SetClock()), keys)
+            assert not list(tmp_path.glob("*.age"))
+            return
+        sealed, made = encrypt_staged(source, plain, manifest, recorder(catalog, SetClock()), keys)
+        assert b"".join(other.opened(made.artifact, iter([sealed.read_bytes()]))) == data
+    assert [item.level for item in made.verification if item.ok] == ["structure"]
+    assert made.artifact.sha256 == sha256(sealed.read_bytes()).hexdigest()
+    assert not plain.exists()

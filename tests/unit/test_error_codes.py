@@ -14,8 +14,9 @@ from tests.servers.tools import PROJECT
 # What may pass by itself: no connection, somebody else at it, a process that was killed, a wait that was too long.
 HELPS = frozenset(
     "busy catalog-unusable daemon-stopping daemon-timeout deadline destination-mismatch destination-unreachable "
-    "dump-incomplete interrupted notify-failed notify-timeout publish-failed relay-failed scratch-failed "
-    "settings-failed settings-unreachable sign-in-wait source-loading source-unreachable tool-timeout "
+    "dump-incomplete fleet-unreachable interrupted not-holder notify-failed notify-timeout out-of-resources "
+    "publish-failed relay-failed scratch-failed settings-failed settings-unreachable sign-in-wait source-busy "
+    "source-lagging source-loading source-unreachable tool-timeout "
     "worker-start".split()
 )
 # Wrong passwords, rights, keys, names and versions, no room, damage, what somebody decided.
@@ -24,7 +25,8 @@ IN_VAIN = frozenset(
     "config-invalid control-socket copy-unusable destination-auth destination-denied destination-full "
     "destination-hostkey destination-not-found destination-tls drill-failed drill-impossible encryption-off "
     "extra-missing failed folder-unusable hook-failed group-partial "
-    "full-too-old job-disabled key-missing key-wrong memory-limit metrics-failed newest-verified no-oplog no-space "
+    "full-too-old job-disabled key-missing key-wrong lease-lost memory-limit metrics-failed newest-verified "
+    "no-oplog no-space "
     "no-such-moment not-allowed not-found notify-address object-locked object-missing oplog-short permission-denied "
     "pinned recipient-unusable replay-refused restore-failed restore-incomplete settings-auth settings-invalid "
     "settings-missing settings-uri not-for-this-source source-auth source-damaged source-empty "

@@ -16,6 +16,7 @@ from nanumpay_backupd.errors import BackupdError, DecryptError, ToolError, Verif
 from nanumpay_backupd.model import Artifact, Kind, Manifest, from_json, to_builtins, to_json
 from nanumpay_backupd.pipeline.keyring import Keyring
 from nanumpay_backupd.pipeline.layout import Layout, backup_id, is_slice, parse_artifact, plain_name, sealed_by
+from nanumpay_backupd.pipeline.parcels import Parcel
 from nanumpay_backupd.pipeline.verify import prove_stream
 from nanumpay_backupd.settings.merge import encryption_in_words
 from nanumpay_backupd.settings.schema import JobEncryption, LocalDestination
@@ -106,6 +107,20 @@ def test_nothing_is_described_in_the_clear_once_encryption_is_off(tmp_path: Path
     with Keyring(JobEncryption(method="none")) as off, pytest.raises(BackupdError) as caught:
         off.describe(manifest)
     assert caught.value.code == "encryption-off"
+
+
+def test_a_closed_manifest_is_made_beside_and_its_faults_come_when_it_is_taken(tmp_path: Path) -> None:
+    """Who begins it need not wait; who takes it gets what `describe` gives, or the tool's fault."""
+    with Keyring(age()) as keys:
+        manifest, _ = sealed_manifest(keys, tmp_path)
+        made = Parcel(tmp_path, manifest.stored_elsewhere, keys.describing(manifest)).manifest
+        assert keys.whole(from_json(Manifest, made)) == manifest
+    broken = msgspec.structs.replace(age(), age="/nowhere/age")
+    with Keyring(broken) as keys:
+        parcel = Parcel(tmp_path, manifest.stored_elsewhere, keys.describing(manifest))
+        with pytest.raises(ToolError) as caught:
+            _ = parcel.manifest
+        assert caught.value.code == "tool-missing"
 
 
 def test_a_file_that_changed_since_it_was_proven_is_not_encrypted(tmp_path: Path) -> None:

@@ -82,8 +82,13 @@ class TestBand:
             linked.append(to)
             return "?x"
 
-        line = {"ranges": spans, "gaps": [gap for gap in gaps if str(gap["after"]) < str(gap["before"])]}
-        drawn = str(band.draw(ENGLISH, Shown(ENGLISH, "Asia/Seoul", text(NOW)), line, seen, until, address, {}))
+        fulls = [{"backup": f"b{at}", "moment": one["first"], "exact": one["exact"]} for at, one in enumerate(spans)]
+        line = {
+            "ranges": spans,
+            "gaps": [gap for gap in gaps if str(gap["after"]) < str(gap["before"])],
+            "fulls": fulls,
+        }
+        drawn = str(band.draw(ENGLISH, Shown(ENGLISH, "Asia/Seoul", text(NOW)), line, seen, until, address))
         for name, value in re.findall(r'\b(x|x1|x2|cx|width)="(-?[\d.]+)%"', drawn):
             assert 0 <= float(value) <= 100.5 or name != "width", (name, value)
         exact = [(one, two) for at, (one, two) in enumerate(found) if at % 3 != 2]
@@ -116,8 +121,9 @@ class TestBand:
             "exact": True,
         }
         seen = band.window("6h", None, NOW, NOW)
-        line = {"ranges": [one], "gaps": []}
-        drawn = str(band.draw(ENGLISH, Shown(ENGLISH, "UTC", text(NOW)), line, seen, None, str, {}))
+        fulls = [{"backup": "<b>\"'", "moment": one["first"], "exact": True}]
+        line = {"ranges": [one], "gaps": [], "fulls": fulls}
+        drawn = str(band.draw(ENGLISH, Shown(ENGLISH, "UTC", text(NOW)), line, seen, None, str))
         assert "<b>" not in drawn
         assert html.escape("<b>\"'") in drawn.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
 

@@ -66,6 +66,8 @@ __backupctl_takes() {
         'report --language') REPLY='en ko' ;;
         'logs -n') REPLY='' ;;
         'logs 1') REPLY=@runs ;;
+        'fleet 1') REPLY='take hand-over forget' ;;
+        'fleet 2') REPLY='' ;;
         'web-user --role') REPLY='viewer operator admin' ;;
         'web-user --config') REPLY=@files ;;
         'web-user 1') REPLY='add list password remove' ;;
@@ -89,7 +91,7 @@ __backupctl_options() {
         run) REPLY='--no-wait --force --collection --format --kind --disable-notifications --only-to --only-db --only-files --help --socket --json --color' ;;
         cancel) REPLY='--help --socket --json --color' ;;
         wait) REPLY='--timeout --restores --help --socket --json --color' ;;
-        runs) REPLY='-n --slices --help --socket --json --color' ;;
+        runs) REPLY='-n --slices --fleet --help --socket --json --color' ;;
         list) REPLY='-n --slices --help --socket --json --color' ;;
         show) REPLY='--help --socket --json --color' ;;
         ls) REPLY='--recursive --help --socket --json --color' ;;
@@ -115,6 +117,7 @@ __backupctl_options() {
         logs) REPLY='-f -n --help --socket --json --color' ;;
         reload) REPLY='--help --socket --json --color' ;;
         rebuild) REPLY='--help --socket --json --color' ;;
+        fleet) REPLY='--help --socket --json --color' ;;
         web-user) REPLY='--role --config --help --socket --json --color' ;;
         token) REPLY='--scope --days --config --help --socket --json --color' ;;
         completion) REPLY='--help --socket --json --color' ;;
@@ -159,7 +162,7 @@ _backupctl() {
     elif [[ $cur == -* ]]; then
         __backupctl_options "$command"
     elif [[ ! $command ]]; then
-        REPLY='status jobs run cancel wait runs list show ls timeline restore verify drill swaps send sync copies copy delete prune pin unpin settings doctor monitor test notify report logs reload rebuild web-user token completion'
+        REPLY='status jobs run cancel wait runs list show ls timeline restore verify drill swaps send sync copies copy delete prune pin unpin settings doctor monitor test notify report logs reload rebuild fleet web-user token completion'
     else
         __backupctl_takes "$command $at" || __backupctl_options "$command"
     fi

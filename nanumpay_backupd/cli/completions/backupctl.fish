@@ -86,6 +86,7 @@ complete -c backupctl -n '__backupctl_in -' -a runs -d 'list past and present ru
 complete -c backupctl -n '__backupctl_at runs 1' -k -a '(__backupctl_words jobs)'
 complete -c backupctl -n '__backupctl_in runs' -s n -x -d 'show only the newest N'
 complete -c backupctl -n '__backupctl_in runs' -l slices -d 'also those that only saved changes'
+complete -c backupctl -n '__backupctl_in runs' -l fleet -d 'those of all hosts of the fleet, as they told MongoDB'
 
 complete -c backupctl -n '__backupctl_in -' -a list -d 'list backups and where their copies are, newest first'
 complete -c backupctl -n '__backupctl_at list 1' -k -a '(__backupctl_words jobs groups)'
@@ -211,6 +212,9 @@ complete -c backupctl -n '__backupctl_in logs' -s n -x -d 'the last N lines (def
 complete -c backupctl -n '__backupctl_in -' -a reload -d 'let the daemon read its host file again'
 
 complete -c backupctl -n '__backupctl_in -' -a rebuild -d 'rebuild the catalog from the manifests'
+
+complete -c backupctl -n '__backupctl_in -' -a fleet -d 'show which host makes the jobs that all share, or change it'
+complete -c backupctl -n '__backupctl_at fleet 1' -a 'take hand-over forget' -d 'take, hand-over or forget'
 
 complete -c backupctl -n '__backupctl_in -' -a web-user -d 'add, list and remove who may use the web page without being an administrator of the application'
 complete -c backupctl -n '__backupctl_at web-user 1' -a 'add list password remove' -d 'one of: add, list, password, remove'

@@ -76,7 +76,7 @@ def _places(t: Words, job: dict[str, Any], seen: list[dict[str, Any]]) -> list[d
 async def _seen(request: Request) -> list[dict[str, Any]]:
     """Return what the monitor saw last; a page that lacks that is better than none."""
     try:
-        return list((await site_of(request).link.ask("Monitor", {"recorded": True}))["checks"])
+        return list((await site_of(request).link.recent("Monitor", {"recorded": True}, patience=1.0))["checks"])
     except BackupdError:
         return []
 

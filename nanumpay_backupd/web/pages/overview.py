@@ -47,11 +47,21 @@ async def show(request: Request) -> Response:
         problems=problems(visit.words, status),
         jobs=[_job(visit.words, times, job, days.get(job["name"], [])) for job in status["jobs"]],
         runs=runs["runs"],
-        rooms=[check for check in monitor if check["check"] == "room"],
-        sizes=[check for check in monitor if check["check"] == "size"],
+        stores=_stores(monitor),
         stored=sum(job["total_size"] for job in status["jobs"]),
         count=sum(job["backups"] for job in status["jobs"]),
     )
+
+
+def _stores(seen: list[dict[str, Any]]) -> list[tuple[str, str, str, dict[str, Any] | None]]:
+    """Return for each job and place what lies there, and how much room there is."""
+    known = {(one["job"], one["destination"], one["check"]): one for one in seen}
+    places = dict.fromkeys((job, place) for job, place, check in known if check in {"size", "room"})
+    found = []
+    for job, place in places:
+        size = known.get((job, place, "size"))
+        found.append((job, place, size["message"] if size else "", known.get((job, place, "room"))))
+    return found
 
 
 async def _recorded(request: Request) -> list[dict[str, Any]]:

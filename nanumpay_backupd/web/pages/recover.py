@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from nanumpay_backupd.control.client import RemoteError
 from nanumpay_backupd.errors import BackupdError, UsageError
 from nanumpay_backupd.moments import read_moment
 from nanumpay_backupd.web import band
@@ -21,9 +23,8 @@ from nanumpay_backupd.web.visit import site_of, visit_of
 
 __all__ = ["Form", "choice", "show"]
 
-_FULLS: Final = 200
-_SWAPS: Final = 3.0
-"""Seconds that servers may take to say what swaps keep; the page is shown without it then."""
+_FULLS: Final = 100
+"""Backups in the list to choose from; older ones by the band, or from Backups."""
 _TEXT: Final = 400
 _DEFAULTS: Final = {
     "when": "", "at": "", "backup": "", "what": "all", "collection": "", "only": "", "where": "other", "to": "",
@@ -59,14 +60,12 @@ async def choice(request: Request, form: Form, problem: BackupdError | None) -> 
             group="",
             problem=problem,
         )
-    timeline, found, swaps = await asyncio.gather(
-        site.link.ask("Timeline", {"job": name}),
-        site.link.ask("FindBackups", {"job": name, "limit": _FULLS}),
-        _swaps(request, name),
-    )
-    fulls = [one for one in found["backups"] if _there(one)]
-    base = await _manifest(request, fulls)
     times = Shown(visit.words, status["timezone"], status["now"])
+    (timeline, seen), found = await asyncio.gather(
+        _reach(request, name, form, times), _backups(request, name, form.get("backup", ""))
+    )
+    fulls = [one for one in found if _there(one)]
+    base = await _manifest(request, fulls)
     form = _filled(form, timeline, fulls, base, times)
     return page(
         request,
@@ -88,8 +87,8 @@ async def choice(request: Request, form: Form, problem: BackupdError | None) -> 
         collections=base,
         form=form,
         problem=problem,
-        swaps=swaps,
-        **_drawn(request, timeline, fulls, form, times),
+        swaps=(jobs.get(name) or {}).get("type") == "mongodb",
+        **_drawn(request, timeline, seen, form, times),
     )
 
 
@@ -122,17 +121,29 @@ async def _of_group(request: Request, status: dict[str, Any], form: Form, proble
     )
 
 
+async def _reach(request: Request, job: str, form: Form, times: Shown) -> tuple[dict[str, Any], band.Window | None]:
+    """Return the timeline of a job as far as the band shows it, and what the band shows; None: there is nothing."""
+    link, now = site_of(request).link, times.now
+    # First how far it goes: by that the window is chosen.
+    whole = await link.ask("Timeline", {"job": job, "spots": 1})
+    if not whole["ranges"]:
+        return whole, None
+    first = min(parse(one["first"]) for one in whole["ranges"])
+    # Where every second counts, the stretch of now is what is looked for.
+    recent = max((parse(one["first"]) for one in whole["ranges"] if _is_span(one)), default=first)
+    seen = band.window(form.get("span") or band.fitting(recent, now), _moment(form.get("until", "")), first, now)
+    between = {"since": seen.start.isoformat(), "until": seen.end.isoformat()}
+    return await link.ask("Timeline", {"job": job, "spots": band.SPOTS, **between}), seen
+
+
 def _drawn(
-    request: Request, timeline: dict[str, Any], fulls: list[dict[str, Any]], form: Form, times: Shown
+    request: Request, timeline: dict[str, Any], seen: band.Window | None, form: Form, times: Shown
 ) -> dict[str, Any]:
     """Return the band and where it leads."""
-    if not timeline["ranges"]:
+    if seen is None or not timeline["ranges"]:
         return {}
     base, now = visit_of(request).base, times.now
     first = min(parse(one["first"]) for one in timeline["ranges"])
-    # Where every second counts, the stretch of now is what is looked for.
-    recent = max((parse(one["first"]) for one in timeline["ranges"] if one["exact"]), default=first)
-    seen = band.window(form["span"] or band.fitting(recent, now), _moment(form["until"]), first, now)
 
     def address(to: str) -> str:
         """Return the address of this page with a moment or backup chosen."""
@@ -154,12 +165,9 @@ def _drawn(
         ),
         "all",
     ]
-    moments = {one["id"]: _of(one) for one in fulls}
     exact = [[one["first"], one["last"]] for one in timeline["ranges"] if one["exact"]]
     return {
-        "band": band.draw(
-            visit_of(request).words, times, timeline, seen, _marked(form, moments, times), address, moments
-        ),
+        "band": band.draw(visit_of(request).words, times, timeline, seen, _marked(form, timeline, times), address),
         "widths": [(name, name == seen.span, _address(base, form, name, until="")) for name in widths],
         "earlier": _address(base, form, seen.span, until=earlier.isoformat()) if seen.start > first else "",
         "later": _address(base, form, seen.span, until=later.isoformat()) if seen.end < now else "",
@@ -172,11 +180,10 @@ def _address(base: str, form: Form, span: str, **changes: str) -> str:
     return f"{base}/recover?" + urlencode({name: value for name, value in own.items() if value}) + "#reach"
 
 
-def _marked(form: Form, moments: dict[str, str], times: Shown) -> datetime | None:
+def _marked(form: Form, timeline: dict[str, Any], times: Shown) -> datetime | None:
     """Return the moment that is chosen now."""
     if form["when"] == "backup":
-        text = moments.get(form["backup"])
-        return parse(text) if text else None
+        return next((parse(one["moment"]) for one in timeline["fulls"] if one["backup"] == form["backup"]), None)
     if form["when"] == "moment" and form["at"]:
         try:
             said, _ = read_moment(form["at"], times.zone, times.now)
@@ -209,6 +216,18 @@ def _filled(
     return filled
 
 
+async def _backups(request: Request, job: str, chosen: str) -> list[dict[str, Any]]:
+    """Return the newest backups of a job, and the one that is chosen if it is older than these."""
+    link = site_of(request).link
+    found: list[dict[str, Any]] = (await link.ask("FindBackups", {"job": job, "limit": _FULLS}))["backups"]
+    if chosen and all(one["id"] != chosen for one in found):
+        with contextlib.suppress(RemoteError):  # by an old address: the form says what there is
+            older = (await link.ask("DescribeBackup", {"backup": chosen}))["backup"]
+            if older["job"] == job:
+                found.append(older)
+    return found
+
+
 async def _manifest(request: Request, fulls: list[dict[str, Any]]) -> list[str]:
     """Return what the newest full holds, as ``database.collection``; empty where that is not known."""
     newest = next((one for one in fulls if one["kind"] == "full"), None)
@@ -219,15 +238,6 @@ async def _manifest(request: Request, fulls: list[dict[str, Any]]) -> list[str]:
     return [f"{one['database']}.{one['name']}" for one in held]
 
 
-async def _swaps(request: Request, job: str) -> list[dict[str, Any]]:
-    """Return what earlier restores keep of this job; nothing where a server does not answer at once."""
-    try:
-        async with asyncio.timeout(_SWAPS):
-            return list((await site_of(request).link.ask("ListSwaps", {"job": job}))["swaps"])
-    except (BackupdError, TimeoutError):
-        return []
-
-
 def _is_span(one: dict[str, Any]) -> bool:
     """Tell whether any second of a range can be restored, and not its fulls alone."""
     return bool(one["exact"]) and one["first"] != one["last"]
@@ -235,12 +245,6 @@ def _is_span(one: dict[str, Any]) -> bool:
 
 def _there(backup: dict[str, Any]) -> bool:
     return any(copy["state"] in {"uploaded", "verified"} for copy in backup["copies"])
-
-
-def _of(backup: dict[str, Any]) -> str:
-    """Return the moment that a full is of: that of its end in the oplog, else when it was made."""
-    seconds = backup["end"].partition(":")[0]
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat() if seconds.isdigit() else str(backup["created"])
 
 
 def _moment(text: str) -> datetime | None:

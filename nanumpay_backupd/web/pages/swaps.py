@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from nanumpay_backupd.errors import RefusedError
-from nanumpay_backupd.web.answers import page
+from nanumpay_backupd.web.answers import fragment, page
 from nanumpay_backupd.web.pages.figures import confirmed, ended
-from nanumpay_backupd.web.visit import fields, site_of
+from nanumpay_backupd.web.shown import Shown
+from nanumpay_backupd.web.visit import fields, site_of, visit_of
 
-__all__ = ["change", "show"]
+__all__ = ["change", "kept", "show"]
 
 _METHODS: Final = {"undo": ("UndoSwap", {}), "redo": ("UndoSwap", {"redo": True}), "drop": ("DropSwap", {})}
 
@@ -30,6 +31,15 @@ async def show(request: Request) -> Response:
         swaps=found["swaps"],
         problems=found["problems"],
     )
+
+
+async def kept(request: Request) -> Response:
+    """Answer with a list of those of one job, for a page that is there already: servers may take their time."""
+    link = site_of(request).link
+    status = await link.status()
+    found = await link.ask("ListSwaps", {"job": request.query_params.get("job")}, patient=True)
+    times = Shown(visit_of(request).words, status["timezone"], status["now"])
+    return HTMLResponse(fragment(request, "kept.html", swaps=found["swaps"], problems=found["problems"], show=times))
 
 
 async def change(request: Request) -> Response:

@@ -32,7 +32,7 @@ async def show(request: Request) -> Response:
 async def _answer(request: Request, tried: list[Found] | None) -> Response:
     site = site_of(request)
     status = await site.link.status()
-    seen = await site.link.ask("Monitor", {"recorded": True})
+    seen = await site.link.recent("Monitor", {"recorded": True}, patience=5.0)
     checks = seen["checks"]
     troubles = problems(visit_of(request).words, status)
     bad = sorted((one for one in checks if one["state"] != "ok"), key=lambda one: _RANK[one["state"]])
@@ -85,6 +85,7 @@ async def doctor(request: Request) -> Response:
     form, site, visit = await fields(request), site_of(request), visit_of(request)
     if form.get("what") == "places":
         await site.link.ask("Monitor", patient=True)
+        site.link.forget("Monitor")
         return ended(request, "look", "", "/health")
     site.audit(who(request), visit.address, "doctor", "")
     if request.headers.get("accept", "").startswith(_STREAM):

@@ -11,6 +11,17 @@ for (const form of document.querySelectorAll("form")) {
 // Back from the next page: the button is free again.
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
+// What servers have to be asked for comes when they have answered; a link beside it leads there in any case.
+for (const place of document.querySelectorAll("[data-later]")) {
+  fetch(place.dataset.later, { headers: { accept: "text/html" }, cache: "no-store" })
+    .then(async (answer) => {
+      if (!answer.ok) return;
+      const part = new DOMParser().parseFromString(await answer.text(), "text/html");
+      place.replaceChildren(...part.body.childNodes);
+    })
+    .catch(() => { /* the page is as good without it */ });
+}
+
 const box = document.querySelector("[data-band]");
 const field = document.querySelector("input[name=at]");
 if (box && field) {

@@ -3,7 +3,7 @@
 The folder named by NANUMPAY_TEST_HOLD may hold a file ``point`` that says ``module:function`` (or
 ``module:Class.method``), with ``:after`` when the stop is to be behind it. A worker that gets there writes ``held`` and
 waits until ``point`` is gone. Nothing is replaced: what happens to the waiting worker (SIGKILL, SIGTERM) happens to the
-real one.
+real one. With ``:exit=N`` it ends there, without a word, with that exit code.
 
 The file ``clock`` in that folder holds how many seconds the wall clock of the site's Python processes is ahead; it may
 be changed while they run. The time that passes stays the real one, and no time server is said to keep the clock right.
@@ -38,6 +38,8 @@ def _arm(folder: Path) -> None:
 
     @functools.wraps(original)
     def held(*args: Any, **options: Any) -> Any:
+        if side.startswith("exit="):
+            os._exit(int(side.removeprefix("exit=")))
         if side != "after":
             _hold(folder)
         result = original(*args, **options)

@@ -1,0 +1,1 @@
+"""More than one host: which of them makes the jobs that all have in common. Starts no run, speaks no protocol."""

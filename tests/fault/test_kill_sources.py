@@ -1,0 +1,362 @@
+"""Other sources, encryption and restores, the worker killed at their calls; and the tools that they start, killed.
+
+Some spread kills every day; `make test-fault` tries many more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from nanumpay_backupd.model import Outcome
+from nanumpay_backupd.settings.schema import JobEncryption, RestoreOrder, RetryPolicy
+from nanumpay_backupd.settings.sources import FilesSource, MongoSource, SqliteSource
+from nanumpay_backupd.system.secrets import Secret
+from tests.fault.survivors import CALLS, Host, counted, spread
+from tests.fault.workers import Stable, stable
+from tests.keys import PASSPHRASE
+from tests.servers.mongod import Mongod
+from tests.servers.tools import find_tool
+from tests.workbench import small_disk
+
+pytestmark = pytest.mark.servers
+
+whole = pytest.mark.promise(
+    "Whatever is killed, and whenever: a backup is there whole or not at all, and what was committed before stays.",
+    item=1,
+)
+interrupted = pytest.mark.promise(
+    "After a kill the run is called interrupted, nothing of it is left in staging, and the next run succeeds.", item=1
+)
+MIB: Final = 1 << 20
+AFRESH: Final = 20
+ONCE: Final = RetryPolicy(attempts=1)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A disk in memory."""
+    with small_disk(tmp_path_factory.mktemp("kill") / "disk", 512 * MIB) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def workers(disk: Path) -> Iterator[Stable]:
+    """The process that forks."""
+    with stable(disk) as running:
+        yield running
+
+
+class Subject:
+    """A source with something in it, and how it is restored."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        self.job: dict[str, Any] = {}
+        self.order: dict[str, Any] = {"overwrite": True}
+        self.fill()
+
+    @property
+    def source(self) -> Any:
+        """Its settings."""
+        return FilesSource(path=(str(self.root / "tree"),))
+
+    def fill(self) -> None:
+        """Make it hold what it is to hold."""
+        shutil.rmtree(self.root / "tree", ignore_errors=True)
+        (self.root / "tree").mkdir()
+        for at in range(5):
+            (self.root / "tree" / f"file{at}").write_text(f"{at}" * 3000)
+
+    def spoil(self) -> None:
+        """Change something, as one does before a restore."""
+        (self.root / "tree" / "file1").write_text("spoiled")
+        (self.root / "tree" / "file2").unlink(missing_ok=True)
+
+    def content(self) -> object:
+        """Return what it holds, where it is restored to."""
+        return {path.name: path.read_text() for path in (self.root / "tree").iterdir()}
+
+
+class Encrypted(Subject):
+    """A tree whose backups are encrypted."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.job = {"encryption": JobEncryption(method="openpgp", scope="all", passphrase=PASSPHRASE)}
+
+
+class Sqlite(Subject):
+    """A database in a file."""
+
+    @property
+    def source(self) -> Any:
+        """See `Subject`."""
+        return SqliteSource(path=(str(self.root / "app.db"),))
+
+    def fill(self) -> None:
+        """See `Subject`."""
+        with contextlib.closing(sqlite3.connect(self.root / "app.db")) as db, db:
+            db.execute("DROP TABLE IF EXISTS users")
+            db.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
+            db.executemany("INSERT INTO users VALUES (?, ?)", [(at, f"user {at}" * 10) for at in range(50)])
+
+    def spoil(self) -> None:
+        """See `Subject`."""
+        with contextlib.closing(sqlite3.connect(self.root / "app.db")) as db, db:
+            db.execute("DELETE FROM users WHERE id > 20")
+
+    def content(self) -> object:
+        """See `Subject`."""
+        with contextlib.closing(sqlite3.connect(self.root / "app.db")) as db:
+            return db.execute("SELECT * FROM users ORDER BY id").fetchall()
+
+
+class Mongo(Subject):
+    """A small database, restored beside itself."""
+
+    def __init__(self, root: Path, server: Mongod) -> None:
+        self._server = server
+        self._database = f"kill_{uuid.uuid4().hex[:8]}"
+        super().__init__(root)
+        self.order = {"to_database": f"{self._database}_back", "safety": False}
+
+    @property
+    def source(self) -> Any:
+        """See `Subject`."""
+        return MongoSource(uri=Secret(self._server.uri_for(self._database)), database=self._database)
+
+    def fill(self) -> None:
+        """See `Subject`."""
+        with self._server.client() as client:
+            client.drop_database(self._database)
+            client[self._database].users.insert_many([{"_id": at, "name": f"user {at}" * 10} for at in range(50)])
+            client[self._database].orders.insert_many([{"_id": at, "of": at % 7} for at in range(20)])
+
+    def spoil(self) -> None:
+        """See `Subject`."""
+
+    def content(self) -> object:
+        """See `Subject`."""
+        with self._server.client() as client:
+            db = client[f"{self._database}_back"]
+            if not db.list_collection_names():
+                db = client[self._database]
+            return {name: list(db[name].find().sort("_id")) for name in sorted(db.list_collection_names())}
+
+    def close(self) -> None:
+        """Drop what was made."""
+        with self._server.client() as client:
+            client.drop_database(self._database)
+            client.drop_database(f"{self._database}_back")
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest, disk: Path) -> Iterator[Subject]:
+    """The source that the test names."""
+    root = disk / uuid.uuid4().hex
+    kind = request.param
+    if kind.startswith("mongodb"):
+        server = request.getfixturevalue("mongod_rs" if kind == "mongodb-rs" else "mongod_standalone")
+        mongo = Mongo(root, server)
+        yield mongo
+        mongo.close()
+    else:
+        yield {"files": Subject, "encrypted": Encrypted, "sqlite": Sqlite}[kind](root)
+
+
+def fresh(subject: Subject, workers: Stable, **changes: Any) -> Host:
+    """Return a host with two good backups of the source, and nothing else."""
+    host = Host.made(subject.root / "host", workers, subject.source, **subject.job)
+    subject.fill()
+    for _ in range(2):
+        host.good()
+    host.job = msgspec.structs.replace(host.job, **changes)
+    return host
+
+
+def order(subject: Subject, host: Host, action: str) -> dict[str, Any]:
+    """Return what belongs to the order of a run."""
+    if action != "restore":
+        return {}
+    newest = next(backup for backup in host.backups() if backup.job == "thing")
+    return {"restore": RestoreOrder(backup=newest.id, **subject.order)}
+
+
+def killed(subject: Subject, workers: Stable, action: str, budget: int) -> int:
+    """Kill the run at so many of its calls and check all that must hold each time; returns how often."""
+    host = fresh(subject, workers)
+    full = subject.content()
+    trace = subject.root / "trace"
+    options = ["-e", f"trace={','.join(CALLS)}"]
+    ended = workers.run(host.spec(action, **order(subject, host, action)), options, output=str(trace))
+    assert ended.code == 0, ended.said[-2000:]
+    kills = 0
+    for number, (call, when) in enumerate(spread(counted(trace), budget), start=1):
+        if number % AFRESH == 0:
+            host = fresh(subject, workers)
+        subject.spoil() if action == "restore" else subject.fill()
+        before, told = host.files(), order(subject, host, action)
+        spec = host.spec(action, **told)
+        ended = workers.run(spec, [*options, "-e", f"inject={call}:signal=KILL:when={when}"])
+        if ended.code == 0:
+            continue  # a few calls fewer than in the recording
+        assert ended.code == -9, f"{call} {when}: {ended.said[-2000:]}"
+        host.after_kill(spec, before, lambda: host.good(action, **told))  # noqa: B023
+        assert subject.content() == full
+        kills += 1
+    assert kills >= budget * 3 // 4
+    return kills
+
+
+CASES: Final = [
+    # source, action, points every day, points in make test-fault
+    ("files", "restore", 3, 50),
+    ("encrypted", "backup", 0, 40),
+    ("sqlite", "backup", 2, 50),
+    ("sqlite", "restore", 0, 40),
+    ("mongodb", "backup", 3, 50),
+    ("mongodb", "restore", 0, 40),
+    ("mongodb-rs", "backup", 0, 40),
+    ("mongodb-rs", "slice", 2, 40),
+]
+
+
+@whole
+@interrupted
+@pytest.mark.parametrize(
+    "subject, action, budget",
+    [pytest.param(*case[:3], id=f"{case[0]}-{case[1]}") for case in CASES if case[2]],
+    indirect=["subject"],
+)
+def test_killed_at_some_calls(
+    subject: Subject, workers: Stable, action: str, budget: int, tally: Callable[[str, int], None]
+) -> None:
+    """SIGKILL of the worker: what was committed stays, nothing half is left, the next run or restore succeeds."""
+    tally("kill points", killed(subject, workers, action, budget))
+
+
+@whole
+@interrupted
+@pytest.mark.fault_long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "subject, action, budget",
+    [pytest.param(*case[:2], case[3], id=f"{case[0]}-{case[1]}") for case in CASES],
+    indirect=["subject"],
+)
+def test_killed_at_many_calls(
+    subject: Subject, workers: Stable, action: str, budget: int, tally: Callable[[str, int], None]
+) -> None:
+    """The same at hundreds of calls."""
+    tally("kill points", killed(subject, workers, action, budget))
+
+
+# ------------------------------------------------------------------------------------------------ the tools
+
+
+def wrapped(tool: Path, folder: Path, *strace: str, output: str = os.devnull) -> Path:
+    """Return a program that is the tool with strace between it and the kernel; its --version is left alone."""
+    path = folder / tool.name
+    command = " ".join([str(find_tool("strace")), "-f", "-o", output, *strace])
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in *--version*) exec {tool} "$@";; esac\nexec {command} {tool} "$@"\n', encoding="utf-8"
+    )
+    path.chmod(0o755)
+    return path
+
+
+TOOLS: Final = [
+    # source, action, tool, points every day, points in make test-fault
+    ("files", "backup", "tar", 2, 30),
+    ("mongodb", "backup", "mongodump", 1, 25),
+    ("mongodb", "restore", "mongorestore", 0, 20),
+    ("encrypted", "backup", "gpg", 0, 15),
+]
+
+
+def changed(subject: Subject, host: Host, tool: str, path: Path) -> dict[str, Any]:
+    """Return what is different in a job that uses another program for a tool."""
+    if tool == "gpg":
+        return {"encryption": msgspec.structs.replace(host.job.encryption, gpg=str(path))}
+    return {"source": msgspec.structs.replace(subject.source, **{tool: str(path)})}
+
+
+def killed_tools(subject: Subject, workers: Stable, action: str, tool: str, budget: int) -> int:
+    """Kill a tool at so many of its calls; returns how often the run failed of it."""
+    real, folder = Path(shutil.which(tool) or find_tool(tool)), subject.root / "bin"
+    folder.mkdir()
+    host = fresh(subject, workers, retry=ONCE)
+    full = subject.content()
+    trace = subject.root / "trace"
+    listen = ["-e", f"trace={','.join((*CALLS, 'read'))}"]
+    path = wrapped(real, folder, *listen, output=f"{trace}")
+    ended = workers.run(host.spec(action, job=changed(subject, host, tool, path), **order(subject, host, action)))
+    assert ended.code == 0, ended.said[-2000:]
+    counts = counted(trace)
+    codes: Counter[str] = Counter()
+    for call, when in spread(counts, budget):
+        path = wrapped(real, folder, *listen, "-e", f"inject={call}:signal=KILL:when={when}")
+        subject.spoil() if action == "restore" else subject.fill()
+        before, told = host.files(), order(subject, host, action)
+        spec = host.spec(action, job=changed(subject, host, tool, path), **told)
+        ended = workers.run(spec)
+        record = host.record(spec.run)
+        assert record is not None
+        assert "Traceback" not in ended.said
+        host.recover()
+        host.assert_true()
+        host.assert_kept(before)
+        if record.outcome is Outcome.FAILED:
+            assert record.error is not None
+            codes[record.error.code] += 1
+        host.good(action, **told)
+        host.assert_true()
+        host.assert_kept(before)
+        assert subject.content() == full
+    assert sum(codes.values()) >= budget // 2, codes
+    assert "internal" not in codes, codes
+    return sum(codes.values())
+
+
+@pytest.mark.promise(
+    "A tool that is killed or hangs ends its run with a sentence and leaves no process behind.", item=3
+)
+@pytest.mark.parametrize(
+    "subject, action, tool, budget",
+    [pytest.param(*case[:4], id=case[2]) for case in TOOLS if case[3]],
+    indirect=["subject"],
+)
+def test_a_tool_killed_at_some_calls(
+    subject: Subject, workers: Stable, action: str, tool: str, budget: int, tally: Callable[[str, int], None]
+) -> None:
+    """SIGKILL of tar, mongodump, mongorestore or gpg: the run fails with a sentence, and nothing else is lost."""
+    tally("kill points", killed_tools(subject, workers, action, tool, budget))
+
+
+@pytest.mark.promise(
+    "A tool that is killed or hangs ends its run with a sentence and leaves no process behind.", item=3
+)
+@pytest.mark.fault_long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "subject, action, tool, budget",
+    [pytest.param(*case[:3], case[4], id=case[2]) for case in TOOLS],
+    indirect=["subject"],
+)
+def test_a_tool_killed_at_many_calls(
+    subject: Subject, workers: Stable, action: str, tool: str, budget: int, tally: Callable[[str, int], None]
+) -> None:
+    """The same at many calls."""
+    tally("kill points", killed_tools(subject, workers, action, tool, budget))
