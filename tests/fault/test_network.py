@@ -17,7 +17,7 @@ from tests.servers.daemon import Site, open_site, wait_for
 from tests.servers.mongod import Mongod
 from tests.servers.s3 import ACCESS_KEY, SECRET_KEY, S3Server, start_s3
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.fault_long]
 
 OTHERS: Final = "A destination that fails, hangs or lies never counts as having a copy, and the others go on."
 NOBODY: Final = "http://backups.invalid:9000"
@@ -27,7 +27,6 @@ CODES: Final = {
     "429 storm": {"destination-unreachable", "destination-failed", "deadline"},
     "another protocol": {"destination-unreachable", "destination-failed"},
 }
-EVERY_DAY: Final = ("503 storm",)
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +92,7 @@ def arrives(site: Site, s3: S3Server, backup: str) -> None:
 
 
 @pytest.mark.promise(OTHERS, item=4)
-@pytest.mark.parametrize(
-    "fault",
-    [pytest.param(name, marks=[] if name in EVERY_DAY else [pytest.mark.fault_long]) for name in FAULTS],
-)
+@pytest.mark.parametrize("fault", list(FAULTS))
 def test_a_bad_network_before_one_destination(site: Site, s3: S3Server, tmp_path: Path, fault: str) -> None:
     """The run is degraded by a fault with a code, the other destination has its copy; mended, the copy arrives."""
     with bad_server(fault, tmp_path) as (endpoint, trust):
@@ -107,7 +103,6 @@ def test_a_bad_network_before_one_destination(site: Site, s3: S3Server, tmp_path
 
 
 @pytest.mark.promise(OTHERS, item=4)
-@pytest.mark.fault_long
 def test_a_name_that_nobody_knows(site: Site, s3: S3Server) -> None:
     """DNS fails: as a server that is away."""
     point(site, s3, NOBODY)
@@ -117,7 +112,6 @@ def test_a_name_that_nobody_knows(site: Site, s3: S3Server) -> None:
 
 
 @pytest.mark.promise(OTHERS, item=4)
-@pytest.mark.fault_long
 def test_a_server_that_is_frozen(site: Site, s3: S3Server) -> None:
     """Stopped as a host without memory: given up in time; it goes on, and nothing has to be mended."""
     s3.program.freeze()
