@@ -8,7 +8,7 @@ WORKERS ?= $(if $(PYTEST_ARGS),0,$(shell expr 2 '*' $$(nproc)))
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop test test-quick test-pitr test-places test-s3-lock test-resume test-fault test-web test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
+.PHONY: help demo demo-stop test test-quick test-pitr test-places test-s3-lock test-resume test-fault test-web soak test-n8n test-dropbox test-system system-image check lint format types layers man bench deb tools demo-tools lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-resume: tools  ## an upload of SIZE=2GB under kills of daemon and server: S
 
 test-fault: tools  ## the fault suite: kills, full disks, tools that lie (15 minutes); PYTEST_ARGS="-k prune" for some
 	$(BIN)/python -m tests.fault $(PYTEST_ARGS)
+
+soak: tools  ## the daemon under load and faults for HOURS=2 (root), restores compared meanwhile; writes docs/soak.md
+	$(BIN)/python -m tests.soak --hours $(or $(HOURS),2) $(if $(SEED),--seed $(SEED)) --page docs/soak.md $(SOAK_ARGS)
 
 test-n8n: tools  ## n8n itself, installed into .tools/n8n (1.6 GB); RECORD=1 writes its recorded answers anew
 	@$(PYTHON) tests/setup_tools.py n8n

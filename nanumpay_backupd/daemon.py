@@ -115,6 +115,7 @@ class Daemon:
             self._task("announcer", self.announcer.run(self.supervisor.events)),
             self._task("promises", Promises(self.supervisor, self._clock).run()),
             self._task("monitor", self._methods.watch_places()),
+            self._task("learning", self._methods.learn_lost()),
             self._task("metrics", self.metrics.run(self.supervisor.events)),
         ]
         try:

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -39,7 +40,7 @@ from nanumpay_backupd.messages import Message, message_of
 from nanumpay_backupd.model import ErrorInfo, Outcome, Run, StageRecord, Trigger, error_info, to_builtins
 from nanumpay_backupd.pipeline.ageing import counted_from
 from nanumpay_backupd.pipeline.backup import interrupt, recover, tidy, unfinished
-from nanumpay_backupd.pipeline.healing import DAMAGED, made_anew
+from nanumpay_backupd.pipeline.healing import DAMAGED, made_anew, notice_loss
 from nanumpay_backupd.pipeline.inventory import sync_local
 from nanumpay_backupd.pipeline.layout import Layout, lane
 from nanumpay_backupd.pipeline.report import new_run
@@ -71,7 +72,8 @@ T = TypeVar("T")
 _INVENTORY_INTERVAL: Final = 60.0
 _IDLE: Final = 100.0
 """How many times as long as a look at the folder takes is waited until the next."""
-MENDED_HINT: Final = "have the copies at the destinations read as well: backupctl rebuild"
+MENDED_HINT: Final = "have the copies at the destinations read at once as well, and end this warning: backupctl rebuild"
+LEARNT_HINT: Final = "no backup is lost; the copies elsewhere are learnt from their places"
 _AFTER_FAULT: Final = 5.0
 _CANCEL_PATIENCE: Final = 30.0
 """Seconds that a cancelled run has to end by itself (it may wait for a server that is silent)."""
@@ -127,9 +129,13 @@ class Supervisor:
         """Do ``work`` with the catalog in its own thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_catalog, work)
 
+    @property
+    def _file(self) -> Path:
+        return self.paths.state / "catalog.db"
+
     def _with_catalog(self, work: Callable[[Catalog], T]) -> T:
         if self._catalog is None:
-            self._catalog = Catalog(self.paths.state / "catalog.db")
+            self._catalog = Catalog(self._file)
         return work(self._catalog)
 
     # Life
@@ -138,6 +144,8 @@ class Supervisor:
         """Clean up after an earlier daemon that died: interrupted runs, staging folders, half commits."""
         now = self._clock.now()
         try:
+            if await asyncio.get_running_loop().run_in_executor(self._pool, notice_loss, self._file, self.layout):
+                log.error("the catalog is gone: it is made anew from the manifests", code=DAMAGED, hint=LEARNT_HINT)
             await self.db(Catalog.check)
         except BackupdError as error:
             await self._mend(error)
@@ -171,7 +179,7 @@ class Supervisor:
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
-        self._catalog, aside, count = made_anew(self.paths.state / "catalog.db", self.layout, now)
+        self._catalog, aside, count = made_anew(self._file, self.layout, now)
         return f"it was made anew from the manifests here ({count} backups); the old one is {aside}"
 
     def settled(self) -> None:

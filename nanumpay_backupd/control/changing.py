@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
-from nanumpay_backupd.control.desk import Desk, find, note_deleted, present
+from nanumpay_backupd.control.desk import Desk, find, log, note_deleted, present
 from nanumpay_backupd.control.server import Call
 from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
 from nanumpay_backupd.fleet.standing import faults_of
 from nanumpay_backupd.model import FULLS, Backup, BackupState, error_info, to_builtins
+from nanumpay_backupd.pipeline.healing import is_owed, settle
 from nanumpay_backupd.pipeline.outlook import PruneLine
 from nanumpay_backupd.pipeline.rebuild import rebuild_local
 from nanumpay_backupd.pipeline.upload import queue_copies
@@ -25,6 +26,10 @@ __all__ = ["Changing"]
 _PATIENCE: Final = 10.0
 """Seconds that the first connection to MongoDB may take (its own limit, 5 s, and a second try)."""
 _PAUSE: Final = 0.1
+_LOOK: Final = 15.0
+"""Seconds until it is looked again whether the catalog was lost."""
+_RELEARN: Final = (2.0, 600.0)
+"""Seconds between two tries to learn copies after a lost catalog, at first and at most: a place may be away."""
 
 
 class Changing(Desk):
@@ -133,9 +138,37 @@ class Changing(Desk):
         for job in self._supervisor.jobs.values():
             await self._change(job, "adopt")
         self._supervisor.mended = ""
+        await asyncio.to_thread(settle, self._supervisor.paths.state)
         backups = await self._supervisor.db(lambda catalog: len(catalog.backups()))
         runs = await self._supervisor.db(lambda catalog: len(catalog.runs(limit=1_000_000)))
         return {"backups": backups, "runs": runs}
+
+    async def learn_lost(self) -> None:
+        """Whenever the catalog was lost: record which copies the destinations hold, until all have answered."""
+        while True:
+            if await asyncio.to_thread(is_owed, self._supervisor.paths.state):
+                await self._learn()
+            await asyncio.sleep(_LOOK)
+
+    async def _learn(self) -> None:
+        """Ask the destinations of one job after the other; a place may be away for long, so again and again."""
+        state = self._supervisor.paths.state
+        learnt: set[str] = set()
+        pause = _RELEARN[0]
+        while await asyncio.to_thread(is_owed, state):
+            await asyncio.sleep(pause)
+            jobs = dict(self._supervisor.jobs)
+            for name in jobs.keys() - learnt:
+                try:
+                    await self._change(jobs[name], "adopt")
+                    learnt.add(name)
+                except BackupdError as error:
+                    log.info("copies are not learnt yet", job=name, code=error.code, reason=error.message)
+            # What is not configured any more has nobody to ask; before there are any jobs nothing is known.
+            if jobs and jobs.keys() <= learnt:
+                await asyncio.to_thread(settle, state)
+                log.info("the copies at the destinations are known again")
+            pause = min(2 * pause, _RELEARN[1])
 
     async def doctor(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         """Answer Doctor: every job's checks, each in a process of its own; with ``more`` as they come."""

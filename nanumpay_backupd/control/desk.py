@@ -25,7 +25,7 @@ from nanumpay_backupd.supervisor import Supervisor
 from nanumpay_backupd.system.clock import Clock
 from nanumpay_backupd.worker import WorkerProcess
 
-__all__ = ["DaemonView", "Desk", "find", "limited", "note_deleted", "present", "read_moment", "to_text"]
+__all__ = ["DaemonView", "Desk", "find", "limited", "log", "note_deleted", "present", "read_moment", "to_text"]
 
 log = structlog.get_logger()
 

@@ -47,6 +47,10 @@ class Methods:
         """See `Monitoring.watch`."""
         await self._monitoring.watch()
 
+    async def learn_lost(self) -> None:
+        """See `Changing.learn_lost`."""
+        await self._changing.learn_lost()
+
     async def standing(self) -> tuple[dict[str, Any], list[Fault]]:
         """See `Looking.standing`."""
         return await self._looking.standing()

@@ -1,8 +1,8 @@
 """Writers on MongoDB that outlive its faults, and a book of what they wrote when: the state at the end of any second.
 
-A write whose outcome is unknown (the server was killed, or stepped down) leaves fog: the seconds from before it until the
-writer has read again what is there, and no moment is drawn of them. Beside this one, `tests.oracle` is for servers that
-stay. What the databases hold stays of one size however long it goes on.
+A write whose outcome is unknown (the server was killed, or stepped down) leaves fog: the seconds from before it until
+the writer has read again what is there, and no moment is drawn of them. Beside this one, `tests.oracle` is for servers
+that stay. What the databases hold stays of one size however long it goes on.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ growth to be seen.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import threading
@@ -23,6 +24,7 @@ from tests.soak.faults import FAULTS, Fault
 from tests.soak.house import DATABASE, JOBS, House, open_house
 from tests.soak.load import Load
 from tests.soak.proofs import PROOFS, Differs, NothingYet
+from tests.soak.report import machine
 
 __all__ = ["Plan", "soak"]
 
@@ -63,12 +65,13 @@ def soak(plan: Plan, diary: Diary) -> None:
         try:
             _begin(house, keeper, writers, load)
             diary.note("begin", seed=plan.seed, hours=plan.seconds / 3600, folder=str(house.site.folder))
+            (diary.folder / "machine.json").write_text(json.dumps(machine()), encoding="utf-8")
             prover = Prover(house, plan)
             prover.start()
             _all_faults(house, plan) if plan.each else _faults(house, plan)
             diary.note("deed", what="faults over")
             prover.stop()
-            _finish(house, prover, load, writers)
+            _finish(house, prover, load)
         except Exception as error:
             diary.note("anomaly", what=f"the soak broke off: {error!r} {traceback.format_exc()[-1500:]}")
         finally:
@@ -138,7 +141,7 @@ def _all_faults(house: House, plan: Plan) -> None:
     dice = random.Random(f"{plan.seed}-faults")
     for fault in dice.sample(FAULTS, len(FAULTS)):
         wait_for(house.healthy, f"a daemon before {fault.name}", 60)
-        _hit(house, fault, dice, 4.0)
+        _hit(house, fault, dice, 3.0)
 
 
 def _hit(house: House, fault: Fault, dice: random.Random, seconds: float) -> None:
@@ -216,7 +219,7 @@ class Prover:
 # The end
 
 
-def _finish(house: House, prover: Prover, load: Load, writers: list[Writer]) -> None:
+def _finish(house: House, prover: Prover, load: Load) -> None:
     """See that all becomes well again, by itself, and that everything can be restored."""
     wait_for(house.healthy, "a daemon at the end", 90)
     for job in JOBS:
@@ -235,7 +238,6 @@ def _finish(house: House, prover: Prover, load: Load, writers: list[Writer]) -> 
         prover.prove(name, must=True)
     load.audit.look()
     house.diary.note("deed", what="at the end", status=house.site.status()["problems"])
-    del writers
 
 
 def _keep_logs(house: House, diary: Diary) -> None:

@@ -1,4 +1,4 @@
-"""The faults of a soak: each kind does its harm, ends it, and says what it did. Which and when is drawn by the conductor.
+"""The faults of a soak: each kind does its harm, ends it, and says what it did. The conductor draws which and when.
 
 Faults that end the daemon are marked: a growth can only be seen in a daemon that lives long (`tests.soak.conductor`).
 """
@@ -19,7 +19,7 @@ from typing import Final
 from pymongo.errors import PyMongoError
 
 from tests.soak.house import House
-from tests.soak.samples import family
+from tests.soak.samples import FILLER, family
 
 __all__ = ["FAULTS", "Fault"]
 
@@ -179,7 +179,7 @@ def _full_disk(which: str) -> Callable[[House, random.Random, float], str]:
         free = os.statvfs(folder)
         room = free.f_bavail * free.f_frsize
         left = dice.choice([0, 4096, _SLACK])
-        filler = folder / ".filler"
+        filler = folder / FILLER
         try:
             with filler.open("wb") as file, contextlib.suppress(OSError):
                 os.posix_fallocate(file.fileno(), 0, max(room - left, 1))
@@ -271,4 +271,5 @@ FAULTS: Final = (
     Fault("daemon killed", _end_daemon(signal.SIGKILL), ends_daemon=True, weight=4),
     Fault("daemon restarted", _end_daemon(signal.SIGTERM), ends_daemon=True),
     Fault("catalog deleted", _stop_catalog("deleted"), ends_daemon=True),
+    Fault("catalog destroyed", _stop_catalog("destroyed"), ends_daemon=True),
 )

@@ -209,6 +209,9 @@ class House:
             stall = "90s"
             upload = "5m"
             run = "10m"
+            [monitor]
+            shrink_factor = 0
+            grow_factor = 0
             [metrics]
             textfile = "{self.site.folder}/backupd.prom"
             [notify]

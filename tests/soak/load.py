@@ -1,4 +1,4 @@
-"""What a soak does beside its faults: Redis and the tree are written to, fulls are asked for, the page is read, all is audited.
+"""What a soak does beside its faults: Redis and the tree are written to, fulls asked for, the page read, all audited.
 
 Each is a thread that ends when the house closes. The writers on MongoDB are `tests.soak.book`.
 """
@@ -77,7 +77,8 @@ class Load:
                     else:
                         link.ask("DEL", key)
                         link.ask("HSET", key, "이름", "값", "n", dice.randrange(1000))
-            path = house.tree / f"folder{dice.randrange(6)}" / f"file{dice.randrange(90)}"
+            at = dice.randrange(70)
+            path = house.tree / f"folder{at % 6}" / f"file{at}"
             if path.exists() and dice.random() < 0.3:
                 path.unlink()
             else:
@@ -107,7 +108,7 @@ class Load:
 
 
 class Audit:
-    """What must never happen: a committed backup that is gone or changed, a process that nobody has, a silent daemon."""
+    """What must never happen: a committed backup that is gone or changed, a process nobody has, a silent daemon."""
 
     def __init__(self, house: House) -> None:
         self.house = house

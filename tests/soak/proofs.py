@@ -1,7 +1,7 @@
-"""The restores of a soak: to a moment by the daemon, by the command from each place, by stock tools, and of other sources.
+"""The restores of a soak: to a moment by the daemon, by the command from each place, by stock tools, of other sources.
 
-Each compares all that was restored with what the book says (`tests.soak.book`), or with what was read at the moment of the
-backup, and raises `Differs` where it is not the same. Anything else that it raises is a restore that did not succeed.
+Each compares all that was restored with what the book says (`tests.soak.book`), or with what was read at the moment of
+the backup, and raises `Differs` where it is not the same. Anything else that it raises is a restore that failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nanumpay_backupd.model import OpTime
 from tests.chain_story import read
 from tests.servers.mongod import Mongod
 from tests.servers.redis import content_of
-from tests.servers.tools import PROJECT, find_tool
+from tests.servers.tools import PROJECT
 from tests.soak.house import DATABASE, House
 from tests.trees import clear, read_tree
 

@@ -1,4 +1,4 @@
-"""What a soak measures every few seconds: memory, descriptors, threads and children of daemon and page; sizes of folders.
+"""What a soak measures every few seconds: memory, descriptors, threads, children of daemon and page; sizes of folders.
 
 What it comes to is worked out by `tests.soak.report`.
 """
@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from tests.soak.house import House
 
-__all__ = ["family", "process_figures", "take"]
+__all__ = ["FILLER", "family", "orphans", "process_figures", "take"]
 
 Document = dict[str, Any]
+FILLER: Final = ".filler"
 _MARK: Final = "NANUMPAY_TEST_SITE="
 
 
@@ -78,7 +79,7 @@ def orphans(house: House) -> dict[int, str]:
 
 
 def size_of(folder: Path) -> tuple[int, int]:
-    """Return bytes and number of the files in a folder."""
+    """Return bytes and number of the files in a folder, without what the soak itself fills a disk with."""
     total = count = 0
     waiting = [str(folder)]
     while waiting:
@@ -87,7 +88,7 @@ def size_of(folder: Path) -> tuple[int, int]:
                 with contextlib.suppress(OSError):
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
-                    else:
+                    elif entry.name != FILLER:
                         total += entry.stat(follow_symlinks=False).st_size
                         count += 1
     return total, count

@@ -287,7 +287,7 @@ def test_a_file_that_is_no_catalog_is_damaged_and_says_what_to_do(tmp_path: Path
         Catalog(path)
     assert caught.value.code == "catalog-damaged"
     assert str(path) in caught.value.message
-    assert "rebuilt from the manifests" in caught.value.hint
+    assert "anew from the manifests" in caught.value.hint
 
 
 @pytest.mark.promise(_PROMISE, item=5)

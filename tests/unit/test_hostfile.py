@@ -658,7 +658,7 @@ def test_the_example_is_up_to_date_and_changes_nothing() -> None:
 
 def test_every_line_of_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its comment signs taken away the example is accepted as it stands, secrets provided."""
-    secrets = {"s3-secret": "secret-value", "shop-uri": "mongodb://h/shop"}
+    secrets = {"s3-secret": "secret-value", "shop-uri": "mongodb://h/shop", "pbm-uri": "mongodb://h/"}
     secrets |= {"heartbeat": "https://hc.example.com/1", "ops-mail": "mailto://ops:pw@example.com"}
     secrets |= {"old-passphrase": "that of last year", "shop-db": "secret-value"}
     secrets |= dict.fromkeys(("azure-sas", "dropbox-app", "dropbox-token"), "secret-value")

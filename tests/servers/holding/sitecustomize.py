@@ -60,7 +60,7 @@ def _shift(clock: Path) -> None:
         return real(self) + timedelta(seconds=float(clock.read_text(encoding="ascii")))
 
     nanumpay_backupd.system.clock.SystemClock.now = now  # type: ignore[method-assign]
-    vars(nanumpay_backupd.pipeline.ageing)["kept_right"] = lambda: None
+    nanumpay_backupd.pipeline.ageing.kept_right = lambda: None  # type: ignore[attr-defined]
 
 
 if "NANUMPAY_TEST_HOLD" in os.environ and (_clock := Path(os.environ["NANUMPAY_TEST_HOLD"]) / "clock").exists():
