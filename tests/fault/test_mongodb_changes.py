@@ -26,7 +26,9 @@ LAST: Final = "Settings that are saved in a storm end in the last ones, and cost
 def configure(site: Site, tool: Path | None = None) -> None:
     """Write a host file without drills."""
     tools = f"[tools]\nmongodump = '{tool}'\n" if tool is not None else ""
-    site.write_config(f"{tools}[retry]\nattempts = 1\ndelay = '1s'\n[nanumpay]\ndrill = 'never'", top="timezone = 'UTC'")
+    site.write_config(
+        f"{tools}[retry]\nattempts = 1\ndelay = '1s'\n[nanumpay]\ndrill = 'never'", top="timezone = 'UTC'"
+    )
 
 
 class Dump:
