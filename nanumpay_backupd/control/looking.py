@@ -29,7 +29,7 @@ from nanumpay_backupd.control.together import find_group, group_facts, group_fau
 from nanumpay_backupd.errors import NotFoundError, RefusedError
 from nanumpay_backupd.events import Fault
 from nanumpay_backupd.fleet.standing import shown as shown_fleet
-from nanumpay_backupd.model import SLICES, Backup, Kind, to_builtins
+from nanumpay_backupd.model import SLICES, Backup, Kind, Run, to_builtins
 from nanumpay_backupd.monitoring.checks import Check
 from nanumpay_backupd.monitoring.faults import faults_of
 from nanumpay_backupd.monitoring.judging import gather, judge
@@ -170,7 +170,8 @@ class Looking(Desk):
             for item in self._supervisor.active.values()
             if not item.quiet and job in (None, item.run.job)
         ]
-        return [*running, *await keeper.runs(job, limit)][:limit]
+        told = [run for told in await keeper.runs(job, limit) if (run := _read_run(told)) is not None]
+        return [*running, *told][:limit]
 
     async def describe_run(self, call: Call) -> dict[str, Any]:
         """Answer DescribeRun."""
@@ -340,4 +341,12 @@ def _free(supervisor: Supervisor) -> int | None:
     try:
         return free_bytes(supervisor.paths.backups)
     except OSError:
+        return None
+
+
+def _read_run(told: dict[str, Any]) -> dict[str, Any] | None:
+    """Read a run that a host wrote, perhaps one of another version; None: this one cannot read it."""
+    try:
+        return {**to_builtins(msgspec.convert(told, Run)), "host": str(told["host"])}
+    except msgspec.ValidationError:
         return None

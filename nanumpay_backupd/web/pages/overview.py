@@ -12,6 +12,7 @@ from nanumpay_backupd.errors import BackupdError
 from nanumpay_backupd.web.answers import page
 from nanumpay_backupd.web.charts import Bar, Point, bars, line
 from nanumpay_backupd.web.pages.figures import day_told, problems
+from nanumpay_backupd.web.pages.fleet import runs_of_all
 from nanumpay_backupd.web.shown import Shown, size
 from nanumpay_backupd.web.visit import site_of, visit_of
 from nanumpay_backupd.web.words import Words
@@ -36,6 +37,7 @@ async def show(request: Request) -> Response:
         site.link.ask("ListRuns", {"limit": _RUNS}),
         _recorded(request),
     )
+    shared = await runs_of_all(site, status, None, _RUNS)
     times = Shown(visit.words, status["timezone"], status["now"])
     days = {one["job"]: one["days"] for one in history["jobs"]}
     return page(
@@ -46,7 +48,9 @@ async def show(request: Request) -> Response:
         status=status,
         problems=problems(visit.words, status),
         jobs=[_job(visit.words, times, job, days.get(job["name"], [])) for job in status["jobs"]],
-        runs=runs["runs"],
+        runs=runs["runs"] if shared is None else shared,
+        hosts=shared is not None,
+        fleet=status.get("fleet"),
         stores=_stores(monitor),
         stored=sum(job["total_size"] for job in status["jobs"]),
         count=sum(job["backups"] for job in status["jobs"]),

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from nanumpay_backupd.web.answers import page
 from nanumpay_backupd.web.pages.figures import begun, ended
+from nanumpay_backupd.web.pages.fleet import runs_of_all
 from nanumpay_backupd.web.visit import fields, site_of
 
 __all__ = ["cancel", "listing", "show", "start"]
@@ -23,7 +24,11 @@ async def listing(request: Request) -> Response:
     status = await site.link.status()
     job = asked.get("job") or None
     slices = asked.get("slices") == "1"
-    runs = (await site.link.ask("ListRuns", {"job": job, "limit": _LIMIT, "slices": slices}))["runs"]
+    # Slices are told by no host to the others: they would be most of what is told.
+    shared = None if slices else await runs_of_all(site, status, job, _LIMIT)
+    runs = shared
+    if runs is None:
+        runs = (await site.link.ask("ListRuns", {"job": job, "limit": _LIMIT, "slices": slices}))["runs"]
     return page(
         request,
         "runs.html",
@@ -31,6 +36,7 @@ async def listing(request: Request) -> Response:
         status_reply=status,
         status=status,
         runs=runs,
+        hosts=shared is not None,
         chosen=job or "",
         slices=slices,
         kinds=_KINDS,
