@@ -25,7 +25,7 @@ from nanumpay_backupd.repairs import Repairs
 from nanumpay_backupd.retries import Retries
 from nanumpay_backupd.scheduler import Verdict
 from nanumpay_backupd.settings.schema import GroupSpec, JobSpec, VerifyOrder
-from nanumpay_backupd.system.clock import Clock
+from nanumpay_backupd.system.clock import Clock, host_timezone
 from nanumpay_backupd.system.units import human_span
 
 __all__ = ["ACTIONS", "LONGEST_SLEEP", "Agenda", "Wait"]
@@ -139,6 +139,7 @@ class Agenda:
         self._held: dict[str, float] = {}
         self._kept: dict[tuple[str, Task], datetime] = {}
         self._wanted: dict[str, datetime] = {}
+        self._zone = str(host_timezone())
         self._last: tuple[datetime, float] | None = None
 
     @property
@@ -170,7 +171,12 @@ class Agenda:
         return max(pause, _SHORTEST)
 
     async def _mind_the_clock(self, now: datetime) -> None:
-        """Plan anew when the clock went back: what is due by the later time would be waited for until then."""
+        """Plan anew when the clock went back (the later time would be waited for) or the host has another zone."""
+        everything: dict[str, Planned] = {**self._house.jobs, **self._house.specs}
+        zone, self._zone = self._zone, str(host_timezone())
+        if self._zone != zone:
+            log.info(f"the host's time zone is {self._zone} now: what is due is worked out anew", before=zone)
+            await self._plans.anew(everything, now, moved=True)
         passed = self._clock.monotonic()
         last, self._last = self._last, (now, passed)
         back = last[0] + timedelta(seconds=passed - last[1]) - now if last is not None else timedelta(0)
@@ -178,7 +184,7 @@ class Agenda:
             text = f"the clock went back by {human_span(back.total_seconds())}: what is due is worked out anew"
             log.warning(text, hint="see that a time server keeps it right: timedatectl set-ntp true")
             self._wanted.clear()
-            await self._plans.anew({**self._house.jobs, **self._house.specs}, now)
+            await self._plans.anew(everything, now)
 
     def _planned(self, now: datetime) -> list[_Item]:
         """Return what has a time of its own, and the fulls out of turn that are to be made now."""

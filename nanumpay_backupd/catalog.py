@@ -874,7 +874,7 @@ def _named(error: sqlite3.Error | OSError, path: Path) -> BackupdError:
         )
     return BackupdError(
         f"the catalog {path} is damaged: {error}",
-        hint="no backup is lost: the daemon puts the file aside and makes it anew from the manifests; "
-        "without one, move it away",
+        hint="no backup is lost: the daemon puts it aside and makes it anew from the manifests; "
+        "without a daemon, move it away",
         code="catalog-damaged",
     )

@@ -249,7 +249,8 @@ def _source(job: JobSpec, source: Source) -> Check:
         return Check(name, "failed", error.message, error.hint)
     if estimate.warnings:
         return Check(name, "warning", f"{estimate.summary}; {'; '.join(estimate.warnings)}", "see docs/install.md")
-    return Check(name, "ok", f"{estimate.summary}, {human_size(estimate.raw_bytes)} of data")
+    size = "" if job.source.kept_outside else f", {human_size(estimate.raw_bytes)} of data"
+    return Check(name, "ok", f"{estimate.summary}{size}")
 
 
 def _clock(now: datetime) -> Check:

@@ -190,12 +190,16 @@ class Plans:
         if due is not None:
             self._due[job.name, Task.INCREMENTAL] = self._clock.now() + timedelta(seconds=pause)
 
-    async def anew(self, jobs: Mapping[str, Planned], now: datetime) -> None:
-        """Plan again what would be due earlier from ``now`` on: the clock was set back, and plans are too far away."""
+    async def anew(self, jobs: Mapping[str, Planned], now: datetime, *, moved: bool = False) -> None:
+        """Plan again what would be due earlier from ``now`` on: the clock was set back, and plans are too far away.
+
+        ``moved``: the host's time zone is another one, so what lies ahead may also be due later.
+        """
         for name, task, due in list(self.items()):
             job = jobs.get(name)
             following = _following(job, task, now) if job is not None else None
-            if following is not None and following < due:
+            later = moved and due > now and task not in _SLICES
+            if following is not None and (following < due or later):
                 await self._save(name, task, following)
 
     def at_once(self, job: JobSpec, task: Task) -> None:

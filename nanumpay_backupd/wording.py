@@ -9,7 +9,7 @@ TYPE_CHECKING = False  # not from typing, as in `errors`
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["WORDS", "Words", "counted", "words_for"]
+__all__ = ["KEPT_OUTSIDE", "WORDS", "Words", "counted", "words_for"]
 
 
 class Words:
@@ -55,6 +55,8 @@ WORDS: Final[dict[str, Words]] = {
     ),
     "n8n": Words("n8n", "workflow", "workflows", "workflow", "workflows", "워크플로 {count}개"),
 }
+KEPT_OUTSIDE: Final = frozenset({"pbm"})
+"""The types whose data another program stores: what is read back here is its receipt, and that program is asked."""
 _OTHER: Final = Words("another program", "item", "items", "part", "parts", "항목 {count}개")
 
 

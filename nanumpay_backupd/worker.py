@@ -269,7 +269,12 @@ def _changed(spec: RunSpec) -> Sequence[object]:
             fence.confirm(spec.action)
             return remove(spec, SystemClock())
     if not spec.action.startswith("swap:"):
-        return remove(spec, SystemClock())
+        from nanumpay_backupd.pipeline.backup import disk_fault
+
+        try:
+            return remove(spec, SystemClock())
+        except OSError as error:
+            raise disk_fault(error, Layout(spec.paths.backups)) from None
     from nanumpay_backupd.pipeline.swap import manage
 
     return manage(spec)

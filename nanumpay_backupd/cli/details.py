@@ -24,7 +24,7 @@ from nanumpay_backupd.cli.views import (
 )
 from nanumpay_backupd.cli.waits import waiting_rows
 from nanumpay_backupd.cli.words import Times, duration, number, plural, size
-from nanumpay_backupd.wording import counted, words_for
+from nanumpay_backupd.wording import KEPT_OUTSIDE, counted, words_for
 
 TYPE_CHECKING = False  # importing typing costs more than it gives here
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ _STATE_WORDS = {
     "corrupt": "corrupt: what is stored is not what was dumped; do not rely on it",
     "legacy": "legacy (made by the old program; it has no manifest to compare with)",
 }
+_BY_RECEIPT = {
+    "verified": "verified (as far as the program that stores the data says so; the data itself was not read)",
+    "corrupt": "corrupt: the program that stores the data does not call it good any more; do not rely on it",
+}
+"""The same of backups of which the file is a receipt (`wording.KEPT_OUTSIDE`)."""
 _HINT = " → "  # stands between a problem and what to do about it
 
 
@@ -201,7 +206,8 @@ def backup_lines(screen: Screen, backup: Reply, times: Times, others: list[Reply
     """
     manifest = backup.get("manifest") or {}
     made = times.both(backup["created"]) + (f", by run {backup['run']}" if backup.get("run") else "")
-    state = screen.paint(_STATE_WORDS.get(backup["state"], str(backup["state"])), _backup_style(backup["state"]))
+    known = _STATE_WORDS | (_BY_RECEIPT if manifest.get("source", {}).get("type") in KEPT_OUTSIDE else {})
+    state = screen.paint(known.get(backup["state"], str(backup["state"])), _backup_style(backup["state"]))
     rows = [
         ("job", f"{backup['job']} ({kind_text(backup)})"),
         ("made", made),

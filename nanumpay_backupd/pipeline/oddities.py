@@ -79,9 +79,13 @@ def examine(
     """
     limits = job.health
     found = _figures_of(backup)
-    if found is None or not (limits.shrink_factor or limits.grow_factor):
-        return None
     open_ones = [item for item in catalog.oddities(job.name, OPEN) if item.backup != backup.id]
+    if not (limits.shrink_factor or limits.grow_factor):
+        # Nobody looks any more: what was pinned would stay, and the slices since, and nothing would say so.
+        _settle(catalog, layout, job.name, open_ones)
+        return None
+    if found is None:
+        return None
     expected = _expected(open_ones[-1]) if open_ones else _usual(catalog, job.name, backup)
     if expected is None:
         _learn(catalog, job.name, backup, found)

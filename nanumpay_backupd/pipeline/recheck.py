@@ -492,9 +492,11 @@ class _Recheck:
         unopened = f"; {self._unopened} by their checksums only, for want of a key here" if self._unopened else ""
         unread = f"; {self._unread} were compared by their places themselves" if self._unread else ""
         passed = f"; passed over: {', '.join(self._passed_over)}" if self._passed_over else ""
+        # Of a receipt that says little: what counts is what the program says that has the data.
+        asked = "; their data was not read, its program was asked" if self._spec.job.source.kept_outside else ""
         return (
             f"{copies} of {len(tasks)} copies of {len(self._good)} backups are as they were stored "
-            f"({human_size(self._read)}){unread}{unopened}{passed}"
+            f"({human_size(self._read)}){asked}{unread}{unopened}{passed}"
         )
 
     def _judge(self) -> None:

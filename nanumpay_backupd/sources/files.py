@@ -194,6 +194,13 @@ class FileTrees(StreamSource):
         """
         faults, listing = stream.faults, stream.listing
         _judge_faults(self._settings, faults, stream.still_changing())
+        if not stream.state.exists() or not is_state(stream.state):
+            raise ToolError(
+                "tar ended without an error, but did not write down what it meant to save",
+                hint="is the program that tar in [tools] or in the job names GNU tar? nothing was published",
+                code="dump-incomplete",
+                retryable=True,
+            )
         wanted = count_listed(stream.state)
         missing = sum(faults.counts[what] for what in (VANISHED, UNREADABLE, SOCKET))
         lost = wanted - listing.items - missing

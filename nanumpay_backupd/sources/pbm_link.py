@@ -32,6 +32,7 @@ _ASKS_SINCE: Final = (2, 14)
 _BASE_OF_PITR: Final = "last PITR base snapshot"
 _BUSY: Final = "another operation in progress"
 _GONE: Final = re.compile(r"not found|no documents in result", re.IGNORECASE)
+_UNSET: Final = re.compile(r"missed config|no config set", re.IGNORECASE)
 _AUTH: Final = re.compile(r"auth error|authentication failed|not authorized|Unauthorized", re.IGNORECASE)
 _AWAY: Final = re.compile(r"connect to mongodb|server selection|connection refused|no such host", re.IGNORECASE)
 
@@ -334,6 +335,9 @@ class PbmLink:
         if _AWAY.search(said):
             hint = "uri names the config servers of the cluster, or the replica set; do they run?"
             return SourceError(text, hint=hint, code="source-unreachable", retryable=True)
+        if _UNSET.search(said):
+            hint = "it has no storage yet: pbm config --file CONFIG.yaml (docs/sources/pbm.md)"
+            return SourceError(text, hint=hint, code="source-failed", retryable=False)
         if _GONE.search(said):
             return NotFoundError(text, hint="see: pbm list")
         return ToolError(text, hint="look at: pbm status; pbm logs")

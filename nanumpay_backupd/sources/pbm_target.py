@@ -81,7 +81,7 @@ class PbmTarget(FolderTarget):
             server=f"pbm {self._link.version()}, {len(status.cluster or ())} replica sets",
             place=_CLUSTER,
             parts=manifest.source.parts,
-            there=(_CLUSTER,),
+            there=tuple(one.rs for one in status.cluster or ()) or (_CLUSTER,),
             changes=tuple(changes),
             warnings=tuple(_warnings(manifest, status, words)),
         )

@@ -31,8 +31,10 @@ class FileLock:
         while not self._is_there(fd):
             os.close(fd)
             fd = self._locked(wait=wait)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        # Who holds it is for people: on a full disk it cannot be said, and the lock is held all the same.
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
         self._fd = fd
 
     def _locked(self, *, wait: bool) -> int:

@@ -11,7 +11,6 @@ from nanumpay_backupd.errors import BackupdError, ToolError
 
 __all__ = ["shortage", "shortage_named", "unstartable"]
 
-_CODE: Final = "out-of-resources"
 _HINT: Final = (
     "see what else takes it, and the limits of the service: "
     "systemctl show nanumpay-backupd -p LimitNOFILE -p TasksMax -p LimitNPROC -p LimitAS -p MemoryMax"
@@ -27,7 +26,7 @@ _WHAT: Final = {
 def shortage(error: BaseException) -> BackupdError | None:
     """Return the fault that says what ran out (``out-of-resources``), or None where it is something else."""
     what = _what(error)
-    return None if what is None else BackupdError(_sentence(what), hint=_HINT, code=_CODE, retryable=True)
+    return None if what is None else BackupdError(_sentence(what), hint=_HINT, code="out-of-resources", retryable=True)
 
 
 @contextlib.contextmanager
@@ -47,7 +46,7 @@ def unstartable(name: str, error: OSError) -> ToolError:
     why = f"{name} cannot be started: {error.strerror}"
     what = _what(error)
     if what is not None:
-        return ToolError(f"{why}: {_sentence(what)}", hint=_HINT, code=_CODE, retryable=True)
+        return ToolError(f"{why}: {_sentence(what)}", hint=_HINT, code="out-of-resources", retryable=True)
     return ToolError(why, hint="is it installed, and may the service's user run it?", code="tool-missing")
 
 

@@ -150,10 +150,11 @@ def await_schedule(scene: Scene) -> None:
     assert scene.due is not None
     due = scene.due
     tell.step("The backup begins by itself when its time has come")
+    # Before the doctor: on a busy machine that may still be at it when the run begins.
+    events = _Events(scene)
     if due.timestamp() - time.time() > _DOCTOR_SECONDS:
         tell.note("Until then: would everything work?")
         scene.backupctl("doctor")
-    events = _Events(scene)
     tell.countdown(due.timestamp(), lambda left: f"It is due at {scene.local(due):%H:%M:%S}, in {left} s ...")
     run = _follow(scene, events)
     if run["outcome"] != "succeeded":

@@ -188,10 +188,10 @@ def spread(counts: Counter[str], budget: int) -> list[tuple[str, int]]:
     """Choose so many of the calls, by name and number: of every name some, and these from first to last."""
     chosen: list[tuple[str, int]] = []
     left = budget
-    names = sorted([name for name in CALLS if counts[name]][:budget], key=lambda name: counts[name])
+    names = sorted([name for name in CALLS if counts[name]][: max(1, budget // 2)], key=lambda name: counts[name])
     for at, name in enumerate(names):
         take = min(counts[name], max(1, left // (len(names) - at)))
         left -= take
         step = counts[name] / take
-        chosen += [(name, int(step * number) + 1) for number in range(take)]
+        chosen += [(name, int(step * (number + 0.5)) + 1) for number in range(take)]
     return chosen

@@ -15,7 +15,9 @@ from nanumpay_backupd.pipeline.ageing import lived
 from tests.servers.daemon import Site, backup_settings, open_site, wait_for
 from tests.servers.mongod import Mongod
 
-pytestmark = pytest.mark.servers
+_PROMISE = "A clock that jumps, by hours or years, deletes nothing because of its age and delays no backup."
+
+pytestmark = [pytest.mark.servers, pytest.mark.fault_long]
 
 YEARS = timedelta(days=6 * 365)
 
@@ -51,6 +53,7 @@ def good(run: dict[str, Any]) -> str:
     return str(run["backup"])
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 def test_a_clock_that_is_years_ahead_deletes_nothing_and_set_back_nothing_waits_for_years(site: Site) -> None:
     """Backups go on, all older ones stay and it is told why; set back, plans are those of the right time again."""
     site.set_clock(timedelta(0))
@@ -79,6 +82,7 @@ def test_a_clock_that_is_years_ahead_deletes_nothing_and_set_back_nothing_waits_
     assert "Traceback" not in site.log()
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 def test_a_clock_that_really_moved_on_lets_the_old_go(site: Site) -> None:
     """The host was off for four days: what is older than its days is deleted, the newest verified one never."""
     site.start()

@@ -84,7 +84,7 @@ def workers(disk: Path) -> Iterator[Stable]:
 @pytest.fixture
 def tree(request: pytest.FixtureRequest, disk: Path) -> Path:
     """A tree of files."""
-    tree = disk / str(request.node.name) / "tree"
+    tree: Path = disk / request.node.name / "tree"
     tree.mkdir(parents=True)
     for at in range(5):
         (tree / f"file{at}").write_bytes(os.urandom(3000))

@@ -90,7 +90,10 @@ def test_few_descriptors(host: Host, tally: Callable[[str, int], None]) -> None:
     tally("scarce runs", len(codes))
 
 
-@pytest.mark.parametrize("call", ["clone", "clone3"], ids=["processes", "threads"])
+@pytest.mark.parametrize(
+    "call",
+    [pytest.param("clone", id="processes"), pytest.param("clone3", id="threads", marks=pytest.mark.fault_long)],
+)
 def test_no_process_and_no_thread(host: Host, call: str, tally: Callable[[str, int], None]) -> None:
     """Where a process or a thread cannot be started, whichever it is, the run says that the host has too many."""
     codes: Counter[str] = Counter()
@@ -104,6 +107,7 @@ def test_no_process_and_no_thread(host: Host, call: str, tally: Callable[[str, i
     tally("scarce runs", codes.total())
 
 
+@pytest.mark.fault_long
 def test_little_memory(host: Host, tally: Callable[[str, int], None]) -> None:
     """Wherever a run finds no memory it fails and says so; with enough it succeeds."""
     codes = {most: scarce(host, f"{most} MiB", [], {"RLIMIT_AS": most * MIB}) for most in (0, 1, 4, 10, 24, 48, 1000)}

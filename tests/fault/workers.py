@@ -48,6 +48,7 @@ class Stable:
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self._process = process
+        self.folder = folder
         self._said = folder / "said"
         self.later = 0
         """Seconds that the last run's clock was ahead."""

@@ -504,6 +504,7 @@ def test_the_same_moment_is_found_by_another_way(old: OldMachine, machine: Machi
     assert machine.content() == old.story.held("third")
 
 
+@pytest.mark.promise("Damage of one copy costs no other one, and no restore takes it for good.", item=5)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_slice_is_refused_and_named(old: OldMachine, machine: Machine, damage: str) -> None:
     """Moments behind it cannot be restored, and those before it are offered."""

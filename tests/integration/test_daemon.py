@@ -386,6 +386,10 @@ class TestAccess:
 class TestRuns:
     """One run per job at a time; deleting and pruning never take the last good one."""
 
+    @pytest.mark.promise(
+        "Two backups of one second, a prune during a run, one run during another: nothing is lost by it.",
+        item=6,
+    )
     def test_overlap_is_skipped(self, shared: Site) -> None:
         """A second run of a job is refused as busy, recorded as skipped, and backupctl ends with 5."""
         shared.hold("nanumpay_backupd.pipeline.backup:produce")
@@ -426,6 +430,10 @@ class TestRuns:
         assert newest["artifact"] in shared.artifacts()
         assert shared.run()["outcome"] == "succeeded"
 
+    @pytest.mark.promise(
+        "Two backups of one second, a prune during a run, one run during another: nothing is lost by it.",
+        item=6,
+    )
     def test_deleting_during_a_run_is_busy(self, shared: Site) -> None:
         """A backup of a job that is running cannot be deleted meanwhile: busy, and not half done."""
         oldest = shared.list_backups()[-1]

@@ -479,6 +479,7 @@ class TestTroubledServer:
         assert problems(rough) == []
         assert len(way(rough)) == 1
 
+    @pytest.mark.promise("An oplog that rolled over or was lost is a gap that is told, and a new full follows.", item=7)
     def test_an_oplog_that_rolled_over_is_a_gap_and_a_new_full(self, rough: Site, aside: Site) -> None:
         """Told and mended by itself: one full out of turn, slices from there on, a gap that is not restored."""
         server, dumps = rough.server, Dumps(rough)
@@ -577,6 +578,7 @@ class TestTwoPlaces:
         assert all("it leads on from a full" in line for line in lines if "-slice-" in line)
         assert "Nothing is to be deleted." in told.stdout
 
+    @pytest.mark.promise("Damage of one copy costs no other one, and no restore takes it for good.", item=5)
     def test_a_damaged_full_costs_nothing_but_a_longer_replay(self, away: Site, bucket: S3Server) -> None:
         """Found by verify at both places: marked, the older one pinned, a full made; every moment is still restored."""
         while len(fulls(away)) < 2:

@@ -430,6 +430,7 @@ class TestRefusals:
             with OplogReader(MongoSource(uri=Secret(uri % "saver"), database="one")) as oplog:
                 assert oplog.read(start, ("one",), lambda _: None, lambda _a, _b: None).entries >= 3
 
+    @pytest.mark.promise("An oplog that rolled over or was lost is a gap that is told, and a new full follows.", item=7)
     def test_an_oplog_that_does_not_go_on_from_there(self, fresh: Mongod) -> None:
         """Rolled over, or another history: the sentence says which, and no retry can help."""
         with fresh.client() as client:

@@ -30,6 +30,7 @@ from nanumpay_backupd.pipeline.restore_plan import RestorePlan
 from nanumpay_backupd.settings.hostfile import parse_host_file
 from nanumpay_backupd.settings.merge import build_jobs
 from nanumpay_backupd.settings.schema import RestoreOrder, RunSpec, VerifyOrder
+from nanumpay_backupd.settings.source_tables import SOURCES
 from nanumpay_backupd.settings.sources import PbmSource, Source
 from nanumpay_backupd.sources import pbm_dump, pbm_target
 from nanumpay_backupd.sources.base import Wanted
@@ -37,9 +38,12 @@ from nanumpay_backupd.sources.factory import open_source
 from nanumpay_backupd.sources.mongodb import cautions
 from nanumpay_backupd.sources.pbm_link import PbmLink
 from nanumpay_backupd.stores.factory import open_store
+from nanumpay_backupd.wording import KEPT_OUTSIDE
 from tests.contract.participants import Participant
 from tests.contract.test_sources import Site, good
+from tests.integration.test_cli import backupctl
 from tests.keys import age_key
+from tests.servers.daemon import open_site
 from tests.servers.pbm import SECRET, START, PlayedPbm
 
 pytestmark = pytest.mark.servers
@@ -237,6 +241,10 @@ def _refuses(state: dict[str, Any]) -> None:
     state["faults"]["backup"] = {"text": "no config set. Set config with <pbm config>"}
 
 
+def _odd(state: dict[str, Any]) -> None:
+    state["faults"]["backup"] = {"text": "no progress from leader"}
+
+
 @pytest.mark.parametrize(
     "spoil,code",
     [
@@ -245,7 +253,8 @@ def _refuses(state: dict[str, Any]) -> None:
         (_bare, "source-failed"),
         (_foreign, "source-auth"),
         (_raced, "source-busy"),
-        (_refuses, "tool-failed"),
+        (_refuses, "source-failed"),
+        (_odd, "tool-failed"),
     ],
 )
 def test_why_pbm_cannot_begin_is_told(spoil: Any, code: str, tmp_path: Path, pbm: PlayedPbm) -> None:
@@ -577,9 +586,70 @@ def test_the_doctor_tells_of_pbm_and_asks_for_no_other_place(tmp_path: Path, pbm
     assert "thing: destinations" not in checks
 
 
+def test_both_lists_of_what_is_kept_outside_are_one() -> None:
+    """The thin client cannot read the settings' records, so its words have a list of their own."""
+    assert {kind for kind, table in SOURCES.items() if getattr(table.record, "kept_outside", False)} == KEPT_OUTSIDE
+
+
 def test_mongodump_of_a_sharded_cluster_is_warned_of() -> None:
     """Before a dump of a mongos it is said that there is no one moment, and what has one."""
     assert cautions("replica-set") == cautions("standalone") == ()
     (text,) = cautions("sharded")
     assert "cannot give one moment" in text
     assert 'type = "pbm"' in text
+
+
+class Nowhere:
+    """The application's own MongoDB, which a host for such a cluster does not have."""
+
+    def uri_for(self, database: str) -> str:
+        """Return an address where nobody answers."""
+        return f"mongodb://127.0.0.1:1/{database}"
+
+    def client(self, **_options: Any) -> Any:
+        """Nobody asks."""
+        raise AssertionError
+
+
+def test_by_the_daemon_and_backupctl(pbm: PlayedPbm) -> None:
+    """Run, list, show, verify, the plan of a restore and delete, as an operator types them; nowhere the password."""
+    with open_site(Nowhere(), fill=False) as site:
+        secret = site.folder / "pbm-uri"
+        secret.touch(mode=0o600)
+        secret.write_text(f"{pbm.uri}\n")
+        site.write_config(
+            f"""
+            [nanumpay]
+            enabled = false
+            [tools]
+            pbm = "{pbm.program}"
+            [[job]]
+            name = "cluster"
+            type = "pbm"
+            uri = {{ file = "{secret}" }}
+            """
+        )
+        site.start()
+        said = {}
+        for words in (
+            ("run", "cluster"),
+            ("show", "latest"),
+            ("verify", "latest"),
+            ("restore", "latest", "--overwrite", "--dry-run"),
+            ("doctor",),
+        ):
+            done = backupctl(site.socket, *words)
+            said[words[0]] = done.stdout + done.stderr
+            assert done.returncode == 0 or words[0] == "doctor", said[words[0]]
+        assert "3 replica sets" in said["run"]
+        assert "pbm restore 2026-11-21T02:00:00Z" in said["show"]
+        assert "its data was not read" in said["show"]
+        assert "compared with what was dumped" not in said["show"]
+        assert "its program was asked" in said["verify"]
+        assert "there now  3 replica sets" in said["restore"]
+        assert "pbm restore 2026-11-21T02:00:00Z" in said["restore"]
+        assert "9 of 9 agents well" in said["doctor"]
+        name = said["show"].split()[0]
+        assert backupctl(site.socket, "delete", name, "--force", "--yes").returncode == 0
+        assert pbm.backups == []
+        assert SECRET not in str(said) + site.log()

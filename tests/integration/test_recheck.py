@@ -489,6 +489,9 @@ def test_a_place_that_is_no_longer_configured_is_passed_over(house: House) -> No
     assert "at disk2, which is no longer configured" in run.stages[-1].detail
 
 
+@pytest.mark.promise(
+    "Damage is found and told by name: a flipped bit, a cut-off or swapped file, a wrong manifest.", item=5
+)
 def test_a_manifest_that_is_not_its_own_is_told_and_written_again(house: House) -> None:
     """A new machine believes the manifests beside the artifacts, so they are checked with them."""
     backups = [house.make(created=NOW + at * DAY) for at in range(5)]

@@ -524,6 +524,10 @@ def test_a_disk_that_fills_up_during_the_dump_fails_the_run_and_nothing_else(
         assert len(site.visible()) == 2
 
 
+@pytest.mark.promise(
+    "Two backups of one second, a prune during a run, one run during another: nothing is lost by it.",
+    item=6,
+)
 def test_two_backups_of_one_second_get_different_names(site: Site) -> None:
     """A name that is taken, by whomever, is never used again: the second waits for the next second."""
     assert site.run().outcome is Outcome.SUCCEEDED

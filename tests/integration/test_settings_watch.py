@@ -28,6 +28,11 @@ from nanumpay_backupd.settings.watch import SettingsUpdate, SettingsWatch
 from nanumpay_backupd.system.secrets import Secret
 from tests.servers.mongod import Mongod, free_port, start_mongod, start_replica_set
 
+_PROMISE = (
+    "Whatever happens to MongoDB or is saved there, the last good settings "
+    "are in force, and the newest once they can be read."
+)
+
 pytestmark = pytest.mark.servers
 
 Document = dict[str, Any]
@@ -271,6 +276,7 @@ async def test_what_changes_nothing_is_not_told(any_site: Site) -> None:
         assert len(watcher.updates) == told + 1
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @story
 async def test_after_a_burst_the_last_save_is_in_force(any_site: Site) -> None:
     """Many saves in a row end in the settings of the last one."""
@@ -281,6 +287,7 @@ async def test_after_a_burst_the_last_save_is_in_force(any_site: Site) -> None:
         await watcher.time("03:59")
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @story
 async def test_strange_documents_do_not_end_the_watch(any_site: Site) -> None:
     """Dates beyond Python's calendar and texts that are not UTF-8 are judged, not fatal."""
@@ -303,6 +310,7 @@ async def test_strange_documents_do_not_end_the_watch(any_site: Site) -> None:
 # Change streams
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @story
 async def test_a_dropped_collection_keeps_the_last_good_settings(site: Site) -> None:
     """The stream is invalidated, a new one is opened, and the next save is noticed."""
@@ -316,6 +324,7 @@ async def test_a_dropped_collection_keeps_the_last_good_settings(site: Site) -> 
         await watcher.time("04:00")
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @story
 async def test_a_dropped_database_keeps_the_last_good_settings(site: Site) -> None:
     """Even the whole database may go and come back."""
@@ -344,6 +353,7 @@ async def test_a_renamed_collection_is_noticed_both_ways(site: Site) -> None:
         await watcher.time("06:00")
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @pytest.mark.parametrize("code", [280, 286, 136, 6, 11600])
 @story
 async def test_a_lost_stream_is_replaced(replica_set: Mongod, site: Site, code: int) -> None:
@@ -413,6 +423,7 @@ async def test_a_change_that_no_event_told_is_found(site: Site) -> None:
         await watcher.time("04:00")
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @pytest.mark.parametrize(
     "forge,code",
     [
@@ -447,6 +458,7 @@ async def test_an_unusable_resume_token_means_a_new_stream(
     assert [line["code"] for line in logs if "change stream" in line["event"]] == ([code] if code else [])
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @story
 async def test_an_expired_resume_token_means_a_new_stream(tmp_path: Path) -> None:
     """When the oplog no longer reaches back to where the stream stood, everything is read again."""
@@ -495,6 +507,7 @@ async def test_the_resume_token_survives_a_restart(site: Site, tmp_path: Path) -
 # Outages
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @pytest.mark.parametrize("kind", ["replica_set", "standalone"])
 @story
 async def test_an_outage_is_survived_and_logged_once(kind: str, request: pytest.FixtureRequest) -> None:
@@ -627,6 +640,7 @@ async def test_a_connection_string_that_the_driver_refuses_is_told() -> None:
     assert "mongodb.uri" in update.problem.hint
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @story
 async def test_a_missing_right_is_told(standalone: Mongod) -> None:
     """A login that may not read the administrators is a problem of its own."""
@@ -642,6 +656,7 @@ async def test_a_missing_right_is_told(standalone: Mongod) -> None:
         assert "not authorized on nanumpay" in update.problem.message
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @story
 async def test_the_death_of_the_primary_is_survived() -> None:
     """In a set of three the watch follows to the new primary, and later saves are noticed."""
@@ -657,6 +672,7 @@ async def test_the_death_of_the_primary_is_survived() -> None:
             await watcher.time("05:00")
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @story
 async def test_a_standalone_that_becomes_a_replica_set_and_back() -> None:
     """The way of watching follows what the server is, without a restart of the daemon."""
@@ -687,6 +703,7 @@ async def test_a_standalone_that_becomes_a_replica_set_and_back() -> None:
             await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.promise(_PROMISE, item=7)
 @pytest.mark.parametrize("kind", ["replica_set", "standalone"])
 @story
 async def test_a_frozen_server_does_not_hold_up_the_stop(kind: str, request: pytest.FixtureRequest) -> None:

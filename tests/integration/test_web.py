@@ -198,6 +198,9 @@ class TestChanges:
         assert page.command("token", "revoke", "gone").returncode == 0
         assert program.get("/api/admin/backup/status").json()["code"] == "token-refused"
 
+    @pytest.mark.promise(
+        "No client, whatever it sends and however many they are, stops the daemon or locks others out.", item=8
+    )
     @pytest.mark.parametrize(
         "body",
         [b"{", b"[]", b'"x"', b"\xff\xfe", b'{"job": 7}', b'{"nothing": 1}', b"[" * 100_000, b'{"kind": null}'],
@@ -208,6 +211,9 @@ class TestChanges:
         answer = boss.post("/api/admin/backup/run-now", content=body[:200_000])
         assert (answer.status_code, answer.json()["success"]) == (400, False)
 
+    @pytest.mark.promise(
+        "No client, whatever it sends and however many they are, stops the daemon or locks others out.", item=8
+    )
     def test_a_body_that_is_too_large(self, page: Page, boss: httpx.Client) -> None:
         """It is refused by its length, or while it comes, without being kept."""
         assert boss.post("/api/admin/backup/run-now", content=b"x" * 300_000).status_code == 413
@@ -220,6 +226,9 @@ class TestChanges:
             assert boss.post("/api/admin/backup/run-now", content=endless()).status_code in {400, 413}
         assert page.memory() < 80 << 20
 
+    @pytest.mark.promise(
+        "No client, whatever it sends and however many they are, stops the daemon or locks others out.", item=8
+    )
     def test_who_is_not_known_fills_no_memory(self, page: Page) -> None:
         """A large body is refused unread; at the sign-in a form may be 16 KiB."""
         browser = page.browser()

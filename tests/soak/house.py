@@ -104,6 +104,8 @@ class House:
             try:
                 self.site.start()
             except (AssertionError, TimeoutError) as error:
+                if self.expected.is_set():  # somebody ended it while it was starting
+                    continue
                 self.diary.note("anomaly", what=f"the daemon does not start: {str(error)[-1500:]}")
                 with contextlib.suppress(OSError):
                     if self.site.process is not None:

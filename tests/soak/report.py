@@ -55,7 +55,9 @@ def report(folder: Path, page: Path) -> int:
     panels = _panels(samples)
     faults = [event["at"] for event in events if event["kind"] == "fault"]
     picture.write_text(draw(panels, faults, found.seconds), encoding="utf-8")
-    page.write_text(text(found, panels, picture.name), encoding="utf-8")
+    notes = folder / "notes.md"
+    said = notes.read_text(encoding="utf-8") if notes.exists() else ""
+    page.write_text(text(found, panels, picture.name, said), encoding="utf-8")
     page.with_suffix(".json").write_text(
         json.dumps(plain(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -97,11 +99,12 @@ def plain(found: Summary) -> Document:
 _PAGE: Final = Path(__file__).with_name("page.md")
 
 
-def text(found: Summary, panels: Sequence[tuple[str, str, Series]], picture: str) -> str:
-    """Write the page: what is always said, around what came of this run."""
+def text(found: Summary, panels: Sequence[tuple[str, str, Series]], picture: str, notes: str = "") -> str:
+    """Write the page: what is always said, around what came of this run. ``notes``: what somebody has to say of it."""
     verdict = "**All was well.**" if not found.wrong else f"**{len(found.wrong)} things were wrong**, see below."
     rows = [f"| {name} | {value} |" for name, value in _facts(found).items()]
     lines = ["## The last run", "", verdict, "", "| | |", "|---|---|", *rows, ""]
+    lines += [*(["### Of this run", "", notes] if notes else [])]
     lines += [f"![memory, descriptors and folders over time]({picture})", ""]
     if found.wrong:
         lines += ["### Wrong", "", *(f"- {one[:600]}" for one in found.wrong), ""]

@@ -22,6 +22,7 @@ from nanumpay_backupd.settings.schema import GroupSpec, JobSpec, Limits, Schedul
 from tests.workbench import NOW, SetClock, job_spec, published
 
 T = TypeVar("T")
+CLOCKS = "A clock that jumps, by hours or years, deletes nothing because of its age and delays no backup."
 MINUTE = timedelta(minutes=1)
 
 
@@ -254,6 +255,7 @@ def test_a_job_that_is_busy_holds_up_no_other(house: House) -> None:
     assert house.begun == [("b", "backup", "schedule")]
 
 
+@pytest.mark.promise(CLOCKS, item=6)
 def test_after_a_clock_that_was_years_ahead_nothing_waits_for_years(house: House) -> None:
     """Set back, what was planned, put off or queued by the later time is due as the right time says."""
     house.add("nanumpay", 0.1)
@@ -275,6 +277,30 @@ def test_after_a_clock_that_was_years_ahead_nothing_waits_for_years(house: House
     assert queued.next_attempt == right
 
 
+@pytest.mark.promise(CLOCKS, item=6)
+def test_the_hosts_zone_changes_while_it_runs(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job without a zone of its own is due by the new one from then on, later or earlier; one with a zone stays."""
+    monkeypatch.setenv("TZ", "UTC")
+    house.agenda = Agenda(house.clock, house.plans, house.retries, house.repairs, house)
+    house.add("fixed", 0.1)
+    here = job_spec(name="here", schedule=Schedule(cron=("0 3 * * *",), timezone=""), drill=())
+    house.jobs["here"] = here
+    asyncio.run(house.plans.apply(house.jobs["fixed"], None))
+    asyncio.run(house.plans.apply(here, None))
+    house.plans._due["fixed", Task.BACKUP] = fixed = house.clock.now().replace(hour=3)
+    house.step()
+    for zone, hour in (("America/New_York", 8), ("Europe/Berlin", 2), ("UTC", 3)):
+        monkeypatch.setenv("TZ", zone)
+        house.step()
+        due = house.plans.get("here")
+        assert due is not None
+        assert due.hour == hour
+        assert due > house.clock.now()
+        assert house.plans.get("fixed") == fixed
+    assert house.begun == []
+
+
+@pytest.mark.promise(CLOCKS, item=6)
 def test_a_clock_that_is_corrected_a_little_makes_nothing_twice(house: House) -> None:
     """Minutes back, just after a run began: it is due tomorrow."""
     house.add("a", 0.1)

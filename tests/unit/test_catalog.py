@@ -40,6 +40,8 @@ from nanumpay_backupd.pipeline.outlook import look, plan
 from tests.servers.tools import PROJECT
 from tests.workbench import NOW, job_spec, manifest_of, small_disk
 
+_PROMISE = "The catalog may be lost: the manifests beside the backups have what it takes to go on."
+
 times = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
 faults = st.none() | st.builds(ErrorInfo, code=st.text("abc-", min_size=1), message=st.text(), hint=st.text())
 stages = st.builds(
@@ -276,6 +278,7 @@ def test_old_runs_make_room(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -
 # Faults
 
 
+@pytest.mark.promise(_PROMISE, item=5)
 def test_a_file_that_is_no_catalog_is_damaged_and_says_what_to_do(tmp_path: Path) -> None:
     """The message names the file and that nothing is lost."""
     path = tmp_path / "catalog.db"
@@ -287,6 +290,7 @@ def test_a_file_that_is_no_catalog_is_damaged_and_says_what_to_do(tmp_path: Path
     assert "anew from the manifests" in caught.value.hint
 
 
+@pytest.mark.promise(_PROMISE, item=5)
 def test_damage_inside_is_found_when_it_is_read(tmp_path: Path) -> None:
     """A catalog whose pages were overwritten opens perhaps, and says that it is damaged when it is used."""
     path = tmp_path / "catalog.db"
@@ -346,6 +350,7 @@ def test_a_full_disk_is_a_sentence_and_the_catalog_goes_on_when_there_is_room(tm
         assert len(catalog.backups()) == 400
 
 
+@pytest.mark.promise(_PROMISE, item=5)
 def test_a_catalog_that_stays_locked_is_busy(tmp_path: Path) -> None:
     """A writer that never ends is named as such and not as damage."""
     path = tmp_path / "catalog.db"

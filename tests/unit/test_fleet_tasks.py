@@ -33,6 +33,17 @@ def test_a_host_whose_clock_is_days_ahead_keeps_the_others_from_nothing() -> Non
     assert replan(TaskRecord(due=BEGIN, done=True, token=1), BEGIN, BEGIN) is not None
 
 
+def test_a_new_holder_that_knows_of_no_plan_makes_up_for_what_nobody_took_up() -> None:
+    """Its own plan begins today; what is on record was done the day before yesterday, and nobody was there since."""
+    now, record = BEGIN + timedelta(days=2, hours=12), TaskRecord(due=following(BEGIN), done=True, token=1)
+    planned = following(now)
+    assert replan(record, planned, now) is None
+    found = replan(record, planned, now, token=2)
+    assert found is not None
+    assert found.undone is None
+    assert following(found.done) <= now
+
+
 class Due(RuleBasedStateMachine):
     """Three hosts that hold the lease by turns; claims are conditional on its token, as in `fleet.room`."""
 
@@ -45,16 +56,16 @@ class Due(RuleBasedStateMachine):
         self.active: tuple[int, int, datetime] | None = None
         self.done: list[tuple[datetime, datetime]] = []
         self.tries: dict[datetime, int] = {}
-        self.lost = False
 
     def record(self) -> TaskRecord | None:
         """Return what is on record."""
         return records_of({"tasks": self.tasks}).get("job")
 
-    @rule(hours=st.integers(1, 60))
+    @rule(hours=st.sampled_from([1, 5, 10, 20, 24, 50]))
     def time_goes_by(self, hours: int) -> None:
-        """Due times come."""
+        """Due times come, and the holder takes them up unless it is busy."""
         self.now += timedelta(hours=hours)
+        self.step()
 
     @rule(at=HOSTS)
     def hears(self, at: int) -> None:
@@ -67,27 +78,28 @@ class Due(RuleBasedStateMachine):
         if found is not None:
             self.plans[at] = found.undone or following(found.done)
 
-    @rule(at=HOSTS)
-    def takes_over(self, at: int) -> None:
-        """Another host holds the lease from now on; what the former had under way was ended before."""
+    @rule(at=HOSTS, anew=st.booleans())
+    def takes_over(self, at: int, *, anew: bool) -> None:
+        """Another host holds the lease from now on; what the former had under way was ended before.
+
+        One that is made ``anew`` has lost its disk: it had planned from now on.
+        """
         if at == self.holder:
             return
+        if anew:
+            self.plans[at] = following(self.now)
         self.active, self.holder, self.token = None, at, self.token + 1
         if (record := self.record()) is not None:
             self._replan(at, record, self.token)
 
-    @rule(at=HOSTS)
-    def is_made_anew(self, at: int) -> None:
-        """A host loses its disk: it plans from now on."""
-        if at != self.holder:
-            self.plans[at] = following(self.now)
-
-    @precondition(lambda self: self.holder >= 0 and self.active is None)
     @rule()
+    def dies(self) -> None:
+        """Nobody holds the lease for a while."""
+        self.active, self.holder = None, -1
+
     def step(self) -> None:
-        """The holder takes up what is due."""
-        due = self.plans[self.holder]
-        if due > self.now:
+        """Let the holder take up what is due, as the agenda does."""
+        if self.holder < 0 or self.active is not None or (due := self.plans[self.holder]) > self.now:
             return
         task = self.tasks.get("job")
         due = exact(due)

@@ -25,6 +25,8 @@ from nanumpay_backupd.stores.base import Store
 from nanumpay_backupd.stores.local import LocalStore
 from tests.workbench import NOW, job_spec, published
 
+_PROMISE = "The catalog may be lost: the manifests beside the backups have what it takes to go on."
+
 FOREIGN = (
     "notes.txt",
     "nanumpay-backup-latest.tar.gz",
@@ -230,6 +232,7 @@ def no_store(destination: Destination) -> Store:
     raise AssertionError(destination)
 
 
+@pytest.mark.promise(_PROMISE, item=5)
 def test_a_lost_manifest_is_written_again(layout: Layout, catalog: Catalog) -> None:
     """Whoever deletes the hidden folder loses nothing while the catalog is there."""
     backup = published(layout, catalog)
@@ -238,6 +241,7 @@ def test_a_lost_manifest_is_written_again(layout: Layout, catalog: Catalog) -> N
     assert read_manifest(layout.manifest(backup.id)) == backup.manifest
 
 
+@pytest.mark.promise(_PROMISE, item=5)
 def test_a_lost_catalog_is_rebuilt_from_the_manifests(layout: Layout, catalog: Catalog, tmp_path: Path) -> None:
     """Backups, their states and their manifests come back from the folder alone."""
     ages = {0: True, 1: None, 2: False, 3: True}
@@ -267,6 +271,7 @@ def test_rebuild_forgets_what_has_neither_file_nor_manifest(layout: Layout, cata
     assert [backup.id for backup in catalog.backups()] == [backup_id("nanumpay", NOW)]
 
 
+@pytest.mark.promise(_PROMISE, item=5)
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', b"\xff\xfe", b"null"])
 def test_a_damaged_manifest_proves_nothing(layout: Layout, catalog: Catalog, content: bytes) -> None:
     """Its artifact is then one without a manifest, and nothing fails."""
@@ -277,6 +282,7 @@ def test_a_damaged_manifest_proves_nothing(layout: Layout, catalog: Catalog, con
     assert (found.id, found.kind) == (backup.id, Kind.LEGACY)
 
 
+@pytest.mark.promise(_PROMISE, item=5)
 def test_a_manifest_under_another_backups_name_is_not_believed(layout: Layout, catalog: Catalog) -> None:
     """A copied manifest does not make a backup of what it was copied to."""
     backup = published(layout)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from nanumpay_backupd.health.lived import Lived, Reading, lived_on
 from tests.workbench import NOW
 
+_PROMISE = "A clock that jumps, by hours or years, deletes nothing because of its age and delays no backup."
+
 HOUR = 3600.0
 DAY = 24 * HOUR
 YEARS = 5 * 365 * DAY
@@ -30,6 +32,7 @@ def counted(seen: Lived, clock: float) -> float:
     return (seen.counted(NOW + timedelta(seconds=clock)) - NOW).total_seconds()
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 @pytest.mark.parametrize(
     "passed, clock, rebooted, expected",
     [
@@ -50,6 +53,7 @@ def test_from_when_ages_are_counted(passed: float, clock: float, rebooted: bool,
     assert counted(after(passed, clock, rebooted=rebooted), clock) == expected
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 def test_a_clock_that_is_set_right_is_believed_at_once() -> None:
     """Ahead by years and back again: nothing is left of it."""
     seen = after(HOUR, 3 * HOUR + DAY, last=after(DAY, YEARS))
@@ -59,12 +63,14 @@ def test_a_clock_that_is_set_right_is_believed_at_once() -> None:
     assert counted(seen, DAY + HOUR) == DAY + HOUR
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 def test_a_time_server_is_believed_at_once() -> None:
     """However far it moves the clock: the host was off for months."""
     seen = after(HOUR, YEARS, rebooted=True, vouched=True)
     assert (seen.doubt, counted(seen, YEARS)) == (None, YEARS)
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 @pytest.mark.parametrize("way", [YEARS, -YEARS])
 def test_after_a_week_a_clock_that_stays_is_believed(way: float) -> None:
     """Whoever has no time server has a right clock again after a week of uptime, over restarts."""
@@ -77,6 +83,7 @@ def test_after_a_week_a_clock_that_stays_is_believed(way: float) -> None:
     assert counted(seen, way + days * DAY) == way + days * DAY
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 def test_the_first_look_goes_by_the_newest_backup() -> None:
     """With a catalog of a daemon that did not look yet, a clock that is years ahead is found; an old backup is none."""
     reading = Reading(NOW + timedelta(seconds=YEARS), "one", HOUR)
@@ -89,6 +96,7 @@ def test_the_first_look_goes_by_the_newest_backup() -> None:
 Looks = st.lists(st.tuples(st.floats(60, 5 * DAY), st.floats(-YEARS, YEARS), st.booleans()), min_size=1, max_size=20)
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 @given(looks=Looks)
 def test_no_more_time_is_counted_than_passed(looks: list[tuple[float, float, bool]]) -> None:
     """However a clock jumps, what is counted is never more than what passed and may have passed while it was off.

@@ -19,6 +19,8 @@ from nanumpay_backupd.pipeline.members import UNREADABLE, Pump, inflater, member
 from nanumpay_backupd.pipeline.unpack import look_through, unpack
 from tests.workbench import archive_bytes
 
+_PROMISE = "What is damaged or made to harm is refused, and nothing is written outside of its place."
+
 BLOCK: Final = 512
 FILES: Final = {"old/nanumpay/users.bson": b"u" * 700, "old/nanumpay/notes.txt": b"n" * 512, "old/empty": b""}
 
@@ -68,6 +70,7 @@ def test_names_are_told_without_detours() -> None:
     assert read(iter([data])) == {"old/nanumpay/users.bson": b"1"}
 
 
+@pytest.mark.promise(_PROMISE, item=8)
 @pytest.mark.parametrize("root", [None, "old"])
 def test_a_file_that_is_there_twice_is_refused(root: str | None) -> None:
     """Of two files with one name, one would be proven and the other restored."""
@@ -76,6 +79,7 @@ def test_a_file_that_is_there_twice_is_refused(root: str | None) -> None:
         read(iter([data]), root=root)
 
 
+@pytest.mark.promise(_PROMISE, item=8)
 @pytest.mark.parametrize("name", ["/old/x", "old/../../x", "..", "other/x", "old"])
 def test_a_member_outside_is_refused(name: str) -> None:
     """Absolute, climbing or foreign paths, and a file in the place of the folder itself."""
@@ -83,6 +87,7 @@ def test_a_member_outside_is_refused(name: str) -> None:
         read(iter([tar((tarfile.TarInfo(name), b""))]), root="old")
 
 
+@pytest.mark.promise(_PROMISE, item=8)
 def test_a_sparse_file_is_refused() -> None:
     """Its content is not stored as it is; nothing that makes our archives writes one."""
     info = tarfile.TarInfo("old/users.bson")
@@ -119,6 +124,7 @@ def test_an_archive_without_manifest_is_not_whole_because_its_beginning_is(
         unpack(path, tmp_path / "out", lambda name: name, lambda _: None)
 
 
+@pytest.mark.promise(_PROMISE, item=8)
 @given(st.integers(0, 4 * BLOCK - 1), st.binary(min_size=1, max_size=600))
 def test_nonsense_in_headers_is_a_fault_that_is_known(where: int, garbage: bytes) -> None:
     """Whatever stands in a header, the reader ends, with what `UNREADABLE` names or VerifyError and nothing else."""
@@ -128,6 +134,7 @@ def test_nonsense_in_headers_is_a_fault_that_is_known(where: int, garbage: bytes
         read(iter([damaged]))
 
 
+@pytest.mark.promise(_PROMISE, item=8)
 def test_a_header_that_claims_gigabytes_is_not_believed() -> None:
     """A name of three gigabytes is not read into memory."""
     info = tarfile.TarInfo("name")

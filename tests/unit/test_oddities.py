@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nanumpay_backupd.catalog import Catalog
@@ -214,6 +215,16 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
             story.tell(GOOD)
         assert story.tell({}) is None
         assert story.odd() == []
+
+
+def test_switching_it_off_ends_what_is_open(story: Story) -> None:
+    """The next full lets go what was pinned: nothing would say any more that it is, or why."""
+    story.tell(POOR)
+    assert story.pinned()
+    story.job = msgspec.structs.replace(story.job, health=HealthLimits(shrink_factor=0.0, grow_factor=0.0))
+    assert story.tell(POOR) is None
+    assert story.pinned() == []
+    assert story.catalog.oddities(state=OPEN) == []
 
 
 def test_a_rebuilt_catalog_knows_it_still(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from nanumpay_backupd.scheduler import Verdict, judge, latest_due, next_due, upc
 from nanumpay_backupd.settings.document import to_schedule
 from nanumpay_backupd.settings.schema import AppSettings, Schedule
 
+_PROMISE = "A daily backup runs once on every date, whatever the clocks do: DST, leap days, months of any length."
+
 BERLIN, NEW_YORK, LORD_HOWE, SEOUL = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Seoul"
 # Beside the four: midnight changes (Cairo, Santiago), a whole skipped day (Apia 2011), half and quarter hours.
 ZONES = (
@@ -102,6 +104,7 @@ def test_the_forms_choices(choice: dict[str, Any], after: str, expected: list[st
     assert walls(form(SEOUL, **choice), local(after, SEOUL), len(expected)) == expected
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 @pytest.mark.parametrize("day", range(1, 32))
 def test_monthly_is_once_in_every_month_on_the_day_or_the_last(day: int) -> None:
     """Whatever day is chosen, four years have 48 runs, each on that day or on the month's last."""
@@ -115,6 +118,7 @@ def test_monthly_is_once_in_every_month_on_the_day_or_the_last(day: int) -> None
         assert moment.day == day or (last and moment.day < day)
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 @pytest.mark.parametrize(
     "zone, time, after, instants",
     [
@@ -159,6 +163,7 @@ def test_daily_across_a_clock_change(zone: str, time: str, after: str, instants:
     assert [f"{moment:%Y-%m-%dT%H:%M}" for moment in found] == instants
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 def test_asked_within_the_second_of_two_doubled_hours_the_next_is_tomorrow() -> None:
     """A daemon that is restarted in the repeated hour does not run the same wall-clock time again."""
     schedule = form(BERLIN, time="02:30")
@@ -191,6 +196,7 @@ def test_a_line_that_never_comes_gives_none() -> None:
     assert latest_due(schedule, datetime(2026, 11, 21, tzinfo=UTC), timedelta(days=400)) is None
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 def test_29_february_as_a_cron_line_is_found_across_years_without_one() -> None:
     """A rare date is found even over the eight years around 2100."""
     schedule = Schedule(cron=("0 2 29 2 *",), timezone="UTC")
@@ -207,6 +213,7 @@ def dates_of(zone: ZoneInfo, year: int) -> Iterator[date]:
         day += timedelta(days=1)
 
 
+@pytest.mark.promise(_PROMISE, item=6)
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(ZONES), st.integers(1990, 2037), st.integers(0, 23), st.sampled_from((0, 1, 15, 30, 45, 59)))
 @example(BERLIN, 2026, 2, 30)

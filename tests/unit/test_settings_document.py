@@ -18,6 +18,8 @@ from nanumpay_backupd.settings.document import DOCUMENT_PATH, FIELDS, parse_docu
 from nanumpay_backupd.settings.schema import AppFtp, AppS3, AppSettings
 from nanumpay_backupd.system.secrets import Secret
 
+_PROMISE = "What is damaged or made to harm is refused, and nothing is written outside of its place."
+
 FULL: dict[str, Any] = {
     "enabled": False,
     "frequency": "monthly",
@@ -323,6 +325,7 @@ def test_a_monthly_backup_runs_once_in_every_month(day: int, year: int, month: i
     assert due == {datetime(year, month, min(day, last), 2, 0)}
 
 
+@pytest.mark.promise(_PROMISE, item=8)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

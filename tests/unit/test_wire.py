@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from nanumpay_backupd.control import wire
 from nanumpay_backupd.control.wire import MAX_MESSAGE, Frame, Framer, encode
 
+_PROMISE = "No client, whatever it sends and however many they are, stops the daemon or locks others out."
+
 NUL, LINE = b"\0", b"\n"
 
 
@@ -116,6 +118,7 @@ def test_a_message_may_be_exactly_as_long_as_the_limit(terminator: bytes) -> Non
     assert "100 bytes" in frame.problem
 
 
+@pytest.mark.promise(_PROMISE, item=8)
 def test_the_limit_holds_without_any_terminator_and_after_a_first_line() -> None:
     """Endless input ends in one fatal frame as soon as the limit is passed; nothing is kept or understood after it."""
     for head in (b"", b'{"a":\n'):
@@ -214,6 +217,7 @@ def test_splitting_a_stream_anywhere_gives_the_same_frames(stream: bytes, data: 
     assert frames(*(bytes([byte]) for byte in stream), end=True, limit=limit) == whole
 
 
+@pytest.mark.promise(_PROMISE, item=8)
 @given(stream=st.binary(max_size=200))
 def test_no_bytes_at_all_make_the_framer_fail(stream: bytes) -> None:
     """Whatever comes in, the outcome is messages and reported garbage, never an exception, and nothing is left over."""

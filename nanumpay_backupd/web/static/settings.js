@@ -56,7 +56,11 @@ const line = (kind, text, note = "") => {
   return item;
 };
 
-const when = new Intl.DateTimeFormat(lang, { weekday: "short", year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: zone || undefined });
+const style = { weekday: "short", year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const shown = (at) => {
+  // A host may have a time zone of its own making, which no browser knows: then as the daemon writes it.
+  try { return new Intl.DateTimeFormat(lang, { ...style, timeZone: zone || undefined }).format(new Date(at)); } catch { return at.slice(0, 16).replace("T", " "); }
+};
 let turn = 0;
 let waiting = 0;
 const preview = () => {
@@ -76,7 +80,7 @@ const preview = () => {
       } else {
         for (const at of reply.runs) {
           const item = document.createElement("li");
-          item.textContent = when.format(new Date(at));
+          item.textContent = shown(at);
           list.append(item);
         }
       }
