@@ -22,8 +22,8 @@ SORTS: Final = {
 }
 """What a listing can be sorted by."""
 _RANK: Final = {
-    Outcome.SUCCEEDED: 0,
-    Outcome.SKIPPED: 1,
+    Outcome.SKIPPED: 0,  # of a day with a good backup nobody minds one that was not needed
+    Outcome.SUCCEEDED: 1,
     Outcome.CANCELLED: 2,
     Outcome.DEGRADED: 3,
     Outcome.INTERRUPTED: 4,

@@ -274,5 +274,5 @@ def _check(name: str, state: str, message: str, hint: str) -> dict[str, Any]:
 
 
 def _distinct(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Drop findings that several jobs share (folder, clock)."""
-    return list({(check["name"], check["message"]): check for check in checks}.values())
+    """Drop findings that several jobs share (folder, clock): those of no job, also where a moment later differs."""
+    return list({(check["name"], check["message"] if ":" in check["name"] else ""): check for check in checks}.values())
