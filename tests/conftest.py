@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.servers.environment import clean_environment
@@ -40,6 +41,12 @@ def mongod_standalone() -> Iterator[Mongod]:
     """Run a standalone server for the whole session; tests use databases of their own and never stop it."""
     with start_mongod() as server:
         yield server
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logging_as_it_was() -> None:
+    """Take back what a program that ran in this process made of the log: it may have left out what is tested next."""
+    structlog.reset_defaults()
 
 
 _TALLIES: Final = pytest.StashKey[list[str]]()

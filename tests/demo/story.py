@@ -197,10 +197,15 @@ def _follow(scene: Scene, events: _Events) -> Reply:
 
     On a slow host the full with which saved changes begin may be under way by then: it is the one that is made.
     """
-    tell, taken = scene.tell, False
+    tell, taken, begun = scene.tell, False, False
     with Progress(tell.indented()) as progress:
         for event in events:
             run: Reply | None = event.get("run")
+            if run is not None and run.get("action") == "slice":
+                continue  # saves changes, over and over
+            begun = begun or event["kind"] == "run-started"
+            if not begun:
+                continue  # what a slice has to tell
             if event["kind"] == "run-started" and run is not None:
                 now = scene.local(moment(event["time"]))
                 tell.note(f"{now:%H:%M:%S}  run {run['id']} of job {run['job']} begins (trigger: {run['trigger']})")

@@ -114,7 +114,7 @@ def test_a_wrong_parameter_is_named_with_its_reason(control: Control) -> None:
     """The message leads to the parameter and says what is wrong with it."""
     with pytest.raises(RemoteError, match=r"^parameter limit: must be a whole number, not a boolean$"):
         Client(str(control.path)).call("ListRuns", {"limit": True})
-    with pytest.raises(RemoteError, match=r"^parameter limmit: is not known here; known: job, limit, slices$"):
+    with pytest.raises(RemoteError, match=r"^parameter limmit: is not known here; known: job, limit, slices, fleet$"):
         Client(str(control.path)).call("ListRuns", {"limmit": 1})
     with pytest.raises(RemoteError, match=r"^parameter run: is missing$"):
         Client(str(control.path)).call("DescribeRun")
