@@ -36,6 +36,7 @@ from nanumpay_backupd.settings.schema import RestoreOrder, RunSpec
 from nanumpay_backupd.sources.base import FolderTarget, Goal, StreamTarget, Wanted
 from nanumpay_backupd.sources.factory import open_driver, open_source
 from nanumpay_backupd.system.files import remove_tree
+from nanumpay_backupd.system.secrets import redact
 from nanumpay_backupd.system.units import human_size
 from nanumpay_backupd.wording import counted, words_for
 
@@ -335,7 +336,7 @@ class _BringingBack:
 
     def _told(self, error: BackupdError) -> BackupdError:
         """Add to a fault what state the target is in and what can be done about it."""
-        where = self._place or "the place"
+        where = redact(self._place) or "the place"  # what was typed may have a login in it
         at = f" --at {typed(OpTime.parse(self._order.at))}" if self._order.at else ""
         again = f"restore again: backupctl restore {self._order.backup or 'latest'}{at}"
         back = f"; or go back to what was there before: backupctl restore {self._safety}" if self._safety else ""

@@ -5,6 +5,7 @@ By us on a machine that has nothing else, and by the lines of the page with stoc
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -164,6 +165,17 @@ def test_by_the_daemon_from_the_bucket(host: Host, other: Redis, mode: str) -> N
     """Restored from the bucket into another server, it holds what the first one holds."""
     host.ctl("restore", host.backups[mode]["id"], "--from", "cloud", "--to", f"redis://{other.address}", "--yes")
     assert content_of(other) == host.before
+
+
+def test_a_login_in_the_address_is_refused_and_not_repeated(host: Host, other: Redis) -> None:
+    """What was typed is nowhere told again: not in the fault, not in the run's record."""
+    address = f"redis://:not-for-others@{other.address}"
+    params = {"backup": host.backups[RedisMode.LOGICAL]["id"], "to_database": address, "safety": False}
+    *_, last = host.site.client.stream("Restore", params, timeout=60)
+    assert last["run"]["error"]["code"] == "target-refused"
+    assert "has a login in it" in last["run"]["error"]["message"]
+    assert "not-for-others" not in json.dumps(host.site.call("DescribeRun", run=last["run"]["id"]))
+    assert "not-for-others" not in host.site.log()
 
 
 @pytest.mark.parametrize("mode", [RedisMode.SNAPSHOT, RedisMode.LOGICAL])

@@ -264,7 +264,7 @@ def cache(house: House, dice: random.Random) -> str:
     place = dice.choice(_places_of(house, run["backup"]))
     if place == "local":
         house.other_redis.ask("FLUSHALL")
-        url = house.other_redis.settings().url.reveal()
+        url = f"redis://{house.other_redis.address}"
         _stream(house, "Restore", backup=run["backup"], job="cache", to_database=url, overwrite=True, safety=False)
     else:
         house.other_redis.ask("FLUSHALL")
