@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from nanumpay_backupd.model import CopyState, Outcome
 from nanumpay_backupd.settings.schema import RetryPolicy
 from nanumpay_backupd.settings.sources import FilesSource
 from tests.fault.survivors import CALLS, Host
-from tests.fault.workers import Ended, Stable, stable
+from tests.fault.workers import Ended, Stable
 from tests.workbench import small_disk
 
 pytestmark = pytest.mark.promise(
@@ -56,20 +56,6 @@ CASES: Final = {
     "full elsewhere": Case("ENOSPC", "openat write fsync close rename ftruncate", 2, 20, hold=UPLOAD),
     "broken elsewhere": Case("EIO", "fsync write rename", 1, 12, hold=UPLOAD),
 }
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk in memory."""
-    with small_disk(tmp_path_factory.mktemp("refuse") / "disk", 512 * MIB) as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def workers(disk: Path) -> Iterator[Stable]:
-    """The process that forks."""
-    with stable(disk) as running:
-        yield running
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ Some spread ones every day; `make test-fault` tries many more.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +17,7 @@ from nanumpay_backupd.model import Policy
 from nanumpay_backupd.settings.schema import VerifyOrder
 from nanumpay_backupd.settings.sources import FilesSource
 from tests.fault.survivors import CALLS, Host, counted, spread
-from tests.fault.workers import Stable, stable
-from tests.workbench import small_disk
+from tests.fault.workers import Stable
 
 pytestmark = [
     pytest.mark.promise(
@@ -31,7 +30,6 @@ pytestmark = [
     ),
 ]
 
-MIB: Final = 1 << 20
 KEPT: Final = 4
 AFRESH: Final = 25
 """After so many kills the host is made anew."""
@@ -65,20 +63,6 @@ CASES: Final = {
     "increment": Case("slice", few=2, many=60),
     "verify": Case("verify", few=2, many=50, order={"verify": VerifyOrder(level="structure")}),
 }
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk in memory: a fsync that is waited for says nothing here, a power cut is another test's matter."""
-    with small_disk(tmp_path_factory.mktemp("kill") / "disk", 512 * MIB) as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def workers(disk: Path) -> Iterator[Stable]:
-    """The process that forks."""
-    with stable(disk) as running:
-        yield running
 
 
 @pytest.fixture

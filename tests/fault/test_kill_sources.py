@@ -20,9 +20,8 @@ from nanumpay_backupd.model import Outcome
 from nanumpay_backupd.settings.schema import RestoreOrder, RetryPolicy
 from tests.fault.subjects import Encrypted, Mongo, Sqlite, Subject
 from tests.fault.survivors import CALLS, Host, counted, spread
-from tests.fault.workers import Stable, stable
+from tests.fault.workers import Stable
 from tests.servers.tools import find_tool
-from tests.workbench import small_disk
 
 pytestmark = pytest.mark.servers
 
@@ -33,23 +32,8 @@ whole = pytest.mark.promise(
 interrupted = pytest.mark.promise(
     "After a kill the run is called interrupted, nothing of it is left in staging, and the next run succeeds.", item=1
 )
-MIB: Final = 1 << 20
 AFRESH: Final = 20
 ONCE: Final = RetryPolicy(attempts=1)
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk in memory."""
-    with small_disk(tmp_path_factory.mktemp("kill") / "disk", 512 * MIB) as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def workers(disk: Path) -> Iterator[Stable]:
-    """The process that forks."""
-    with stable(disk) as running:
-        yield running
 
 
 @pytest.fixture

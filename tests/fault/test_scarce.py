@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +13,7 @@ import pytest
 from nanumpay_backupd.settings.schema import RetryPolicy
 from nanumpay_backupd.settings.sources import FilesSource
 from tests.fault.survivors import Host
-from tests.fault.workers import Ended, Stable, stable
-from tests.workbench import small_disk
+from tests.fault.workers import Ended, Stable
 
 pytestmark = pytest.mark.promise(
     "Where memory, descriptors or processes run out a run says so; nothing is lost, and the next one succeeds.",
@@ -22,20 +21,6 @@ pytestmark = pytest.mark.promise(
 )
 MIB: Final = 1 << 20
 ONCE: Final = RetryPolicy(attempts=1)
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk in memory."""
-    with small_disk(tmp_path_factory.mktemp("scarce") / "disk", 512 * MIB) as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def workers(disk: Path) -> Iterator[Stable]:
-    """The process that forks."""
-    with stable(disk) as running:
-        yield running
 
 
 @pytest.fixture
