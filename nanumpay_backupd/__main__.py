@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from nanumpay_backupd.errors import EXIT_INTERRUPTED, BackupdError
+from nanumpay_backupd.system.unasked import leave_out_half_installed
 
 if TYPE_CHECKING:
     import argparse
@@ -22,6 +23,7 @@ _NEW_OBJECTS: Final = 20_000
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the process's exit code. An expected fault is a sentence, never a traceback."""
     gc.set_threshold(_NEW_OBJECTS)
+    leave_out_half_installed()
     words = sys.argv[1:] if argv is None else argv
     try:
         if words == ["worker"]:  # every minute, so without the parser
