@@ -1,6 +1,6 @@
 """Takes the figures: from the status as `backupctl` shows it, and totals of the catalog beside it. Knows no format.
 
-What is bounded: jobs, places and channels are those of the settings, all other labels come from short lists.
+What is bounded: jobs, groups, places and channels are those of the settings, all other labels come from short lists.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ __all__ = ["ACTIONS", "Figures", "JobFigures", "Sample", "Standing", "gather", "
 ACTIONS: Final = ("backup", "slice", "collection", "upload", "verify", "drill", "restore", "copy")
 _ENDED: Final = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED, Outcome.CANCELLED, Outcome.INTERRUPTED)
 _HEALTH: Final = ("ok", "warning", "failing")
+_ROLES: Final = ("holder", "ending", "standby")
+_GONE: Final = "gone"
+_WHOLE: Final = "whole"
 _STREAM: Final = ("off", "ok", "waiting", "failing", "broken")
 _PRESENT: Final = frozenset({CopyState.UPLOADED.value, CopyState.VERIFIED.value})
 _KIND: Final = re.compile(r"[a-z][a-z-]{0,39}")
@@ -118,6 +121,8 @@ def samples(figures: Figures) -> Iterator[Sample]:
     if settings["mode"] != "off":
         yield Sample("settings_connected", (), settings["connected"])
         yield Sample("settings_refused", (), settings["problem"] is not None)
+    if status["fleet"] is not None:
+        yield from _fleet(status["fleet"])
     if figures.size is not None:
         yield Sample("filesystem_free_bytes", (), status["free_bytes"])
         yield Sample("filesystem_size_bytes", (), figures.size)
@@ -129,6 +134,33 @@ def samples(figures: Figures) -> Iterator[Sample]:
         yield from _copies(job, more.copies)
         yield from _runs(job["name"], more)
         yield from _protection(job, more)
+    for group in status["groups"]:
+        yield from _group(group)
+
+
+def _fleet(fleet: dict[str, Any]) -> Iterator[Sample]:
+    """Yield this host's part, whether the lease is known, and who is there."""
+    yield from _one_of("fleet_role", (), _ROLES, fleet["role"])
+    yield Sample("fleet_lease_known", (), not fleet["problem"])
+    yield Sample("fleet_lease_token", (), fleet["token"])
+    gone = sum(host["role"] == _GONE for host in fleet["hosts"])
+    yield Sample("fleet_hosts", ("there",), len(fleet["hosts"]) - gone)
+    yield Sample("fleet_hosts", (_GONE,), gone)
+
+
+def _group(group: dict[str, Any]) -> Iterator[Sample]:
+    """Yield how a group is doing as one; its members have their own figures as jobs."""
+    name = (group["name"],)
+    yield Sample("group_enabled", name, group["enabled"])
+    if group["next_run"] is not None:
+        yield Sample("group_next_due_timestamp_seconds", name, _seconds(group["next_run"]))
+    last, newest = group["last_run"], group["newest"]
+    if last is not None and last["ended"] is not None:
+        yield Sample("group_last_run_timestamp_seconds", name, _seconds(last["ended"]))
+        yield from _one_of("group_last_run_outcome", name, _ENDED, last["outcome"])
+    if newest is not None:
+        yield Sample("group_newest_timestamp_seconds", name, _seconds(newest["started"]))
+        yield Sample("group_newest_whole", name, newest["state"] == _WHOLE)
 
 
 def _copies(job: dict[str, Any], copies: list[Tally]) -> Iterator[Sample]:

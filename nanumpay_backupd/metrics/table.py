@@ -14,6 +14,7 @@ PREFIX: Final = "nanumpay_backup_"
 _JOB: Final = ("job_name",)
 _PLACE: Final = ("job_name", "destination")
 _ACTION: Final = ("job_name", "action")
+_GROUP: Final = ("group_name",)
 
 
 class Metric(NamedTuple):
@@ -42,6 +43,16 @@ METRICS: Final = (
     ),
     Metric("settings_connected", "1 while the database with the application's settings answers."),
     Metric("settings_refused", "1 while the application's settings cannot be read or used; the last good ones count."),
+    Metric(
+        "fleet_role",
+        "1 for the part of this host in its fleet (holder, ending, standby), 0 for the others.",
+        ("state",),
+    ),
+    Metric("fleet_lease_known", "1 while the fleet's lease can be asked for, 0 while not; only in a fleet."),
+    Metric(
+        "fleet_lease_token", "The fleet's fencing token as this host knows it; grows whenever the lease changes hands."
+    ),
+    Metric("fleet_hosts", "Hosts of the fleet, by whether they are heard of.", ("state",)),
     Metric("filesystem_free_bytes", "Bytes free in the backups folder."),
     Metric("filesystem_size_bytes", "Size of the filesystem that holds the backups folder."),
     Metric("notifications_waiting", "Messages that still have to be sent.", ("channel",)),
@@ -86,4 +97,14 @@ METRICS: Final = (
         "1 for how the saving of changes is doing (off, ok, waiting, failing, broken), 0 for the other states.",
         (*_JOB, "state"),
     ),
+    Metric("group_enabled", "1 while a group is made by schedule, 0 while not.", _GROUP),
+    Metric("group_next_due_timestamp_seconds", "When a group is due next by schedule.", _GROUP),
+    Metric("group_last_run_timestamp_seconds", "When the last run of a group ended.", _GROUP),
+    Metric(
+        "group_last_run_outcome",
+        "1 for how the last run of a group ended, 0 for the other outcomes.",
+        (*_GROUP, "outcome"),
+    ),
+    Metric("group_newest_timestamp_seconds", "When the newest backup of a group was begun.", _GROUP),
+    Metric("group_newest_whole", "1 while all of the newest backup of a group is there, 0 while not.", _GROUP),
 )

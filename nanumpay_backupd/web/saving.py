@@ -2,7 +2,7 @@
 
 The application replaces its whole ``systemSettings``; this touches the fields that differ and nothing else, so that
 what it keeps beside them stays. Secrets are never shown: one that comes back as ``***``, or does not
-come, stays as it is.
+come, stays as it is. A password stays for the server that it was saved for, and for no other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from nanumpay_backupd.errors import BackupdError, NotFoundError, RefusedError
+from nanumpay_backupd.errors import BackupdError, ConfigError, NotFoundError, RefusedError
 from nanumpay_backupd.settings.document import FIELDS, parse_document
 from nanumpay_backupd.settings.kinds import SecretText
 from nanumpay_backupd.web.site import Site
@@ -23,6 +23,8 @@ __all__ = ["MASK", "SECRETS", "Changed", "Known", "changes", "completed", "flat"
 MASK: Final = "***"
 SECRETS: Final = frozenset(field.path for field in FIELDS if isinstance(field.kind, SecretText))
 _PATHS: Final = {field.path: field.default for field in FIELDS}
+_SENT_TO: Final = {"storage.ftp.password": ("storage.ftp.host", "storage.ftp.port")}
+"""Secrets that a server is told as they are, and what names that server. (A key for S3 only signs, and is not sent.)"""
 _TRIES: Final = 3
 _BACKUP: Final = "systemSettings.backup"
 _MAINTENANCE: Final = "systemSettings.maintenanceMode"
@@ -78,22 +80,24 @@ def public(known: Known) -> dict[str, Any]:
 
 
 async def completed(site: Site, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as they would be if ``body`` were saved, secrets in the clear: for the daemon's eyes only."""
-    wanted = flat(body)
+    """Return settings as they would be if ``body`` were saved, secrets in the clear: for the daemon's eyes only.
+
+    Raises RefusedError for what the application does not have, ConfigError (``settings-invalid``) as `save`.
+    """
+    wanted = _without_masks(flat(body))
     try:
         known = await load(site)
-        values = dict(known.values)
     except NotFoundError:
-        values = dict(_PATHS)
-        values |= dict.fromkeys(SECRETS, "")
-    return nested(values | _without_masks(wanted))
+        return nested(_PATHS | dict.fromkeys(SECRETS, "") | wanted)
+    _keep_for_its_server(known, wanted)
+    return nested(known.values | wanted)
 
 
 async def save(site: Site, visit: Visit, body: Mapping[str, Any], revision: str | None) -> Known:
     """Save what ``body`` says, as the application's own request has it; returns the settings as they are then.
 
     ``revision`` is that of the settings that were shown, None: whatever they are now. Raises Changed, and ConfigError
-    (``settings-invalid``) for what the daemon would refuse.
+    (``settings-invalid``) for what the daemon would refuse, and for another server without its password.
     """
     wanted = _without_masks(flat(body))
     maintenance = body.get("maintenanceMode")
@@ -106,6 +110,7 @@ async def save(site: Site, visit: Visit, body: Mapping[str, Any], revision: str 
                 {path: (known.values[path], value) for path, value in wanted.items() if known.values[path] != value}
             )
         after = changes(known, wanted)
+        _keep_for_its_server(known, wanted)
         parse_document(nested(known.values | wanted))
         before = {f"{_BACKUP}.{path}": _seen(known.raw, path) for path in after}
         update = {f"{_BACKUP}.{path}": value for path, value in after.items()}
@@ -157,6 +162,18 @@ def _flatten(table: Mapping[str, Any], above: str, found: dict[str, Any]) -> Non
             raise RefusedError(f"backup.{path} must be a single value", code="bad-request")
         elif value is not None:
             found[path] = value
+
+
+def _keep_for_its_server(known: Known, wanted: Mapping[str, Any]) -> None:
+    """Refuse that what is stored for one server is sent to another one, that whoever changes settings may choose."""
+    for secret, where in _SENT_TO.items():
+        moved = [path for path in where if path in wanted and wanted[path] != known.values[path]]
+        if moved and known.values[secret] and secret not in wanted:
+            raise ConfigError(
+                f"backup.{secret} was saved for another server: {', '.join(moved)} changed",
+                hint="type the password for this server; the stored one is not sent to it",
+                code="settings-invalid",
+            )
 
 
 def _without_masks(wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from nanumpay_backupd.metrics import web
 from nanumpay_backupd.metrics.table import METRICS
+from nanumpay_backupd.model import Outcome
 from tests.servers.daemon import Site, backup_settings, catalog, open_site, wait_for
 from tests.servers.mongod import Mongod, find_mongod
 from tests.servers.process import free_port, is_listening
@@ -150,8 +152,10 @@ def test_figures_of_real_backups_are_those_of_the_status_and_promtool_finds_no_f
         found = values(reply.text)
         named = {name for name, _ in found}
         table = {metric.full_name.removeprefix("nanumpay_backup_") for metric in METRICS}
-        # How long the oplog reaches is known once it has begun to drop something; no spread is demanded here.
-        assert table - {"oplog_window_seconds", "spread_kept"} <= named <= table
+        # How long the oplog reaches is known once it has begun to drop something; no spread is demanded here, and
+        # this host is alone, and its jobs are in no group.
+        elsewhere = {name for name in table if name.startswith(("fleet_", "group_"))}
+        assert table - {"oplog_window_seconds", "spread_kept"} - elsewhere <= named <= table - elsewhere
         compare_with_status(site, found)
 
         again = fetch(where, Accept=PROMETHEUS)
@@ -172,6 +176,41 @@ def test_figures_of_real_backups_are_those_of_the_status_and_promtool_finds_no_f
         wait_for(lambda: not is_listening("127.0.0.1", int(where.rpartition(":")[2])), "the end of the port")
         # What nobody writes any more is not left to be read as if it were true.
         wait_for(lambda: not file.exists(), "the end of the file")
+
+
+def test_a_host_of_a_fleet_tells_its_part(site: Site) -> None:
+    """Who scrapes all hosts sees which one makes the backups, that the lease is known, and who is there."""
+    where = f"127.0.0.1:{free_port()}"
+    listening(site, where, "[fleet]\nenabled = true\nhost = 'one'\nlease = '5s'\n")
+    site.start()
+    wait_for(lambda: site.status()["fleet"]["role"] == "holder", "the lease")
+    wait_for(lambda: value(scrape(where), "fleet_role", state="holder"), "the lease in the metrics")
+    found = scrape(where)
+    assert [value(found, "fleet_role", state=state) for state in ("ending", "standby")] == [0, 0]
+    assert (value(found, "fleet_lease_known"), value(found, "fleet_lease_token")) == (1, 1)
+    assert [value(found, "fleet_hosts", state=state) for state in ("there", "gone")] == [1, 0]
+    promtool("check", "metrics", text=fetch(where).text)
+
+
+def test_a_group_tells_how_it_is_as_one(site: Site, tmp_path: Path) -> None:
+    """What is made together has figures of its own: when, how it ended, and whether all of it is there."""
+    (tmp_path / "a").write_text("a", encoding="utf-8")
+    where = f"127.0.0.1:{free_port()}"
+    job = f"[[job]]\nname = 'files'\ntype = 'files'\npath = ['{tmp_path}']\n"
+    listening(site, where, f"{job}[group.shop]\njobs = ['nanumpay', 'files']\n")
+    site.start()
+    of = {"group_name": "shop"}
+    found = scrape(where)
+    assert value(found, "group_enabled", **of) == 1
+    assert (value(found, "group_next_due_timestamp_seconds", **of) or 0) > time.time()
+    assert value(found, "group_newest_whole", **of) is None
+    site.run("shop")
+    wait_for(lambda: value(scrape(where), "group_newest_whole", **of), "the group in the metrics")
+    found = scrape(where)
+    outcomes = [name.value for name in Outcome if value(found, "group_last_run_outcome", outcome=name.value, **of)]
+    assert outcomes == ["succeeded"]
+    assert value(found, "group_last_run_timestamp_seconds", **of) == pytest.approx(time.time(), abs=60)
+    promtool("check", "metrics", text=fetch(where).text)
 
 
 def compare_with_status(site: Site, found: Values) -> None:

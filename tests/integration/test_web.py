@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import html
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -388,6 +389,36 @@ class TestSettings:
             system = (db.admins.find_one({"loginId": "admin"}) or {})["systemSettings"]
         assert system["backup"]["storage"]["ftp"]["password"] == "hidden-word-77"
         assert (system["maintenanceMode"], system["backup"]["time"]) == (True, "02:20")
+        site.save(backup_settings())
+        wait_for(lambda: site.job()["schedule"] == ["0 2 * * *"], "the settings in force")
+
+    def test_a_password_is_for_the_server_it_was_saved_for(self, site: Site, boss: httpx.Client) -> None:
+        """Who may change settings cannot have a stored password sent to a server of their own, now or later."""
+        site.save(backup_settings(ftp={"host": "nas.example", "username": "u", "password": "hidden-word-78"}))
+        with socket.create_server(("127.0.0.1", 0)) as spy:
+            for password in ({}, {"password": "***"}):
+                ftp = {"host": "127.0.0.1", "port": spy.getsockname()[1], **password}
+                body = {"backup": {"storage": {"type": "ftp", "ftp": ftp}}}
+                for answer in (
+                    boss.put("/api/admin/settings/system", json=body),
+                    boss.post("/api/admin/settings/test", json=body),
+                ):
+                    assert answer.status_code == 422
+                    assert "was saved for another server" in answer.text
+            page = boss.get("/settings").text
+            revision = page.partition('name="revision" value="')[2].partition('"')[0]
+            form = {"revision": revision, "storage.type": "ftp", "storage.ftp.host": "127.0.0.1", "time": "02:00"}
+            answer = boss.post("/settings", data=form)
+            assert answer.status_code == 422
+            assert "hidden-word-78" not in answer.text
+            spy.setblocking(False)
+            with pytest.raises(BlockingIOError):  # nobody came
+                spy.accept()
+        own = {"backup": {"storage": {"type": "ftp", "ftp": {"host": "127.0.0.1", "password": "another-word-1"}}}}
+        assert boss.put("/api/admin/settings/system", json=own).status_code == 200
+        with site.db() as db:
+            system = (db.admins.find_one({"loginId": "admin"}) or {})["systemSettings"]
+        assert system["backup"]["storage"]["ftp"]["password"] == "another-word-1"
         site.save(backup_settings())
         wait_for(lambda: site.job()["schedule"] == ["0 2 * * *"], "the settings in force")
 

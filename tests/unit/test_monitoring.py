@@ -21,6 +21,7 @@ BOARD: Final[dict[str, Any]] = json.loads((FOLDER / "dashboard.json").read_text(
 NAMES: Final = frozenset(metric.full_name for metric in METRICS)
 NAME: Final = re.compile(rf"\b{PREFIX}\w+")
 JOB: Final = 'instance="h",job_name="shop"'
+FLEET: Final = 'job="nanumpay-backupd",state="holder"'
 DAY: Final = 288
 """Samples of a day, one in five minutes."""
 
@@ -197,6 +198,13 @@ CASES: Final = (
         "2h",
         ('notifications_failing{instance="h",channel="mail"}', "1x30"),
         ('notifications_failing{instance="h",channel="mail"}', "0x30"),
+    ),
+    Case(
+        "NanumpayBackupFleetWithoutHolder",
+        "30m",
+        'severity="critical",job="nanumpay-backupd"',
+        {f'fleet_role{{instance="{host}",{FLEET}}}': "0x10" for host in "ab"},
+        {f'fleet_role{{instance="{host}",{FLEET}}}': f"{int(host == 'b')}x10" for host in "ab"},
     ),
     simple(
         "NanumpayBackupFailing",
