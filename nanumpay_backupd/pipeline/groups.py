@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -140,8 +141,9 @@ def members_as_they_are(manifest: GroupManifest, find: Find) -> list[MemberState
 
 
 def all_at_once(catalog: Catalog) -> Find:
-    """Return what finds any full of the catalog: for many of them quicker than asking for each."""
-    return {backup.id: backup for backup in catalog.backups(kinds=FULLS)}.get
+    """Return what finds any full of the catalog: all are read when the first is wanted, which is quicker for many."""
+    every = cache(lambda: {backup.id: backup for backup in catalog.backups(kinds=FULLS)})
+    return lambda name: every().get(name)
 
 
 def _member(member: GroupMember, find: Find) -> MemberState:

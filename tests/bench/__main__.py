@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import platform
 import re
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -21,7 +19,8 @@ from tests.servers.environment import clean_environment
 
 clean_environment()
 
-from tests.bench import crowd, encrypted, files, places, redis, restores, slices, sql  # noqa: E402
+from tests.bench import crowd, encrypted, restores, slices  # noqa: E402
+from tests.bench.apart import PARTS, measure_apart  # noqa: E402
 from tests.bench.measure import Peak, rss, settle, timed  # noqa: E402
 from tests.bench.report import Report, Row  # noqa: E402
 from tests.bench.site import DATABASE, SETTINGS, Site, median_of  # noqa: E402
@@ -34,16 +33,6 @@ _GB: Final = 1_000_000_000
 _MB: Final = 1_000_000
 
 
-_APART: Final[dict[str, Callable[[Path, Report, int], None]]] = {
-    "redis": redis.measure,
-    "sql": sql.measure,
-    "files": files.measure,
-    "places": places.measure,
-    "large": places.measure_memory,
-}
-"""What needs no MongoDB."""
-
-
 def main() -> int:
     """Measure everything; returns 0 when every promise was kept, else 1."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
@@ -51,7 +40,7 @@ def main() -> int:
     parser.add_argument("--large", type=float, default=4 * _GB, help="size for the memory comparison; 0 skips it")
     parser.add_argument("--cache", type=int, default=2048, help="MiB of cache for mongod (default: 2048)")
     parser.add_argument("--rounds", type=int, default=5, help="how often the ways are run in turn")
-    parser.add_argument("--only", choices=("encryption", *_APART), help="measure one part anew, the rest stays")
+    parser.add_argument("--only", choices=("encryption", *PARTS), help="measure one part anew, the rest stays")
     options = parser.parse_args()
     base = PROJECT / ".tools"
     base.mkdir(exist_ok=True)
@@ -61,9 +50,9 @@ def main() -> int:
         if options.only in (None, "encryption"):
             with start_mongod(folder / "db", replica_set=True) as server:
                 _measure(folder, server, report, options)
-        for name in _APART:
+        for name in PARTS:
             if options.only in (None, name):
-                report.take(_by_itself(name, folder, options.rounds))
+                report.take(measure_apart(name, folder, options.rounds))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if options.only:
@@ -71,18 +60,6 @@ def main() -> int:
     else:
         _write(report, options)
     return 0 if all(row.kept for row in report.rows) else 1
-
-
-def _by_itself(name: str, folder: Path, rounds: int) -> Report:
-    """Measure one part in a new process: a child's peak as the kernel tells it begins with its parent's memory."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(_apart, name, folder, rounds).result()
-
-
-def _apart(name: str, folder: Path, rounds: int) -> Report:
-    report = Report()
-    _APART[name](folder, report, rounds)
-    return report
 
 
 def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Namespace) -> None:
