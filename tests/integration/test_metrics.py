@@ -183,6 +183,7 @@ def test_a_host_of_a_fleet_tells_its_part(site: Site) -> None:
     where = f"127.0.0.1:{free_port()}"
     listening(site, where, "[fleet]\nenabled = true\nhost = 'one'\nlease = '5s'\n")
     site.start()
+    up(where)
     wait_for(lambda: site.status()["fleet"]["role"] == "holder", "the lease")
     wait_for(lambda: value(scrape(where), "fleet_role", state="holder"), "the lease in the metrics")
     found = scrape(where)
@@ -199,6 +200,7 @@ def test_a_group_tells_how_it_is_as_one(site: Site, tmp_path: Path) -> None:
     job = f"[[job]]\nname = 'files'\ntype = 'files'\npath = ['{tmp_path}']\n"
     listening(site, where, f"{job}[group.shop]\njobs = ['nanumpay', 'files']\n")
     site.start()
+    up(where)
     of = {"group_name": "shop"}
     found = scrape(where)
     assert value(found, "group_enabled", **of) == 1
