@@ -68,6 +68,8 @@ def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Nam
         client.admin.command({"setParameter": 1, "wiredTigerEngineRuntimeConfig": f"cache_size={options.cache}M"})
         load_bulk(client[DATABASE], int(options.bytes))
         save_settings(client[DATABASE], SETTINGS)
+        client.admin.command("fsync")  # what was loaded is not written under the first measurements
+    settle()
     if options.only:
         encrypted.measure(folder, server, DATABASE, report, options.rounds)
         return
