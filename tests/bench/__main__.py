@@ -40,29 +40,27 @@ def main() -> int:
     parser.add_argument("--large", type=float, default=4 * _GB, help="size for the memory comparison; 0 skips it")
     parser.add_argument("--cache", type=int, default=2048, help="MiB of cache for mongod (default: 2048)")
     parser.add_argument("--rounds", type=int, default=5, help="how often the ways are run in turn")
-    parser.add_argument("--only", choices=("encryption", *PARTS), help="measure one part anew, the rest stays")
+    parser.add_argument("--only", choices=("core", "encryption", *PARTS), help="measure one part anew, the rest stays")
     options = parser.parse_args()
     base = PROJECT / ".tools"
     base.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
-    report = Report()
+    rows: list[Row] = []
     try:
-        if options.only in (None, "encryption"):
+        if options.only in (None, "core", "encryption"):
             with start_mongod(folder / "db", replica_set=True) as server:
-                _measure(folder, server, report, options)
+                rows += _with_mongod(folder, server, options)
         for name in PARTS:
             if options.only in (None, name):
-                report.take(measure_apart(name, folder, options.rounds))
+                rows += _section(measure_apart(name, folder, options.rounds), name, options.rounds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if options.only:
-        _replace(report, options)
-    else:
-        _write(report, options)
-    return 0 if all(row.kept for row in report.rows) else 1
+    print(f"\nwritten to {_PAGE.relative_to(PROJECT)}")
+    return 0 if all(row.kept for row in rows) else 1
 
 
-def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Namespace) -> None:
+def _with_mongod(folder: Path, server: Mongod, options: argparse.Namespace) -> list[Row]:
+    """Measure what is about MongoDB; what is there is on the page before the next part begins."""
     print(f"Loading {options.bytes / _GB:.2f} GB of sample data ...", flush=True)
     with server.client() as client:
         client.admin.command({"setParameter": 1, "wiredTigerEngineRuntimeConfig": f"cache_size={options.cache}M"})
@@ -70,16 +68,25 @@ def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Nam
         save_settings(client[DATABASE], SETTINGS)
         client.admin.command("fsync")  # what was loaded is not written under the first measurements
     settle()
-    if options.only:
+    rows: list[Row] = []
+    if options.only != "core":
+        report = Report()
         encrypted.measure(folder, server, DATABASE, report, options.rounds)
-        return
+        rows += _section(report, "encryption", max(options.rounds, encrypted.LEAST_ROUNDS))
+    if options.only != "encryption":
+        report = Report()
+        _measure(folder, server, report, options)
+        rows += _head(report, options)
+    return rows
+
+
+def _measure(folder: Path, server: Mongod, report: Report, options: argparse.Namespace) -> None:
     site = Site(folder, server)
     with site.daemon():
         report.add("daemon, idle, RSS", rss(site.pid) / _MB, 60, unit=" MB")
         _latencies(site, report)
         _ways(folder, site, server, report, options.rounds)
         restores.measure(folder, site, report, options.rounds)
-        encrypted.measure(folder, server, DATABASE, report, options.rounds)
         small = _memory(site)
         size = f"{options.bytes / _GB:.1f} GB"
         report.add(f"peak memory of daemon, worker and children at {size}", small, 350, unit=" MB")
@@ -175,12 +182,14 @@ def _memory(site: Site) -> float:
     return peak.value / _MB
 
 
-def _write(report: Report, options: argparse.Namespace) -> None:
-    """Write docs/benchmarks.md: the machine, the date, the table."""
+def _head(report: Report, options: argparse.Namespace) -> list[Row]:
+    """Write the head of docs/benchmarks.md: the machine, the date, the table. What is measured apart stays."""
+    page = _PAGE.read_text(encoding="utf-8") if _PAGE.exists() else ""
+    _, mark, sections = page.partition("\n## ")
     lines = [
         "# Benchmarks",
         "",
-        "Made by `make bench`; every figure is measured in one run, the ways in turn, so the ratios hold where the",
+        "Made by `make bench`; every table is measured in one run, the ways in turn, so the ratios hold where the",
         "seconds do not. mongod runs on the same processors. Its cache matters: the less of the data it holds, the",
         "slower the raw dump, and the less there is to add to it (`make bench BENCH_ARGS='--cache 256'` tries that).",
         "",
@@ -189,36 +198,33 @@ def _write(report: Report, options: argparse.Namespace) -> None:
         f"- Python {platform.python_version()}, {_version('mongod')}, {_version('mongodump')}",
         f"- mongod's cache: {options.cache} MiB; rounds: {options.rounds}",
         "",
-        "| what | measured | target | |",
-        "|---|---:|---:|---|",
-        *(_line(row) for row in report.rows),
-        "",
-        *(f"- {fact}" for fact in report.facts),
-        "",
+        *_table(report),
     ]
-    _PAGE.write_text("\n".join(lines), encoding="utf-8")
-    print(f"\nwritten to {_PAGE.relative_to(PROJECT)}")
+    _PAGE.write_text("\n".join(lines) + mark + sections, encoding="utf-8")
+    return report.rows
 
 
-def _replace(report: Report, options: argparse.Namespace) -> None:
-    """Take what was measured apart out of docs/benchmarks.md, and put it into a section of its own there."""
-    title = f"## {options.only.capitalize()}, measured apart"
+def _section(report: Report, name: str, rounds: int) -> list[Row]:
+    """Write what was measured apart into a section of its own, in the place of the one that was there."""
+    title = f"## {name.capitalize()}, measured apart"
     page = _PAGE.read_text(encoding="utf-8")
-    page = re.sub(rf"(?ms)^{re.escape(title)}$.*?(?=^## |\Z)", "", page)
-    whats, facts = {row.what for row in report.rows}, {fact.partition(":")[0] for fact in report.facts}
-    kept = [
-        line
-        for line in page.rstrip().splitlines()
-        if line.removeprefix("| ").partition(" | ")[0] not in whats
-        and line.removeprefix("- ").partition(":")[0] not in facts
-    ]
+    page = re.sub(rf"(?ms)^{re.escape(title)}$.*?(?=^## |\Z)", "", page).rstrip()
     lines = [
-        *kept,
+        page,
         "",
         title,
         "",
-        f"- date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; rounds: {options.rounds}",
+        f"- date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; rounds: {rounds}",
         "",
+        *_table(report),
+    ]
+    _PAGE.write_text("\n".join(lines), encoding="utf-8")
+    return report.rows
+
+
+def _table(report: Report) -> list[str]:
+    """Return the rows as a table, and the facts below it."""
+    return [
         "| what | measured | target | |",
         "|---|---:|---:|---|",
         *(_line(row) for row in report.rows),
@@ -226,8 +232,6 @@ def _replace(report: Report, options: argparse.Namespace) -> None:
         *(f"- {fact}" for fact in report.facts),
         "",
     ]
-    _PAGE.write_text("\n".join(lines), encoding="utf-8")
-    print(f"\nwritten to {_PAGE.relative_to(PROJECT)}")
 
 
 def _line(row: Row) -> str:

@@ -37,8 +37,3 @@ class Report:
         """Add a plain fact."""
         self.facts.append(text)
         print(f"    {text}", flush=True)
-
-    def take(self, other: Report) -> None:
-        """Add what another one has."""
-        self.rows += other.rows
-        self.facts += other.facts
