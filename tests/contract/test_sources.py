@@ -279,7 +279,10 @@ def _children() -> dict[int, str]:
     """Return the command lines of this process's own children."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
-        for number in (task / "children").read_text().split():
+        numbers: list[str] = []
+        with contextlib.suppress(OSError):  # a thread may end meanwhile, and so may a child
+            numbers = (task / "children").read_text().split()
+        for number in numbers:
             with contextlib.suppress(OSError):
                 found[int(number)] = Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found

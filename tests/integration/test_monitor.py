@@ -263,7 +263,7 @@ def test_a_place_that_is_away_is_a_failure_and_uploads_that_wait_tell_it(site: S
         "[nanumpay]\ndestinations = ['office', 'usb']\n[monitor]\nat = 'never'\n"
         f"[destination.office]\ntype = 'ftp'\nhost = '127.0.0.1'\nport = {port}\ntimeout = '2s'\n"
         f"[destination.usb]\ntype = 'local'\npath = '{site.folder}/usb'\n"
-        "[destination.usb.monitor]\nmax_total_size = '1KiB'\nexpires = 2020-01-31\n"
+        "[destination.usb.monitor]\nmax_total_size = '512B'\nexpires = 2020-01-31\n"
     )
     site.start()
     assert site.run()["outcome"] == "degraded"
@@ -283,7 +283,7 @@ def test_a_place_that_is_away_is_a_failure_and_uploads_that_wait_tell_it(site: S
     wait_for(lambda: len(web.requests) >= 3, "what is wrong")
     titles = " | ".join(item.json["title"] + item.json["message"] for item in web.requests)
     assert "a copy of nanumpay is missing" in titles
-    assert "more than the 1.02 kB that max_total_size allows" in titles
+    assert "more than the 512 B that max_total_size allows" in titles
     assert "ended on 2020-01-31" in titles
     assert len(web.requests) == 3
 

@@ -164,6 +164,8 @@ def figures(faults: list[Fault], spread: dict[str, Any] | None = None, **more: A
         "free_bytes": 10,
         "settings": {"mode": "off", "connected": False, "problem": None},
         "jobs": [job],
+        "groups": [],
+        "fleet": None,
     }
     own = JobFigures(copies=[], runs={}, last={}, success={}, due={}, active={})
     return Figures(status, faults, 20, {"nanumpay": own._replace(**more)}, [])
