@@ -202,7 +202,7 @@ async def test_settings(request: Request) -> Response:
 
 async def _previewed(request: Request, *, test: bool) -> Response:
     site, body = site_of(request), await json_body(request)
-    application = await saving.completed(site, body)
+    application = await saving.completed(site, body, sent=test)
     given = {"application": application, "test": test}
     return json_answer(await site.link.ask("PreviewSettings", given, patient=test))
 

@@ -79,17 +79,19 @@ def public(known: Known) -> dict[str, Any]:
     return {"maintenanceMode": known.maintenance, "backup": nested(shown), "revision": known.revision}
 
 
-async def completed(site: Site, body: Mapping[str, Any]) -> dict[str, Any]:
+async def completed(site: Site, body: Mapping[str, Any], *, sent: bool) -> dict[str, Any]:
     """Return settings as they would be if ``body`` were saved, secrets in the clear: for the daemon's eyes only.
 
-    Raises RefusedError for what the application does not have, ConfigError (``settings-invalid``) as `save`.
+    Raises RefusedError for what the application does not have; where secrets are ``sent`` to the servers that these
+    settings name, ConfigError (``settings-invalid``) for another server without its password.
     """
     wanted = _without_masks(flat(body))
     try:
         known = await load(site)
     except NotFoundError:
         return nested(_PATHS | dict.fromkeys(SECRETS, "") | wanted)
-    _keep_for_its_server(known, wanted)
+    if sent:
+        _keep_for_its_server(known, wanted)
     return nested(known.values | wanted)
 
 

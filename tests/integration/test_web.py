@@ -405,6 +405,8 @@ class TestSettings:
                 ):
                     assert answer.status_code == 422
                     assert "was saved for another server" in answer.text
+                # What it would mean can be seen all the same, while one still types.
+                assert len(boss.post("/api/admin/settings/preview", json=body).json()["runs"]) == 5
             page = boss.get("/settings").text
             revision = page.partition('name="revision" value="')[2].partition('"')[0]
             form = {"revision": revision, "storage.type": "ftp", "storage.ftp.host": "127.0.0.1", "time": "02:00"}
