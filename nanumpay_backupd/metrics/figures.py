@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from nanumpay_backupd.catalog import Catalog, Tally
 from nanumpay_backupd.control.methods import DaemonView
 from nanumpay_backupd.events import Fault
+from nanumpay_backupd.fleet.lease import Role
 from nanumpay_backupd.model import FULLS, LOCAL, CopyState, Kind, Outcome, to_builtins
 from nanumpay_backupd.plans import Task
 from nanumpay_backupd.system.files import disk_size
@@ -24,7 +25,6 @@ __all__ = ["ACTIONS", "Figures", "JobFigures", "Sample", "Standing", "gather", "
 ACTIONS: Final = ("backup", "slice", "collection", "upload", "verify", "drill", "restore", "copy")
 _ENDED: Final = (Outcome.SUCCEEDED, Outcome.DEGRADED, Outcome.FAILED, Outcome.CANCELLED, Outcome.INTERRUPTED)
 _HEALTH: Final = ("ok", "warning", "failing")
-_ROLES: Final = ("holder", "ending", "standby")
 _GONE: Final = "gone"
 _WHOLE: Final = "whole"
 _STREAM: Final = ("off", "ok", "waiting", "failing", "broken")
@@ -140,7 +140,7 @@ def samples(figures: Figures) -> Iterator[Sample]:
 
 def _fleet(fleet: dict[str, Any]) -> Iterator[Sample]:
     """Yield this host's part, whether the lease is known, and who is there."""
-    yield from _one_of("fleet_role", (), _ROLES, fleet["role"])
+    yield from _one_of("fleet_role", (), tuple(Role), fleet["role"])
     yield Sample("fleet_lease_known", (), not fleet["problem"])
     yield Sample("fleet_lease_token", (), fleet["token"])
     gone = sum(host["role"] == _GONE for host in fleet["hosts"])

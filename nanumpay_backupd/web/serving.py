@@ -21,6 +21,7 @@ from nanumpay_backupd.system.clock import SystemClock
 from nanumpay_backupd.system.heap import few_pools
 from nanumpay_backupd.system.journal import configure
 from nanumpay_backupd.system.notify import ServiceManager
+from nanumpay_backupd.system.unasked import leave_out_half_installed
 from nanumpay_backupd.web.app import make_app
 from nanumpay_backupd.web.site import Site
 
@@ -36,6 +37,7 @@ def serve(part: WebPart) -> int:
     """Serve until SIGTERM; returns the exit code. Raises BackupdError where it cannot begin."""
     os.umask(0o077)
     few_pools()
+    leave_out_half_installed()
     configure(identifier="nanumpay-backup-web")
     listening = _listen(part.web.listen)
     try:

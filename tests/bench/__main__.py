@@ -70,9 +70,9 @@ def _with_mongod(folder: Path, server: Mongod, options: argparse.Namespace) -> l
     settle()
     rows: list[Row] = []
     if options.only != "core":
-        report = Report()
-        encrypted.measure(folder, server, DATABASE, report, options.rounds)
-        rows += _section(report, "encryption", max(options.rounds, encrypted.LEAST_ROUNDS))
+        report, rounds = Report(), max(options.rounds, encrypted.LEAST_ROUNDS)
+        encrypted.measure(folder, server, DATABASE, report, rounds)
+        rows += _section(report, "encryption", rounds)
     if options.only != "encryption":
         report = Report()
         _measure(folder, server, report, options)
@@ -184,8 +184,7 @@ def _memory(site: Site) -> float:
 
 def _head(report: Report, options: argparse.Namespace) -> list[Row]:
     """Write the head of docs/benchmarks.md: the machine, the date, the table. What is measured apart stays."""
-    page = _PAGE.read_text(encoding="utf-8") if _PAGE.exists() else ""
-    _, mark, sections = page.partition("\n## ")
+    _, mark, sections = _PAGE.read_text(encoding="utf-8").partition("\n## ")
     lines = [
         "# Benchmarks",
         "",

@@ -43,7 +43,6 @@ def measure(folder: Path, server: Mongod, database: str, report: Report, rounds:
     In rounds and not in a row, because the disk of such a machine changes its speed by a fifth from minute to minute.
     """
     print("Encryption ...", flush=True)
-    rounds = max(rounds, LEAST_ROUNDS)
     ways = _ways()
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
